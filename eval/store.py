@@ -1,0 +1,212 @@
+"""A run folder: `run.json`, and one append-only `<benchmark>/<arm>.<shard>.jsonl` per process.
+
+A row is written whole and flushed before the next one is begun, so whatever kills a process leaves at most one torn
+last line, which its owner cuts off when it comes back. Any other broken line stops with the file and the line.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+Row = dict[str, Any]
+
+
+def encode(indices: Iterable[int]) -> str:
+    """Sorted indices as ranges: [0, 1, 2, 7] -> "0-2,7"."""
+    out: list[list[int]] = []
+    for i in indices:
+        if out and i == out[-1][1] + 1:
+            out[-1][1] = i
+        else:
+            out.append([i, i])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in out)
+
+
+def decode(ranges: str) -> list[int]:
+    out: list[int] = []
+    for part in filter(None, ranges.split(",")):
+        first, _, last = part.partition("-")
+        out += range(int(first), int(last or first) + 1)
+    return out
+
+
+def read(path: Path) -> list[Row]:
+    """The whole rows of one shard. A torn last line (no line end) is left out; any other broken line is an error."""
+    lines = path.read_bytes().split(b"\n")
+    rows = []
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            row = json.loads(line)
+            if not isinstance(row["text"], str) or not isinstance(row["metadata"]["key"], str):
+                raise TypeError
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(
+                f"{path}, line {number}: not a row of a run (one JSON object per line, with text and metadata.key). "
+                f"Restore the file, or delete this line to have the question answered again."
+            ) from None
+        rows.append(row)
+    return rows
+
+
+class Shard:
+    """One process's file for one arm of one benchmark."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = open(path, "ab")  # noqa: SIM115 (closed by close)
+        end = path.read_bytes().rfind(b"\n") + 1
+        if end < self.file.tell():
+            self.file.truncate(end)
+
+    def append(self, row: Row) -> None:
+        self.file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class Folder:
+    """The files of one run. Reading needs no lock; writing goes through `claim`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._held = ExitStack()
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def claim(self, settings: Mapping[str, Any], name: str, rank: int = 0, world: int = 1) -> Folder:
+        """Take shard `rank` for this process; refuse a folder of other settings, or one in use. Locks end with the
+        process, however it ends."""
+        locks = self.path / ".lock"
+        locks.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(locks / "folder", "a") as gate:
+                fcntl.flock(gate, fcntl.LOCK_EX)
+                own = self._held.enter_context(open(locks / f"{rank}of{world}", "w"))  # noqa: SIM115
+                if not _lock(own):
+                    raise ValueError(
+                        f"{self.path} is being written by another process (shard {rank}). "
+                        "Wait for it, or give another --out."
+                    )
+                if others := self._worlds_in_use() - {world}:
+                    raise ValueError(
+                        f"{self.path} is being written by a run of {others.pop()} process(es); this one is of {world}. "
+                        f"Wait for it, or give another --out."
+                    )
+                self._check(settings, name)
+        except BaseException:
+            self._held.close()
+            raise
+        return self
+
+    def _worlds_in_use(self) -> set[int]:
+        found = set()
+        for path in (self.path / ".lock").glob("*of*"):
+            with open(path) as file:
+                if not _lock(file):
+                    found.add(int(path.name.partition("of")[2]))
+        return found
+
+    def _check(self, settings: Mapping[str, Any], name: str) -> None:
+        if not (self.path / "run.json").exists():
+            if any(self.path.glob("*/*.jsonl")):
+                raise ValueError(
+                    f"{self.path} holds rows but no run.json, so what made them is unknown. Give another --out."
+                )
+            self.save("run.json", {"run": name, "settings": dict(settings), "benchmarks": {}})
+            return
+        there = self.info()
+        if there["run"] != name:
+            raise ValueError(
+                f"{self.path} holds a run of other settings ({differences(there['settings'], settings)}). "
+                f"Give another --out; nothing was changed."
+            )
+
+    def note(self, benchmark: str, facts: Mapping[str, Any]) -> None:
+        """Write down what a benchmark's questions were; refuse to go on with other ones."""
+        with open(self.path / ".lock" / "folder", "a") as gate:
+            fcntl.flock(gate, fcntl.LOCK_EX)
+            info = self.info()
+            before = info["benchmarks"].get(benchmark)
+            if before is not None and before.get("digest") != facts.get("digest"):
+                raise ValueError(
+                    f"{self.path}: the questions of {benchmark} are not those this run began with "
+                    f"({before.get('n')} then, {facts.get('n')} now). Restore the data, or give another --out."
+                )
+            info["benchmarks"][benchmark] = {**(before or {}), **facts}
+            info["benchmarks"] = dict(sorted(info["benchmarks"].items()))
+            self.save("run.json", info)
+
+    def save(self, name: str, content: Any) -> None:
+        """Write a JSON file so that a reader sees the old one or the new one, never half of it."""
+        target = self.path / name
+        draft = target.with_name(f".{target.name}.{os.getpid()}")
+        draft.write_text(json.dumps(content, ensure_ascii=False, indent=1, default=str) + "\n")
+        os.replace(draft, target)
+
+    def shard(self, benchmark: str, arm: str, rank: int = 0) -> Shard:
+        return Shard(self.path / benchmark / f"{arm}.{rank}.jsonl")
+
+    def close(self) -> None:
+        self._held.close()
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def info(self) -> dict[str, Any]:
+        path = self.path / "run.json"
+        if not path.exists():
+            raise ValueError(
+                f"{self.path} is not a run folder (it has no run.json). Give the folder that `run --out` wrote."
+            )
+        try:
+            info: dict[str, Any] = json.loads(path.read_text())
+            info["run"], info["settings"], info["benchmarks"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: not the run.json of a run ({error}).") from None
+        return info
+
+    def arms(self, benchmark: str) -> list[str]:
+        found = {path.name.split(".")[0] for path in (self.path / benchmark).glob("*.*.jsonl")}
+        known = ["none", "trend", "padding", "both"]
+        return sorted(found, key=lambda arm: (known.index(arm) if arm in known else len(known), arm))
+
+    def rows(self, benchmark: str, arm: str, order: Sequence[str] | None = None) -> list[Row]:
+        """All shards of one arm as one list, in the order of `order` (keys) when given."""
+        run, merged = self.info()["run"], {}
+        for path in sorted((self.path / benchmark).glob(f"{arm}.*.jsonl")):
+            for number, row in enumerate(read(path), 1):
+                key, made_by = row["metadata"]["key"], row["metadata"].get("run")
+                if made_by != run:
+                    raise ValueError(
+                        f"{path}, line {number}: a row of run {made_by} in a folder of run {run}. Remove the line."
+                    )
+                if merged.setdefault(key, row) != row:
+                    raise ValueError(
+                        f"{path}, line {number}: a second, different answer to {key!r}. Remove one of them."
+                    )
+        if order is None:
+            return list(merged.values())
+        place = {key: i for i, key in enumerate(order)}
+        return sorted(
+            merged.values(), key=lambda row: (place.get(row["metadata"]["key"], len(place)), row["metadata"]["key"])
+        )
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return "; ".join(f"{name}: {old.get(name)} there, {new.get(name)} here" for name in names[:4]) or "another version"
+
+
+def _lock(file: IO[Any]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
