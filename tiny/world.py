@@ -1,0 +1,36 @@
+"""The tiny world in one place: scenes, clips, their pictures, questions about them, and a checker of the answers.
+
+scene = world.scene(seed)              # plain data, the same for the same seed
+picture = world.draw(scene)            # PIL image, long side 96 pixels
+for question in world.questions(scene, seed): ...
+clip = world.clip(seed); frames = world.draw_clip(clip)
+"""
+
+from tiny.check import check
+from tiny.clips import CLIP_KINDS, Actor, Clip, clip, clip_questions, draw_clip
+from tiny.drawing import draw
+from tiny.questions import KINDS, Question, questions, referring, with_options
+from tiny.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, Sign, Thing, scene
+
+__all__ = [
+    "BACKGROUNDS",
+    "CLIP_KINDS",
+    "COLOURS",
+    "KINDS",
+    "SHAPES",
+    "Actor",
+    "Clip",
+    "Question",
+    "Scene",
+    "Sign",
+    "Thing",
+    "check",
+    "clip",
+    "clip_questions",
+    "draw",
+    "draw_clip",
+    "questions",
+    "referring",
+    "scene",
+    "with_options",
+]
