@@ -55,5 +55,5 @@ else
 fi
 
 if [ "$forks" = 1 ]; then
-  exec bash scripts/forks.sh "$python" ${names[@]+"${names[@]}"}
+  exec bash scripts/forks.sh ${names[@]+"${names[@]}"}
 fi
