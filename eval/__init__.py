@@ -1,0 +1,1 @@
+"""Evaluation: benchmarks, scorers, the runner, comparison, and the command line."""

@@ -1,0 +1,190 @@
+"""What the benchmarks have in common: finding the files, joining answers to questions, adding up a score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from eval.images import check_image
+from eval.read import Fault, Faults
+from eval.sample import Row, Sample, Score, row_id, row_text
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Statistic = Callable[[Array], Array]
+
+SHORT = "Answer the question using a single word or phrase."
+LETTER = "Answer with the option's letter from the given choices directly."
+
+
+class Benchmark:
+    """One benchmark. A subclass reads its files (`read`), judges one answer (`item`), and says what the headline is."""
+
+    folders: ClassVar[tuple[str, ...]]  # its names below the data root
+    marks: ClassVar[tuple[str, ...]]  # files that show that a folder is this benchmark's
+    expected_n: ClassVar[int]  # questions of the official set
+    metric: ClassVar[str]
+    media: ClassVar[str] = "image"
+    conversation: ClassVar[str] = "vicuna_v1"
+    max_new_tokens: ClassVar[int] = 128
+    unanswered: ClassVar[str] = ""  # where to score a split without public answers
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<benchmark {self.name}>"
+
+    # Questions ------------------------------------------------------------------------------------------
+
+    def load(
+        self, data: str | Path, *, media: bool = True, faults: Faults | None = None, **options: Any
+    ) -> list[Sample]:
+        """All questions below `data` (the data root, or the benchmark's own folder), in file order.
+
+        `media=False` leaves images and videos aside: scoring needs the annotations only.
+        """
+        faults = faults or Faults()
+        home = self.home(Path(data))
+        samples: dict[str, Sample] = {}
+        for sample in self.read(home, faults, media, **options):
+            if sample.key in samples:
+                faults.add(home, f"{self.name} asks {shown(sample.key)} twice; expected every question once")
+            samples[sample.key] = sample
+        if not samples and not faults.found:
+            faults.add(home, f"expected questions of {self.name}, found none")
+        return list(samples.values())
+
+    def read(self, home: Path, faults: Faults, media: bool) -> Iterator[Sample]:
+        raise TypeError(f"{type(self).__name__} does not say how it is read")
+
+    def home(self, data: Path) -> Path:
+        """The folder with the benchmark's files: one of its names below the data root, or `data` itself."""
+        places = [*(data / folder for folder in self.folders), data]
+        for place in places:
+            if any((place / mark).exists() for mark in self.marks):
+                return place
+        looked = ", ".join(str(place) for place in places)
+        raise ValueError(f"{data}: no files of {self.name}; expected {' or '.join(self.marks)} in {looked}")
+
+    def check(self, data: str | Path, **options: Any) -> list[Fault]:
+        """Reads the whole benchmark, every record and every image, and says all that is wrong with it."""
+        faults = Faults(stop=False)
+        try:
+            samples = self.load(data, faults=faults, **options)
+        except ValueError as error:
+            return [*faults.found, Fault(str(data), str(error))]
+        for label, n, expected in self.sizes(samples):
+            if n != expected:
+                faults.add(data, f"{label} has {n:,} questions, the official set {expected:,}", warning=True)
+        first = {sample.image or sample.video: sample for sample in reversed(samples)}
+        first.pop(None, None)
+        with ThreadPoolExecutor(8) as pool:
+            for fault in pool.map(check_image, reversed(first.values())):
+                if fault:
+                    faults.found.append(fault)
+        return faults.found
+
+    def sizes(self, samples: Sequence[Sample]) -> list[tuple[str, int, int]]:
+        """(what, how many there are, how many the official set has)."""
+        return [(self.name, len(samples), self.expected_n)]
+
+    # Answers --------------------------------------------------------------------------------------------
+
+    def key(self, row: Row) -> str:
+        """The key of the sample that a row answers, found from what LLaVA writes into a row."""
+        return row_id(row)
+
+    def answers(self, rows: Iterable[Row], samples: Sequence[Sample]) -> dict[str, str]:
+        """key -> answer. Joined by id, never by position; what does not fit stops here."""
+        known = {sample.key for sample in samples}
+        found: dict[str, str] = {}
+        for row in rows:
+            # Rows of ours carry the key, and it counts when it is this benchmark's.
+            metadata = row.get("metadata") or {}
+            ours = metadata.get("benchmark") == self.name
+            key = str(metadata["key"]) if ours and "key" in metadata else self.key(row)
+            if key not in known:
+                raise ValueError(
+                    f"{self.name}: the answers hold {shown(key)}, none of the data's {len(known):,} questions; "
+                    "expected answers to the same split and version of the benchmark"
+                )
+            if key in found:
+                raise ValueError(f"{self.name}: {shown(key)} is answered twice; expected one answer per question")
+            found[key] = row_text(row)
+        return found
+
+    def score(self, rows: Iterable[Row], samples: Sequence[Sample], **options: Any) -> Score:
+        """Scores answer rows. A question without an answer is wrong, and counted."""
+        if not samples:
+            raise ValueError(f"{self.name}: no questions to score")
+        hidden = next((sample for sample in samples if sample.target is None), None)
+        if hidden:
+            raise ValueError(f"{self.name}: the answer to {shown(hidden.key)} is not public; {self.unanswered}")
+        found = self.answers(rows, samples)
+        items: dict[str, float] = {}
+        unparsed = 0
+        for sample in samples:
+            item = self.item(sample, found[sample.key]) if sample.key in found else 0.0
+            unparsed += sample.key in found and (item is None or self.unclear(sample, found[sample.key]))
+            items[sample.key] = item or 0.0
+        values = np.array(list(items.values()))
+        return Score(
+            name=self.name,
+            value=float(self.statistic(samples, values)(np.ones(len(items)))),
+            metric=self.metric,
+            parts=self.parts(samples, values, found),
+            items=items,
+            groups={sample.key: sample.group for sample in samples},
+            n=len(samples),
+            missing=len(samples) - len(found),
+            unparsed=unparsed,
+            info=self.info(samples, found),
+        )
+
+    def item(self, sample: Sample, answer: str) -> float | None:
+        """0..1 for one answer; None where the parser finds no choice in it (scored 0, and counted)."""
+        raise TypeError(f"{type(self).__name__} does not say how an answer is judged")
+
+    def unclear(self, sample: Sample, answer: str) -> bool:
+        """True for an answer that is scored, but only because the official parser takes anything for a choice."""
+        return False
+
+    def statistic(self, samples: Sequence[Sample], items: Array) -> Statistic:
+        """The headline value as a function of how often each sample counts: weights [..., n] -> value [...].
+
+        With ones it is the score; with the counts of a resample it is what the bootstrap needs.
+        """
+        return mean(items)
+
+    def parts(self, samples: Sequence[Sample], items: Array, found: Mapping[str, str]) -> dict[str, float]:
+        return {}
+
+    def info(self, samples: Sequence[Sample], found: Mapping[str, str]) -> dict[str, Any]:
+        return {}
+
+
+def shown(key: str) -> str:
+    return f"question {key!r:.160}"
+
+
+def mean(items: Array, where: Array | None = None) -> Statistic:
+    """The weighted mean of the items x 100, over all of them or over those in the mask; 0 where nothing counts."""
+    mask = np.ones(len(items)) if where is None else where.astype(float)
+    return lambda weights: ratio(100 * (weights @ (items * mask)), weights @ mask)
+
+
+def ratio(top: Array, bottom: Array) -> Array:
+    return np.divide(top, bottom, out=np.zeros_like(top * 1.0), where=np.asarray(bottom) != 0)
+
+
+def means(labels: Iterable[str], items: Array, prefix: str = "") -> dict[str, float]:
+    """Mean x 100 of the items under each label, labels in alphabetical order; an empty label is no label."""
+    found: dict[str, list[float]] = {}
+    for label, item in zip(labels, items, strict=True):
+        if label:
+            found.setdefault(label, []).append(float(item))
+    return {prefix + label: 100 * sum(values) / len(values) for label, values in sorted(found.items())}

@@ -1,0 +1,79 @@
+"""Opening pictures that strangers made: inside the folder, within bounds, whole, and always RGB."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from eval.read import Fault
+from eval.sample import Sample
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM")  # no format that runs another program
+MAX_SIDE = 16_384
+MAX_PIXELS = 128 * 1024 * 1024
+
+
+def open_image(sample: Sample, root: Path | None = None) -> Image.Image:
+    """The sample's picture as RGB, as LLaVA converts it: palettes resolved, alpha dropped, EXIF rotation ignored.
+
+    `root` is the folder that the path must not leave (by default the sample's own).
+    """
+    name, image = _open(sample, root)
+    with image:
+        try:
+            image.load()
+            return image.convert("RGB")
+        except (OSError, ValueError, SyntaxError, IndexError) as error:
+            raise ValueError(f"{name}: expected a whole {image.format} picture ({error})") from None
+
+
+def check_image(sample: Sample) -> Fault | None:
+    """What is wrong with the sample's picture or video file, if anything. Decodes JPEGs at an eighth of their size."""
+    if sample.video:
+        if sample.video.is_file() and sample.video.stat().st_size:
+            return None
+        return Fault(str(sample.video), f"question {sample.key!r}: expected a video, found no file or an empty one")
+    try:
+        _, image = _open(sample)
+        with image:
+            image.draft("RGB", (1, 1))
+            image.load()
+    except (OSError, ValueError, SyntaxError, IndexError) as error:
+        return Fault(f"question {sample.key!r}", str(error))
+    return None
+
+
+def _open(sample: Sample, root: Path | None = None) -> tuple[str, Image.Image]:
+    if sample.image is None:
+        raise ValueError(f"question {sample.key!r} has no picture")
+    source: Path | BytesIO
+    if isinstance(sample.image, bytes):
+        name, source = f"picture of question {sample.key!r}", BytesIO(sample.image)
+    else:
+        name, source = f"{sample.image} of question {sample.key!r}", inside(sample.image, root or sample.root)
+    try:
+        image = Image.open(source, formats=FORMATS)
+    except FileNotFoundError:
+        raise ValueError(f"{name}: no such file") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"{name}: expected at most {MAX_PIXELS:,} pixels") from None
+    except (OSError, ValueError, SyntaxError) as error:
+        reason = "not a picture" if isinstance(error, UnidentifiedImageError) else error
+        raise ValueError(f"{name}: expected a picture ({', '.join(FORMATS)}): {reason}") from None
+    width, height = image.size
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS or not width * height:
+        image.close()
+        raise ValueError(
+            f"{name}: expected sides of 1 to {MAX_SIDE:,} and at most {MAX_PIXELS:,} pixels, found {width} x {height}"
+        )
+    return name, image
+
+
+def inside(path: Path, root: Path | None) -> Path:
+    """The path, resolved. The folder may itself be a link; a path or a link that leads out of it is refused."""
+    real = path.resolve()
+    if root and not real.is_relative_to(root.resolve()):
+        raise ValueError(f"{path}: leads out of {root}; expected a path inside that folder")
+    return real

@@ -1,0 +1,162 @@
+"""Reading other people's files: every error names the file, the record, and what was expected."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+csv.field_size_limit(2**31 - 1)  # MMBench keeps whole images in a column
+
+
+@dataclass(frozen=True)
+class Fault:
+    where: str
+    message: str
+    warning: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}"
+
+
+@dataclass
+class Faults:
+    """What is wrong with some files: raises the first fault, or collects all of them (`--check`)."""
+
+    stop: bool = True
+    found: list[Fault] = field(default_factory=list)
+
+    def add(self, where: object, message: str, warning: bool = False) -> None:
+        fault = Fault(str(where), message, warning)
+        if self.stop and not warning:
+            raise ValueError(str(fault))
+        self.found.append(fault)
+
+    @contextmanager
+    def at(self, path: object, record: str = "") -> Iterator[None]:
+        """Turns a ValueError of the block into a fault of this place; when collecting, the block is left there."""
+        try:
+            yield
+        except ValueError as error:
+            self.add(f"{path}, {record}" if record else path, str(error))
+
+
+def records(path: Path, faults: Faults | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, record) of a file of JSON lines, one at a time; also of a file that is one JSON list of records."""
+    faults = faults or Faults()
+    seen = False
+    with _text(path) as lines:
+        try:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                if not seen and line.lstrip().startswith("["):
+                    yield from listed(path, faults)
+                    return
+                seen = True
+                with faults.at(path, f"line {number}"):
+                    yield f"line {number}", _record(_parse(line))
+        except UnicodeDecodeError as error:
+            faults.add(path, f"expected UTF-8 text ({error.reason} at byte {error.start})")
+    if not seen:
+        faults.add(path, "expected one JSON record per line, found an empty file")
+
+
+def listed(path: Path, faults: Faults | None = None, field: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, record) of a JSON list, or of the list that a JSON object holds in `field`."""
+    faults = faults or Faults()
+    value = read_json(path)
+    with faults.at(path):
+        value = want(_record(value), field, list) if field else value
+        if not isinstance(value, list):
+            raise ValueError(f"expected a list of records, found {_kind(value)}")
+        if not value:
+            raise ValueError("expected a list of records, found an empty one")
+        for number, record in enumerate(value, 1):
+            with faults.at(path, f"record {number}"):
+                yield f"record {number}", _record(record)
+
+
+def read_json(path: Path) -> Any:
+    with _text(path) as file:
+        try:
+            return _parse(file.read())
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: expected UTF-8 text ({error.reason} at byte {error.start})") from None
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+def table(path: Path, columns: tuple[str, ...], faults: Faults | None = None) -> Iterator[tuple[str, dict[str, str]]]:
+    """(place, row) of a tab-separated file. Every cell is the text that stands there: no cell is taken for missing."""
+    faults = faults or Faults()
+    with _text(path) as file:
+        try:
+            reader = csv.DictReader(file, delimiter="\t")
+            header = list(reader.fieldnames or ())
+            absent = [name for name in columns if name not in header]
+            if absent:
+                faults.add(path, f"expected the column {absent[0]!r}, found {', '.join(header) or 'an empty file'}")
+                return
+            number = 0
+            for number, row in enumerate(reader, 1):
+                with faults.at(path, f"row {number}"):
+                    if None in row or None in row.values():
+                        raise ValueError(f"expected {len(header)} tab-separated cells")
+                    yield f"row {number}", row
+            if not number:
+                faults.add(path, "expected at least one row below the header")
+        except UnicodeDecodeError as error:
+            faults.add(path, f"expected UTF-8 text ({error.reason} at byte {error.start})")
+        except csv.Error as error:
+            faults.add(path, f"expected a tab-separated table ({error})")
+
+
+def want(record: Mapping[str, Any], name: str, *kinds: type) -> Any:
+    """record[name], which must be there and of one of the kinds (a string, when none is named)."""
+    kinds = kinds or (str,)
+    names = " or ".join(_NAMES.get(kind, kind.__name__) for kind in kinds)
+    if name not in record:
+        raise ValueError(f"expected {name!r} ({names}), found {', '.join(map(repr, record)) or 'an empty record'}")
+    value = record[name]
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        raise ValueError(f"expected {names} in {name!r}, found {value!r:.80}")
+    return value
+
+
+_NAMES = {str: "a string", int: "a whole number", float: "a number", list: "a list", dict: "an object"}
+
+
+def _kind(value: object) -> str:
+    return _NAMES.get(type(value), type(value).__name__)
+
+
+def _record(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, found {_kind(value)}")
+    return value
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("expected JSON (nested too deep)") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"expected JSON ({error.msg} at character {error.pos + 1})") from None
+
+
+@contextmanager
+def _text(path: Path) -> Iterator[Any]:
+    try:
+        file = path.open(encoding="utf-8-sig", newline="")
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    with file:
+        yield file
