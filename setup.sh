@@ -27,7 +27,6 @@ done
 if [ -n "${DEBIAS_PYTHON:-}" ]; then
   "$DEBIAS_PYTHON" -c 'import torch, transformers, scipy' 2>/dev/null ||
     fail "DEBIAS_PYTHON=$DEBIAS_PYTHON cannot import torch, transformers and scipy. Install requirements.txt there, or unset DEBIAS_PYTHON."
-  python="$DEBIAS_PYTHON"
 else
   base="${PYTHON:-python3}"
   command -v "$base" >/dev/null || fail "no '$base' on the PATH. Install Python 3.10 or newer, or name one: PYTHON=/path/to/python3 bash setup.sh"
@@ -51,7 +50,6 @@ else
     fi
     echo "$wanted" >"$stamp"
   fi
-  python=.venv/bin/python
 fi
 
 if [ "$forks" = 1 ]; then
