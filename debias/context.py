@@ -1,0 +1,168 @@
+"""What patched code calls: `rescore` and `kept`, which do nothing at all unless a `using` is open around them."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+
+import torch
+from torch import Tensor
+
+from debias import names
+from debias.core import Debias
+from debias.span import Span
+
+_ACTIVE: ContextVar[Optional[Context]] = ContextVar("debias", default=None)
+
+
+class Context:
+    """One generation: the debias, the span of each sample, and which tokens each sample still has after each cut.
+
+    calls     how often each method asked for a score
+    records   with record=True: one entry per score, before and after
+    """
+
+    def __init__(
+        self,
+        debias: Union[Debias, str],
+        spans: Sequence[Any] = (),
+        benchmark: Optional[str] = None,
+        record: bool = False,
+    ) -> None:
+        self.debias = names.arm(debias) if isinstance(debias, str) else debias
+        self.spans = list(spans)
+        self.benchmark = benchmark
+        self.calls: Dict[str, int] = {}
+        self.records: Optional[List[Dict[str, Any]]] = [] if record else None
+        self._kept: Dict[int, Dict[int, Tuple[Tensor, Optional[int]]]] = {}
+        self._width: Dict[Tuple[int, int], int] = {}
+        self._shift: Dict[int, int] = {}
+
+    def setting(self, method: str) -> Debias:
+        """The debias for a method: the one given, or the released setting if only an arm was named."""
+        if isinstance(self.debias, Debias):
+            return self.debias
+        return Debias.paper(method, self.benchmark, self.debias)
+
+    def span(self, sample: int) -> Span:
+        """The span of a sample."""
+        try:
+            span = self.spans[sample]
+        except IndexError:
+            raise ValueError(f"sample {sample} has no span; using(...) was given {len(self.spans)}") from None
+        if isinstance(span, Span):
+            return span
+        if len(span) != 1:
+            raise ValueError(f"sample {sample} has {len(span)} images; patched code prunes one image per sample")
+        only: Span = span[0]
+        return only
+
+    def rescore(
+        self, score: Tensor, method: str, stage: int, image_start: Optional[int], sample: int, role: str
+    ) -> Tensor:
+        method = names.method(method)
+        self.calls[method] = self.calls.get(method, 0) + 1
+        debias = self.setting(method)
+        after = score
+        self._width[sample, stage] = score.shape[-1]
+        if self.spans:
+            span = self.span(sample)
+            self._shift[sample] = 0 if image_start is None else image_start - span.start
+            if debias.arm != "none":
+                after = debias(score, span.at(self.before(sample, stage, score.shape[-1])), stage, role)
+        elif debias.arm != "none":
+            raise ValueError(f"{method} asks for a debiased score, but using(...) was given no spans")
+        if self.records is not None:
+            entry = {"method": method, "stage": stage, "sample": sample, "role": role}
+            self.records.append({**entry, "before": score.detach().clone(), "after": after.detach().clone()})
+        return after
+
+    def kept(self, what: Any, stage: int, sample: int) -> None:
+        if not isinstance(what, Tensor):
+            what = torch.stack([torch.as_tensor(entry) for entry in what])
+        flat = what.detach().reshape(-1)
+        self._kept.setdefault(sample, {})[stage] = (flat, len(flat) if flat.dtype == torch.bool else None)
+
+    def before(self, sample: int, stage: int, count: int) -> Optional[Tensor]:
+        """Original raster index of each of the `count` tokens that a cut chooses from; None: all, in order."""
+        earlier = [number for number in self._kept.get(sample, {}) if number < stage]
+        if earlier:
+            index: Optional[Tensor] = self.after(sample, max(earlier))
+        else:
+            index = self._first(sample, count)
+        if index is None or len(index) == count:
+            return index
+        if len(index) > count:
+            raise ValueError(
+                f"stage {stage} scores {count} tokens but {len(index)} were kept before it; "
+                f"call debias.kept(...) once per cut, with the tokens that stay"
+            )
+        # Tokens merged out of others stand behind the kept ones and belong to no single patch.
+        return torch.cat([index, index.new_full((count - len(index),), -1)])
+
+    def after(self, sample: int, stage: int) -> Tensor:
+        """Original raster index of each token that a cut kept, in the order they go on."""
+        flat, count = self._kept[sample][stage]
+        count = self._width.get((sample, stage), self.span(sample).total) if count is None else count
+        index = self.before(sample, stage, count)
+        if index is None:
+            index = torch.arange(count, device=flat.device)
+        return index.to(flat.device)[flat]
+
+    def _first(self, sample: int, count: int) -> Optional[Tensor]:
+        # Upstream code may place the image a token too late or too early. Score slots outside the image are no patch.
+        shift, total = self._shift.get(sample, 0), self.span(sample).total
+        if not shift:
+            if count != total:
+                raise ValueError(f"the score has {count} entries and the span of sample {sample} {total} visual tokens")
+            return None
+        index = torch.arange(count) + shift
+        return torch.where((index < 0) | (index >= total), torch.full_like(index, -1), index)
+
+
+def rescore(
+    score: Tensor,
+    *,
+    method: str,
+    stage: int = 0,
+    image_start: Optional[int] = None,
+    sample: int = 0,
+    role: str = "select",
+) -> Tensor:
+    """The debiased score, along its last axis ([N], [1, N], [B, N, N] ...); the score itself when no `using` is open.
+
+    stage        number of the cut, from 0; below 0 in the vision tower
+    image_start  where the calling code believes the image to start; slots that fall outside the image are left alone
+    role         "select", "recycle", "vision" or "weigh": what the score is for
+    """
+    context = _ACTIVE.get()
+    return score if context is None else context.rescore(score, method, stage, image_start, sample, role)
+
+
+def kept(what: Any, *, method: str, stage: int = 0, sample: int = 0) -> Any:
+    """Tells later cuts which tokens stayed: an index into the tokens this cut saw, or a mask over them. Returns it."""
+    context = _ACTIVE.get()
+    if context is not None:
+        names.method(method)
+        context.kept(what, stage, sample)
+    return what
+
+
+@contextmanager
+def using(
+    debias: Union[Debias, str],
+    spans: Sequence[Any] = (),
+    benchmark: Optional[str] = None,
+    record: bool = False,
+) -> Iterator[Context]:
+    """Within it, `rescore` debiases: with a Debias, or with a method's released setting for an arm named by a word.
+
+    Holds for this thread and for the asyncio tasks started in it; a thread that runs `generate` opens its own.
+    """
+    context = Context(debias, spans, benchmark, record)
+    token = _ACTIVE.set(context)
+    try:
+        yield context
+    finally:
+        _ACTIVE.reset(token)

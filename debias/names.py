@@ -1,0 +1,77 @@
+"""The names of methods, benchmarks and arms, written one way each."""
+
+from __future__ import annotations
+
+from typing import Dict, Tuple
+
+METHODS: Tuple[str, ...] = (
+    "fastv",
+    "pyramiddrop",
+    "sparsevlm",
+    "himap",
+    "tokencarve",
+    "illava",
+    "vispruner",
+    "d2pruner",
+    "deeplayer",
+    "visionzip",
+    "random",
+    "grid",
+)
+BENCHMARKS: Tuple[str, ...] = (
+    "gqa",
+    "vqav2",
+    "vizwiz",
+    "scienceqa",
+    "textvqa",
+    "pope",
+    "mme",
+    "mmbench",
+    "mmbench_cn",
+    "mmvet",
+    "tgif",
+    "msvd",
+    "msrvtt",
+    "refcoco",
+    "refcoco+",
+    "refcocog",
+)
+ARMS: Tuple[str, ...] = ("none", "trend", "padding", "both")
+
+# Spellings found in papers, scripts and file names; looked up after lower-casing and dropping "-", "_" and spaces.
+_METHOD_ALIASES: Dict[str, str] = {"pdrop": "pyramiddrop", "sparsevlms": "sparsevlm", "illavavit": "illava"}
+_BENCHMARK_ALIASES: Dict[str, str] = {"sqa": "scienceqa", "scivqa": "scienceqa", "scienceqaimg": "scienceqa"}
+# The authors' release calls its arms by these names.
+_ARM_ALIASES: Dict[str, str] = {"paper": "none", "before": "padding", "after": "both"}
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace("-", "").replace("_", "").replace(" ", "")
+
+
+def _one(what: str, name: str, known: Tuple[str, ...], aliases: Dict[str, str]) -> str:
+    if name in known:  # the common case, on the hot path of `rescore`
+        return name
+    if not isinstance(name, str):
+        raise ValueError(f"{what} must be a name, one of {', '.join(known)}; got {name!r}")
+    table = {_plain(entry): entry for entry in known}
+    table.update(aliases)
+    try:
+        return table[_plain(name)]
+    except KeyError:
+        raise ValueError(f"unknown {what} {name!r}; known: {', '.join(known)}") from None
+
+
+def method(name: str) -> str:
+    """The one spelling of a method's name: method("PDrop") is "pyramiddrop"."""
+    return _one("method", name, METHODS, _METHOD_ALIASES)
+
+
+def benchmark(name: str) -> str:
+    """The one spelling of a benchmark's name: benchmark("MM-Vet") is "mmvet"."""
+    return _one("benchmark", name, BENCHMARKS, _BENCHMARK_ALIASES)
+
+
+def arm(name: str) -> str:
+    """The one spelling of an arm's name; the release's paper, before and after are none, padding and both."""
+    return _one("arm", name, ARMS, _ARM_ALIASES)

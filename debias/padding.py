@@ -1,0 +1,147 @@
+"""Which visual tokens show the border that made an image square."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Dict, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from debias.span import Span, pair
+
+RULES = ("area", "even", "bilinear")
+
+
+def covered(total: int, before: float, content: int, cells: int) -> Tensor:
+    """[cells] share of each of `cells` equal pieces of 0..total that lies in before..before+content, in float64.
+
+    Lengths are counted in units of 1/cells, so that for a whole `before` every number below is a whole number.
+    """
+    edges = torch.arange(cells + 1, dtype=torch.float64) * total
+    edges = edges.clamp_(before * cells, (before + content) * cells)
+    return (edges[1:] - edges[:-1]) / total
+
+
+def canvas_fraction(size: Tuple[int, int], canvas: Tuple[int, int], grid: Tuple[int, int]) -> Tensor:
+    """[rows*columns] share of each patch that is border when an image is scaled to fit a canvas and centred on it.
+
+    `size` and `canvas` are (width, height) in pixels, `grid` is (rows, columns) of the patches that tile the canvas.
+    The scaled image takes ceil(side) pixels and the odd border pixel goes right and below, as in LLaVA-NeXT.
+    """
+    width, height = pair(size, "size (width, height)")
+    across, down = pair(canvas, "canvas (width, height)")
+    rows, columns = pair(grid, "grid (rows, columns)")
+    # Whole-number comparison and ceiling: a float scale would sometimes make 672.0000001 out of 672.
+    if across * height < down * width:
+        wide, high = across, min(-(-height * across // width), down)
+    else:
+        wide, high = min(-(-width * down // height), across), down
+    vertical = covered(down, (down - high) // 2, high, rows)
+    horizontal = covered(across, (across - wide) // 2, wide, columns)
+    return (1 - vertical[:, None] * horizontal).flatten().float()
+
+
+def fraction(size: Tuple[int, int], grid: Tuple[int, int], even: bool = False) -> Tensor:
+    """[rows*columns] share of each patch that is border after padding an image to a square, centred, and resizing it.
+
+    The image starts at pixel (long - short) // 2, as LLaVA pastes it; `even` splits an odd border into two halves.
+    """
+    width, height = pair(size, "size (width, height)")
+    rows, columns = pair(grid, "grid (rows, columns)")
+    side = max(width, height)
+
+    def border(content: int, cells: int) -> Tensor:
+        gap = side - content
+        return 1 - covered(side, gap / 2 if even else gap // 2, content, cells)
+
+    # Only the shorter side has a border, so one of the two terms is zero everywhere.
+    return (border(height, rows)[:, None] + border(width, columns)).flatten().float()
+
+
+def sampled(size: Tuple[int, int], grid: Tuple[int, int]) -> Tensor:
+    """[rows*columns] the 0/1 content mask of the padded square, resized bilinearly to the grid (centres aligned)."""
+    width, height = pair(size, "size (width, height)")
+    rows, columns = pair(grid, "grid (rows, columns)")
+    side = max(width, height)
+
+    def along(content: int, cells: int) -> Tensor:
+        first = (side - content) // 2
+        at = ((torch.arange(cells, dtype=torch.float64) + 0.5) * (side / cells) - 0.5).clamp_(0, side - 1)
+        # Interpolated, a 0/1 step rises over the one pixel before the content and falls over the one after it.
+        rise, fall = (at - first + 1).clamp_(0, 1), (first + content - at).clamp_(0, 1)
+        return torch.minimum(rise, fall)
+
+    return (along(height, rows)[:, None] * along(width, columns)).flatten().float()
+
+
+@dataclass(frozen=True)
+class Padding:
+    """Says which tokens are padding.
+
+    rule "area"      a patch is padding when more than `threshold` of it is border
+         "even"      the same with the border split evenly, to half a pixel, as the authors' release reckons
+         "bilinear"  a patch is valid when the content mask, resized bilinearly, is at least `threshold` there
+    """
+
+    threshold: float = 0.5
+    rule: str = "area"
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise ValueError(f"unknown padding rule {self.rule!r}; known: {', '.join(RULES)}")
+        if not (0 <= self.threshold <= 1):
+            raise ValueError(f"padding threshold must lie in 0..1; got {self.threshold!r}")
+
+    def valid(self, what: Any, grid: Optional[Tuple[int, int]] = None) -> Tensor:
+        """True where a token shows the picture; valid(span) is [V], valid((width, height), (rows, columns)) the grid."""
+        if isinstance(what, Span):
+            whole = self.whole(what)
+            return (
+                whole if what.index is None else whole[what.index.to(whole.device)] | (what.index < 0).to(whole.device)
+            )
+        size, grid = (what, grid) if grid is not None else what
+        return square(size, grid, self.rule, self.threshold).clone()
+
+    def whole(self, span: Span) -> Tensor:
+        """[length] True where a token of the unpruned span shows the picture, or is no patch at all. On the CPU."""
+        special = None if span.special is None else span.special.cpu()
+        if span.fraction is not None:
+            content = 1 - span.fraction.cpu()
+            mask = content >= self.threshold if self.rule == "bilinear" else span.fraction.cpu() <= self.threshold
+            return mask if special is None else mask | special
+        if span.size is None:
+            return torch.ones(span.total, dtype=torch.bool)
+        frame = square(span.size, span.grid, self.rule, self.threshold)
+        patches = span.total if special is None else span.total - int(special.sum())
+        if patches != span.frames * len(frame):
+            rows, columns = span.grid
+            raise ValueError(
+                f"a span of {span.total} tokens, {patches} of them patches, is not {span.frames} frame(s) of "
+                f"{rows}x{columns}; give Span its `fraction` for other layouts"
+            )
+        mask = frame.repeat(span.frames)
+        if special is None:
+            return mask
+        whole = torch.ones(span.total, dtype=torch.bool)
+        whole[~special] = mask
+        return whole
+
+
+@lru_cache(maxsize=1024)
+def square(size: Tuple[int, int], grid: Tuple[int, int], rule: str, threshold: float) -> Tensor:
+    """[rows*columns] the valid patches of one padded square. Shared between callers: do not write into it."""
+    if rule == "bilinear":
+        return sampled(size, grid) >= threshold
+    return fraction(size, grid, even=rule == "even") <= threshold
+
+
+# What the authors' release calls with, method by method. The other methods have no released padding step.
+RELEASED: Dict[str, Padding] = {
+    "fastv": Padding(0.5, "even"),
+    "himap": Padding(0.5, "even"),
+    "tokencarve": Padding(0.5, "even"),
+    "pyramiddrop": Padding(0.01, "even"),
+    "sparsevlm": Padding(0.5, "bilinear"),
+}
