@@ -1,0 +1,106 @@
+"""The tiny world written as the thirteen benchmarks and RefCOCO, in the layouts that LLaVA and Video-LLaVA read.
+
+root = ensure()                       # a data root like playground/data/eval, made on first use, the same every time
+python -m tiny.benchmarks --out DIR --size full --half heldout
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from tiny import layouts_choice, layouts_media, layouts_vqa
+from tiny.lots import HALVES, Lots
+
+SIZES = {
+    "ci": 12,
+    "default": 96,
+    "full": 480,
+}  # questions a benchmark has, more or less: some come in pairs and rotations
+
+WRITERS: dict[str, Callable[[Path, Lots], None]] = {
+    "gqa": layouts_vqa.gqa,
+    "vqav2": layouts_vqa.vqav2,
+    "vizwiz": layouts_vqa.vizwiz,
+    "textvqa": layouts_vqa.textvqa,
+    "pope": layouts_vqa.pope,
+    "mme": layouts_vqa.mme,
+    "scienceqa": layouts_choice.scienceqa,
+    "mmbench": layouts_choice.mmbench,
+    "mmbench_cn": layouts_choice.mmbench_cn,
+    "mmvet": layouts_vqa.mmvet,
+    "tgif": layouts_media.tgif,
+    "msvd": layouts_media.msvd,
+    "msrvtt": layouts_media.msrvtt,
+    "refcoco": layouts_media.refcoco,
+}
+
+
+def write(root: Path, size: str = "default", half: str = "scored", names: tuple[str, ...] = tuple(WRITERS)) -> None:
+    """Writes the named benchmarks below `root`. The halves share no scene, nor do they with training."""
+    if size not in SIZES:
+        raise ValueError(f"unknown size {size!r}; there are {', '.join(SIZES)}")
+    if half not in HALVES:
+        raise ValueError(f"unknown half {half!r}; there are {', '.join(HALVES)}")
+    for name in names:
+        WRITERS[name](root, Lots(name, tuple(WRITERS).index(name), SIZES[size], half))
+
+
+def ensure(out: Path | None = None, size: str = "default", half: str = "scored") -> Path:
+    """The data root, written if it is not there yet. It is complete or absent, also when two processes come at once."""
+    root = Path(out) if out else _cache() / f"{size}-{half}-{_version()}"
+    if (root / ".complete").exists():
+        return root
+    if root.exists() and any(root.iterdir()):
+        raise ValueError(f"{root} holds files that were not written here; name an empty or a new folder")
+    print(f"tiny: writing the {size} benchmarks ({half} half) to {root}", file=sys.stderr)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(dir=root.parent, prefix=".making-"))
+    try:
+        write(made, size, half)
+        (made / ".complete").touch()
+        made.chmod(0o755)
+        try:
+            made.replace(root)
+        except OSError:  # somebody else was first
+            if not (root / ".complete").exists():
+                raise
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return root
+
+
+def _cache() -> Path:
+    """Inside a clone: its own .cache; installed as a package: the user's."""
+    clone = Path(__file__).parent.parent
+    if (clone / "pyproject.toml").exists() and os.access(clone, os.W_OK):
+        return clone / ".cache" / "tiny"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "debias" / "tiny"
+
+
+def _version() -> str:
+    """Names the files by the code that wrote them: changed code never meets old files."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        if not path.name.startswith("train"):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:10]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tiny.benchmarks", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, help="where to (default: a cache folder)")
+    parser.add_argument("--size", choices=SIZES, default="default")
+    parser.add_argument("--half", choices=HALVES, default="scored", help="heldout: for fitting trends, never scored")
+    options = parser.parse_args(arguments)
+    print(ensure(options.out, options.size, options.half))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""The three video question sets as Video-LLaVA keeps them, and RefCOCO's lists of expressions and boxes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import av
+from PIL import Image
+
+from tiny import world
+from tiny.lots import Lots, jpeg, text_json, text_lines
+
+HOLD = 2  # every picture of a clip stands for two frames: eight evenly chosen frames of sixteen show each of them once
+
+
+def tgif(root: Path, lots: Lots) -> None:
+    _videos(root, lots, "TGIF", "mp4/tumblr_{:06d}.mp4", ("action", "transition", "frame", "times"))
+
+
+def msvd(root: Path, lots: Lots) -> None:
+    _videos(root, lots, "MSVD", "videos/clip{:04d}_10_20.avi", ("who", "action", "frame"))
+
+
+def msrvtt(root: Path, lots: Lots) -> None:
+    _videos(root, lots, "MSRVTT", "videos/all/video{:04d}.mp4", ("frame", "who", "transition", "action"))
+
+
+def _videos(root: Path, lots: Lots, name: str, pattern: str, kinds: tuple[str, ...]) -> None:
+    folder = root / "GPT_Zero_Shot_QA" / f"{name}_Zero_Shot_QA"
+    asked: list[dict[str, Any]] = []
+    answers: list[dict[str, Any]] = []
+    number = 0
+    while len(asked) < lots.n:
+        clip = world.clip(lots.seed(number))
+        kind = kinds[len(asked) % len(kinds)]
+        questions = world.clip_questions(clip, 0, (kind,))
+        number += 1
+        if not questions:
+            continue
+        # a second question about the same clip, where it has one: videos are groups
+        others = tuple(k for k in kinds if k != kind)
+        questions += world.clip_questions(clip, 1, others)[:1]
+        path = folder / pattern.format(number)
+        write_video(world.draw_clip(clip), path)
+        for k, question in enumerate(questions[: lots.n - len(asked)]):
+            qid = f"v_{path.stem}_{k}"
+            asked.append({"video_name": path.stem, "question_id": qid, "question": question.text})
+            answers.append({"answer": question.answer, "type": kinds.index(question.kind), "question_id": qid})
+    text_json(folder / "test_q.json", asked)
+    text_json(folder / "test_a.json", answers)
+
+
+def write_video(frames: list[Image.Image], path: Path) -> None:
+    """A real file: H.264 in .mp4, MPEG-4 in .avi, at a quality that keeps small shapes and their colours."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        if path.suffix == ".mp4":
+            stream = container.add_stream("libx264", rate=8, options={"crf": "6", "threads": "1"})
+            stream.pix_fmt = "yuv444p"
+        else:
+            stream = container.add_stream("mpeg4", rate=8, options={"qmin": "1", "qmax": "2", "threads": "1"})
+            stream.pix_fmt = "yuv420p"
+            stream.bit_rate = 4_000_000
+        stream.width, stream.height = frames[0].size
+        for picture in frames:
+            for _ in range(HOLD):
+                container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        container.mux(stream.encode())
+
+
+SPLITS = (
+    *(f"refcoco_{split}" for split in ("val", "testA", "testB")),
+    *(f"refcoco+_{split}" for split in ("val", "testA", "testB")),
+    *(f"refcocog_{split}" for split in ("val", "test")),
+)
+
+
+def refcoco(root: Path, lots: Lots) -> None:
+    """One line an expression; boxes in pixels of the picture as it lies on the disk."""
+    for number, split in enumerate(SPLITS):
+        lines = []
+        for scene in lots.scenes(start=number * 10**5, things=(4, 9)):
+            found = world.referring(scene, 0)
+            if found is None:
+                continue
+            expression, box = found
+            image = f"coco/train2014/COCO_train2014_{number * 10**5 + len(lines):012d}.jpg"
+            jpeg(world.draw(scene), root / image)
+            width, height = scene.size
+            lines.append({"image": image, "sent": expression, "bbox": list(box), "height": height, "width": width})
+            if len(lines) >= max(4, lots.n // 4):
+                break
+        text_lines(root / "refcoco" / f"{split}.jsonl", lines)

@@ -1,0 +1,85 @@
+"""Which scenes and questions a benchmark gets: seeded, disjoint between benchmarks, halves and training."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from tiny import world
+from tiny.questions import Question
+from tiny.scenes import Scene
+
+# Training draws its scenes from seeds below 10**9.
+HALVES = {"scored": 3 * 10**9, "heldout": 4 * 10**9}
+
+
+@dataclass(frozen=True)
+class Lots:
+    name: str
+    number: int
+    n: int
+    half: str
+
+    def seed(self, index: int) -> int:
+        return HALVES[self.half] + self.number * 10**7 + index
+
+    def rng(self, salt: object = "") -> random.Random:
+        return random.Random(f"{self.name} {self.half} {salt}")
+
+    def scenes(self, start: int = 0, **constraints: Any) -> Iterator[Scene]:
+        """Endless scenes that meet the constraints of world.scene; `start` keeps two streams of a benchmark apart."""
+        index = start
+        while True:
+            yield world.scene(self.seed(index), **constraints)
+            index += 1
+
+    def asked(
+        self, kinds: tuple[str, ...], each: int, n: int | None = None, start: int = 0, **constraints: Any
+    ) -> Iterator[tuple[int, Scene, list[Question]]]:
+        """(number of the picture, scene, its questions) until n questions were asked: all kinds take equal turns."""
+        left = self.n if n is None else n
+        turn = 0
+        picture = 0
+        for scene in self.scenes(start, **constraints):
+            wanted = [kinds[(turn + k) % len(kinds)] for k in range(min(each, left))]
+            found = [world.questions(scene, k, (kind,)) for k, kind in enumerate(wanted)]
+            questions = {question.text: question for group in found for question in group}
+            # a scene that cannot answer the kinds whose turn it is leaves them to the next
+            if len(questions) < len(wanted):
+                continue
+            yield picture, scene, list(questions.values())
+            picture += 1
+            turn += len(wanted)
+            left -= len(wanted)
+            if left <= 0:
+                return
+
+
+def jpeg(picture: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, quality=95, subsampling=0)
+
+
+def text_lines(path: Path, records: list[Any]) -> None:
+    """JSON lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+
+
+def text_json(path: Path, record: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def ten_answers(answer: str, rng: random.Random) -> list[str]:
+    """Ten people's answers: most agree; now and then up to three write something else."""
+    answers = [answer] * 10
+    for place in rng.sample(range(10), rng.choice((0, 0, 0, 1, 2, 3))):
+        answers[place] = rng.choice(("unsuitable", "not sure", "a " + answer))
+    return answers
