@@ -110,12 +110,18 @@ class Context:
             index = torch.arange(count, device=flat.device)
         return index.to(flat.device)[flat]
 
+    def merge_weights(self, weights: Tensor, group: Tensor, method: str, stage: int, sample: int) -> Tensor:
+        debias = self.setting(names.method(method))
+        if debias.padding is None:
+            return weights
+        span = self.span(sample)
+        count = self._width.get((sample, stage), span.total)
+        return debias.merge_weights(weights, group, span.at(self.before(sample, stage, count)), stage)
+
     def _first(self, sample: int, count: int) -> Optional[Tensor]:
-        # Upstream code may place the image a token too late or too early. Score slots outside the image are no patch.
+        # The calling code may place the image a token too late or too early: slots that miss the image are no patch.
         shift, total = self._shift.get(sample, 0), self.span(sample).total
         if not shift:
-            if count != total:
-                raise ValueError(f"the score has {count} entries and the span of sample {sample} {total} visual tokens")
             return None
         index = torch.arange(count) + shift
         return torch.where((index < 0) | (index >= total), torch.full_like(index, -1), index)
@@ -147,6 +153,12 @@ def kept(what: Any, *, method: str, stage: int = 0, sample: int = 0) -> Any:
         names.method(method)
         context.kept(what, stage, sample)
     return what
+
+
+def merge_weights(weights: Tensor, group: Tensor, *, method: str, stage: int = 0, sample: int = 0) -> Tensor:
+    """Weights [G] for averaging the tokens `group` [G] into one, with no weight on padding; call it after `rescore`."""
+    context = _ACTIVE.get()
+    return weights if context is None else context.merge_weights(weights, group, method, stage, sample)
 
 
 @contextmanager

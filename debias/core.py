@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Dict, NamedTuple, Optional, Tuple
+from typing import NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
 
-from debias import fit, names
+from debias import lines, names
 from debias.padding import RELEASED, Padding
 from debias.span import Span
 from debias.trend import Trend, weights
@@ -83,7 +83,6 @@ class Debias:
         if (trend is None and plan.valid is None) or not len(span):
             return score
         index = None if span.index is None else span.raster(score.device)
-        valid = pick(plan.valid, index)
         if trend is not None:
             wide = score if score.dtype == torch.float64 else score.float()
             if trend.kind == "online":
@@ -91,11 +90,26 @@ class Debias:
             else:
                 weight = pick(plan.weight, index)
             score = (wide * weight).to(score.dtype)
-        if valid is None:
+        if plan.valid is None or plan.step is None:
             return score
+        valid = pick(plan.valid, index)
         if role == "weigh":
             return torch.where(valid, score, torch.zeros_like(score))
         return silence(score, valid, pick(plan.step, index))
+
+    def merge_weights(self, weights: Tensor, group: Tensor, span: Span, stage: int = 0) -> Tensor:
+        """Weights [G] with which the tokens `group` [G] of a span are averaged into one: padding weighs nothing.
+
+        A group that is padding throughout keeps its weights.
+        """
+        if self.padding is None or (stage > 0 and self.stages == "first"):
+            return weights
+        plan = plan_for(None, self.padding, span, weights.dtype, weights.device)
+        if plan.valid is None:
+            return weights
+        index = None if span.index is None else span.raster(weights.device)
+        valid = pick(plan.valid, index)[group.to(weights.device)]
+        return torch.where(valid | ~valid.any(-1, keepdim=True), weights, torch.zeros_like(weights))
 
     def effective(self, span: Span, keep: int) -> int:
         """How many of `keep` kept tokens can show the picture: the budget once padding is never preferred."""
@@ -122,26 +136,25 @@ def _bits_of_minus_infinity(dtype: torch.dtype) -> int:
     return int(minus_infinity.view(_WHOLE[minus_infinity.element_size()]).item())
 
 
-def own(score: Tensor, position: Tensor, patch: Optional[Tensor]) -> Tensor:
-    """Weights from an exponential fitted to the score itself."""
-    found = fit.line(score, position.to(score.dtype), None if patch is None else ~patch)
-    return (-found.rate.unsqueeze(-1) * position).exp()
+def own(score: Tensor, raster: Tensor, patch: Tensor) -> Tensor:
+    """Weights from an exponential fitted to the patches of the score itself."""
+    position = raster.clamp(min=0).to(score.dtype)
+    rate, _, _ = lines.regress(*lines.prepare(score, ~patch), position)
+    return (-rate.unsqueeze(-1) * position).exp()
 
 
-def pick(slots: Optional[Tensor], index: Optional[Tensor]) -> Optional[Tensor]:
+def pick(slots: Tensor, index: Optional[Tensor]) -> Tensor:
     """The slots of the tokens that are there; the last slot belongs to index -1."""
-    if slots is None:
-        return None
     return slots[:-1] if index is None else slots[index]
 
 
 class Plan(NamedTuple):
     """What a debias does to the tokens of one unpruned span: [length + 1] each, the last slot for index -1."""
 
-    weight: Optional[Tensor]
-    valid: Optional[Tensor]
+    weight: Tensor  # multiplier; 1 throughout when there is no trend of its own
+    patch: Tensor  # True where an online trend may look
+    valid: Optional[Tensor]  # None: nothing is silenced
     step: Optional[Tensor]
-    patch: Optional[Tensor]
 
 
 class Same:
@@ -179,35 +192,30 @@ def _plan(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Plan:
-    slots: Dict[str, Optional[Tensor]] = {"weight": None, "valid": None, "step": None, "patch": None}
-    if trend is not None and trend.kind != "online":
-        slots["weight"] = weights(trend, length, frames)
-    valid = None
+    valid = torch.ones(length, dtype=torch.bool)
     if padding is not None:
-        span = Span(
-            0,
-            grid,
-            frames=frames,
-            size=size,
-            fraction=None if fraction is None else fraction.tensor,
-            special=None if special is None else special.tensor,
-            length=length,
-        )
-        valid = padding.whole(span)
+        flags = {"fraction": fraction, "special": special}
+        tensors = {name: None if flag is None else flag.tensor for name, flag in flags.items()}
+        valid = padding.whole(Span(0, grid, frames=frames, size=size, length=length, **tensors))
         # A picture so thin that no patch shows enough of it: nothing can be told apart, so nothing is silenced.
-        if valid.all() or not valid.any():
-            valid = None
-    if valid is not None:
-        slots["valid"] = torch.cat([valid, valid.new_ones(1)])
-        whole = _WHOLE[torch.empty(0, dtype=dtype).element_size()]
-        # A quarter of the range of 16-bit patterns: steps beyond it are alike rather than wrapping round.
-        slots["step"] = torch.arange(1, length + 2).clamp(max=2**14 if whole == torch.int16 else length + 1).to(whole)
-    if trend is not None and trend.kind == "online":
-        patch = torch.ones(length, dtype=torch.bool) if valid is None else valid
-        patch = patch if special is None else patch & ~special.tensor.cpu()
-        slots["patch"] = torch.cat([patch, patch.new_zeros(1)])
-    # Small copies that nobody waits for; everything after this is on the score's device.
-    return Plan(**{name: None if t is None else t.to(device, non_blocking=True) for name, t in slots.items()})
+        valid = valid | ~valid.any()
+    patch = valid if special is None else valid & ~special.tensor.cpu()
+    # Steps beyond a quarter of the 16-bit patterns are alike rather than wrapping round.
+    whole = _WHOLE[torch.finfo(dtype).bits // 8]
+    step = torch.arange(1, length + 2).clamp(max=torch.iinfo(whole).max // 2).to(whole)
+
+    def there(slots: Tensor) -> Tensor:
+        # A small copy that nobody waits for; everything after it is on the score's device.
+        return slots.to(device, non_blocking=True)
+
+    fixed = trend is not None and trend.kind != "online"
+    silent = not bool(valid.all())
+    return Plan(
+        there(weights(trend, length, frames) if fixed and trend is not None else torch.ones(length + 1)),
+        there(torch.cat([patch, patch.new_zeros(1)])),
+        there(torch.cat([valid, valid.new_ones(1)])) if silent else None,
+        there(step) if silent else None,
+    )
 
 
 @lru_cache(maxsize=256)

@@ -1,120 +1,114 @@
-"""Fitting the positional trend of attention: straight lines through log curves, in closed form, many at once."""
+"""From mean attention curves to trends."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Tuple
+import math
+from dataclasses import replace
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
 
+from debias import lines
+from debias.trend import Trend
 
-class Line(NamedTuple):
-    """log(curve) = log(amplitude) + rate * x, for each curve of a batch."""
-
-    rate: Tensor
-    amplitude: Tensor
-    r2: Tensor
-    residual: Tensor  # log(curve / fitted curve); NaN at positions that took no part
+KINDS = ("exponential", "rope", "inverse_cubic", "average")
+# Trends without amplitude, with the height and what is left over of the log curves they were fitted to.
+Fitted = Tuple[List[Trend], Tensor, Tensor]
 
 
-def prepare(curve: Tensor, ignore: Optional[Tensor] = None, weights: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
-    """The logarithm of a curve and each position's weight; NaN, infinite, zero and negative values weigh nothing."""
-    weight = torch.ones_like(curve) if weights is None else weights.to(curve).expand_as(curve)
-    good = torch.isfinite(curve) & (curve > 0) & torch.isfinite(weight) & (weight > 0)
-    if ignore is not None:
-        good = good & ~ignore.to(device=curve.device, dtype=torch.bool)
-    return torch.where(good, curve, torch.ones_like(curve)).log(), torch.where(good, weight, torch.zeros_like(weight))
+def fit_all(
+    curves: Union[Tensor, Sequence[Sequence[float]]],
+    kind: str = "exponential",
+    ignore: Optional[Tensor] = None,
+    weights: Optional[Tensor] = None,
+    scope: str = "sequence",
+    frames: int = 1,
+    refine: bool = False,
+    **options: Any,
+) -> List[Trend]:
+    """One trend for each of the curves [B, N], all in one go; what the arguments mean stands at Trend.fit."""
+    data = torch.as_tensor(curves).detach().cpu().double()
+    if data.dim() != 2 or not data.shape[-1]:
+        raise ValueError(f"a curve needs at least one position; got curves of shape {tuple(data.shape)}")
+    length = data.shape[-1]
+    if frames < 1 or length % frames:
+        raise ValueError(f"a trend per frame needs equal frames; got {length} positions in {frames} frames")
+    log, weight = lines.prepare(data, *(None if t is None else t.detach().cpu() for t in (ignore, weights)))
+    used = (weight > 0).sum(-1).tolist()
+    if used and min(used) < 2:
+        raise ValueError(
+            f"a trend needs at least 2 positions that are positive, finite and not to be ignored; "
+            f"curve {used.index(min(used))} has {min(used)} of {length}"
+        )
+    if refine and (kind, scope) != ("exponential", "sequence"):
+        raise ValueError(f"only an exponential over the sequence can be refined; got {kind} over {scope}")
+    if scope == "factorised":
+        made, height, rest = _both_ways(log, weight, kind, frames)
+    elif kind in ("exponential", "rope"):
+        made, height, rest = _straight(log, weight, kind, 1 if scope == "sequence" else frames, options)
+    elif kind in ("inverse_cubic", "average"):
+        made, height, rest = _shaped(log, weight, kind, 1 if scope == "sequence" else frames, options)
+    else:
+        raise ValueError(f"cannot fit a trend of kind {kind!r}; kinds that can be fitted: {', '.join(KINDS)}")
+    if refine:
+        made, height, rest = _refined(log, weight, made, height)
+    if scope == "frame":
+        made = [trend.per_frame() for trend in made]
+    r2, amplitude = lines.explained(log, weight, rest).tolist(), height.exp().tolist()
+    residual = rest.where(weight > 0, torch.full_like(rest, float("nan")))
+    return [
+        replace(trend, amplitude=amplitude[n], r2=r2[n], residual=residual[n].float()) for n, trend in enumerate(made)
+    ]
 
 
-def regress(y: Tensor, x: Tensor, weight: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-    """Slope, height at 0 and what is left over of the weighted least-squares line of y on x, along the last axis."""
-    share = weight / weight.sum(-1, keepdim=True).clamp(min=torch.finfo(y.dtype).tiny)
-    middle, level = (share * x).sum(-1, keepdim=True), (share * y).sum(-1, keepdim=True)
-    dx, dy = x - middle, y - level
-    spread = (share * dx * dx).sum(-1, keepdim=True)
-    # One position, or none, has no slope: both sums are then zero up to rounding.
-    flat = spread <= torch.finfo(y.dtype).eps * (share * x * x).sum(-1, keepdim=True)
-    slope = torch.where(flat, torch.zeros_like(spread), (share * dx * dy).sum(-1, keepdim=True) / spread)
-    return slope.squeeze(-1), (level - slope * middle).squeeze(-1), dy - slope * dx
+def _straight(log: Tensor, weight: Tensor, kind: str, frames: int, options: Dict[str, Any]) -> Fitted:
+    """Kinds whose logarithm is one number times something known: that number is the slope of a line."""
+    base, count = Trend.rope(**options) if kind == "rope" else Trend.exponential(0.0), log.shape[-1] // frames
+    slope, height, rest = lines.regress(log, weight, base.regressor(count).repeat(frames))
+    return [replace(base, rate=rate, length=count) for rate in slope.tolist()], height, rest
 
 
-def line(curve: Tensor, x: Tensor, ignore: Optional[Tensor] = None, weights: Optional[Tensor] = None) -> Line:
-    """Weighted least squares of log(curve) on x; curve [..., N], x [N] or [..., N]. Never waits for the device.
-
-    A constant curve has rate 0 and r2 1, since nothing is left to explain. With fewer than two usable positions rate
-    and r2 are 0.
-    """
-    log, weight = prepare(curve, ignore, weights)
-    rate, height, rest = regress(log, x.to(log), weight)
-    return Line(rate, height.exp(), explained(log, rest, weight), hide(rest, weight))
-
-
-def explained(log: Tensor, rest: Tensor, weight: Tensor) -> Tensor:
-    """R^2: the share of the variance of log(curve) that a fit has taken out."""
-    share = weight / weight.sum(-1, keepdim=True).clamp(min=torch.finfo(log.dtype).tiny)
-    level = (share * log).sum(-1, keepdim=True)
-    total, left = (share * (log - level) ** 2).sum(-1), (share * rest**2).sum(-1)
-    # A constant curve varies by rounding alone, and rounding needs no explanation.
-    rounding = (8 * torch.finfo(log.dtype).eps * (1 + level.squeeze(-1).abs())) ** 2
-    r2 = torch.where(total <= rounding, torch.ones_like(total), 1 - left / total.clamp(min=torch.finfo(log.dtype).tiny))
-    return torch.where((weight > 0).sum(-1) < 2, torch.zeros_like(r2), r2)
+def _both_ways(log: Tensor, weight: Tensor, kind: str, frames: int) -> Fitted:
+    """An exponential within the frames times one over them."""
+    if kind != "exponential":
+        raise ValueError(f"a factorised trend is fitted with exponentials; got kind {kind!r}")
+    count, i = log.shape[-1] // frames, torch.arange(log.shape[-1])
+    within, between, height, rest = lines.plane(log, weight, (i % count).to(log), (i // count).to(log))
+    made = [
+        Trend.factorised(
+            replace(Trend.exponential(inner), length=count), replace(Trend.exponential(outer), length=frames)
+        )
+        for inner, outer in zip(within.tolist(), between.tolist())
+    ]
+    return made, height, rest
 
 
-def hide(rest: Tensor, weight: Tensor) -> Tensor:
-    """A residual with NaN where a position took no part."""
-    return torch.where(weight > 0, rest, torch.full_like(rest, float("nan")))
+def _shaped(log: Tensor, weight: Tensor, kind: str, frames: int, options: Dict[str, Any]) -> Fitted:
+    """Kinds that follow the curve's own shape, averaged over the frames."""
+    count = log.shape[-1] // frames
+    seen = weight.reshape(len(log), frames, count)
+    total = seen.sum(1)
+    curves = (log.exp().reshape(seen.shape) * seen).sum(1) / total.clamp(min=torch.finfo(log.dtype).tiny)
+    if kind == "average":
+        made = [Trend.average(lines.bridge(row, there), **options) for row, there in zip(curves, total > 0)]
+    else:
+        cubics = [lines.cubic(row, share) for row, share in zip(curves, total)]
+        made = [replace(Trend.inverse_cubic(*cubic), length=count) for cubic in cubics]
+    shape = torch.stack([-trend.curve(count).log() for trend in made]).repeat(1, frames)
+    _, height, rest = lines.regress(log - shape, weight, torch.zeros_like(log))
+    return made, height, rest
 
 
-def plane(log: Tensor, first: Tensor, second: Tensor, weight: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-    """The two slopes of log = a + s1 * first + s2 * second, and what is left over.
-
-    In closed form: what `first` says about `second` is taken out of `second`, and what remains shows its own slope.
-    """
-    pure = regress(second.expand_as(log), first, weight)[2]
-    two = regress(log, pure, weight)[0]
-    one, _, rest = regress(log - two.unsqueeze(-1) * second, first, weight)
-    return one, two, rest
-
-
-def cubic(curve: Tensor, weight: Tensor) -> Tuple[float, float, float]:
-    """c1, c2, c3 of curve ~ 1 + c1 i + c2 i^2 + c3 i^3 up to a factor, by weighted least squares on one curve."""
-    good = weight > 0
-    if int(good.sum()) < 4:
-        raise ValueError(f"a cubic needs at least 4 usable positions; this curve has {int(good.sum())} of {len(curve)}")
-    scale = max(len(curve) - 1, 1)  # positions in 0..1: the powers stay comparable
-    x = torch.arange(len(curve), dtype=curve.dtype)[good] / scale
-    powers = torch.stack([x**n for n in range(4)], dim=1)
-    root = weight[good].sqrt()[:, None]
-    a, b, c, d = torch.linalg.lstsq(powers * root, curve[good][:, None] * root).solution.flatten().tolist()
-    if a <= 0:
-        raise ValueError("the cubic that fits this curve is not positive at position 0, so it cannot be a trend")
-    return b / a / scale, c / a / scale**2, d / a / scale**3
-
-
-def refine(curve: Tensor, weight: Tensor, rate: float, amplitude: float) -> Tuple[float, float, float]:
-    """rate, amplitude, offset of curve = amplitude * exp(rate * i) + offset, from a first guess; needs scipy."""
-    import numpy
-    from scipy.optimize import least_squares
-
-    good = weight > 0
-    if int(good.sum()) < 4:
-        raise ValueError(f"the refinement needs 4 usable positions; this curve has {int(good.sum())} of {len(curve)}")
-    x, y = numpy.arange(len(curve), dtype=float)[good.numpy()], curve[good].numpy()
-    root = weight[good].sqrt().numpy()
-    # Units of order one for the solver: heights in the curve's mean, positions in its length.
-    height, width = float(y.mean()), float(len(curve))
-
-    def miss(p: numpy.ndarray) -> numpy.ndarray:
-        return root * (p[1] * numpy.exp(numpy.clip(p[0] * x / width, -50, 50)) + p[2] - y / height)
-
-    found = least_squares(miss, [rate * width, amplitude / height, 0.0], xtol=1e-12, ftol=1e-12, gtol=1e-12)
-    return float(found.x[0] / width), float(found.x[1] * height), float(found.x[2] * height)
-
-
-def bridge(curve: Tensor, seen: Tensor) -> Tensor:
-    """A positive curve with the positions that were not seen interpolated, in the logarithm, from the others."""
-    import numpy
-
-    at = numpy.arange(len(curve))
-    known = seen.numpy()
-    return torch.from_numpy(numpy.exp(numpy.interp(at, at[known], curve[seen].log().numpy())))
+def _refined(log: Tensor, weight: Tensor, made: List[Trend], height: Tensor) -> Fitted:
+    """The closed form as a first guess of amplitude * exp(rate * i) + offset."""
+    i = torch.arange(log.shape[-1], dtype=log.dtype)
+    better, heights, rests = [], [], []
+    for curve, share, trend, start in zip(log.exp(), weight, made, height.exp().tolist()):
+        rate, amplitude, offset = lines.refine(curve, share, trend.rate, start)
+        if amplitude <= 0:
+            raise ValueError("this curve bends away from amplitude * exp(rate * i) + offset; fit it without refine")
+        better.append(replace(trend, rate=rate, floor=offset / amplitude))
+        heights.append(math.log(amplitude))
+        rests.append(curve.log() - (amplitude * (rate * i).exp() + offset).log())
+    return better, torch.tensor(heights, dtype=log.dtype), torch.stack(rests)

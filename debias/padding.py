@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -48,32 +48,35 @@ def fraction(size: Tuple[int, int], grid: Tuple[int, int], even: bool = False) -
 
     The image starts at pixel (long - short) // 2, as LLaVA pastes it; `even` splits an odd border into two halves.
     """
-    width, height = pair(size, "size (width, height)")
-    rows, columns = pair(grid, "grid (rows, columns)")
-    side = max(width, height)
 
-    def border(content: int, cells: int) -> Tensor:
+    def border(side: int, content: int, cells: int) -> Tensor:
         gap = side - content
         return 1 - covered(side, gap / 2 if even else gap // 2, content, cells)
 
-    # Only the shorter side has a border, so one of the two terms is zero everywhere.
-    return (border(height, rows)[:, None] + border(width, columns)).flatten().float()
+    return _lines(border, size, grid)
 
 
 def sampled(size: Tuple[int, int], grid: Tuple[int, int]) -> Tensor:
     """[rows*columns] the 0/1 content mask of the padded square, resized bilinearly to the grid (centres aligned)."""
-    width, height = pair(size, "size (width, height)")
-    rows, columns = pair(grid, "grid (rows, columns)")
-    side = max(width, height)
 
-    def along(content: int, cells: int) -> Tensor:
+    def content_at(side: int, content: int, cells: int) -> Tensor:
         first = (side - content) // 2
         at = ((torch.arange(cells, dtype=torch.float64) + 0.5) * (side / cells) - 0.5).clamp_(0, side - 1)
         # Interpolated, a 0/1 step rises over the one pixel before the content and falls over the one after it.
-        rise, fall = (at - first + 1).clamp_(0, 1), (first + content - at).clamp_(0, 1)
-        return torch.minimum(rise, fall)
+        return torch.minimum(at - (first - 1), (first + content) - at).clamp_(0, 1)
 
-    return (along(height, rows)[:, None] * along(width, columns)).flatten().float()
+    return _lines(content_at, size, grid)
+
+
+def _lines(share: Callable[[int, int, int], Tensor], size: Tuple[int, int], grid: Tuple[int, int]) -> Tensor:
+    """`share(side, content, cells)` along the shorter side of an image, the same on every line across it, flat."""
+    width, height = pair(size, "size (width, height)")
+    rows, columns = pair(grid, "grid (rows, columns)")
+    if height < width:
+        lines = share(width, height, rows)[:, None]
+    else:
+        lines = share(height, width, columns)
+    return lines.float().expand(rows, columns).reshape(-1)
 
 
 @dataclass(frozen=True)
@@ -95,14 +98,15 @@ class Padding:
             raise ValueError(f"padding threshold must lie in 0..1; got {self.threshold!r}")
 
     def valid(self, what: Any, grid: Optional[Tuple[int, int]] = None) -> Tensor:
-        """True where a token shows the picture; valid(span) is [V], valid((width, height), (rows, columns)) the grid."""
+        """True where a token shows the picture: valid(span) is [V], valid((width, height), (rows, columns)) is flat."""
         if isinstance(what, Span):
             whole = self.whole(what)
-            return (
-                whole if what.index is None else whole[what.index.to(whole.device)] | (what.index < 0).to(whole.device)
-            )
+            if what.index is None:
+                return whole
+            # The slot behind the last one belongs to index -1, a token that is no patch.
+            return torch.cat([whole, whole.new_ones(1)]).to(what.index.device)[what.index]
         size, grid = (what, grid) if grid is not None else what
-        return square(size, grid, self.rule, self.threshold).clone()
+        return square(tuple(size), tuple(grid), self.rule, self.threshold).clone()
 
     def whole(self, span: Span) -> Tensor:
         """[length] True where a token of the unpruned span shows the picture, or is no patch at all. On the CPU."""

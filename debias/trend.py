@@ -6,18 +6,16 @@ import hashlib
 import math
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
-
-from debias import fit as fitting
 
 KINDS = ("exponential", "inverse_cubic", "table", "rope", "online")
 SCOPES = ("sequence", "frame", "factorised")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Trend:
     """A trend gives every original raster index a weight; score * weight is the score divided by the trend.
 
@@ -35,16 +33,15 @@ class Trend:
     kind: str
     rate: float = 0.0
     coefficients: Tuple[float, ...] = ()
-    values: Tuple[float, ...] = field(default=(), repr=False)
+    values: Tuple[float, ...] = ()
     floor: float = 0.0
     length: Optional[int] = None
     scope: str = "sequence"
     between: Optional[Trend] = None
     source: str = field(default="", compare=False)
-    amplitude: Optional[float] = field(default=None, compare=False, repr=False)
-    r2: Optional[float] = field(default=None, compare=False, repr=False)
-    residual: Optional[Tensor] = field(default=None, compare=False, repr=False)
-    digest: str = field(default="", init=False, compare=False)
+    amplitude: Optional[float] = field(default=None, compare=False)
+    r2: Optional[float] = field(default=None, compare=False)
+    residual: Optional[Tensor] = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -56,13 +53,24 @@ class Trend:
         numbers = (self.rate, self.floor, *self.coefficients, *self.values)
         if not all(math.isfinite(number) for number in numbers):
             raise ValueError(f"a trend needs finite numbers; this {self.kind} trend holds NaN or infinity")
-        if self.kind == "table":
-            object.__setattr__(self, "digest", hashlib.sha256(repr(self.values).encode()).hexdigest()[:12])
+        if self.kind == "online" and self.scope != "sequence":
+            raise ValueError(f"an online trend runs over the sequence; got scope {self.scope!r}")
         state = (self.kind, *numbers, self.length, self.scope, self.between)
         object.__setattr__(self, "_hash", hash(state))
 
     def __hash__(self) -> int:  # computed once: it is asked for at every call, and a table is long
         return self._hash  # type: ignore[attr-defined, no-any-return]
+
+    def __repr__(self) -> str:
+        """Everything that decides the weights, a table by its fingerprint: this is what a run is known by."""
+        shown = [repr(self.kind)]
+        for name in ("rate", "coefficients", "floor", "length", "scope", "between"):
+            value = getattr(self, name)
+            if value != type(self).__dataclass_fields__[name].default:
+                shown.append(f"{name}={value!r}")
+        if self.values:
+            shown.append("values=" + hashlib.sha256(repr(self.values).encode()).hexdigest()[:16])
+        return f"Trend({', '.join(shown)})"
 
     # -- the kinds -----------------------------------------------------------------------------------------------------
 
@@ -95,18 +103,17 @@ class Trend:
         return cls.table(mean.min() / mean)
 
     @classmethod
-    def rope(cls, head_dim: int = 128, theta: float = 10000.0, gap: int = 1, strength: Optional[float] = None) -> Trend:
+    def rope(cls, strength: float = 1.0, head_dim: int = 128, theta: float = 10000.0, gap: int = 1) -> Trend:
         """Attention that a query without content would give by rotation alone, for any length.
 
-        Query and key are the same vector with all channels equal, so that at distance d their product is
-        strength * mean(cos(d * theta ** (-2 j / head_dim))), j < head_dim / 2; attention is the exponential of that.
-        strength: sqrt(head_dim) is the product that channels of size one have after the usual scaling (the default).
+        Query and key are one vector with all channels alike, so at distance d their product is
+        strength * mean over j < head_dim / 2 of cos(d * theta ** (-2 j / head_dim)); attention is its exponential.
+        strength: the product at distance 0. sqrt(head_dim) if every channel has size one; Trend.fit measures it.
         gap: distance from the last visual token to the query row.
         """
         if head_dim < 2 or head_dim % 2 or theta <= 1 or gap < 0:
-            raise ValueError(f"rope needs an even head_dim, theta > 1, gap >= 0; got {head_dim}, {theta}, {gap}")
-        strength = math.sqrt(head_dim) if strength is None else float(strength)
-        return cls("rope", rate=strength, coefficients=(float(head_dim), float(theta), float(gap)))
+            raise ValueError(f"rope needs an even head_dim, theta > 1 and gap >= 0; got {head_dim}, {theta}, {gap}")
+        return cls("rope", rate=float(strength), coefficients=(float(head_dim), float(theta), float(gap)))
 
     @classmethod
     def online(cls) -> Trend:
@@ -125,9 +132,9 @@ class Trend:
     @classmethod
     def published(cls, method: str, benchmark: Optional[str] = None) -> Trend:
         """A trend of the authors' release. Without a benchmark: the mean of the method's published rates."""
-        from debias import trends
+        from debias.trends import find
 
-        return trends.published(method, benchmark)
+        return find(method, benchmark)
 
     # -- use -----------------------------------------------------------------------------------------------------------
 
@@ -151,22 +158,25 @@ class Trend:
                 f"this trend was fitted for {self.length} positions and is asked for {count}; fit one for this layout, "
                 f"or use Trend.exponential(rate) to carry its rate over on purpose"
             )
-        i = torch.arange(count, dtype=torch.float64)
         if self.kind == "table":
             return torch.tensor(self.values, dtype=torch.float64)
+        i = torch.arange(count, dtype=torch.float64)
         if self.kind == "exponential":
             decay = (-self.rate * i).exp()
-            return (1 + self.floor) * decay / (1 + self.floor * decay)
-        if self.kind == "rope":
+            values = (1 + self.floor) * decay / (1 + self.floor * decay)
+        elif self.kind == "rope":
             pull = self.rate * self.regressor(count)
-            return (pull.min() - pull).exp()
-        if self.kind == "online":
+            values = (pull.min() - pull).exp()
+        elif self.kind == "inverse_cubic":
+            c1, c2, c3 = self.coefficients
+            values = 1 / (1 + i * (c1 + i * (c2 + i * c3)))
+        else:
             raise ValueError("an online trend has no weights of its own; it is fitted to each score")
-        c1, c2, c3 = self.coefficients
-        cubic = 1 + i * (c1 + i * (c2 + i * c3))
-        if count and float(cubic.min()) <= 0:
-            raise ValueError(f"this inverse cubic is not positive over {count} positions")
-        return 1 / cubic
+        if not bool((torch.isfinite(values) & (values > 0)).all()):
+            raise ValueError(
+                f"{self!r} is not positive and finite over {count} positions, so nothing can be divided by it"
+            )
+        return values
 
     # -- fitting -------------------------------------------------------------------------------------------------------
 
@@ -176,13 +186,9 @@ class Trend:
         curve: Union[Tensor, Sequence[float]],
         kind: str = "exponential",
         ignore: Optional[Tensor] = None,
-        weights: Optional[Tensor] = None,
-        scope: str = "sequence",
-        frames: int = 1,
-        refine: bool = False,
-        **options: Any,
-    ) -> Any:
-        """The trend of a mean attention curve [N]; of curves [B, N], a list with one trend each.
+        **how: Any,
+    ) -> Trend:
+        """The trend of a mean attention curve [N], by least squares on its logarithm; `fit_all` takes many.
 
         kind     exponential, rope (fits its strength; options as for Trend.rope), inverse_cubic, average
         ignore   [N] True at positions that must not shape it: padding, sinks, CLS tokens. NaN, infinite, zero and
@@ -190,72 +196,15 @@ class Trend:
         weights  [N] how much each position counts, for example mean^2 / variance
         scope    "frame" fits what all `frames` have in common, "factorised" one exponential within and one over frames
         refine   exponential over the sequence only: go on to amplitude * exp(rate * i) + offset, by scipy
+
+        The trend has a rate, amplitude, r2 and residual: log(curve / fitted), NaN where a position took no part.
         """
-        data = torch.as_tensor(curve).detach().cpu().double()
-        if data.dim() not in (1, 2) or not data.shape[-1]:
-            raise ValueError(f"a curve must be [N] or [B, N] with N at least 1; got shape {tuple(data.shape)}")
-        count = data.shape[-1]
-        if frames < 1 or count % frames:
-            raise ValueError(f"a trend per frame needs equal frames; got {count} positions in {frames} frames")
-        log, weight = fitting.prepare(data, *(None if t is None else t.detach().cpu() for t in (ignore, weights)))
-        used = int((weight > 0).sum(-1).min())
-        if used < 2:
-            raise ValueError(
-                f"a trend needs at least 2 positions that are positive, finite and not to be ignored; "
-                f"this curve of {count} has {used}"
-            )
-        rows = _fit(kind, scope, log.reshape(-1, count), weight.reshape(-1, count), frames, refine, options)
-        return rows[0] if data.dim() == 1 else rows
+        from debias.fit import fit_all
 
-
-def _fit(
-    kind: str, scope: str, log: Tensor, weight: Tensor, frames: int, refine: bool, options: Dict[str, Any]
-) -> List[Trend]:
-    count = log.shape[-1] if scope == "sequence" else log.shape[-1] // frames
-    i = torch.arange(log.shape[-1], dtype=log.dtype)
-    if refine and (kind, scope) != ("exponential", "sequence"):
-        raise ValueError(f"only an exponential over the sequence can be refined; got {kind} over {scope}")
-    if scope == "factorised":
-        if kind != "exponential":
-            raise ValueError(f"a factorised trend is fitted with exponentials; got kind {kind!r}")
-        inner, outer, rest = fitting.plane(log, i % count, i.div(count, rounding_mode="floor"), weight)
-        pairs = zip(inner.tolist(), outer.tolist())
-        made = [
-            Trend.factorised(replace(Trend.exponential(a), length=count), replace(Trend.exponential(b), length=frames))
-            for a, b in pairs
-        ]
-        height = torch.zeros(len(made), dtype=log.dtype)
-    elif kind in ("exponential", "rope"):
-        base = Trend.rope(**options) if kind == "rope" else Trend.exponential(0.0)
-        slope, height, rest = fitting.regress(log, base.regressor(count).repeat(len(i) // count), weight)
-        made = [replace(base, rate=rate, length=count) for rate in slope.tolist()]
-    elif kind in ("inverse_cubic", "average"):
-        share = weight.reshape(len(log), -1, count)
-        total = share.sum(1)
-        curves = (log.exp().reshape(len(log), -1, count) * share).sum(1) / total.clamp(min=torch.finfo(log.dtype).tiny)
-        if kind == "average":
-            made = [Trend.average(fitting.bridge(row, seen), **options) for row, seen in zip(curves, total > 0)]
-        else:
-            made = [replace(Trend.inverse_cubic(*fitting.cubic(*row)), length=count) for row in zip(curves, total)]
-        expected = torch.stack([-trend.curve(count).log() for trend in made]).repeat(1, len(i) // count)
-        _, height, rest = fitting.regress(log - expected, torch.zeros_like(i), weight)
-    else:
-        raise ValueError(
-            f"cannot fit a trend of kind {kind!r}; kinds that can be: exponential, rope, inverse_cubic, average"
-        )
-    if scope == "frame":
-        made = [trend.per_frame() for trend in made]
-    if refine:
-        for n, trend in enumerate(made):
-            rate, amplitude, offset = fitting.refine(log[n].exp(), weight[n], trend.rate, float(height[n].exp()))
-            made[n] = replace(trend, rate=rate, floor=offset / amplitude)
-            height[n] = math.log(amplitude)
-            rest[n] = log[n] - (amplitude * (rate * i).exp() + offset).log()
-    r2, residual = fitting.explained(log, rest, weight), fitting.hide(rest, weight)
-    return [
-        replace(trend, amplitude=float(height[n].exp()), r2=float(r2[n]), residual=residual[n])
-        for n, trend in enumerate(made)
-    ]
+        one = torch.as_tensor(curve)
+        if one.dim() != 1:
+            raise ValueError(f"Trend.fit takes one curve [N], fit_all takes many; got shape {tuple(one.shape)}")
+        return fit_all(one[None], kind, ignore, **how)[0]
 
 
 def rotation(distance: Tensor, head_dim: int, theta: float) -> Tensor:
@@ -276,20 +225,3 @@ def weights(trend: Trend, length: int, frames: int) -> Tensor:
         if trend.between is not None:
             values = values * trend.between.curve(frames).repeat_interleave(length // frames)
     return torch.cat([values, values.new_ones(1)]).float()
-
-
-def describe(trend: Trend) -> Dict[str, Any]:
-    """What a trend is, as plain values that `make` turns back into it."""
-    record: Dict[str, Any] = {"kind": trend.kind}
-    for name in ("rate", "floor", "length", "source", "amplitude", "r2"):
-        value = getattr(trend, name)
-        if value not in (None, "", 0.0) or name == "rate":
-            record[name] = value
-    for name in ("coefficients", "values"):
-        if getattr(trend, name):
-            record[name] = list(getattr(trend, name))
-    if trend.scope != "sequence":
-        record["scope"] = trend.scope
-    if trend.between is not None:
-        record["between"] = describe(trend.between)
-    return record

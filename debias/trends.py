@@ -18,47 +18,84 @@ EVERY = "*"  # stands for every benchmark of a method
 
 
 def parse(text: str, name: str) -> List[Dict[str, Any]]:
-    """The records of a file of [[trend]] tables whose values are JSON: a part of TOML that needs no library to read."""
+    """The records of a trends file: [[trend]] tables of key = value, the value JSON: a part of TOML that reads easily.
+
+    A table [trend.between] below one belongs to it.
+    """
     records: List[Dict[str, Any]] = []
+    table: Dict[str, Any] = {}
     for number, line in enumerate(text.splitlines(), 1):
         line = line.strip()
         if not line or line.startswith("#"):
             continue
-        if line == "[[trend]]":
-            records.append({})
-            continue
-        key, equals, value = line.partition("=")
+        key, equals, value = (part.strip() for part in line.partition("="))
         try:
-            if not (records and equals):
+            if line == "[[trend]]":
+                records.append({})
+                table = records[-1]
+            elif line == "[trend.between]":
+                table = records[-1].setdefault("between", {})
+            elif records and equals and key not in table:
+                table[key] = json.loads(value, parse_constant=_refuse)
+            else:
                 raise ValueError
-            records[-1][key.strip()] = json.loads(value)
-        except ValueError:
+        except (ValueError, IndexError):
             raise ValueError(
-                f'{name}, line {number}: expected [[trend]] or, below it, key = value with a number, "text" or a list '
-                f"on one line; found {line!r}"
+                f"{name}, line {number}: expected [[trend]] or, below it, key = value with a new key and a number, "
+                f'a "text" or a list on one line; found {line!r}'
             ) from None
     return records
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
+def dump(records: Sequence[Dict[str, Any]], path: Union[str, Path]) -> None:
+    """Write a trends file: describe(trend) each, with method, benchmark and whatever says where it comes from."""
+    blocks = []
+    for record in records:
+        rows = ["[[trend]]", *_rows({key: value for key, value in record.items() if key != "between"})]
+        if "between" in record:
+            rows += ["[trend.between]", *_rows(record["between"])]
+        blocks.append("\n".join(rows))
+    Path(path).write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
+
+
+def _rows(table: Dict[str, Any]) -> List[str]:
+    return [f"{key} = {json.dumps(value, ensure_ascii=False, allow_nan=False)}" for key, value in table.items()]
+
+
+def describe(trend: Trend) -> Dict[str, Any]:
+    """What a trend is, as plain values that `make` turns back into it."""
+    record: Dict[str, Any] = {"kind": trend.kind}
+    for name in ("rate", "coefficients", "values", "floor", "length", "scope", "source", "amplitude", "r2"):
+        value = getattr(trend, name)
+        if value != Trend.__dataclass_fields__[name].default:
+            record[name] = list(value) if isinstance(value, tuple) else value
+    if trend.between is not None:
+        record["between"] = describe(trend.between)
+    return record
 
 
 def make(record: Dict[str, Any], where: str) -> Trend:
     """The trend that a record describes; keys that say where it comes from stay with the record."""
     try:
-        kind, length = record["kind"], record.get("length")
-        if kind == "exponential":
-            rate = -math.log(record["last"]) / (length - 1) if "last" in record else record["rate"]
-            trend = Trend.exponential(rate, record.get("floor", 0.0))
-        elif kind == "table":
-            trend = Trend.table(record["values"])
-        elif kind in ("inverse_cubic", "rope"):
-            trend = Trend(kind, rate=record.get("rate", 0.0), coefficients=tuple(record["coefficients"]))
-        else:
-            raise ValueError(f"unknown kind {kind!r}")
-        trend = replace(trend, length=length, source=record.get("source", where))
-        if "between" in record:
-            return Trend.factorised(trend, make(record["between"], where))
-        return trend.per_frame() if record.get("scope") == "frame" else trend
+        known = {
+            name: record[name] for name in ("rate", "floor", "length", "scope", "amplitude", "r2") if name in record
+        }
+        if "last" in record:  # the released form: the weight of the last position
+            known["rate"] = -math.log(record["last"]) / (record["length"] - 1)
+        return Trend(
+            record["kind"],
+            coefficients=tuple(record.get("coefficients", ())),
+            values=tuple(record.get("values", ())),
+            between=make(record["between"], where) if "between" in record else None,
+            source=record.get("source", where),
+            **known,
+        )
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{where}: not a trend: {error!s} in {record!r}") from None
+        raise ValueError(f"{where}: not a trend ({error!r}): {record!r}") from None
 
 
 @lru_cache(maxsize=64)
@@ -80,7 +117,7 @@ def load(path: Union[str, Path] = PUBLISHED) -> List[Dict[str, Any]]:
 
 
 def find(method: str, benchmark: Optional[str] = None, path: Union[str, Path] = PUBLISHED) -> Trend:
-    """The trend of a method on a benchmark. Without a benchmark: its trend for every one, or the mean of its rates."""
+    """The trend of a method on a benchmark. Without a benchmark: its one trend, or the mean of its rates."""
     method = names.method(method)
     mine = {record["benchmark"]: record for record in load(path) if record["method"] == method}
     if not mine:
@@ -109,17 +146,3 @@ def mean(trends: Sequence[Trend], method: str) -> Trend:
         length=lengths.pop(),
         source=f"mean of the {len(rates)} rates of {method}",
     )
-
-
-def published(method: str, benchmark: Optional[str] = None) -> Trend:
-    """A trend of the authors' release."""
-    return find(method, benchmark)
-
-
-def dump(records: Sequence[Dict[str, Any]], path: Union[str, Path]) -> None:
-    """Write records to a trends file: describe(trend) with method, benchmark and where it comes from."""
-    blocks = []
-    for record in records:
-        lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in record.items()]
-        blocks.append("\n".join(["[[trend]]", *lines]))
-    Path(path).write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
