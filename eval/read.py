@@ -49,21 +49,16 @@ def records(path: Path, faults: Faults | None = None) -> Iterator[tuple[str, dic
     """(place, record) of a file of JSON lines, one at a time; also of a file that is one JSON list of records."""
     faults = faults or Faults()
     seen = False
-    with _text(path) as lines:
-        try:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                if not seen and line.lstrip().startswith("["):
-                    yield from listed(path, faults)
-                    return
-                seen = True
-                with faults.at(path, f"line {number}"):
-                    yield f"line {number}", _record(_parse(line))
-        except UnicodeDecodeError as error:
-            faults.add(path, f"expected UTF-8 text ({error.reason} at byte {error.start})")
-    if not seen:
-        faults.add(path, "expected one JSON record per line, found an empty file")
+    with faults.at(path):
+        for where, line in lines(path):
+            if not seen and line.lstrip().startswith("["):
+                yield from listed(path, faults)
+                return
+            seen = True
+            with faults.at(path, where):
+                yield where, _record(_parse(line))
+        if not seen:
+            raise ValueError("expected one JSON record per line, found an empty file")
 
 
 def listed(path: Path, faults: Faults | None = None, field: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -79,6 +74,17 @@ def listed(path: Path, faults: Faults | None = None, field: str = "") -> Iterato
         for number, record in enumerate(value, 1):
             with faults.at(path, f"record {number}"):
                 yield f"record {number}", _record(record)
+
+
+def lines(path: Path) -> Iterator[tuple[str, str]]:
+    """(place, line) of a text file, without the empty lines."""
+    with _text(path) as file:
+        try:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield f"line {number}", line
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: expected UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
 def read_json(path: Path) -> Any:

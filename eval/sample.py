@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from eval.read import records
+from eval.read import lines, read_json, records
 
 Row = dict[str, Any]
 
@@ -39,6 +39,10 @@ class Sample:
         if not self.group:
             object.__setattr__(self, "group", self.key)
 
+    def but(self, **changes: Any) -> Sample:
+        """The same question, with some fields changed."""
+        return replace(self, **changes)
+
 
 def make_row(sample: Sample, text: str, model_id: str, metadata: Mapping[str, Any]) -> Row:
     """An answer in LLaVA's format. Its `answer_id` is a digest, so that a run repeated is a file repeated."""
@@ -55,15 +59,24 @@ def make_row(sample: Sample, text: str, model_id: str, metadata: Mapping[str, An
     }
 
 
-def read_rows(paths: Path | Iterable[Path]) -> Iterator[Row]:
-    """Answer rows of one or more files, JSON lines or one JSON list, whoever wrote them."""
+def read_rows(paths: str | Path | Iterable[str | Path]) -> Iterator[Row]:
+    """Answer rows of one or more files, whoever wrote them: JSON lines, a JSON list, or an object id -> answer."""
     for path in [paths] if isinstance(paths, str | Path) else paths:
-        for where, row in records(Path(path)):
+        for where, row in _answer_records(Path(path)):
             try:
                 row_id(row), row_text(row)
             except ValueError as error:
                 raise ValueError(f"{path}, {where}: {error}") from None
             yield row
+
+
+def _answer_records(path: Path) -> Iterator[tuple[str, Row]]:
+    first = next((line.strip() for _, line in lines(path)), "")
+    if first.startswith("{") and not any(f'"{name}"' in first for name in ID_FIELDS + TEXT_FIELDS):
+        for id, text in read_json(path).items():
+            yield f"entry {id!r}", {"question_id": id, "text": text}
+    else:
+        yield from records(path)
 
 
 def row_id(row: Mapping[str, Any]) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from eval.images import check_image
-from eval.read import Fault, Faults
+from eval.read import Fault, Faults, records, want
 from eval.sample import Row, Sample, Score, row_id, row_text
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -23,14 +24,14 @@ LETTER = "Answer with the option's letter from the given choices directly."
 class Benchmark:
     """One benchmark. A subclass reads its files (`read`), judges one answer (`item`), and says what the headline is."""
 
-    folders: ClassVar[tuple[str, ...]]  # its names below the data root
-    marks: ClassVar[tuple[str, ...]]  # files that show that a folder is this benchmark's
-    expected_n: ClassVar[int]  # questions of the official set
-    metric: ClassVar[str]
-    media: ClassVar[str] = "image"
-    conversation: ClassVar[str] = "vicuna_v1"
-    max_new_tokens: ClassVar[int] = 128
-    unanswered: ClassVar[str] = ""  # where to score a split without public answers
+    folders: tuple[str, ...]  # its names below the data root
+    marks: tuple[str, ...]  # files that show that a folder is this benchmark's
+    expected_n: int  # questions of the official set
+    metric: str
+    media: str = "image"
+    conversation: str = "vicuna_v1"
+    max_new_tokens: int = 128
+    unanswered: str = ""  # where to score a split without public answers
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -47,6 +48,9 @@ class Benchmark:
 
         `media=False` leaves images and videos aside: scoring needs the annotations only.
         """
+        for name in options:
+            if name not in inspect.signature(self.read).parameters:
+                raise ValueError(f"{self.name} has no option {name!r}")
         faults = faults or Faults()
         home = self.home(Path(data))
         samples: dict[str, Sample] = {}
@@ -65,7 +69,7 @@ class Benchmark:
         """The folder with the benchmark's files: one of its names below the data root, or `data` itself."""
         places = [*(data / folder for folder in self.folders), data]
         for place in places:
-            if any((place / mark).exists() for mark in self.marks):
+            if any(any(place.glob(mark)) for mark in self.marks):
                 return place
         looked = ", ".join(str(place) for place in places)
         raise ValueError(f"{data}: no files of {self.name}; expected {' or '.join(self.marks)} in {looked}")
@@ -117,8 +121,11 @@ class Benchmark:
             found[key] = row_text(row)
         return found
 
-    def score(self, rows: Iterable[Row], samples: Sequence[Sample], **options: Any) -> Score:
-        """Scores answer rows. A question without an answer is wrong, and counted."""
+    def score(self, rows: Iterable[Row], samples: Sequence[Sample], judged: Mapping[str, Any] | None = None) -> Score:
+        """Scores answer rows. A question without an answer is wrong, and counted.
+
+        `judged`: what a judge said, key -> judgement, for the benchmarks that have one (`grade`).
+        """
         if not samples:
             raise ValueError(f"{self.name}: no questions to score")
         hidden = next((sample for sample in samples if sample.target is None), None)
@@ -128,12 +135,15 @@ class Benchmark:
         items: dict[str, float] = {}
         unparsed = 0
         for sample in samples:
-            item = self.item(sample, found[sample.key]) if sample.key in found else 0.0
-            unparsed += sample.key in found and (item is None or self.unclear(sample, found[sample.key]))
-            items[sample.key] = item or 0.0
+            items[sample.key] = 0.0
+            if sample.key in found:
+                answer = found[sample.key]
+                item = self.item(sample, answer) if judged is None else self.grade(sample, answer, judged)
+                unparsed += item is None or self.unclear(sample, answer)
+                items[sample.key] = item or 0.0
         values = np.array(list(items.values()))
         return Score(
-            name=self.name,
+            name=self.called(samples),
             value=float(self.statistic(samples, values)(np.ones(len(items)))),
             metric=self.metric,
             parts=self.parts(samples, values, found),
@@ -145,9 +155,17 @@ class Benchmark:
             info=self.info(samples, found),
         )
 
+    def called(self, samples: Sequence[Sample]) -> str:
+        """The score's name: a stand-in for the official number never carries the official name."""
+        return self.name
+
     def item(self, sample: Sample, answer: str) -> float | None:
         """0..1 for one answer; None where the parser finds no choice in it (scored 0, and counted)."""
         raise TypeError(f"{type(self).__name__} does not say how an answer is judged")
+
+    def grade(self, sample: Sample, answer: str, judged: Mapping[str, Any]) -> float | None:
+        """0..1 for one answer, given what a judge said."""
+        raise ValueError(f"{self.name} is scored without a judge")
 
     def unclear(self, sample: Sample, answer: str) -> bool:
         """True for an answer that is scored, but only because the official parser takes anything for a choice."""
@@ -167,6 +185,29 @@ class Benchmark:
         return {}
 
 
+def questions(path: Path, root: Path, faults: Faults, **fixed: Any) -> Iterator[Sample]:
+    """The questions of one of LLaVA's question files, with pictures in `root`."""
+    for where, record in records(path, faults):
+        with faults.at(path, where):
+            name = want(record, "image")
+            id, text, category = (
+                want(record, "question_id", int, str),
+                want(record, "text"),
+                record.get("category") or "",
+            )
+            yield Sample(id, text, root / name, group=name, category=category, root=root, **fixed)
+
+
+def ten_answers(record: Mapping[str, Any]) -> list[str]:
+    """The ten human answers of a VQA record, given as strings or as objects with an `answer`."""
+    answers = [
+        answer if isinstance(answer, str) else want(answer, "answer") for answer in want(record, "answers", list)
+    ]
+    if len(answers) != 10:
+        raise ValueError(f"expected 10 human answers, found {len(answers)}")
+    return answers
+
+
 def shown(key: str) -> str:
     return f"question {key!r:.160}"
 
@@ -177,11 +218,23 @@ def mean(items: Array, where: Array | None = None) -> Statistic:
     return lambda weights: ratio(100 * (weights @ (items * mask)), weights @ mask)
 
 
+def all_right(samples: Sequence[Sample], items: Array) -> tuple[Array, Array]:
+    """For groups that count as one: (1 where the whole group is right, 1 at the first sample of each group)."""
+    right: dict[str, float] = {}
+    first: dict[str, int] = {}
+    for index, (sample, item) in enumerate(zip(samples, items, strict=True)):
+        right[sample.group] = min(right.get(sample.group, 1.0), float(item))
+        first.setdefault(sample.group, index)
+    marks = np.zeros(len(items))
+    marks[list(first.values())] = 1
+    return np.array([right[sample.group] for sample in samples]), marks
+
+
 def ratio(top: Array, bottom: Array) -> Array:
     return np.divide(top, bottom, out=np.zeros_like(top * 1.0), where=np.asarray(bottom) != 0)
 
 
-def means(labels: Iterable[str], items: Array, prefix: str = "") -> dict[str, float]:
+def means(labels: Iterable[str], items: Iterable[float], prefix: str = "") -> dict[str, float]:
     """Mean x 100 of the items under each label, labels in alphabetical order; an empty label is no label."""
     found: dict[str, list[float]] = {}
     for label, item in zip(labels, items, strict=True):

@@ -23,7 +23,7 @@ def write(folder, per_category=6, wording="Is there a {} in the image?", extra=0
                               "text": wording.format(thing) + SUFFIX})  # fmt: skip
             labels.append({"question_id": number + 1, "image": name, "text": wording.format(thing),
                            "label": "yes" if number % 2 == 0 else "no"})  # fmt: skip
-        for number in range(extra):
+        for number in range(extra if category == "random" else 0):
             labels.append(
                 {"question_id": 9, "image": "z", "text": f"Is there a z{number} in the image?", "label": "no"}
             )
@@ -118,7 +118,7 @@ def test_the_old_spelling_joins_with_the_new(folder):
 
 def test_newer_labels_are_refused(folder):
     write(folder, extra=90)
-    with pytest.raises(ValueError, match=r"adversarial.json: 90 labels belong to no question.*e3e39262"):
+    with pytest.raises(ValueError, match=r"random.json: 90 labels belong to no question.*e3e39262"):
         get("pope").load(folder.root)
 
 

@@ -1,0 +1,69 @@
+"""What TGIF-QA, MSVD-QA and MSRVTT-QA share: Video-LLaVA's layout, prompt and judge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.benchmarks.base import Array, means
+from eval.benchmarks.judged import Judged, contained, contained_stems, exact
+from eval.read import Faults, listed, want
+from eval.sample import Row, Sample, Score
+
+ENDINGS = (".mp4", ".avi", ".mov", ".mkv")
+
+
+class VideoQA(Judged):
+    videos: str  # the folder of the clips
+    marks = ("test_q.json",)
+    media = "video"
+    conversation = "llava_v1"
+    max_new_tokens = 1024
+    metric = "accuracy, yes / (yes + no) of a language model"
+
+    def read(self, home: Path, faults: Faults, media: bool) -> Iterator[Sample]:
+        truth: dict[str, tuple[str, str]] = {}
+        source = home / "test_a.json"
+        for where, record in listed(source, faults):
+            with faults.at(source, where):
+                truth[str(want(record, "question_id", str, int))] = want(record, "answer"), str(record.get("type", ""))
+        path, root = home / "test_q.json", home / self.videos
+        clips = {clip.name for clip in root.iterdir()} if media and root.is_dir() else set()
+        for where, record in listed(path, faults):
+            with faults.at(path, where):
+                id, name = want(record, "question_id", str, int), want(record, "video_name")
+                if str(id) not in truth:
+                    raise ValueError(f"question {id!r} is not in {source}; expected the same questions in both")
+                target, kind = truth[str(id)]
+                ending = next((ending for ending in ENDINGS if name + ending in clips), ENDINGS[0])
+                video = root / (name + ending)
+                yield Sample(
+                    id, want(record, "question"), video=video, group=name, target=target, category=kind, root=root
+                )
+
+    def item(self, sample: Sample, answer: str) -> float:
+        return float(contained(sample.target, answer))
+
+    def grade(self, sample: Sample, answer: str, judged: Mapping[str, Any]) -> float | None:
+        said = self.judgement(sample, judged)
+        return None if said is None else {"yes": 1.0, "no": 0.0}.get(str(want(said, "pred")).strip().lower())
+
+    def score(self, rows: Iterable[Row], samples: Sequence[Sample], judged: Mapping[str, Any] | None = None) -> Score:
+        score = super().score(rows, samples, judged)
+        if judged is None:
+            return score
+        grades = [int(want(said, "score", int, float)) for said in judged.values() if said is not None]
+        return replace(score, parts={**score.parts, "score": sum(grades) / score.n})
+
+    def parts(self, samples: Sequence[Sample], items: Array, found: Mapping[str, str]) -> dict[str, float]:
+        ways = {"exact": exact, "contained": contained, "contained_stems": contained_stems}
+        shares = {
+            f"em/{name}": 100
+            * float(np.mean([way(s.target, found[s.key]) if s.key in found else 0.0 for s in samples]))
+            for name, way in ways.items()
+        }
+        return {**shares, **means([sample.category for sample in samples], items, "type/")}
