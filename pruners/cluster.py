@@ -1,0 +1,27 @@
+"""Density-peak clustering (DPC-KNN) of token states, without random noise: ties go to the earlier token."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def density_peaks(states: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Cluster [M, D] `states`: (label 0..count-1 of each, index of each centre), highest peak first."""
+    states = states.float()
+    # The matrix-multiplication form of cdist leaves a token at a distance from itself, which the density would see.
+    distance = torch.cdist(states, states, compute_mode="donot_use_mm_for_euclid_dist") / states.shape[-1] ** 0.5
+    density = distance.topk(count, largest=False).values.square().mean(-1).neg().exp()
+    place = density.argsort(descending=True, stable=True).argsort()
+    denser = place[None, :] < place[:, None]
+    separation = torch.where(denser, distance, distance.max()).amin(-1)
+    centres = (density * separation).argsort(descending=True, stable=True)[:count]
+    labels = distance[centres].argmin(0)
+    labels[centres] = torch.arange(count, device=states.device)
+    return labels, centres
+
+
+def cluster_means(states: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Plain mean of each cluster of [M, D] `states` (a matrix product: the same bits on every run of a GPU)."""
+    member = torch.nn.functional.one_hot(labels, count).T.float()
+    return ((member @ states.float()) / member.sum(-1, keepdim=True)).to(states.dtype)

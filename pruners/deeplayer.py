@@ -1,0 +1,85 @@
+"""Deep-layer pruning: look from the middle of the decoder, where attention finds objects, and keep distinct tokens.
+
+The score arithmetic, the selection and the debias are three independent choices, so that an ablation grid is a loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from pruners.base import Cut, Pruner, top
+from pruners.mis import MIS
+from pruners.prior import Prior
+from pruners.schedule import at_depth
+from pruners.scores import Kind, Scores
+from pruners.view import View
+
+
+@dataclass(frozen=True)
+class DeepLayer(Pruner):
+    """Cut before `layer` (default: 12 of 32) by `scores`, select by `selection`. Names stand for their default values:
+    scores="ratio" is Scores("ratio"), selection="mis" is MIS(), prior="FILE" is Prior.load("FILE").
+    """
+
+    layer: int | None = None
+    scores: Scores | Kind = "raw"
+    selection: MIS | Literal["mis", "topk"] = "mis"
+    prior: Prior | str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.scores, str):
+            object.__setattr__(self, "scores", Scores(self.scores))
+        if self.selection == "mis":
+            object.__setattr__(self, "selection", MIS())
+        if isinstance(self.prior, str):
+            object.__setattr__(self, "prior", Prior.load(self.prior))
+        if not isinstance(self.selection, MIS) and self.selection != "topk":
+            raise ValueError(f"selection is 'mis', 'topk' or an MIS(...); got {self.selection!r}")
+
+    @property
+    def arithmetic(self) -> Scores:
+        assert isinstance(self.scores, Scores)
+        return self.scores
+
+    def cut_layer(self, layers: int) -> int:
+        """Where the cut is in a decoder of `layers`."""
+        return at_depth(12, layers) if self.layer is None else self.layer
+
+    def cuts(self, layers: int) -> list[Cut]:
+        also = (at_depth(self.arithmetic.shallow, layers) - 1,) if self.arithmetic.looks_back else ()
+        layer = self.cut_layer(layers)
+        if isinstance(self.prior, Prior):
+            self.prior.check(layer - 1)
+        return [Cut(layer, self.keep, also=also)]
+
+    def score(self, view: View) -> Tensor:
+        return view.attend(rotary=self.arithmetic.rope)[:, 0].mean(0)
+
+    def select(self, score: Tensor, view: View) -> Tensor:
+        # The trend belongs to attention and is gone from `score`; arithmetic comes after it, and sees no padding.
+        score = self.combined(score, view)
+        if not isinstance(self.selection, MIS) or view.count >= len(score):
+            return top(score, view.count)
+        edges = self.selection.graph(view.hidden, *view.places)
+        return self.selection(score, edges, view.count, None if view.valid is None else ~view.valid)
+
+    def combined(self, score: Tensor, view: View) -> Tensor:
+        """The score arithmetic over the valid tokens; silenced ones stay below them in the order they have."""
+        if self.arithmetic.kind == "raw":
+            return score
+        shallow = prior = None
+        if self.arithmetic.looks_back:
+            shallow = view.attend(view.cut.also[0], rotary=self.arithmetic.rope)[:, 0].mean(0)
+        elif isinstance(self.prior, Prior):
+            prior = self.prior.at(view.span, score.device)
+        if view.valid is None:
+            return self.arithmetic(score, shallow, prior)
+        valid = view.valid.nonzero()[:, 0]
+        shallow, prior = (None if part is None else part[valid] for part in (shallow, prior))
+        seen = self.arithmetic(score[valid], shallow, prior)
+        order = (~view.valid).cumsum(0)  # padding falls with its position, below everything seen
+        return (seen.min() - order).index_copy(0, valid, seen)

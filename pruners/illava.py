@@ -1,0 +1,98 @@
+"""iLLaVA: the tokens that get least attention become one, in the vision tower and again in the decoder.
+
+https://arxiv.org/abs/2412.06263
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pruners.base import Budget, Cut, Merged, Pruner, check_budget, tokens_kept
+from pruners.schedule import at_depth, depths
+from pruners.view import View, VisionView
+
+
+def merge_least(states: Tensor, score: Tensor, keep: int, silenced: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Average the tokens below the best `keep` - 1 of [I, V, D] `states` into one: (kept ascending, new states).
+
+    The average stands in the place of the best of them. As upstream has it, weights run 1, 2, 3, ... from there
+    down, so the least attended token weighs most; `silenced` tokens weigh nothing unless all of the group is silenced.
+    """
+    order = score.argsort(dim=-1, descending=True, stable=True)
+    group = order[:, keep - 1 :]
+    weight = torch.arange(1, group.shape[1] + 1, device=states.device).float().expand(group.shape)
+    if silenced is not None:
+        heard = weight * ~silenced.gather(1, group)
+        weight = torch.where(heard.any(-1, keepdim=True), heard, weight)
+    rows = torch.arange(len(states), device=states.device)
+    members = states[rows[:, None], group].float()
+    merged = (weight[..., None] * members).sum(1) / weight.sum(-1, keepdim=True)
+    states = states.clone()
+    states[rows, group[:, 0]] = merged.to(states.dtype)
+    return order[:, :keep].sort(-1).values, states
+
+
+@dataclass(frozen=True)
+class ILLaVA(Pruner):
+    """The authors wrote iLLaVA for SigLIP towers and Qwen2 decoders. This port to CLIP towers and LLaVA-1.5 is ours:
+    the [CLS] token takes no part in merging, and merges are spread evenly over the same four layers of the tower.
+
+    `keep`: what the decoder goes on with after `layer`. `tower_keep`: what the tower hands over, by default the share
+    that the authors' setting leaves; 1.0 leaves the tower alone.
+    """
+
+    layer: int | None = None  # 8 of 32
+    tower_keep: Budget = 284 / 576
+    tower_layers: tuple[int, ...] | None = None  # 5, 6, 7, 8 of 24
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_budget(self.tower_keep)
+
+    def tower_count(self, tokens: int) -> int:
+        """Tokens of an image of `tokens` that the tower hands over, never fewer than the decoder is to keep."""
+        return max(tokens_kept(self.tower_keep, tokens), tokens_kept(self.keep, tokens), 1)
+
+    def cuts(self, layers: int) -> list[Cut]:
+        return [Cut(at_depth(8, layers) if self.layer is None else self.layer, self.keep)]
+
+    def score(self, view: View) -> Tensor:
+        return view.attention[:, 0].mean(0)
+
+    def merge(self, view: View, kept: Tensor) -> Merged | None:
+        assert view.score is not None
+        if len(kept) == len(view.score) or not len(kept):
+            return None
+        silenced = None if view.valid is None else ~view.valid[None]
+        _, states = merge_least(view.hidden[None], view.score[None], len(kept), silenced)
+        return Merged(states[0, kept], kept, torch.ones_like(kept, dtype=torch.bool))
+
+    def vision_layers(self, layers: int) -> Sequence[int]:
+        if self.tower_keep == 1.0 or self.keep == 1.0:
+            return ()
+        return depths((5, 6, 7, 8), layers, reference=24) if self.tower_layers is None else self.tower_layers
+
+    def vision_merge(self, view: VisionView) -> Merged:
+        patch = (view.index >= 0).nonzero()[:, 0]
+        left = view.stages - view.stage
+        goal = min(len(patch), self.tower_count(view.total))
+        keep = goal + (len(patch) - goal) * (left - 1) // left
+        score = view.attention.mean((0, 1))[patch]
+        silenced = None if view.valid is None else ~view.valid[patch]
+        if silenced is not None:
+            score = score.masked_fill(silenced, -1)
+        kept, states = merge_least(
+            view.hidden[patch][None], score[None], keep, None if silenced is None else silenced[None]
+        )
+        hidden = view.hidden.index_copy(0, patch, states[0])
+        place = torch.cat([(view.index < 0).nonzero()[:, 0], patch[kept[0]]]).sort().values
+        return Merged(hidden[place], place, torch.ones_like(place, dtype=torch.bool))
+
+    def mean_count(self, layers: int, tokens: int) -> float:
+        before, after = self.tower_count(tokens), self.counts(layers, tokens)[0]
+        layer = self.cuts(layers)[0].layer
+        return (before * layer + after * (layers - layer)) / layers

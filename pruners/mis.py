@@ -1,0 +1,76 @@
+"""Maximal independent set: keep high scores that do not repeat each other, in meaning or in place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+def independent(adjacent: Tensor, free: Tensor) -> Tensor:
+    """The set a sequential greedy walk over nodes 0..n-1 picks from the `free` ones, in a few parallel rounds.
+
+    A node none of whose undecided neighbours comes before it will be picked by the walk whatever happens elsewhere;
+    picking all of these at once, and striking out their neighbours, leaves a smaller problem of the same kind.
+    """
+    before = adjacent & torch.ones_like(adjacent).tril(-1)
+    picked = torch.zeros_like(free)
+    while bool(free.any()):
+        first = free & ~(before & free).any(-1)
+        picked |= first
+        free = free & ~first & ~(adjacent & first).any(-1)
+    return picked
+
+
+@dataclass(frozen=True)
+class MIS:
+    """Selection by independent set. The first `r_pivot` of the budget are the top scores, whatever their neighbours.
+
+    The D2Pruner paper can be read in several ways; each reading is a field. `rule`: `fused` joins likeness and
+    adjacency in one number, `union` takes an edge from either, `semantic` looks at likeness only.
+    """
+
+    r_pivot: float = 0.7
+    theta: float = 0.8
+    alpha: float = 0.5
+    rule: Literal["fused", "union", "semantic"] = "fused"
+    suppress_pivots: bool = True
+    radius: float = 1.5
+
+    def graph(self, features: Tensor, xy: Tensor, view: Tensor) -> Tensor:
+        """[N, N] bool: who repeats whom. `xy` [N, 2] are patch places, `view` [N] says which picture they lie in."""
+        unit = torch.nn.functional.normalize(features.float(), dim=-1)
+        likeness = unit @ unit.T
+        if self.rule == "semantic":
+            edges = likeness > self.theta
+        else:
+            offset = xy[:, None].float() - xy[None].float()
+            near = (offset.square().sum(-1) <= self.radius**2) & (view[:, None] == view[None])
+            if self.rule == "union":
+                edges = near | (likeness > self.theta)
+            else:
+                edges = self.alpha * likeness.clamp_min(0) + (1 - self.alpha) * near > self.theta
+        return edges.fill_diagonal_(False)
+
+    def __call__(self, score: Tensor, edges: Tensor, keep: int, silenced: Tensor | None = None) -> Tensor:
+        """Ascending indices of `keep` tokens: pivots, then the independent set, then the best of what is left.
+
+        `silenced` tokens come after every other one, also after those that an edge has blocked.
+        """
+        n = len(score)
+        silenced = torch.zeros(n, dtype=torch.bool, device=score.device) if silenced is None else silenced
+        order = score.argsort(descending=True, stable=True)
+        order = order[silenced[order].to(torch.uint8).argsort(stable=True)]
+        edges, silenced = edges[order][:, order], silenced[order]
+        place = torch.arange(n, device=score.device)
+        pivot = place < max(1, int(self.r_pivot * keep))
+        free = ~pivot & ~silenced
+        if self.suppress_pivots:
+            free &= ~(edges & pivot).any(-1)
+        rank = torch.full_like(place, 2)  # left over: fills what the independent set leaves open
+        rank[independent(edges, free)] = 1
+        rank[silenced] = 3
+        rank[pivot] = 0
+        return order[rank.argsort(stable=True)[:keep]].sort().values

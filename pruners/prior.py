@@ -1,0 +1,164 @@
+"""The average attention of a model over pictures: what D2Pruner divides by.
+
+python -m pruners.prior MODEL FOLDER_OF_IMAGES --out prior.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from debias import Span
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PROMPT = "Please describe the provided image."
+PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Mean attention on each visual token at `layer`, by original raster index.
+
+    `tiles`: the mean is over the tiles of each picture as well, and is repeated for as many as a picture has.
+    """
+
+    values: tuple[float, ...] = field(repr=False)
+    layer: int
+    model: str
+    prompt: str = PROMPT
+    images: int = 0
+    tiles: bool = False
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        digest = hashlib.sha256(torch.tensor(self.values).numpy().tobytes()).hexdigest()[:12]
+        object.__setattr__(self, "digest", digest)
+
+    def at(self, span: Span, device: torch.device) -> Tensor:
+        """The value of each token of `span` that is still there."""
+        table = _table(self, device)
+        if self.tiles and span.total % len(table) == 0:
+            table = table.repeat(span.total // len(table))
+        if len(table) != span.total:
+            raise ValueError(
+                f"the prior has {len(table)} values and the image has {span.total} visual tokens; "
+                "measure one for this layout with `python -m pruners.prior`"
+            )
+        return table[span.raster(device)]
+
+    def check(self, layer: int) -> None:
+        """Refuse a prior that was measured at another layer than the one whose attention it is to divide."""
+        if layer != self.layer:
+            raise ValueError(
+                f"the prior was measured on the attention of layer {self.layer} (counted from 0) and the score reads "
+                f"layer {layer}; measure one for it with `python -m pruners.prior --layer {layer + 1}`"
+            )
+
+    def save(self, path: Path | str) -> None:
+        facts = {name: str(getattr(self, name)) for name in ("layer", "model", "prompt", "images", "tiles")}
+        save_file({"prior": torch.tensor(self.values)}, str(path), metadata=facts)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Prior:
+        """Read what `save` wrote."""
+        if not Path(path).is_file():
+            raise ValueError(f"{path}: no such file; measure a prior with `python -m pruners.prior MODEL IMAGES`")
+        with safe_open(str(path), framework="pt") as file:
+            facts = file.metadata() or {}
+            if "prior" not in file.keys() or "layer" not in facts:  # noqa: SIM118 (not a dict)
+                raise ValueError(
+                    f"{path}: not a prior; expected a tensor 'prior' and its layer, as Prior.save writes them"
+                )
+            values = tuple(file.get_tensor("prior").float().tolist())
+        return cls(
+            values,
+            layer=int(facts["layer"]),
+            model=facts.get("model", ""),
+            prompt=facts.get("prompt", PROMPT),
+            images=int(facts.get("images", 0)),
+            tiles=facts.get("tiles") == "True",
+        )
+
+    @classmethod
+    def measure(
+        cls, adapter: Any, images: Iterable[Image], layer: int = 2, prompt: str = PROMPT, tile: int | None = None
+    ) -> Prior:
+        """Average the attention that a cut before `layer` sees. `tile`: tokens of a tile, to average over tiles."""
+        # A pruner reads a prior, and a prior is measured by a pruner that keeps everything.
+        from pruners.deeplayer import DeepLayer
+        from pruners.models import Request
+
+        probe = DeepLayer(keep=1.0, layer=layer, selection="topk")
+        total, count = torch.zeros(()), 0
+        for image in images:
+            encoded = adapter.encode([Request(prompt, images=[image])])
+            with probe(adapter.model) as trace, torch.inference_mode():
+                adapter.model(**encoded.inputs)
+            recorded = trace.scores[0][0]
+            assert recorded is not None
+            seen = recorded[0].double().cpu()
+            seen = seen if tile is None else seen.view(-1, tile).mean(0)
+            if count and seen.shape != total.shape:
+                raise ValueError(
+                    f"image {count + 1} has {len(seen)} visual tokens and the ones before it have {len(total)}; "
+                    "give the tokens of one tile to average over tiles"
+                )
+            total, count = total + seen, count + 1
+        if not count:
+            raise ValueError("no image to measure the prior on")
+        name = str(getattr(adapter.model.config, "_name_or_path", "") or type(adapter.model).__name__)
+        values = tuple((total / count).float().tolist())
+        return cls(values, layer - 1, Path(name).name, prompt, count, tile is not None)
+
+
+@lru_cache(maxsize=32)
+def _table(prior: Prior, device: torch.device) -> Tensor:
+    return torch.tensor(prior.values, device=device)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure a prior on a folder of images and write it."""
+    from PIL import Image as pillow
+
+    from pruners.models import adapter
+
+    parser = argparse.ArgumentParser(prog="python -m pruners.prior", description=main.__doc__)
+    parser.add_argument("model", help="folder or hub name of a checkpoint")
+    parser.add_argument("images", type=Path, help="folder of pictures; the first --limit by name are used")
+    parser.add_argument("--out", type=Path, default=Path("prior.safetensors"))
+    parser.add_argument(
+        "--layer", type=int, default=2, help="the cut; the attention is that of the layer before (default 2)"
+    )
+    parser.add_argument("--limit", type=int, default=1000)
+    parser.add_argument("--prompt", default=PROMPT)
+    parser.add_argument("--tile", type=int, help="tokens of one tile, for models that see a varying number of tiles")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args(argv)
+    paths = sorted(p for p in options.images.rglob("*") if p.suffix.lower() in PICTURES)[: options.limit]
+    try:
+        bound = adapter(options.model).load(options.model, device=options.device)
+        pictures = (pillow.open(path).convert("RGB") for path in paths)
+        prior = Prior.measure(bound, pictures, options.layer, options.prompt, options.tile)
+    except (OSError, ValueError) as error:
+        print(f"{options.images}: {error}", file=sys.stderr)
+        return 1
+    prior.save(options.out)
+    print(prior)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

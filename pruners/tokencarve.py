@@ -1,0 +1,100 @@
+"""TokenCarve: rank by attention and by information together, keep the best, fold the next into their likes.
+
+https://arxiv.org/abs/2503.10501
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from pruners.base import Cut, Merged, Pruner
+from pruners.view import View
+
+
+def information(states: Tensor) -> Tensor:
+    """L1 norm of each row of U diag(S), from the thin SVD of [V, D] `states`.
+
+    U and S come from the Gram matrix in float64: V x V however wide the model, and finer than a float32 SVD.
+    """
+    wide = states.double()
+    value, vector = torch.linalg.eigh(wide @ wide.T)
+    norm: Tensor = (vector.abs() * value.clamp_min(0).sqrt()).sum(-1)
+    return norm.float()
+
+
+def borda(attention: Tensor, content: Tensor, weight: float) -> Tensor:
+    """Points by place (V for the first, 1 for the last) in the two rankings, `weight` of them for attention's."""
+
+    def points(score: Tensor) -> Tensor:
+        return len(score) - score.argsort(descending=True, stable=True).argsort()
+
+    return weight * points(attention).float() + (1 - weight) * points(content).float()
+
+
+def carve(states: Tensor, top: Tensor, merges: int, silenced: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Fold `merges` of the lower half of `top` into their likes of the upper half: (kept ascending, new states).
+
+    `top` lists tokens of [V, D] `states`, best first. Silenced tokens leave first and leave nothing behind.
+    """
+    half = len(top) // 2
+    upper, lower = top[:half], top[half:]
+    merges = min(half, merges)
+    if not merges:
+        return top.sort().values, states
+    unit = torch.nn.functional.normalize(states.float(), dim=-1)
+    likeness, target = (unit[lower] @ unit[upper].T).max(-1)
+    weight = torch.ones(len(lower), device=states.device)
+    if silenced is not None:
+        likeness = likeness.masked_fill(silenced[lower], torch.inf)
+        weight = (~silenced[lower]).float()
+    order = likeness.argsort(descending=True, stable=True)
+    leave, stay = order[:merges], order[merges:]
+    share = torch.nn.functional.one_hot(target[leave], half).T * weight[leave]
+    total = states[upper].float() + share @ states[lower[leave]].float()
+    states = states.clone()
+    states[upper] = (total / (1 + share.sum(-1, keepdim=True))).to(states.dtype)
+    return torch.cat([upper, lower[stay]]).sort().values, states
+
+
+@dataclass(frozen=True)
+class TokenCarve(Pruner):
+    """Half as many again as the budget are chosen, then folded down to it. `rank`: whose order chooses them."""
+
+    layer: int = 2
+    weight: float = 0.5  # of attention's order, when both choose
+    rank: Literal["both", "information", "attention"] = "both"
+
+    shrink_cache: ClassVar[bool] = True
+
+    def cuts(self, layers: int) -> list[Cut]:
+        return [Cut(self.layer, self.keep)]
+
+    def start(self, view: View) -> dict[str, Tensor]:
+        return {}  # select puts the merged states here for merge to hand on
+
+    def score(self, view: View) -> Tensor:
+        return view.attention[:, 0].mean(0)
+
+    def select(self, score: Tensor, view: View) -> Tensor:
+        if view.count >= len(score):
+            return torch.arange(len(score), device=score.device)
+        states = view.hidden
+        if self.rank != "attention":
+            content = information(states)
+            score = content if self.rank == "information" else borda(score, content, self.weight)
+        silenced = None if view.valid is None else ~view.valid
+        if silenced is not None:
+            score = score.masked_fill(silenced, -1)  # both orders count from zero up
+        chosen = score.argsort(descending=True, stable=True)[: view.count + view.count // 2]
+        kept, view.memo["states"] = carve(states, chosen, len(chosen) - view.count, silenced)
+        return kept
+
+    def merge(self, view: View, kept: Tensor) -> Merged | None:
+        states = view.memo.pop("states", None)
+        if states is None:
+            return None
+        return Merged(states[kept], kept, torch.ones_like(kept, dtype=torch.bool))

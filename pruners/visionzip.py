@@ -1,0 +1,71 @@
+"""VisionZip: before the LLM, keep the patches [CLS] looks at and gather the rest into a few contextual tokens.
+
+https://arxiv.org/abs/2412.04467
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pruners.base import Cut, Merged, Pruner, top
+from pruners.view import View
+
+
+def contextual(features: Tensor, keys: Tensor, rest: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Gather the `rest` (ascending indices) of [N, C] `features` at `count` of them: (indices, their features).
+
+    Every step-th token is a target; the others join the target whose key is most like theirs. As upstream has it,
+    the result is the target's feature plus the mean of those that joined: a sum, not an average.
+    """
+    place = torch.arange(0, len(rest), max(1, len(rest) // max(count, 1)), device=rest.device)[:count]
+    is_target = torch.zeros(len(rest), dtype=torch.bool, device=rest.device).index_fill_(0, place, True)
+    target, source = rest[is_target], rest[~is_target]
+    unit = torch.nn.functional.normalize(keys.float(), dim=-1)
+    if not len(source) or not len(target):
+        return target, features[target]
+    joined = torch.nn.functional.one_hot((unit[source] @ unit[target].T).argmax(-1), len(target)).T.float()
+    mean = (joined @ features[source].float()) / joined.sum(-1, keepdim=True).clamp_min(1)
+    return target, (features[target].float() + mean).to(features.dtype)
+
+
+@dataclass(frozen=True)
+class VisionZip(Pruner):
+    """`dominant`: the share of the budget for patches that [CLS] looks at, [CLS] among them; the rest is contextual."""
+
+    dominant: float = 54 / 64
+
+    positions: ClassVar[str] = "compact"
+    vision: ClassVar[bool] = True
+    role: ClassVar[str] = "vision"
+
+    def cuts(self, layers: int) -> list[Cut]:
+        return [Cut(0, self.keep)]
+
+    def score(self, view: View) -> Tensor:
+        return view.vision.attention.sum(0)
+
+    def select(self, score: Tensor, view: View) -> Tensor:
+        if view.count >= len(score):
+            return torch.arange(len(score), device=score.device)
+        return top(score, max(1, int(view.count * self.dominant + 0.5)) - 1)
+
+    def merge(self, view: View, kept: Tensor) -> Merged | None:
+        patches = view.vision
+        if len(kept) == len(patches.features):
+            return None
+        rest = torch.ones(len(patches.features), dtype=torch.bool, device=kept.device).index_fill_(0, kept, False)
+        count = view.count - 1 - len(kept)
+        if view.valid is not None and (rest & view.valid).sum() >= count:
+            rest &= view.valid
+        targets, gathered = contextual(
+            patches.features, patches.keys.transpose(0, 1).flatten(1), rest.nonzero()[:, 0], count
+        )
+        features = torch.cat([patches.cls[None], patches.features[kept], gathered])
+        first = kept[:1] if len(kept) else targets[:1]  # [CLS] stands where the first token stands
+        place = torch.cat([first, kept, targets])
+        own = torch.arange(len(place), device=kept.device) > 0
+        return Merged(view.project(features), place, own)
