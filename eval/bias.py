@@ -1,0 +1,135 @@
+"""How strongly attention follows position: numbers of one layer's text-to-vision attention, each with its uncertainty.
+
+`scores` is [samples, tokens]: one row a picture and prompt, the attention that the last prompt token gives to each
+visual token (mean over heads). All functions are pure and read nothing but their arguments.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+
+from debias import Trend
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Strength:
+    """The exponential that fits a mean curve: amplitude * exp(rate * i)."""
+
+    rate: float  # per token
+    span: float  # rate * (tokens - 1): the log of last over first
+    r2: float
+
+
+def strength(scores: Array, ignore: Array | None = None) -> Strength:
+    """Of the mean curve; `ignore` marks positions to leave out (padding, sinks, frame CLS tokens)."""
+    mask = None if ignore is None else torch.as_tensor(ignore)
+    trend = Trend.fit(torch.as_tensor(scores.mean(0), dtype=torch.float64), ignore=mask)
+    if trend.r2 is None:
+        raise ValueError("the fit gave no R^2")
+    return Strength(trend.rate, trend.rate * (scores.shape[1] - 1), trend.r2)
+
+
+def spearman(scores: Array, place: Array) -> Array:
+    """[samples] rank correlation of every row with a place per token, signed; nan where either is constant."""
+    ranks = rankdata(scores, axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        a = ranks - ranks.mean(1, keepdims=True)
+        b = rankdata(place) - (len(place) + 1) / 2
+        return (a @ b) / np.sqrt((a * a).sum(1) * (b * b).sum())
+
+
+def noise_floor(tokens: int) -> float:
+    """What |rank correlation| comes to on average when there is no relation at all: sqrt(2 / (pi (n - 1)))."""
+    return math.sqrt(2 / (math.pi * (tokens - 1)))
+
+
+def absolute_correlation(scores: Array, grid: tuple[int, int]) -> float:
+    """The deep-layer paper's number: mean |rank correlation| with row, column and distance to the lower right corner.
+
+    Per picture and per view (tile or frame) of rows x columns tokens. It never falls to zero and cannot tell a shared
+    bias from chance: see `noise_floor` and the signed numbers.
+    """
+    rows, columns = grid
+    if scores.shape[1] % (rows * columns):
+        raise ValueError(f"{scores.shape[1]} tokens are not whole views of {rows} x {columns}")
+    views = scores.reshape(-1, rows * columns)
+    row, column = np.divmod(np.arange(rows * columns), columns)
+    corner = np.hypot(rows - 1 - row, columns - 1 - column)
+    found = np.concatenate([np.abs(spearman(views, place)) for place in (row, column, corner) if np.ptp(place)])
+    found = found[np.isfinite(found)]
+    return float(found.mean()) if len(found) else float("nan")
+
+
+def row_profile(scores: Array, grid: tuple[int, int]) -> Array:
+    """[rows] mean attention of each row of the grid over samples, columns and views, relative to the overall mean."""
+    rows, columns = grid
+    mean = (
+        scores.mean(0)[: scores.shape[1] // (rows * columns) * rows * columns].reshape(-1, rows, columns).mean((0, 2))
+    )
+    return np.asarray(mean / mean.mean())
+
+
+def entropy(scores: Array) -> Array:
+    """[samples] in nats, of each row made to sum to one; divide by log(tokens) to compare layouts."""
+    share = scores / scores.sum(1, keepdims=True)
+    return np.asarray(-np.where(share > 0, share * np.log(np.where(share > 0, share, 1)), 0).sum(1))
+
+
+def prompt_stability(by_prompt: Array) -> float:
+    """by_prompt [pictures, prompts, tokens]: mean cosine between two wordings of one request on a picture."""
+    unit = by_prompt / np.linalg.norm(by_prompt, axis=2, keepdims=True)
+    product = np.einsum("ipt,iqt->ipq", unit, unit)
+    first, second = np.triu_indices(by_prompt.shape[1], 1)
+    if not len(first):
+        return float("nan")
+    return float(product[:, first, second].mean())
+
+
+def kept_shares(kept: Sequence[Array], tokens: int, columns: int, padding: Sequence[Array | None]) -> dict[str, Array]:
+    """Per picture: the share of the kept tokens that show padding, and that lie in the lowest third of the picture.
+
+    The picture is the rows that hold at least one patch that is no padding; kept padding counts towards no third.
+    """
+    in_padding, lowest = [], []
+    row = np.arange(tokens) // columns
+    for indices, pad in zip(kept, padding, strict=True):
+        empty = np.zeros(tokens, bool) if pad is None else pad
+        chosen = np.asarray(indices)[np.asarray(indices) >= 0]
+        in_padding.append(float(empty[chosen].mean()) if len(chosen) else 0.0)
+        shown = chosen[~empty[chosen]]
+        rows = row[~empty]
+        edge = rows.min() + 2 / 3 * (rows.max() + 1 - rows.min()) if len(rows) else 0
+        lowest.append(float((row[shown] + 0.5 >= edge).mean()) if len(shown) else 0.0)
+    return {"padding": np.array(in_padding), "lowest_third": np.array(lowest)}
+
+
+def token_box_iou(cells: Array, kept: Array, box: tuple[float, float, float, float], canvas: tuple[int, int]) -> float:
+    """IoU, in pixels of the canvas, of what the kept tokens show with a box. cells [tokens, 4]: x1 y1 x2 y2."""
+    width, height = canvas
+    area = np.zeros((height, width), bool)
+    for x1, y1, x2, y2 in np.round(np.asarray(cells)[np.asarray(kept)]).astype(int):
+        area[max(0, y1) : y2, max(0, x1) : x2] = True
+    target = np.zeros_like(area)
+    x1, y1, x2, y2 = (round(value) for value in box)
+    target[max(0, y1) : y2, max(0, x1) : x2] = True
+    union = (area | target).sum()
+    return float((area & target).sum() / union) if union else 0.0
+
+
+def bootstrap(
+    statistic: Callable[[Array], float], samples: int, draws: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % percentile interval of a statistic of picture numbers (drawn with repetition)."""
+    rng = np.random.default_rng(seed)
+    values = np.array([statistic(rng.integers(samples, size=samples)) for _ in range(draws)])
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return float(low), float(high)

@@ -1,0 +1,111 @@
+"""Estimators recover what was planted, and only that."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from eval import bias
+
+
+def planted(rate: float, samples: int = 40, tokens: int = 144, noise: float = 0.5, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    scores = np.exp(rate * np.arange(tokens) + noise * rng.standard_normal((samples, tokens)))
+    return scores / scores.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.004, -0.003])
+def test_strength_recovers_a_planted_rate(rate):
+    found = bias.strength(planted(rate, samples=400, noise=0.3))
+    assert found.rate == pytest.approx(rate, abs=3e-4)
+    assert found.span == pytest.approx(found.rate * 143)
+    assert (found.r2 > 0.9) == (rate != 0)
+
+
+def test_strength_can_leave_out_padding():
+    scores = planted(0.004, samples=400, noise=0.1)
+    spiked = scores.copy()
+    spiked[:, :24] *= 50
+    ignore = np.zeros(144, bool)
+    ignore[:24] = True
+    assert bias.strength(spiked, ignore).rate == pytest.approx(bias.strength(scores, ignore).rate, rel=1e-9)
+    assert bias.strength(spiked).rate < 0
+
+
+def test_spearman_is_scipys_and_keeps_its_sign():
+    scores = planted(0.01, samples=5)
+    scores[2] = np.round(scores[2], 3)  # ties
+    place = np.arange(144) // 12
+    expected = [spearmanr(row, place).statistic for row in scores]
+    np.testing.assert_allclose(bias.spearman(scores, place), expected, atol=1e-12)
+    np.testing.assert_allclose(bias.spearman(scores, -place), -np.array(expected), atol=1e-12)
+    assert np.isnan(bias.spearman(np.ones((1, 144)), place)).all()
+
+
+def test_noise_floor_is_what_chance_gives():
+    rng = np.random.default_rng(1)
+    chance = np.abs(bias.spearman(rng.random((4000, 256)), np.arange(256))).mean()
+    assert bias.noise_floor(256) == pytest.approx(chance, rel=0.04)
+    assert bias.noise_floor(256) == pytest.approx(0.05, abs=0.001)
+
+
+def test_the_absolute_correlation_is_blind_to_what_the_signed_one_sees():
+    """A bias that turns round from picture to picture looks the same to |rho|; the signed mean tells them apart."""
+    shared = planted(0.004, samples=200)
+    turned = np.concatenate([shared[:100], shared[100:, ::-1]])
+    absolute = [bias.absolute_correlation(scores, (12, 12)) for scores in (shared, turned)]
+    signed = [bias.spearman(scores, np.arange(144)).mean() for scores in (shared, turned)]
+    assert absolute[0] == pytest.approx(absolute[1], rel=0.1)
+    assert abs(signed[1]) < 0.05 < signed[0]
+
+
+def test_absolute_correlation_by_hand():
+    """One row only has columns: |rho| with column is 1 and with the corner 1; rows are constant and left out."""
+    assert bias.absolute_correlation(np.arange(1.0, 9.0)[None], (1, 8)) == pytest.approx(1)
+    with pytest.raises(ValueError, match="8 tokens are not whole views of 3 x 3"):
+        bias.absolute_correlation(np.ones((1, 8)), (3, 3))
+
+
+def test_row_profile_averages_views():
+    scores = np.array([[1.0, 1, 3, 3, 1, 1, 3, 3]])  # two views of 2 x 2
+    np.testing.assert_allclose(bias.row_profile(scores, (2, 2)), [0.5, 1.5])
+
+
+def test_entropy():
+    np.testing.assert_allclose(bias.entropy(np.array([[1.0, 1, 1, 1], [5, 0, 0, 0]])), [math.log(4), 0], atol=1e-12)
+
+
+def test_prompt_stability():
+    one = np.array([[[1.0, 0], [1, 0], [0, 1]]])
+    assert bias.prompt_stability(one) == pytest.approx(1 / 3)
+    assert math.isnan(bias.prompt_stability(one[:, :1]))
+
+
+def test_kept_shares_count_thirds_inside_the_picture():
+    pad = np.zeros(36, bool)
+    pad[:6] = pad[30:] = True  # first and last of six rows; the picture is rows 1..4
+    kept = [np.array([0, 7, 25, 29])]  # one in the padding, one in row 1, two in row 4
+    shares = bias.kept_shares(kept, 36, 6, [pad])
+    assert shares["padding"][0] == pytest.approx(1 / 4)
+    assert shares["lowest_third"][0] == pytest.approx(2 / 3)
+    assert bias.kept_shares([np.arange(36)], 36, 6, [None])["lowest_third"][0] == pytest.approx(1 / 3)
+
+
+def test_token_box_iou():
+    cells = np.array([[0, 0, 10, 10], [10, 0, 20, 10], [0, 10, 10, 20], [10, 10, 20, 20]])
+    assert bias.token_box_iou(cells, np.array([0, 1]), (0, 0, 20, 10), (20, 20)) == 1
+    assert bias.token_box_iou(cells, np.array([0]), (5, 0, 15, 10), (20, 20)) == pytest.approx(50 / 150)
+    assert bias.token_box_iou(cells, np.array([3]), (0, 0, 10, 10), (20, 20)) == 0
+
+
+def test_bootstrap_covers_the_truth():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for trial in range(40):
+        data = rng.normal(1, 1, 60)
+        low, high = bias.bootstrap(lambda pick, data=data: float(data[pick].mean()), 60, draws=300, seed=trial)
+        hits += low <= 1 <= high
+    assert 33 <= hits <= 40
