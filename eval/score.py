@@ -7,12 +7,14 @@ python -m eval score vizwiz --answers answers.jsonl --data playground/data/eval 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from eval import judge as judging
 from eval.benchmarks import NAMES, get
+from eval.judge import Judge
 from eval.sample import Score, read_rows
 
 
@@ -20,7 +22,7 @@ def score_file(
     name: str,
     answers: str | Path | Sequence[str | Path],
     data: str | Path,
-    judged: Mapping[str, Any] | None = None,
+    judge: Judge | None = None,
     **options: Any,
 ) -> Score:
     """Scores the rows of one or more answer files. Options are the benchmark's: split, ocr, frame, ..."""
@@ -30,7 +32,7 @@ def score_file(
     samples = benchmark.load(data, media=False, **options)
     paths = [answers] if isinstance(answers, str | Path) else list(answers)
     try:
-        return benchmark.score(read_rows(paths), samples, judged)
+        return benchmark.score(read_rows(paths), samples, judge)
     except ValueError as error:
         message = str(error)
         named = any(message.startswith(str(path)) for path in paths)
@@ -52,9 +54,10 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="data root, or the benchmark's folder")
     parser.add_argument("--items", action="store_true", help="with --json: also the score of every question")
     add_options(parser)
+    judging.arguments(parser)
 
     def work(args: argparse.Namespace) -> dict[str, Any]:
-        score = score_file(args.benchmark, args.answers, args.data, **options(args))
+        score = score_file(args.benchmark, args.answers, args.data, judging.from_arguments(args), **options(args))
         if not args.json:
             print(as_text(score))
         return as_json(score, args.items)

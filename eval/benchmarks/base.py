@@ -121,25 +121,29 @@ class Benchmark:
             found[key] = row_text(row)
         return found
 
-    def score(self, rows: Iterable[Row], samples: Sequence[Sample], judged: Mapping[str, Any] | None = None) -> Score:
-        """Scores answer rows. A question without an answer is wrong, and counted.
+    def score(self, rows: Iterable[Row], samples: Sequence[Sample], judge: Any = None) -> Score:
+        """Scores answer rows. A question without an answer is wrong, and counted. `judge`: for those that need one."""
+        self.require_truth(samples)
+        return self.tally(samples, self.answers(rows, samples), self.item)
 
-        `judged`: what a judge said, key -> judgement, for the benchmarks that have one (`grade`).
-        """
+    def require_truth(self, samples: Sequence[Sample]) -> None:
         if not samples:
             raise ValueError(f"{self.name}: no questions to score")
         hidden = next((sample for sample in samples if sample.target is None), None)
         if hidden:
             raise ValueError(f"{self.name}: the answer to {shown(hidden.key)} is not public; {self.unanswered}")
-        found = self.answers(rows, samples)
+
+    def tally(
+        self, samples: Sequence[Sample], found: Mapping[str, str], judged: Callable[[Sample, str], float | None]
+    ) -> Score:
+        """The score, given how one answer is judged (0..1, or None)."""
         items: dict[str, float] = {}
         unparsed = 0
         for sample in samples:
             items[sample.key] = 0.0
             if sample.key in found:
-                answer = found[sample.key]
-                item = self.item(sample, answer) if judged is None else self.grade(sample, answer, judged)
-                unparsed += item is None or self.unclear(sample, answer)
+                item = judged(sample, found[sample.key])
+                unparsed += item is None or self.unclear(sample, found[sample.key])
                 items[sample.key] = item or 0.0
         values = np.array(list(items.values()))
         return Score(
@@ -162,10 +166,6 @@ class Benchmark:
     def item(self, sample: Sample, answer: str) -> float | None:
         """0..1 for one answer; None where the parser finds no choice in it (scored 0, and counted)."""
         raise TypeError(f"{type(self).__name__} does not say how an answer is judged")
-
-    def grade(self, sample: Sample, answer: str, judged: Mapping[str, Any]) -> float | None:
-        """0..1 for one answer, given what a judge said."""
-        raise ValueError(f"{self.name} is scored without a judge")
 
     def unclear(self, sample: Sample, answer: str) -> bool:
         """True for an answer that is scored, but only because the official parser takes anything for a choice."""

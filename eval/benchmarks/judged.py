@@ -9,23 +9,37 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from eval.benchmarks.base import Benchmark, shown
+from eval.benchmarks.base import Benchmark
+from eval.judge import Judge, Question, judge_ids
 from eval.normalise import m4c
-from eval.sample import Row, Sample, Score
+from eval.sample import Row, Score
 
 
 class Judged(Benchmark):
-    def score(self, rows: Iterable[Row], samples: Sequence[Sample], judged: Mapping[str, Any] | None = None) -> Score:
-        score = super().score(rows, samples, judged)
-        if judged is not None:
-            return score
-        return replace(score, name=f"{self.name}_em", metric="share of answers that hold the true one (offline)")
+    task: str  # what the judge is asked (eval.judge.TASKS)
 
-    def judgement(self, sample: Sample, judged: Mapping[str, Any]) -> Any:
-        """What the judge said; None where it said nothing that could be read. A run half judged has no score."""
-        if sample.key not in judged:
-            raise ValueError(f"{self.name}: {shown(sample.key)} has an answer but no judgement; expected one for each")
-        return judged[sample.key]
+    def score(self, rows: Iterable[Row], samples: Sequence[Sample], judge: Judge | None = None) -> Score:
+        self.require_truth(samples)
+        found = self.answers(rows, samples)
+        if judge is None:
+            score = self.tally(samples, found, self.item)
+            return replace(score, name=f"{self.name}_em", metric="share of answers that hold the true one (offline)")
+        asked = [sample for sample in samples if sample.key in found]
+        verdicts = judge.grade(self.task, [Question(s.text, s.target, found[s.key]) for s in asked])
+        said = {sample.key: verdict for sample, verdict in zip(asked, verdicts, strict=True)}
+        score = self.tally(samples, found, lambda sample, _: self.grade(said[sample.key].value))
+        return replace(
+            score,
+            parts={**score.parts, **self.judged_parts([verdict.value for verdict in verdicts], score.n)},
+            info={**score.info, "judge": judge_ids(verdicts)},
+        )
+
+    def grade(self, verdict: Mapping[str, Any] | None) -> float | None:
+        """0..1 for a judge's verdict; None where it could not be read (counted wrong)."""
+        raise TypeError(f"{type(self).__name__} does not say what a verdict is worth")
+
+    def judged_parts(self, verdicts: Sequence[Mapping[str, Any] | None], n: int) -> dict[str, float]:
+        return {}
 
 
 def exact(truth: str, answer: str) -> bool:

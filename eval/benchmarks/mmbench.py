@@ -6,7 +6,6 @@ import base64
 import binascii
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -94,11 +93,6 @@ class Mmbench(Benchmark):
 
     def item(self, sample: Sample, answer: str) -> float | None:
         letter = said(answer, sample.meta["choices"])
-        return None if letter is None else float(letter == sample.target)
-
-    def grade(self, sample: Sample, answer: str, judged: Mapping[str, Any]) -> float | None:
-        """`judged`: the letters that a judge matched to answers in which the rules find none."""
-        letter = said(answer, sample.meta["choices"]) or judged.get(sample.key)
         return None if letter is None else float(letter == sample.target)
 
     def statistic(self, samples: Sequence[Sample], items: Array) -> Statistic:

@@ -19,6 +19,7 @@ class Mmvet(Judged):
     marks = (QUESTIONS,)
     expected_n = 218
     max_new_tokens = 1024
+    task = "mmvet"
     metric = "mean grade of a language model"
 
     def read(self, home: Path, faults: Faults, media: bool) -> Iterator[Sample]:
@@ -45,13 +46,13 @@ class Mmvet(Judged):
             shares.append(sum(contained(element, answer) for element in elements) / len(elements))
         return max(shares)
 
-    def grade(self, sample: Sample, answer: str, judged: Mapping[str, Any]) -> float | None:
-        grade = self.judgement(sample, judged)
-        if grade is None:
+    def grade(self, verdict: Mapping[str, Any] | None) -> float | None:
+        if verdict is None:
             return None
-        if isinstance(grade, bool) or not isinstance(grade, int | float) or not 0 <= grade <= 1:
-            raise ValueError(f"{self.name}: expected a grade from 0 to 1 for question {sample.key!r}, found {grade!r}")
-        return float(grade)
+        grade = float(want(verdict, "score", int, float))
+        if not 0 <= grade <= 1:
+            raise ValueError(f"{self.name}: expected a grade from 0 to 1, found {grade}")
+        return grade
 
     def parts(self, samples: Sequence[Sample], items: Array, found: Mapping[str, str]) -> dict[str, float]:
         """By capability, over the questions that need it (among others), and by exact set of capabilities."""

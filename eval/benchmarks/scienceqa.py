@@ -68,11 +68,11 @@ class Scienceqa(Benchmark):
         pictures = [sample for sample in samples if sample.image]
         return [("scienceqa with pictures", len(pictures), self.expected_n)]
 
-    def score(self, rows: Iterable[Row], samples: Sequence[Sample], judged: Mapping[str, Any] | None = None) -> Score:
+    def score(self, rows: Iterable[Row], samples: Sequence[Sample], judge: Any = None) -> Score:
         rows, pictures = list(rows), [sample for sample in samples if sample.image]
         if {self.key(row) for row in rows} <= {sample.key for sample in pictures}:
             samples = pictures  # many runs leave the questions without a picture out: no overall accuracy then
-        return super().score(rows, samples, judged)
+        return super().score(rows, samples, judge)
 
     def item(self, sample: Sample, answer: str) -> float | None:
         letter = said(answer)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 from eval.benchmarks.base import Array, means
 from eval.benchmarks.judged import Judged, contained, contained_stems, exact
 from eval.read import Faults, listed, want
-from eval.sample import Row, Sample, Score
+from eval.sample import Sample
 
 ENDINGS = (".mp4", ".avi", ".mov", ".mkv")
 
@@ -23,6 +22,7 @@ class VideoQA(Judged):
     media = "video"
     conversation = "llava_v1"
     max_new_tokens = 1024
+    task = "video"
     metric = "accuracy, yes / (yes + no) of a language model"
 
     def read(self, home: Path, faults: Faults, media: bool) -> Iterator[Sample]:
@@ -48,16 +48,12 @@ class VideoQA(Judged):
     def item(self, sample: Sample, answer: str) -> float:
         return float(contained(sample.target, answer))
 
-    def grade(self, sample: Sample, answer: str, judged: Mapping[str, Any]) -> float | None:
-        said = self.judgement(sample, judged)
-        return None if said is None else {"yes": 1.0, "no": 0.0}.get(str(want(said, "pred")).strip().lower())
+    def grade(self, verdict: Mapping[str, Any] | None) -> float | None:
+        return None if verdict is None else {"yes": 1.0, "no": 0.0}.get(want(verdict, "pred").strip().lower())
 
-    def score(self, rows: Iterable[Row], samples: Sequence[Sample], judged: Mapping[str, Any] | None = None) -> Score:
-        score = super().score(rows, samples, judged)
-        if judged is None:
-            return score
-        grades = [int(want(said, "score", int, float)) for said in judged.values() if said is not None]
-        return replace(score, parts={**score.parts, "score": sum(grades) / score.n})
+    def judged_parts(self, verdicts: Sequence[Mapping[str, Any] | None], n: int) -> dict[str, float]:
+        """The mean of the judge's 0..5, cut to whole numbers as the official script does."""
+        return {"score": sum(int(want(verdict, "score", int, float)) for verdict in verdicts if verdict) / n}
 
     def parts(self, samples: Sequence[Sample], items: Array, found: Mapping[str, str]) -> dict[str, float]:
         ways = {"exact": exact, "contained": contained, "contained_stems": contained_stems}
