@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import torch
@@ -70,7 +71,7 @@ class Context:
             span = self.span(sample)
             self._shift[sample] = 0 if image_start is None else image_start - span.start
             if debias.arm != "none":
-                after = debias(score, span.at(self.before(sample, stage, score.shape[-1])), stage, role)
+                after = debias(score, span.at(self.before(sample, stage, score.shape[-1], score.device)), stage, role)
         elif debias.arm != "none":
             raise ValueError(f"{method} asks for a debiased score, but using(...) was given no spans")
         if self.records is not None:
@@ -84,13 +85,13 @@ class Context:
         flat = what.detach().reshape(-1)
         self._kept.setdefault(sample, {})[stage] = (flat, len(flat) if flat.dtype == torch.bool else None)
 
-    def before(self, sample: int, stage: int, count: int) -> Optional[Tensor]:
+    def before(self, sample: int, stage: int, count: int, device: Optional[torch.device] = None) -> Optional[Tensor]:
         """Original raster index of each of the `count` tokens that a cut chooses from; None: all, in order."""
         earlier = [number for number in self._kept.get(sample, {}) if number < stage]
         if earlier:
             index: Optional[Tensor] = self.after(sample, max(earlier))
         else:
-            index = self._first(sample, count)
+            index = self._first(sample, count, device or torch.device("cpu"))
         if index is None or len(index) == count:
             return index
         if len(index) > count:
@@ -118,13 +119,20 @@ class Context:
         count = self._width.get((sample, stage), span.total)
         return debias.merge_weights(weights, group, span.at(self.before(sample, stage, count)), stage)
 
-    def _first(self, sample: int, count: int) -> Optional[Tensor]:
+    def _first(self, sample: int, count: int, device: torch.device) -> Optional[Tensor]:
         # The calling code may place the image a token too late or too early: slots that miss the image are no patch.
         shift, total = self._shift.get(sample, 0), self.span(sample).total
         if not shift:
             return None
-        index = torch.arange(count) + shift
-        return torch.where((index < 0) | (index >= total), torch.full_like(index, -1), index)
+        return shifted(shift, count, total, device)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def shifted(shift: int, count: int, total: int, device: torch.device) -> Tensor:
+    """Raster index of `count` score slots that begin `shift` tokens into the image; -1 for slots that miss it."""
+    index = torch.arange(count, device=device) + shift
+    return torch.where((index < 0) | (index >= total), torch.full_like(index, -1), index)
 
 
 def rescore(

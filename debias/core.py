@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple, Optional, Tuple
+from typing import Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from debias.trend import Trend, weights
 #   vision   an order from the vision tower's own attention, which looks both ways and has no recency to remove
 #   weigh    numbers to sum or average
 ROLES = ("select", "recycle", "vision", "weigh")
-_WHOLE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+_WHOLE = {16: torch.int16, 32: torch.int32, 64: torch.int64}
 
 
 @dataclass(frozen=True)
@@ -77,25 +77,25 @@ class Debias:
             raise ValueError(
                 f"the score has {score.shape[-1]} entries in its last axis and the span has {len(span)} visual tokens"
             )
-        if not score.dtype.is_floating_point:
+        if not score.is_floating_point():
             raise ValueError(f"a score must be floating point; got {score.dtype}")
-        plan = plan_for(trend, self.padding, span, score.dtype, score.device)
-        if (trend is None and plan.valid is None) or not len(span):
+        mask = None if self.padding is None else slots_valid(self.padding, *layout(span), score.device)
+        if (trend is None and mask is None) or not len(span):
             return score
         index = None if span.index is None else span.raster(score.device)
         if trend is not None:
             wide = score if score.dtype == torch.float64 else score.float()
             if trend.kind == "online":
-                weight = own(wide, span.raster(score.device), pick(plan.patch, index))
+                weight = own(wide, span, mask, index)
             else:
-                weight = pick(plan.weight, index)
+                weight = pick(slots_weight(trend, span.total, span.frames, score.device), index)
             score = (wide * weight).to(score.dtype)
-        if plan.valid is None or plan.step is None:
+        if mask is None:
             return score
-        valid = pick(plan.valid, index)
+        valid = pick(mask, index)
         if role == "weigh":
             return torch.where(valid, score, torch.zeros_like(score))
-        return silence(score, valid, pick(plan.step, index))
+        return silence(score, valid, pick(slots_step(span.total, score.dtype, score.device), index))
 
     def merge_weights(self, weights: Tensor, group: Tensor, span: Span, stage: int = 0) -> Tensor:
         """Weights [G] with which the tokens `group` [G] of a span are averaged into one: padding weighs nothing.
@@ -104,11 +104,11 @@ class Debias:
         """
         if self.padding is None or (stage > 0 and self.stages == "first"):
             return weights
-        plan = plan_for(None, self.padding, span, weights.dtype, weights.device)
-        if plan.valid is None:
+        mask = slots_valid(self.padding, *layout(span), weights.device)
+        if mask is None:
             return weights
         index = None if span.index is None else span.raster(weights.device)
-        valid = pick(plan.valid, index)[group.to(weights.device)]
+        valid = pick(mask, index)[group.to(weights.device)]
         return torch.where(valid | ~valid.any(-1, keepdim=True), weights, torch.zeros_like(weights))
 
     def effective(self, span: Span, keep: int) -> int:
@@ -124,7 +124,7 @@ def silence(score: Tensor, valid: Tensor, step: Tensor) -> Tensor:
     Floats of one sign are ordered like their bit patterns, so adding `step` to the pattern of a negative number goes
     that many representable numbers down: strictly, in any dtype, and by next to nothing.
     """
-    whole = _WHOLE[score.element_size()]
+    whole = step.dtype
     low = score.amin(-1, keepdim=True).clamp(max=-torch.finfo(score.dtype).smallest_normal)
     below = (low.view(whole) + step).clamp(max=_bits_of_minus_infinity(score.dtype))
     return torch.where(valid, score, below.view(score.dtype))
@@ -132,29 +132,31 @@ def silence(score: Tensor, valid: Tensor, step: Tensor) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _bits_of_minus_infinity(dtype: torch.dtype) -> int:
-    minus_infinity = torch.tensor([-float("inf")], dtype=dtype)
-    return int(minus_infinity.view(_WHOLE[minus_infinity.element_size()]).item())
+    return int(torch.tensor(-float("inf"), dtype=dtype).view(_WHOLE[torch.finfo(dtype).bits]))
 
 
-def own(score: Tensor, raster: Tensor, patch: Tensor) -> Tensor:
-    """Weights from an exponential fitted to the patches of the score itself."""
+def own(score: Tensor, span: Span, mask: Optional[Tensor], index: Optional[Tensor]) -> Tensor:
+    """Weights from an exponential fitted to the score itself: to its tokens that are patches and show the picture."""
+    raster = span.raster(score.device)
+    ignore = raster < 0
+    if mask is not None:
+        ignore = ignore | ~pick(mask, index)
+    if span.special is not None:
+        special = span.special.to(score.device, non_blocking=True)
+        ignore = ignore | (special if index is None else special[index])
     position = raster.clamp(min=0).to(score.dtype)
-    rate, _, _ = lines.regress(*lines.prepare(score, ~patch), position)
+    rate, _, _ = lines.regress(*lines.prepare(score, ignore), position)
     return (-rate.unsqueeze(-1) * position).exp()
 
 
+# What follows is worked out once per layout and kept on the score's device as slots [length + 1]: one for each token of
+# the unpruned span, and a last one that is read by index -1, a token that is no patch. Inference mode is off meanwhile, so
+# that slots made during generation can serve a training step later.
+
+
 def pick(slots: Tensor, index: Optional[Tensor]) -> Tensor:
-    """The slots of the tokens that are there; the last slot belongs to index -1."""
+    """The slots of the tokens that are there."""
     return slots[:-1] if index is None else slots[index]
-
-
-class Plan(NamedTuple):
-    """What a debias does to the tokens of one unpruned span: [length + 1] each, the last slot for index -1."""
-
-    weight: Tensor  # multiplier; 1 throughout when there is no trend of its own
-    patch: Tensor  # True where an online trend may look
-    valid: Optional[Tensor]  # None: nothing is silenced
-    step: Optional[Tensor]
 
 
 class Same:
@@ -170,52 +172,57 @@ class Same:
         return id(self.tensor)
 
 
-def plan_for(
-    trend: Optional[Trend], padding: Optional[Padding], span: Span, dtype: torch.dtype, device: torch.device
-) -> Plan:
-    fraction, special = (None if t is None else Same(t) for t in (span.fraction, span.special))
-    if padding is None and (trend is None or trend.kind != "online"):
-        return _plan(trend, None, (1, 1), span.frames, None, None, None, span.total, dtype, device)
-    return _plan(trend, padding, span.grid, span.frames, span.size, fraction, special, span.total, dtype, device)
+Layout = Tuple[Tuple[int, int], int, Optional[Tuple[int, int]], int, Optional[Same], Optional[Same]]
+
+
+def layout(span: Span) -> Layout:
+    """Everything about a span that decides which of its tokens are padding."""
+    fraction, special = (None if flags is None else Same(flags) for flags in (span.fraction, span.special))
+    return span.grid, span.frames, span.size, span.total, fraction, special
 
 
 @lru_cache(maxsize=256)
-def _plan(
-    trend: Optional[Trend],
-    padding: Optional[Padding],
+@torch.inference_mode(False)
+def slots_valid(
+    padding: Padding,
     grid: Tuple[int, int],
     frames: int,
     size: Optional[Tuple[int, int]],
+    length: int,
     fraction: Optional[Same],
     special: Optional[Same],
-    length: int,
-    dtype: torch.dtype,
     device: torch.device,
-) -> Plan:
-    valid = torch.ones(length, dtype=torch.bool)
-    if padding is not None:
-        flags = {"fraction": fraction, "special": special}
-        tensors = {name: None if flag is None else flag.tensor for name, flag in flags.items()}
-        valid = padding.whole(Span(0, grid, frames=frames, size=size, length=length, **tensors))
-        # A picture so thin that no patch shows enough of it: nothing can be told apart, so nothing is silenced.
-        valid = valid | ~valid.any()
-    patch = valid if special is None else valid & ~special.tensor.cpu()
-    # Steps beyond a quarter of the 16-bit patterns are alike rather than wrapping round.
-    whole = _WHOLE[torch.finfo(dtype).bits // 8]
-    step = torch.arange(1, length + 2).clamp(max=torch.iinfo(whole).max // 2).to(whole)
+) -> Optional[Tensor]:
+    """True where a token is no padding; None when there is nothing to silence."""
+    if size is None and fraction is None:
+        return None
+    shares, flags = (None if same is None else same.tensor for same in (fraction, special))
+    valid = padding.whole(Span(0, grid, frames=frames, size=size, fraction=shares, special=flags, length=length))
+    # In a picture so thin that no patch shows enough of it, patches cannot be told apart: nothing is silenced.
+    if valid.all() or not valid.any():
+        return None
+    return there(torch.cat([valid, valid.new_ones(1)]), device)
 
-    def there(slots: Tensor) -> Tensor:
-        # A small copy that nobody waits for; everything after it is on the score's device.
-        return slots.to(device, non_blocking=True)
 
-    fixed = trend is not None and trend.kind != "online"
-    silent = not bool(valid.all())
-    return Plan(
-        there(weights(trend, length, frames) if fixed and trend is not None else torch.ones(length + 1)),
-        there(torch.cat([patch, patch.new_zeros(1)])),
-        there(torch.cat([valid, valid.new_ones(1)])) if silent else None,
-        there(step) if silent else None,
-    )
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def slots_weight(trend: Trend, length: int, frames: int, device: torch.device) -> Tensor:
+    """The multiplier of each token."""
+    return there(weights(trend, length, frames), device)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def slots_step(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """How many representable numbers below the lowest score each token falls when it is silenced."""
+    whole = _WHOLE[torch.finfo(dtype).bits]
+    # Beyond half of the 16-bit patterns steps are alike rather than wrapping round.
+    return there(torch.arange(1, length + 2, device="cpu").clamp(max=torch.iinfo(whole).max // 2).to(whole), device)
+
+
+def there(slots: Tensor, device: torch.device) -> Tensor:
+    """A small copy that nobody waits for."""
+    return slots.to(device, non_blocking=True)
 
 
 @lru_cache(maxsize=256)

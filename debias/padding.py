@@ -19,7 +19,7 @@ def covered(total: int, before: float, content: int, cells: int) -> Tensor:
 
     Lengths are counted in units of 1/cells, so that for a whole `before` every number below is a whole number.
     """
-    edges = torch.arange(cells + 1, dtype=torch.float64) * total
+    edges = torch.arange(cells + 1, dtype=torch.float64, device="cpu") * total
     edges = edges.clamp_(before * cells, (before + content) * cells)
     return (edges[1:] - edges[:-1]) / total
 
@@ -61,7 +61,7 @@ def sampled(size: Tuple[int, int], grid: Tuple[int, int]) -> Tensor:
 
     def content_at(side: int, content: int, cells: int) -> Tensor:
         first = (side - content) // 2
-        at = ((torch.arange(cells, dtype=torch.float64) + 0.5) * (side / cells) - 0.5).clamp_(0, side - 1)
+        at = ((torch.arange(cells, dtype=torch.float64, device="cpu") + 0.5) * (side / cells) - 0.5).clamp_(0, side - 1)
         # Interpolated, a 0/1 step rises over the one pixel before the content and falls over the one after it.
         return torch.minimum(at - (first - 1), (first + content) - at).clamp_(0, 1)
 
@@ -116,7 +116,7 @@ class Padding:
             mask = content >= self.threshold if self.rule == "bilinear" else span.fraction.cpu() <= self.threshold
             return mask if special is None else mask | special
         if span.size is None:
-            return torch.ones(span.total, dtype=torch.bool)
+            return torch.ones(span.total, dtype=torch.bool, device="cpu")
         frame = square(span.size, span.grid, self.rule, self.threshold)
         patches = span.total if special is None else span.total - int(special.sum())
         if patches != span.frames * len(frame):
@@ -128,7 +128,7 @@ class Padding:
         mask = frame.repeat(span.frames)
         if special is None:
             return mask
-        whole = torch.ones(span.total, dtype=torch.bool)
+        whole = torch.ones(span.total, dtype=torch.bool, device="cpu")
         whole[~special] = mask
         return whole
 

@@ -145,7 +145,7 @@ class Trend:
 
     def regressor(self, count: int) -> Tensor:
         """float64 [count]: what the logarithm of the trend is a multiple of, the multiple being `rate`."""
-        i = torch.arange(count, dtype=torch.float64)
+        i = torch.arange(count, dtype=torch.float64, device="cpu")
         if self.kind != "rope":
             return i
         head_dim, theta, gap = self.coefficients
@@ -159,8 +159,8 @@ class Trend:
                 f"or use Trend.exponential(rate) to carry its rate over on purpose"
             )
         if self.kind == "table":
-            return torch.tensor(self.values, dtype=torch.float64)
-        i = torch.arange(count, dtype=torch.float64)
+            return torch.tensor(self.values, dtype=torch.float64, device="cpu")
+        i = torch.arange(count, dtype=torch.float64, device="cpu")
         if self.kind == "exponential":
             decay = (-self.rate * i).exp()
             values = (1 + self.floor) * decay / (1 + self.floor * decay)
@@ -209,11 +209,12 @@ class Trend:
 
 def rotation(distance: Tensor, head_dim: int, theta: float) -> Tensor:
     """mean over j < head_dim / 2 of cos(distance * theta ** (-2 j / head_dim)); 1 at distance 0."""
-    turns = theta ** (-2 * torch.arange(head_dim // 2, dtype=torch.float64) / head_dim)
+    turns = theta ** (-2 * torch.arange(head_dim // 2, dtype=torch.float64, device=distance.device) / head_dim)
     return (distance.double()[:, None] * turns).cos().mean(1)
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)
 def weights(trend: Trend, length: int, frames: int) -> Tensor:
     """[length + 1] float32 weights of a whole span on the CPU; the last slot is the weight 1 that index -1 reads."""
     if trend.scope == "sequence":
