@@ -17,6 +17,7 @@ UNSURE = "When the provided information is insufficient, respond with 'Unanswera
 LETTER = "Answer with the option's letter from the given choices directly."
 LETTER_CHINESE = "请直接回答选项字母。"
 OCR = "Reference OCR token: "
+HINT = "Context: The shapes stand on a grid of equal cells."
 REFER = "Please provide the bounding box coordinate of the region this sentence describes: "
 
 

@@ -24,6 +24,8 @@ BACKGROUNDS = ("plain", "striped", "dotted")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 DIGITS = "0123456789"
 
+TEST = 1_000_000_000  # no stage of training uses the seeds from TEST to TEST + 999,999,999
+
 # (columns, rows): squares, landscapes and portraits up to 1:3; each is padded by whole patches
 FORMATS = ((6, 6), (6, 6), (6, 5), (6, 4), (6, 3), (6, 2), (5, 6), (4, 6), (3, 6), (2, 6))
 

@@ -4,13 +4,14 @@ scene = world.scene(seed)              # plain data, the same for the same seed
 picture = world.draw(scene)            # PIL image, long side 96 pixels
 for question in world.questions(scene, seed): ...
 clip = world.clip(seed); frames = world.draw_clip(clip)
+    seeds from world.TEST on have never been trained on: what is scored must come from there
 """
 
 from tiny.check import check
 from tiny.clips import CLIP_KINDS, Actor, Clip, clip, clip_questions, draw_clip
 from tiny.drawing import draw
 from tiny.questions import KINDS, Question, questions, referring, with_options
-from tiny.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, Sign, Thing, scene
+from tiny.scenes import BACKGROUNDS, COLOURS, SHAPES, TEST, Scene, Sign, Thing, scene
 
 __all__ = [
     "BACKGROUNDS",
@@ -18,6 +19,7 @@ __all__ = [
     "COLOURS",
     "KINDS",
     "SHAPES",
+    "TEST",
     "Actor",
     "Clip",
     "Question",

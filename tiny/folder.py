@@ -1,0 +1,64 @@
+"""Writes a trained model as a folder that `from_pretrained` and `AutoProcessor` load."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import (
+    GenerationConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    ProcessorMixin,
+)
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+
+from tiny.model import PATCH
+from tiny.tokenizer import PATCHES
+
+
+def processor(tokens: PreTrainedTokenizerFast) -> LlavaProcessor:
+    """Padding on, as LLaVA-1.5 was trained: the resize and the crop then change a 96-pixel picture in no way."""
+    side = PATCHES * PATCH
+    images = LlavaImageProcessorPil(
+        do_pad=True,
+        size={"shortest_edge": side},
+        crop_size={"height": side, "width": side},
+    )
+    return LlavaProcessor(
+        images,
+        tokens,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=tokens.chat_template,
+    )
+
+
+def write(model: PreTrainedModel, handler: ProcessorMixin, folder: Path) -> None:
+    """Weights as 16-bit floats to keep the repository small; the config says float32, so loading widens them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokens = handler.tokenizer
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokens.bos_token_id,
+        eos_token_id=tokens.eos_token_id,
+        pad_token_id=tokens.pad_token_id,
+        do_sample=False,
+        max_new_tokens=32,
+    )
+    model.set_attn_implementation("sdpa")
+    state = {name: tensor.to(torch.float16) for name, tensor in model.state_dict().items()}
+    model.save_pretrained(folder, state_dict=state)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    for part in (config, config["text_config"], config["vision_config"]):
+        part["dtype"] = "float32"
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    handler.save_pretrained(folder)
+
+
+def load(folder: Path) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    return LlavaForConditionalGeneration.from_pretrained(folder), LlavaProcessor.from_pretrained(folder)

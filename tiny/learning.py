@@ -1,0 +1,74 @@
+"""The training loop of every stage: a budget of minutes that can be interrupted and taken up again."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+def learn(
+    run: Path,
+    stage: str,
+    parameters: list[nn.Parameter],
+    modules: dict[str, nn.Module],
+    minutes: float,
+    rate: float,
+    step_loss: Callable[[int, float], tuple[torch.Tensor, float]],
+    report: Callable[[], dict],
+) -> None:
+    """AdamW with warm-up and cosine over a budget of minutes; saves every two minutes and goes on from there."""
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.01},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=rate,
+        betas=(0.9, 0.98),
+    )
+    saved, spent, step, smooth = run / f"{stage}.pt", 0.0, 0, None
+    if saved.exists():
+        state = torch.load(saved, weights_only=True)
+        spent, step = state["spent"], state["step"]
+        for key, module in modules.items():
+            module.load_state_dict(state[key])
+        if "optimizer" in state:
+            optimizer.load_state_dict(state["optimizer"])
+
+    def keep(done: bool) -> None:
+        state = {key: module.state_dict() for key, module in modules.items()} | {"spent": spent, "step": step}
+        part = saved.with_suffix(".part")
+        torch.save(state if done else state | {"optimizer": optimizer.state_dict()}, part)
+        part.replace(saved)
+
+    log = (run / f"{stage}.jsonl").open("a")
+    last_saved = last_report = spent
+    while spent < 60 * minutes:
+        began = time.time()
+        share = spent / (60 * minutes)
+        for group in optimizer.param_groups:
+            warm = min(1.0, (step + 1) / 200)
+            group["lr"] = rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+        loss, shown = step_loss(step, share)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        smooth = shown if smooth is None else 0.98 * smooth + 0.02 * shown
+        step += 1
+        spent += time.time() - began
+        if spent - last_report > 60:
+            line = {"step": step, "seconds": round(spent), "loss": round(smooth, 4), **report()}
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+            print(stage, line, flush=True)
+            last_report = spent
+        if spent - last_saved > 120:
+            keep(done=False)
+            last_saved = spent
+    keep(done=True)

@@ -1,0 +1,87 @@
+"""Stage 0: the vision tower learns to name what each patch shows."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import CLIPVisionModel
+
+from tiny import tokenizer
+from tiny.drawing import draw
+from tiny.lessons import patch_words
+from tiny.scenes import BACKGROUNDS, COLOURS, DIGITS, LETTERS, SHAPES, SIZES, Scene, scene
+
+# every patch has one value of each group; the first stands for "none of them"
+GROUPS: dict[str, tuple[str, ...]] = {
+    "size": ("", *(f" {word}" for word in SIZES)),
+    "colour": ("", *(f" {word}" for word in COLOURS)),
+    "shape": ("", *(f" {word}" for word in SHAPES), " sign"),
+    "character": ("", *LETTERS, *DIGITS),
+    "ground": ("", *(f" {word}" for word in BACKGROUNDS), tokenizer.BORDER),
+    "row": tokenizer.ROWS,
+    "column": tokenizer.COLUMNS,
+}
+MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])
+STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])
+
+
+def targets(scene: Scene) -> list[list[int]]:
+    """For each patch its place in every group."""
+    return [
+        [next((k for k, value in enumerate(values) if value in words), 0) for values in GROUPS.values()]
+        for words in patch_words(scene)
+    ]
+
+
+def pixels(picture) -> torch.Tensor:
+    """What the processor makes of a picture that has the right longer side: padded with the mean colour, normalised."""
+    import numpy as np
+
+    array = torch.from_numpy(np.asarray(picture, np.float32)) / 255
+    height, width = array.shape[:2]
+    side = max(height, width)
+    square = (MEAN * 255).int().float().div(255).expand(side, side, 3).clone()
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = array
+    return ((square - MEAN) / STD).permute(2, 0, 1)
+
+
+def features(tower: CLIPVisionModel, images: torch.Tensor) -> torch.Tensor:
+    """Patch features of the layer that LLaVA reads: the last but one, without the CLS token."""
+    return tower(images, output_hidden_states=True).hidden_states[-2][:, 1:]
+
+
+class Names(nn.Module):
+    """Linear heads over the features, one for each group."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList([nn.Linear(width, len(values)) for values in GROUPS.values()])
+
+    def forward(self, seen: torch.Tensor) -> list[torch.Tensor]:
+        return [head(seen) for head in self.heads]
+
+
+def batch(first: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    scenes = [scene(seed, things=(4, 14), signs=(1, 3)) for seed in range(first, first + size)]
+    return torch.stack([pixels(draw(s)) for s in scenes]), torch.tensor([targets(s) for s in scenes])
+
+
+def loss(names: list[torch.Tensor], truth: torch.Tensor) -> torch.Tensor:
+    """Cross entropy by group; empty patches are many and weigh a tenth."""
+    weight = torch.where(truth[..., 4] == 0, 1.0, 0.1)
+    parts = [
+        F.cross_entropy(logits.flatten(0, 1), truth[..., k].flatten(), reduction="none")
+        for k, logits in enumerate(names)
+    ]
+    return sum((part * weight.flatten()).sum() / weight.sum() for part in parts)
+
+
+def accuracy(names: list[torch.Tensor], truth: torch.Tensor) -> dict[str, float]:
+    """Per group, over the patches that have something in it."""
+    found = {}
+    for k, group in enumerate(GROUPS):
+        there = truth[..., k] > 0
+        found[group] = (names[k].argmax(-1) == truth[..., k])[there].float().mean().item()
+    return found

@@ -1,0 +1,163 @@
+"""A model in training: batches of lessons, the loss, and what it can answer with all and with few visual tokens."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from tiny import lean, lessons, sight, tokenizer
+from tiny.drawing import draw
+from tiny.model import hidden, llava
+from tiny.questions import KINDS
+from tiny.scenes import scene
+
+VISUAL = tokenizer.PATCHES**2
+EARLY = range(2)  # the layers in which the picture is hidden at random while training
+EVERY = tuple(KINDS)
+# first seeds of the scenes of each stage; scenes.TEST and the seeds after it stay unseen
+SEEDS = {"words": 0, "tower": 100_000_000, "bridge": 200_000_000, "tune": 300_000_000, "check": 2_000_000_000}
+
+
+@dataclass
+class Batch:
+    ids: torch.Tensor
+    labels: torch.Tensor
+    positions: torch.Tensor
+    words: torch.Tensor
+    start: int
+    images: torch.Tensor | None = None
+
+    @property
+    def visual(self) -> int:
+        return self.words.shape[1]
+
+
+class Student:
+    """The model, its tokenizer, and the loss of one batch."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.tokens = tokenizer.build()
+        self.model = llava(self.tokens)
+        self.decoder = self.model.model.language_model
+        lean.install(self.decoder)
+        self.image = self.tokens.convert_tokens_to_ids("<image>")
+        self.pad = self.tokens.pad_token_id
+
+    def batch(
+        self,
+        first: int,
+        size: int,
+        n: int,
+        kinds: tuple[str, ...] = EVERY,
+        things: tuple[int, int] = (3, 9),
+        thin: bool = False,
+        pictures: bool = False,
+    ) -> Batch:
+        """`thin` leaves out most patches that show nothing (positions stay): short sequences to begin with."""
+        scenes = [scene(seed, things=things) for seed in range(first, first + size)]
+        rows = [lessons.encode(lessons.turns(s, 0, n, kinds), self.tokens, VISUAL) for s in scenes]
+        ids, labels = lessons.collate(rows, self.pad)
+        words = torch.tensor([lessons.patch_ids(s, self.tokens) for s in scenes])
+        positions = torch.arange(ids.shape[1]).expand(size, -1)
+        start = int((ids[0] == self.image).nonzero()[0])
+        images = torch.stack([sight.pixels(draw(s)) for s in scenes]) if pictures else None
+        if thin:
+            noise = torch.rand(size, VISUAL, generator=torch.Generator().manual_seed(first))
+            busy = (words[:, :, 4] != self.pad).float() + noise / 2
+            index = busy.topk(min(VISUAL, int((busy >= 1).sum(1).max()) + 8), 1).indices.sort(1).values
+            words = words.gather(1, index[..., None].expand(-1, -1, words.shape[2]))
+            ids, labels, positions = (
+                torch.cat(
+                    [t[:, :start], t[:, start : start + VISUAL].gather(1, index), t[:, start + VISUAL :]],
+                    1,
+                )
+                for t in (ids, labels, positions)
+            )
+        return Batch(ids, labels, positions, words, start, images)
+
+    def word_sums(self, words: torch.Tensor) -> torch.Tensor:
+        return (self.decoder.embed_tokens(words) * (words != self.pad)[..., None]).sum(2)
+
+    def seen(self, images: torch.Tensor) -> torch.Tensor:
+        return self.model.model.multi_modal_projector(sight.features(self.model.model.vision_tower, images))
+
+    def states(self, batch: Batch, visual: torch.Tensor) -> torch.Tensor:
+        text = self.decoder.embed_tokens(batch.ids)
+        joined = torch.cat([text[:, : batch.start], visual, text[:, batch.start + batch.visual :]], 1)
+        return self.decoder(inputs_embeds=joined, position_ids=batch.positions, use_cache=False).last_hidden_state
+
+    def loss(self, batch: Batch, visual: torch.Tensor, step: int, language: float) -> tuple[torch.Tensor, float]:
+        """Answers, plus `language` times next-word prediction on a sample of all text.
+
+        In seven batches of ten the first two layers see a random part of the picture only, from none to all of it:
+        a large model reads its picture in the middle layers, a tiny one would do it in the first.
+        """
+        chance = torch.Generator().manual_seed(step)
+        look: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if torch.rand(1, generator=chance).item() < 0.7:
+            columns = torch.zeros(batch.ids.shape, dtype=torch.bool)
+            share = torch.rand(len(columns), 1, generator=chance).sqrt()
+            gone = torch.rand(len(columns), batch.visual, generator=chance) < share
+            columns[:, batch.start : batch.start + batch.visual] = gone
+            look = hidden(self.decoder, EARLY, columns)
+        with look, torch.autocast("cpu", torch.bfloat16):
+            states = self.states(batch, visual)[:, :-1]
+            answers = batch.labels[:, 1:] != lessons.IGNORE
+            logits = self.model.lm_head(states[answers]).float()
+            loss = F.cross_entropy(logits, batch.labels[:, 1:][answers])
+            answer_loss = loss.item()
+            if language:
+                following = batch.ids[:, 1:]
+                sample = torch.rand(following.shape, generator=chance) < 0.3
+                text = (following != self.pad) & (following != self.image) & sample
+                logits = self.model.lm_head(states[text]).float()
+                loss = loss + language * F.cross_entropy(logits, following[text])
+        return loss, answer_loss
+
+
+def answered(batch: Batch, logits: torch.Tensor) -> list[bool]:
+    """For every answer in the batch: are all its tokens the most likely ones?"""
+    labels = batch.labels[:, 1:]
+    right, known = logits.argmax(-1) == labels, labels != lessons.IGNORE
+    found = []
+    for row in range(len(labels)):
+        marks = known[row].nonzero().flatten().tolist()
+        for place, column in enumerate(marks):
+            if place == 0 or marks[place - 1] != column - 1:
+                found.append(True)
+            found[-1] = found[-1] and bool(right[row, column])
+    return found
+
+
+FAMILIES = {
+    "single": ("colour", "shape", "size", "exist"),
+    "several": ("count", "compare", "same"),
+    "place": ("relation", "where"),
+    "next": ("next_colour", "next_shape"),
+    "chain": ("chain_colour", "chain_shape"),
+    "print": ("read", "first", "last"),
+}
+
+
+@torch.no_grad()
+def measure(student: Student, pictures: bool, size: int = 16, cuts: tuple[int, ...] = (2, 4)) -> dict[str, list[int]]:
+    """Percent right for each family of questions: all tokens, then a random tenth left from the layers in `cuts` on."""
+    result: dict[str, list[int]] = {}
+    for family, kinds in FAMILIES.items():
+        batch = student.batch(SEEDS["check"] + 1000 * len(result), size, 6, kinds, pictures=pictures)
+        visual = student.seen(batch.images) if batch.images is not None else student.word_sums(batch.words)
+        order = torch.rand(size, VISUAL, generator=torch.Generator().manual_seed(1)).argsort(1)
+        columns = torch.zeros(batch.ids.shape, dtype=torch.bool)
+        columns[:, batch.start : batch.start + VISUAL] = order >= round(VISUAL / 10)
+        result[family] = []
+        for layer in (None, *cuts):
+            last = len(student.decoder.layers)
+            cut = hidden(student.decoder, range(last if layer is None else layer, last), columns)
+            with cut:
+                right = answered(batch, student.model.lm_head(student.states(batch, visual)[:, :-1]))
+            result[family].append(round(100 * sum(right) / max(1, len(right))))
+    return result

@@ -1,0 +1,113 @@
+"""A small word-level tokenizer: known words and phrases are one token, everything else falls back to bytes."""
+
+from __future__ import annotations
+
+import re
+import string
+
+from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processors
+from tokenizers.models import Unigram
+from transformers import PreTrainedTokenizerFast
+
+from tiny import clips, prompts, questions, scenes
+
+PATCHES = 12  # along each side of the padded picture
+SPECIAL = ("<unk>", "<s>", "</s>", "<pad>", "<image>", "<video>")
+# names of what a patch can show besides the words of the questions; never printed or asked for
+ROWS = tuple(f"<row{k}>" for k in range(PATCHES))
+COLUMNS = tuple(f"<column{k}>" for k in range(PATCHES))
+BORDER = "<border>"
+PHRASES = (
+    prompts.SYSTEM,
+    prompts.SYSTEM_VIDEO,
+    " USER:",
+    "USER:",
+    " ASSISTANT:",
+    prompts.SHORT,
+    prompts.UNSURE,
+    prompts.LETTER,
+    prompts.LETTER_CHINESE,
+    prompts.OCR.rstrip(),
+    prompts.REFER.rstrip(),
+    prompts.HINT,
+    *(f"\n{letter}." for letter in "ABCD"),
+    "是什么颜色?",
+    "是什么形状?",
+    "是什么?",
+    "是大的还是小的?",
+    "unanswerable",
+    "yes",
+    "no",
+    "and",
+)
+
+
+def _words() -> set[str]:
+    """Every word the world can say, read off generated questions."""
+    found: set[str] = set()
+    for seed in range(200):
+        scene, clip = scenes.scene(seed), clips.clip(seed)
+        asked = questions.questions(scene, seed, tuple(questions.KINDS)) + clips.clip_questions(clip, seed)
+        expression = questions.referring(scene, seed)
+        texts = [q.text for q in asked] + [q.answer for q in asked if q.kind not in ("read", "first", "last")]
+        for text in [*texts, expression[0] if expression else ""]:
+            found.update(re.findall("[A-Za-z]{2,}", text))
+    fixed = (*scenes.COLOURS, *scenes.SHAPES, *scenes.SIZES, *scenes.BACKGROUNDS, *map(questions.plural, scenes.SHAPES))
+    return found | set(fixed)
+
+
+def build() -> PreTrainedTokenizerFast:
+    """The same vocabulary every time: it is read off the world, not off a training run."""
+    pieces: dict[str, float] = {}
+    for word in sorted(_words()):
+        pieces[f" {word}"] = pieces[word] = -10.0
+    for phrase in (*PHRASES, *questions.CHINESE.values()):
+        pieces[phrase] = -10.0
+        if re.fullmatch("[a-z]+", phrase):
+            pieces[f" {phrase}"] = -10.0
+    for tick in range(PATCHES + 1):
+        pieces[f"{tick / PATCHES:.2f}"] = pieces[f", {tick / PATCHES:.2f}"] = -10.0
+    for mark in string.ascii_letters + string.digits + string.punctuation:
+        pieces[mark] = pieces[f" {mark}"] = -10.0
+    pieces[" "] = pieces["\n"] = -10.0
+    vocabulary = [(piece, 0.0) for piece in SPECIAL]
+    vocabulary += [(f"<0x{byte:02X}>", -20.0) for byte in range(256)]
+    vocabulary += [(piece.replace(" ", "▁"), score) for piece, score in pieces.items()]
+    vocabulary += [(piece, -30.0) for piece in (*ROWS, *COLUMNS, BORDER)]
+    core = Tokenizer(Unigram(vocabulary, unk_id=0, byte_fallback=True))
+    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
+    core.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Replace("▁", " "), decoders.Fuse()])
+    core.add_special_tokens([AddedToken(piece, special=True, normalized=False) for piece in SPECIAL])
+    core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        extra_special_tokens={"image_token": "<image>", "video_token": "<video>"},
+        padding_side="left",
+        model_max_length=4096,
+        clean_up_tokenization_spaces=False,
+        chat_template=TEMPLATE,
+    )
+
+
+TEMPLATE = (
+    f'{{{{ "{prompts.SYSTEM}" }}}}'
+    "{% for message in messages %}"
+    "{% if message['role'] == 'user' %}"
+    "{{ ' ' if loop.first else '' }}USER: "
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<image>\n' }}{% elif part['type'] == 'video' %}{{ '<video>\n' }}{% endif %}"
+    "{% endfor %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{% endif %}"
+    "{% elif message['role'] == 'assistant' %}"
+    " ASSISTANT: {% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{{ part['text'] }}{% endfor %}{% endif %}</s>"
+    "{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %} ASSISTANT:{% endif %}"
+)
