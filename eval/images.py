@@ -10,9 +10,9 @@ from PIL import Image, UnidentifiedImageError
 from eval.read import Fault
 from eval.sample import Sample
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM")  # no format that runs another program
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # no format that runs another program
 MAX_SIDE = 16_384
-MAX_PIXELS = 128 * 1024 * 1024
+MAX_PIXELS = 80_000_000
 
 
 def open_image(sample: Sample, root: Path | None = None) -> Image.Image:

@@ -12,7 +12,7 @@ from typing import Any
 from eval.benchmarks.base import Benchmark
 from eval.judge import Judge, Question, judge_ids
 from eval.normalise import m4c
-from eval.sample import Row, Score
+from eval.sample import Row, Sample, Score
 
 
 class Judged(Benchmark):
