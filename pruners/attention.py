@@ -1,0 +1,23 @@
+"""Attention of a few query rows against keys that exist already; the model's own kernel stays untouched."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def attention_rows(query: Tensor, keys: Tensor, scale: float, allowed: Tensor | None = None) -> Tensor:
+    """float32 softmax weights [H, R, n] of query [H, R, d] on keys [H_kv, n, d]; allowed [R or 1, n] hides columns."""
+    heads, rows, size = query.shape
+    groups = keys.shape[0]
+    grouped = query.float().reshape(groups, heads // groups * rows, size)
+    logits = (grouped @ keys.float().transpose(1, 2)).reshape(heads, rows, -1) * scale
+    if allowed is not None:
+        logits = logits.masked_fill(~allowed, float("-inf"))
+    return logits.softmax(-1)
+
+
+def allowed_columns(rows: Tensor, columns: int, valid: Tensor | None) -> Tensor:
+    """[R, n] bool: column j is visible to the query at slot rows[i] when it is no later and not padding."""
+    causal = torch.arange(columns, device=rows.device) <= rows[:, None]
+    return causal if valid is None else causal & valid

@@ -1,0 +1,25 @@
+"""FastV: after layer K, keep the visual tokens that the last token looks at. https://arxiv.org/abs/2403.06764"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pruners.base import Cut, Pruner
+from pruners.view import View
+
+
+@dataclass(frozen=True)
+class FastV(Pruner):
+    """mode "gather" removes tokens once, at the prefill. "mask" is the authors' published protocol: nothing is removed,
+    columns are hidden, and every generated token ranks them anew by its own attention."""
+
+    layer: int = 2
+    mode: str = "gather"  # type: ignore[misc]
+
+    def cuts(self, layers: int) -> list[Cut]:
+        return [Cut(self.layer, self.keep)]
+
+    def score(self, view: View) -> Tensor:
+        return view.attention[:, 0].mean(0)

@@ -1,0 +1,234 @@
+"""What a method may look at: one image of one sequence at one cut. All lazy, on the model's device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from debias import Debias, Span
+from pruners.attention import allowed_columns, attention_rows
+from pruners.base import Cut, Rows
+
+if TYPE_CHECKING:
+    from pruners.models.base import Adapter
+
+
+@dataclass
+class Tokens:
+    """One image of one row, as far as it is still there: where its tokens stand, and which raster cells they are."""
+
+    row: int
+    image: int  # number in the batch, in prompt order
+    span: Span
+    slots: Tensor  # [V] places in the row
+    own: Tensor | None  # [V] False: a recycled or contextual token; None: all are the image's own
+    before: int  # visual tokens of the row that stand before this image
+    after: int  # text tokens of the row that follow this image
+    contiguous: bool  # its tokens stand side by side
+    whole: Tensor | None = None  # [span.total] True where there is no padding; None: nobody asked
+    memo: Any = None
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    @property
+    def raster(self) -> Tensor:
+        return self.span.raster(self.slots.device)
+
+
+@dataclass
+class Look:
+    """The attention of one layer, until a score asks for it: a few queries before rotation, and the way to the keys."""
+
+    adapter: Adapter
+    attn: Any
+    kind: Rows
+    rows: list[Tensor]  # per row of the batch [R]: the slots of the queries; not needed for "last"
+    queries: list[Tensor]  # per row of the batch [R, H, d]
+    rotary: tuple[Tensor, Tensor]  # cos, sin [1 or B, n, d]; of every column, or in a decoding step of the newest alone
+    columns: int
+    valid: Tensor | None  # [B, n]; None: no column is hidden
+    cached: Any = None  # the cache's layer
+    states: Tensor | None = None  # [B, n, D] the layer's normed input, where no cache holds its keys
+
+    def keys(self, row: int, rotary: bool = True) -> Tensor:
+        """[H_kv, n, d]"""
+        cos, sin = self._rotary(row)
+        if self.states is not None:
+            fresh = self.adapter.keys(self.attn, self.states[row]).transpose(0, 1)
+            return self.adapter.rotate(fresh, cos, sin) if rotary else fresh
+        keys: Tensor = self.cached.keys[row, :, : self.columns]
+        if rotary:
+            return keys
+        if len(cos) != self.columns:
+            raise ValueError("keys before rotation are not at hand in a decoding step; use mode='gather'")
+        return self.adapter.unrotate(keys.float(), cos.float(), sin.float())
+
+    def values(self, row: int) -> Tensor:
+        """[H_kv, n, d]"""
+        if self.states is not None:
+            return self.adapter.values(self.attn, self.states[row]).transpose(0, 1)
+        values: Tensor = self.cached.values[row, :, : self.columns]
+        return values
+
+    def weights(self, tokens: Tokens, rotary: bool = True) -> Tensor:
+        """[H, R, V] softmax weights of this image's query rows on its tokens."""
+        row = tokens.row
+        query, (cos, sin) = self.queries[row], self._rotary(row)
+        valid = None if self.valid is None else self.valid[row]
+        if self.kind == "last":
+            cos, sin = cos[-1:], sin[-1:]
+            allowed = None if valid is None else valid[None]
+        else:
+            rows = self.rows[row]
+            mine = slice(None)
+            if self.kind == "text":  # recorded for the row's first image; a later one is followed by the last of them
+                mine = slice(len(rows) - tokens.after, None)
+            elif self.kind == "visual":
+                mine = slice(tokens.before, tokens.before + len(tokens))
+            rows, query = rows[mine], query[mine]
+            cos, sin = cos.index_select(0, rows), sin.index_select(0, rows)
+            allowed = allowed_columns(rows, self.columns, valid)
+        query = query.transpose(0, 1)
+        if rotary:
+            query = self.adapter.rotate(query, cos, sin)
+        weights = attention_rows(query, self.keys(row, rotary), self.adapter.scale(self.attn), allowed)
+        return weights.index_select(2, tokens.slots)
+
+    def _rotary(self, row: int) -> tuple[Tensor, Tensor]:
+        cos, sin = self.rotary
+        return cos[row if len(cos) > 1 else 0], sin[row if len(sin) > 1 else 0]
+
+
+@dataclass
+class Patches:
+    """What the vision tower knows of one image. N patches, h heads, C channels; the tower's CLS token is set apart."""
+
+    attention: Tensor  # [h, N] the CLS query's weights on the patches, not renormalised without the CLS key
+    features: Tensor  # [N, C] what the projector gets
+    keys: Tensor  # [h, N, c] unscaled key vectors of the same layer
+    cls: Tensor  # [C] the CLS token's own feature
+
+
+@dataclass
+class View:
+    """One image at one cut. V: its tokens still there. n: the whole sequence. R: query rows. H: heads."""
+
+    cut: Cut
+    stage: int  # number of the cut, from 0; -1 before the first layer
+    layers: int  # depth of the decoder
+    count: int  # how many tokens the budget allows
+    tokens: Tokens
+    adapter: Adapter
+    debiaser: Debias
+    sequence: (
+        Tensor | None
+    )  # [n, D] the row's hidden states as they enter the layer, not normed; None in a decoding step
+    text_slots: Tensor  # [T of the row]
+    looks: Mapping[int, Look]
+    patches: Patches | None = None
+    raw: Tensor | None = None  # the score before ...
+    score: Tensor | None = None  # ... and after debiasing, for select and merge
+
+    @property
+    def sample(self) -> int:
+        return self.tokens.row
+
+    @property
+    def image(self) -> int:
+        return self.tokens.image
+
+    @property
+    def span(self) -> Span:
+        """Where the image stood, with span.index = the raster index of every token still there."""
+        return self.tokens.span
+
+    @property
+    def memo(self) -> Any:
+        """What Pruner.start returned for this image."""
+        return self.tokens.memo
+
+    @cached_property
+    def attention(self) -> Tensor:
+        """[H, R, V] float32: softmax over the whole sequence (causal, padding hidden) of the rows the cut asks for."""
+        return self.attend()
+
+    def attend(self, layer: int | None = None, rotary: bool = True) -> Tensor:
+        """The same for a layer of `cut.also`; rotary=False takes queries and keys before rotation."""
+        return self._look(layer).weights(self.tokens, rotary)
+
+    @property
+    def hidden(self) -> Tensor:
+        """[V, D] the image's hidden states as they enter the layer."""
+        return self._states(self.tokens.slots)
+
+    @property
+    def text(self) -> Tensor:
+        """[T, D] hidden states of the text after the image; the order never changes, and rows="text" has R == T."""
+        return self._states(self.text_slots[len(self.text_slots) - self.tokens.after :])
+
+    @property
+    def keys(self) -> Tensor:
+        """[H_kv, V, d] rotated keys of the layer that is looked at."""
+        return self._look(None).keys(self.sample).index_select(1, self.tokens.slots)
+
+    @property
+    def values(self) -> Tensor:
+        """[H_kv, V, d] values of the layer that is looked at."""
+        return self._look(None).values(self.sample).index_select(1, self.tokens.slots)
+
+    @property
+    def valid(self) -> Tensor | None:
+        """[V] False where a token is padding that this stage silences; None: nothing is."""
+        debias = self.debiaser
+        if self.tokens.whole is None or debias.padding is None or (self.stage > 0 and debias.stages == "first"):
+            return None
+        return self.tokens.whole.index_select(0, self.tokens.raster)
+
+    def debias(self, score: Tensor, role: str = "select") -> Tensor:
+        """This stage's debias of another score of the same tokens, such as an order of recycling (role="recycle")."""
+        return self.debiaser(score, self.span, self.stage, role)
+
+    @property
+    def places(self) -> tuple[Tensor, Tensor]:
+        """Where each token's patch lies: (x, y) [V, 2] in the picture, and which picture (tile, frame) [V]."""
+        xy, picture = (part.to(self.tokens.slots.device, non_blocking=True) for part in self.adapter.places(self.span))
+        return xy.index_select(0, self.tokens.raster), picture.index_select(0, self.tokens.raster)
+
+    @property
+    def vision(self) -> Patches:
+        if self.patches is None:
+            raise ValueError("the vision tower was not recorded: set `vision = True` on the pruner")
+        return self.patches
+
+    def project(self, features: Tensor) -> Tensor:
+        """[m, C] features of the vision tower as [m, D] tokens of the language model."""
+        return self.adapter.project(features)
+
+    def _states(self, slots: Tensor) -> Tensor:
+        if self.sequence is None:
+            raise ValueError("hidden states of the prompt are not at hand in a decoding step; use mode='gather'")
+        return self.sequence.index_select(0, slots)
+
+    def _look(self, layer: int | None) -> Look:
+        if layer is None:
+            layer = self.cut.layer if self.cut.source == "same" else self.cut.layer - 1
+        if layer not in self.looks:
+            raise ValueError(f"the attention of layer {layer} was not recorded for {self.cut}; name it in Cut.also")
+        return self.looks[layer]
+
+
+@dataclass
+class VisionView:
+    """One image inside the vision tower, after the attention of one layer and before its MLP. n: its tokens there."""
+
+    layer: int
+    stage: int
+    hidden: Tensor  # [n, C]
+    attention: Tensor  # [h, n, n] float32
+    index: Tensor  # [n] raster index; -1: the CLS token
+    valid: Tensor | None  # [n] False where a token is padding; None: nobody asked
