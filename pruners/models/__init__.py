@@ -1,0 +1,67 @@
+"""Model families: one adapter each, found by the checkpoint's model_type (pruners/models/<model_type>.py)."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import pkgutil
+from pathlib import Path
+from typing import Any, overload
+
+from pruners.models.base import Adapter
+from pruners.models.request import Encoded, Request
+
+__all__ = ["Adapter", "Encoded", "Request", "adapter", "families", "family"]
+
+
+def families() -> list[str]:
+    """Every model_type there is an adapter for."""
+    return [name for name in _modules() if _defined(name) is not None]
+
+
+def family(model_type: str) -> type[Adapter]:
+    """The adapter class of a model_type."""
+    found = _defined(model_type) if model_type in _modules() else None
+    if found is None:
+        known = ", ".join(families())
+        raise ValueError(
+            f"no adapter for models of type {model_type!r}; there are {known}; docs/new_model.md tells how to add one"
+        )
+    return found
+
+
+@overload
+def adapter(model: str | Path) -> type[Adapter]: ...
+@overload
+def adapter(model: Any) -> Any: ...
+def adapter(model: Any) -> Any:
+    """adapter(model) is bound to a loaded model; adapter(path) is the class, to .load(path) with."""
+    if isinstance(model, (str, Path)):
+        return family(_model_type(str(model)))
+    return family(str(getattr(getattr(model, "config", None), "model_type", type(model).__name__)))(model)
+
+
+def _model_type(path: str) -> str:
+    config = Path(path) / "config.json"
+    if config.is_file():
+        return str(json.loads(config.read_text(encoding="utf-8")).get("model_type"))
+    from transformers import AutoConfig
+
+    return str(AutoConfig.from_pretrained(path).model_type)
+
+
+def _modules() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def _defined(name: str) -> type[Adapter] | None:
+    module = importlib.import_module(f"{__name__}.{name}")
+    for value in vars(module).values():
+        if (
+            inspect.isclass(value)
+            and issubclass(value, Adapter)
+            and value.__module__ == module.__name__ != Adapter.__module__
+        ):
+            return value
+    return None

@@ -1,0 +1,273 @@
+"""What a model family must say: where its parts are, where images stand in a prompt, how prompts and pictures are made.
+
+The defaults fit models whose language model is like LLaMA and whose vision tower is like CLIP; a family overrides what
+differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from debias import Span
+from pruners.models import images, prompts
+from pruners.models.request import IMAGE, VIDEO, Encoded, Request, Shown, Size, cut, left_padded, place
+
+A = TypeVar("A", bound="Adapter")
+
+
+@dataclass(frozen=True)
+class Tower:
+    """The vision tower: its encoder layers, the layer whose output is used, and whether token 0 is a CLS token."""
+
+    module: Any
+    layers: Sequence[Any]
+    feature_layer: int
+    cls: bool = True
+
+
+class Adapter:
+    """A family's knowledge, bound to one model."""
+
+    pads: ClassVar[bool] = True  # sources are padded, so a padding debias needs their sizes
+    media: ClassVar[tuple[str, ...]] = ()  # arguments of get_image_features that spans() needs, recorded during the run
+    gap: ClassVar[str] = "\n"  # what follows a picture that stands before the question
+    prepared: ClassVar[Mapping[str, Any]] = images.CLIP  # how pictures are prepared where the checkpoint does not say
+
+    def __init__(self, model: Any, processor: Any = None, tokenizer: Any = None) -> None:
+        self.model = model
+        self.processor = processor
+        self.tokenizer: Any = tokenizer if tokenizer is not None else getattr(processor, "tokenizer", None)
+
+    # -- the parts of the model --------------------------------------------------------------------------------------
+    @property
+    def inner(self) -> Any:
+        """The module whose forward sees input_ids, attention_mask and past_key_values."""
+        return self.model.model
+
+    @property
+    def decoder(self) -> Any:
+        """The language model: .layers, .rotary_emb, .config."""
+        return self.inner.language_model
+
+    @property
+    def tower(self) -> Tower:
+        """The vision tower, for methods that prune in or right after it."""
+        raise ValueError(
+            f"{type(self).__name__} does not open its vision tower; methods that prune there cannot run on it"
+        )
+
+    def project(self, features: Tensor) -> Tensor:
+        """[m, C] tower features as [m, D] tokens."""
+        projected: Tensor = self.inner.multi_modal_projector(features[None])[0]
+        return projected
+
+    def tower_rows(self, image: int) -> Sequence[int]:
+        """Which rows of the tower's batch show this image; one, unless there are tiles or frames."""
+        return (image,)
+
+    def hooks(self, run: Any) -> list[Any]:
+        """Further hooks of the family for the time of the run; each has .remove()."""
+        return []
+
+    # -- attention -----------------------------------------------------------------------------------------------------
+    def scale(self, attn: Any) -> float:
+        return float(attn.scaling)
+
+    def queries(self, attn: Any, states: Tensor) -> Tensor:
+        """[..., H, d] of normed [..., D], before rotation."""
+        return self._heads(attn, "q", states)
+
+    def keys(self, attn: Any, states: Tensor) -> Tensor:
+        """[..., H_kv, d], before rotation."""
+        return self._heads(attn, "k", states)
+
+    def values(self, attn: Any, states: Tensor) -> Tensor:
+        return self._heads(attn, "v", states)
+
+    def _heads(self, attn: Any, which: str, states: Tensor) -> Tensor:
+        heads: Tensor = getattr(attn, f"{which}_proj")(states).unflatten(-1, (-1, attn.head_dim))
+        norm = getattr(attn, f"{which}_norm", None)
+        return heads if norm is None else norm(heads)
+
+    def rotate(self, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """[H, n, d] turned by the tables [n, d]."""
+        first, second = states.chunk(2, -1)
+        return states * cos + torch.cat((-second, first), -1) * sin
+
+    def unrotate(self, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """The inverse of `rotate`, also where the tables are scaled."""
+        return self.rotate(states, cos, -sin) / (cos * cos + sin * sin)
+
+    def rotary(self, like: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos, sin [B, n, d] of positions [B, n]."""
+        cos, sin = self.decoder.rotary_emb(like, positions)
+        return cos, sin
+
+    # -- where images stand --------------------------------------------------------------------------------------------
+    def spans(self, inputs: Mapping[str, Any], sizes: Sequence[Size | None] | None = None) -> list[list[Span]]:
+        """Per row, the spans of its images. inputs: "input_ids" [B, L] on the CPU, and what `media` names."""
+        raise TypeError(f"{type(self).__name__} does not say where images stand; define spans(inputs, sizes)")
+
+    def slots(self, inputs: Mapping[str, Any], spans: list[list[Span]]) -> list[list[Tensor]]:
+        """Per row and span, the places of its tokens in the row; side by side unless the family says otherwise."""
+        return [[torch.arange(span.start, span.start + span.total) for span in row] for row in spans]
+
+    def places(self, span: Span) -> tuple[Tensor, Tensor]:
+        """Where each token of the unpruned span lies: (column, row) [length, 2], and which picture it lies in [length].
+
+        Places in different pictures (frames, a thumbnail) do not compare. Tokens that are no patch lie far from all.
+        """
+        rows, columns = span.grid
+        frame = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).flip(-1)
+        xy = torch.full((span.total, 2), -2)
+        view = torch.zeros(span.total, dtype=torch.long)
+        patch = torch.ones(span.total, dtype=torch.bool) if span.special is None else ~span.special.cpu()
+        xy[patch] = frame.repeat(span.frames, 1)
+        view[patch] = torch.arange(span.frames).repeat_interleave(rows * columns)
+        return xy, view
+
+    # -- prompts and pictures ------------------------------------------------------------------------------------------
+    @classmethod
+    def load(
+        cls: type[A],
+        path: str | Path,
+        dtype: torch.dtype | str = "auto",
+        device: str | torch.device | None = None,
+        attention: str | None = None,
+    ) -> A:
+        """Model, processor and tokenizer of a checkpoint folder or hub id. device="auto" spreads a large model."""
+        from transformers import AutoModelForImageTextToText
+
+        options: dict[str, Any] = {"dtype": dtype}
+        if attention is not None:
+            options["attn_implementation"] = attention
+        if device is not None:
+            options["device_map"] = device
+        model: Any = AutoModelForImageTextToText.from_pretrained(str(path), use_safetensors=True, **options)
+        return cls(model.eval(), *cls.load_processor(str(path)))
+
+    @classmethod
+    def load_processor(cls, path: str) -> tuple[Any, Any]:
+        """(what the checkpoint says about preparing pictures, tokenizer)"""
+        from transformers import AutoTokenizer
+
+        return images.settings(path), AutoTokenizer.from_pretrained(path)
+
+    def setting(self, name: str, video: bool = False) -> Any:
+        """A number for preparing pictures, or clips: the checkpoint's, else the family's published one."""
+        kind = "video_processor" if video else "image_processor"
+        value = getattr(getattr(self.processor, kind, None if video else self.processor), name, None)
+        return self.prepared[f"video_{name}" if video else name] if value is None else value
+
+    @property
+    def conversations(self) -> tuple[str, ...]:
+        """The templates that the model was trained on, the usual one first."""
+        return ("vicuna_v1", "llava_v1")
+
+    def prompt(self, request: Request) -> str:
+        """The text as the model was trained on it, with markers where the media go."""
+        question = prompts.with_media(request.text, request.media, self.gap)
+        return prompts.wrap(question, request.conversation, self.conversations)
+
+    def picture(self, image: Image.Image) -> Shown:
+        """An image made ready."""
+        raise TypeError(f"{type(self).__name__} does not prepare pictures; define picture(image)")
+
+    def clip(self, frames: Sequence[Image.Image]) -> Shown:
+        """A clip made ready; which frames stand for it is the caller's choice."""
+        raise ValueError(f"models of type {self.model.config.model_type} take pictures, not clips")
+
+    def begin(self) -> list[int]:
+        """Ids before the prompt's first."""
+        return [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
+
+    def encode(self, requests: Sequence[Request]) -> Encoded:
+        """A left-padded batch on the model's device, with the prompts and pictures of the authors' evaluations.
+
+        Prompts are never truncated, also where they are longer than the tokenizer's model_max_length.
+        """
+        if self.tokenizer is None:
+            raise ValueError("this adapter has no tokenizer; get one with pruners.models.adapter(path).load(path)")
+        rows, media = [], []
+        for request in requests:
+            clips = [] if request.video is None else [self.clip(request.video)]
+            shown = {IMAGE: [self.picture(image) for image in request.images], VIDEO: clips}
+            pieces = cut(self.prompt(request), shown)
+            rows.append(self.begin() + place(pieces, self.tokenizer))
+            media += [piece for piece in pieces if isinstance(piece, Shown)]
+        pad = self.tokenizer.pad_token_id
+        inputs: dict[str, Any] = left_padded(rows, 0 if pad is None else pad)
+        for name in dict.fromkeys(name for piece in media for name in piece.inputs):
+            inputs[name] = self.collate(name, [piece.inputs[name] for piece in media if name in piece.inputs])
+        return Encoded(inputs, [piece.size for piece in media]).to(self.model.device, self.model.dtype)
+
+    def collate(self, name: str, parts: list[Tensor]) -> Tensor:
+        """One input of the model, of all media of a batch."""
+        return torch.cat(parts)
+
+    def decode(self, ids: Tensor) -> list[str]:
+        """The answers; `ids` without the prompt."""
+        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+
+def deal(ids: Tensor, token: int, lengths: Sequence[int]) -> Iterator[tuple[int, int, Tensor]]:
+    """Give the image tokens of each row to the images, in prompt order: (row, image, places in the row).
+
+    lengths: tokens of every image of the batch. Beam search repeats each row; so do its images then.
+    """
+    places = [row.eq(token).nonzero()[:, 0] for row in ids]
+    total, expected = sum(map(len, places)), sum(lengths)
+    beams = total // expected if expected else 1
+    if total != beams * expected or (expected and len(places) % beams):
+        raise ValueError(f"the prompts hold {total} image tokens, but the images given make {expected}")
+    image = 0
+    for row in range(0, len(places), max(beams, 1)):
+        first, taken = image, 0
+        while taken < len(places[row]):
+            if image == len(lengths) or taken + lengths[image] > len(places[row]):
+                raise ValueError(
+                    f"row {row} of the batch holds {len(places[row])} image tokens, which is no whole number of images"
+                )
+            taken += lengths[image]
+            image += 1
+        for beam in range(row, row + beams):
+            offset = 0
+            for number in range(first, image):
+                yield beam, number, places[beam][offset : offset + lengths[number]]
+                offset += lengths[number]
+
+
+def modules(part: Any) -> Sequence[nn.Module]:
+    """The layers of a module list, as a plain sequence."""
+    return list(part)
+
+
+def sizes_of(rows: Sequence[Sequence[Any]], sizes: Sequence[Size | None] | None) -> list[list[Size | None]]:
+    """The sizes of each row's media, from those of the batch in prompt order; rows repeated by beam search share them."""
+    total = sum(map(len, rows))
+    if sizes is None or not total:
+        return [[None for _ in row] for row in rows]
+    if not sizes or total % len(sizes):
+        raise ValueError(f"the prompts hold {total} pictures or clips, but {len(sizes)} sizes were given")
+    beams, waiting, found = total // len(sizes), iter(sizes), []
+    for row in rows[::beams]:
+        found += [[next(waiting) for _ in row]] * beams
+    return found
+
+
+def runs(row: Tensor, token: int) -> list[tuple[int, int]]:
+    """(start, length) of every stretch of a token in one row of ids."""
+    found: list[tuple[int, int]] = []
+    for at in row.eq(token).nonzero()[:, 0].tolist():
+        if found and at == sum(found[-1]):
+            found[-1] = (found[-1][0], found[-1][1] + 1)
+        else:
+            found.append((at, 1))
+    return found

@@ -1,0 +1,71 @@
+"""Pictures as the models were trained on them, with PIL and numpy alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+Colour = tuple[int, ...]
+CLIP: Mapping[str, Any] = {
+    "image_mean": (0.48145466, 0.4578275, 0.40821073),
+    "image_std": (0.26862954, 0.26130258, 0.27577711),
+}
+
+
+def settings(path: str) -> SimpleNamespace:
+    """What a checkpoint says about preparing pictures, and under .video_processor about clips; it may say nothing.
+
+    Read from its files and not through AutoProcessor, which needs torchvision for half of the families.
+    """
+    whole = config(path, "processor_config.json")
+    still = whole.get("image_processor") or config(path, "preprocessor_config.json")
+    moving = whole.get("video_processor") or config(path, "video_preprocessor_config.json")
+    return SimpleNamespace(**still, video_processor=SimpleNamespace(**moving))
+
+
+def config(path: str, name: str) -> dict[str, Any]:
+    """A JSON file of a checkpoint folder or hub repository; {} when there is none."""
+    from transformers.utils.hub import cached_file
+
+    found = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
+    read = {} if found is None else json.loads(Path(found).read_text(encoding="utf-8"))
+    if not isinstance(read, dict):
+        raise ValueError(f"{found} must hold a JSON object")
+    return read
+
+
+def mean_colour(mean: Sequence[float]) -> Colour:
+    """The processor's mean as 8-bit colour, truncated: (122, 116, 104) for CLIP."""
+    return tuple(int(value * 255) for value in mean)
+
+
+def square(image: Image.Image, colour: Colour) -> Image.Image:
+    """Padded to a square with `colour`, the picture in the middle; the odd pixel of border goes right or below."""
+    image = image.convert("RGB")
+    width, height = image.size
+    if width == height:
+        return image
+    side = max(width, height)
+    canvas = Image.new("RGB", (side, side), colour)
+    canvas.paste(image, ((side - width) // 2, (side - height) // 2))
+    return canvas
+
+
+def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """`image` as (width, height) = `size`, bicubic."""
+    return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def normalised(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """[3, height, width] float32: 0..255 -> 0..1, minus mean, over standard deviation."""
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / np.float32(255)
+    pixels = (pixels - np.asarray(mean, dtype=np.float32)) / np.asarray(std, dtype=np.float32)
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))

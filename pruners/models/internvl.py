@@ -1,0 +1,142 @@
+"""InternVL 2.5 and 3: tiles of the stretched picture, then a thumbnail; nothing is padded. https://arxiv.org/abs/2412.05271"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from debias import Span
+from pruners.models import images
+from pruners.models.base import Adapter, Tower, runs, sizes_of
+from pruners.models.request import IMAGE, Request, Shown, Size
+
+
+class InternVL(Adapter):
+    """A picture is 1 to 12 tiles (`adapter.processor.max_patches`; the authors' grounding evaluation takes 6).
+
+    Nothing is padded: sizes are read only to tell how the tiles lie, and silencing padding changes nothing.
+    """
+
+    pads: ClassVar[bool] = False
+    prepared: ClassVar[Mapping[str, Any]] = {
+        "image_mean": (0.485, 0.456, 0.406),
+        "image_std": (0.229, 0.224, 0.225),
+        "min_patches": 1,
+        "max_patches": 12,
+    }
+
+    @property
+    def conversations(self) -> tuple[str, ...]:
+        return ("internvl2_5",)
+
+    @property
+    def side(self) -> int:
+        """Tokens along one side of a tile."""
+        return math.isqrt(int(self.model.config.image_seq_length))
+
+    @property
+    def edge(self) -> int:
+        """Pixels along one side of a tile."""
+        return int(self.model.config.vision_config.image_size[0])
+
+    @property
+    def tower(self) -> Tower:
+        raise ValueError(
+            "InternVL joins four patches to a token behind its vision tower; methods that prune there cannot run on it"
+        )
+
+    def begin(self) -> list[int]:
+        return list(self.tokenizer("").input_ids)  # InternLM2's tokenizer starts a text with a token, Qwen2's does not
+
+    def tiles(self, size: Size) -> tuple[int, int]:
+        """(columns, rows) of the tiles of a picture."""
+        return arranged(size, self.edge, int(self.setting("min_patches")), int(self.setting("max_patches")))
+
+    def spans(self, inputs: Mapping[str, Any], sizes: Sequence[Size | None] | None = None) -> list[list[Span]]:
+        tile = int(self.model.config.image_seq_length)
+        found = [runs(ids, int(self.model.config.image_token_id)) for ids in inputs["input_ids"]]
+        for start, length in (run for row in found for run in row):
+            if length % tile:
+                raise ValueError(f"{length} image tokens at {start} are no whole number of tiles of {tile}")
+        # The frames of a clip stand apart from each other, and one size cannot be told from the next then.
+        known = sizes_of(found, sizes if sizes and sum(map(len, found)) % len(sizes) == 0 else None)
+        return [
+            [
+                Span(start, (self.side, self.side), frames=length // tile, size=size, fraction=torch.zeros(length))
+                for (start, length), size in zip(row, known[number], strict=True)
+            ]
+            for number, row in enumerate(found)
+        ]
+
+    def places(self, span: Span) -> tuple[Tensor, Tensor]:
+        """Tiles lie side by side on one canvas, view 0; the thumbnail is view 1."""
+        xy, view = super().places(span)
+        tiles = span.frames - 1
+        if not tiles:
+            return xy, view
+        if span.size is None:
+            raise ValueError(
+                f"{tiles} tiles can lie in several ways: pass sizes=[(width, height), ...] of the pictures"
+            )
+        columns, _ = closest(span.size, [(n, tiles // n) for n in range(1, tiles + 1) if tiles % n == 0])
+        corner = torch.stack([view % columns, view // columns], -1) * self.side
+        thumbnail = view == tiles
+        return torch.where(thumbnail[:, None], xy, xy + corner), thumbnail.long()
+
+    def prompt(self, request: Request) -> str:
+        """Several pictures in front of a question are numbered, as in the authors' evaluations."""
+        count = len(request.images)
+        if count < 2 or IMAGE in request.text:
+            return super().prompt(request)
+        numbered = "".join(f"Image-{number}: {IMAGE}\n" for number in range(1, count + 1))
+        return super().prompt(replace(request, text=numbered + request.text))
+
+    def picture(self, image: Image.Image) -> Shown:
+        image, edge = image.convert("RGB"), self.edge
+        columns, rows = self.tiles(image.size)
+        canvas = images.resized(image, (columns * edge, rows * edge))
+        corners = [(x * edge, y * edge) for y in range(rows) for x in range(columns)]
+        tiles = [canvas.crop((x, y, x + edge, y + edge)) for x, y in corners]
+        if len(tiles) > 1:
+            tiles.append(images.resized(image, (edge, edge)))
+        return Shown(self.ids(len(tiles)), {"pixel_values": self.pixels(tiles)}, image.size)
+
+    def clip(self, frames: Sequence[Image.Image]) -> Shown:
+        """One tile per frame, each under its number."""
+        ids: list[int] = []
+        for number in range(1, len(frames) + 1):
+            title = f"Frame{number}: " if number == 1 else f"\nFrame{number}: "
+            ids += [*self.tokenizer(title, add_special_tokens=False).input_ids, *self.ids(1)]
+        return Shown(
+            ids, {"pixel_values": self.pixels([images.resized(frame, (self.edge, self.edge)) for frame in frames])}
+        )
+
+    def ids(self, tiles: int) -> list[int]:
+        opened, closed = self.tokenizer.convert_tokens_to_ids(["<img>", "</img>"])
+        config = self.model.config
+        return [opened, *[int(config.image_token_id)] * (tiles * int(config.image_seq_length)), closed]
+
+    def pixels(self, tiles: Sequence[Image.Image]) -> Tensor:
+        mean, std = self.setting("image_mean"), self.setting("image_std")
+        return torch.stack([images.normalised(tile, mean, std) for tile in tiles])
+
+
+def arranged(size: Size, edge: int, least: int, most: int) -> Size:
+    """(columns, rows) of tiles whose shape is closest to the picture's. Of grids of one shape it is the largest that the
+    picture fills by half, counted in pixels."""
+    sides = range(1, most + 1)
+    grids = sorted(((c, r) for c in sides for r in sides if least <= c * r <= most), key=lambda grid: grid[0] * grid[1])
+    best = closest(size, grids)
+    same = [grid for grid in grids if grid[0] * best[1] == grid[1] * best[0]]
+    return [same[0], *(grid for grid in same[1:] if size[0] * size[1] > 0.5 * edge * edge * grid[0] * grid[1])][-1]
+
+
+def closest(size: Size, grids: Sequence[Size]) -> Size:
+    """The first grid whose shape is closest to the picture's."""
+    return min(grids, key=lambda grid: abs(size[0] / size[1] - grid[0] / grid[1]))

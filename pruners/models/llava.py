@@ -1,0 +1,59 @@
+"""LLaVA-1.5 (7B, 13B): one padded square per image, CLIP ViT-L/14 at 336, LLaMA. https://arxiv.org/abs/2310.03744"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from debias import Span
+from pruners.models import images
+from pruners.models.base import Adapter, Tower, deal
+from pruners.models.request import Shown, Size
+
+
+class Llava(Adapter):
+    """Pictures are padded to a square with CLIP's mean colour, which the processor on the hub does not do."""
+
+    @property
+    def side(self) -> int:
+        """Patches along one side of a picture."""
+        vision = self.model.config.vision_config
+        return int(vision.image_size) // int(vision.patch_size)
+
+    @property
+    def tower(self) -> Tower:
+        module = self.inner.vision_tower
+        layers = module.encoder.layers
+        chosen = self.model.config.vision_feature_layer
+        if not isinstance(chosen, int):
+            raise ValueError(
+                f"vision_feature_layer={chosen}: methods that prune at the vision tower need a single feature layer"
+            )
+        # hidden_states counts the embeddings as entry 0, so entry -2 is the output of the last layer but one
+        return Tower(module, layers, chosen - 1 if chosen >= 0 else len(layers) + chosen)
+
+    def spans(self, inputs: Mapping[str, Any], sizes: Sequence[Size | None] | None = None) -> list[list[Span]]:
+        ids, token = inputs["input_ids"], int(self.model.config.image_token_id)
+        tokens = self.side**2
+        count = len(sizes) if sizes is not None else int(ids.eq(token).sum()) // tokens
+        rows: list[list[Span]] = [[] for _ in ids]
+        for row, image, places in deal(ids, token, [tokens] * count):
+            size = sizes[image] if sizes is not None else None
+            rows[row].append(Span(int(places[0]), (self.side, self.side), size=size))
+        return rows
+
+    def picture(self, image: Image.Image) -> Shown:
+        colour = images.mean_colour(self.setting("image_mean"))
+        pixels = self.pixels(images.square(image, colour))
+        token = int(self.model.config.image_token_id)
+        return Shown([token] * self.side**2, {"pixel_values": pixels[None]}, image.size)
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """[3, s, s]: squashed to what the vision tower takes, normalised."""
+        edge = int(self.model.config.vision_config.image_size)
+        return images.normalised(
+            images.resized(image, (edge, edge)), self.setting("image_mean"), self.setting("image_std")
+        )

@@ -1,0 +1,153 @@
+"""LLaVA-NeXT (1.6): the picture squashed to a square, then tiles of a canvas on which it lies between black borders.
+
+The model cuts the borders off the canvas in whole patches and ends each of its rows with a newline token.
+https://llava-vl.github.io/blog/2024-01-30-llava-next
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from debias import Span
+from debias.padding import covered
+from pruners.models import images
+from pruners.models.base import deal
+from pruners.models.llava import Llava
+from pruners.models.request import Shown, Size
+
+Canvases = tuple[tuple[int, int], ...]  # (height, width) each, as in image_grid_pinpoints
+
+
+class Fit(NamedTuple):
+    """A picture on its canvas, in pixels."""
+
+    canvas: Size
+    shown: Size
+    left: int
+    top: int
+
+
+class Layout(NamedTuple):
+    """The tokens of one picture: base view first, then the canvas without its border."""
+
+    fraction: Tensor  # [length] share of the patch that is border
+    newline: Tensor  # [length]
+    xy: Tensor  # [length, 2] (column, row) in its view
+    view: Tensor  # [length] 0: base view, 1: canvas
+
+
+class LlavaNext(Llava):
+    """With a single canvas in the config's image_grid_pinpoints, as VisPruner runs it ([[672, 672]]), the border stays:
+    the model is told that the picture fills the canvas."""
+
+    media: ClassVar[tuple[str, ...]] = ("image_sizes",)
+
+    @property
+    def conversations(self) -> tuple[str, ...]:
+        if self.model.config.text_config.model_type == "mistral":
+            return ("mistral_instruct",)
+        return super().conversations
+
+    @property
+    def canvases(self) -> Canvases:
+        return tuple((int(height), int(width)) for height, width in self.model.config.image_grid_pinpoints)
+
+    def layout(self, size: Size, told: Size) -> Layout:
+        """Of a picture of `size`; `told` is the size that the model was given."""
+        vision = self.model.config.vision_config
+        return layout(size, told, self.canvases, int(vision.image_size), int(vision.patch_size))
+
+    def spans(self, inputs: Mapping[str, Any], sizes: Sequence[Size | None] | None = None) -> list[list[Span]]:
+        ids, token = inputs["input_ids"], int(self.model.config.image_token_id)
+        given = inputs.get("image_sizes")
+        told = [(int(width), int(height)) for height, width in given.tolist()] if given is not None else []
+        beams = max(len(told) // len(sizes), 1) if sizes else 1
+        real = [(sizes[number // beams] if sizes else None) or size for number, size in enumerate(told)]
+        laid = [self.layout(*pair) for pair in zip(real, told, strict=True)]
+        rows: list[list[Span]] = [[] for _ in ids]
+        for row, image, places in deal(ids, token, [len(one.newline) for one in laid]):
+            one = laid[image]
+            grid = (self.side, self.side)
+            rows[row].append(
+                Span(
+                    int(places[0]),
+                    grid,
+                    size=real[image],
+                    fraction=one.fraction,
+                    special=one.newline,
+                    length=len(one.newline),
+                )
+            )
+        return rows
+
+    def places(self, span: Span) -> tuple[Tensor, Tensor]:
+        assert span.size is not None  # spans() always sets it
+        told = self.canvases[0][::-1] if len(self.canvases) == 1 else span.size
+        return self.layout(span.size, told)[2:]
+
+    def picture(self, image: Image.Image) -> Shown:
+        image, edge = image.convert("RGB"), int(self.model.config.vision_config.image_size)
+        fit = fitted(image.size, self.canvases)
+        told = fit.canvas if len(self.canvases) == 1 else image.size
+        canvas = Image.new("RGB", fit.canvas)
+        canvas.paste(images.resized(image, fit.shown), (fit.left, fit.top))
+        corners = [(x, y) for y in range(0, fit.canvas[1], edge) for x in range(0, fit.canvas[0], edge)]
+        views = [image, *(canvas.crop((x, y, x + edge, y + edge)) for x, y in corners)]
+        token = int(self.model.config.image_token_id)
+        length = len(self.layout(image.size, told).newline)
+        inputs = {
+            "pixel_values": torch.stack([self.pixels(view) for view in views]),
+            "image_sizes": torch.tensor([told[::-1]]),
+        }
+        return Shown([token] * length, inputs, image.size)
+
+    def collate(self, name: str, parts: list[Tensor]) -> Tensor:
+        """Pictures have different numbers of views; the model drops the empty ones behind them."""
+        if name == "pixel_values":
+            return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
+        return super().collate(name, parts)
+
+
+def fitted(size: Size, canvases: Canvases) -> Fit:
+    """The canvas on which most of the picture survives, and where it lies there: as large as fits, in the middle."""
+    from transformers.image_processing_utils import select_best_resolution
+
+    width, height = size
+    down, across = select_best_resolution((height, width), [list(canvas) for canvas in canvases])
+    wider, taller = across / width, down / height
+    if wider < taller:
+        shown = (across, min(math.ceil(height * wider), down))
+    else:
+        shown = (min(math.ceil(width * taller), across), down)
+    return Fit((across, down), shown, (across - shown[0]) // 2, (down - shown[1]) // 2)
+
+
+@lru_cache(maxsize=1024)
+def layout(size: Size, told: Size, canvases: Canvases, edge: int, patch: int) -> Layout:
+    """Token by token, as the model packs its features. Shared between callers: do not write into it."""
+    from transformers.models.llava_next.modeling_llava_next import unpad_image
+
+    fit, side = fitted(size, canvases), edge // patch
+    columns, rows = (length // patch for length in fitted(told, canvases).canvas)
+    across = covered(fit.canvas[0], fit.left, fit.shown[0], columns)
+    down = covered(fit.canvas[1], fit.top, fit.shown[1], rows)
+    border = (1 - down[:, None] * across).float()
+    left: Tensor = unpad_image(  # type: ignore[no-untyped-call]
+        torch.arange(rows * columns).view(1, rows, columns), told[::-1]
+    )[0]
+    cells = torch.nn.functional.pad(left, (0, 1), value=-1)  # the newline
+    newline = torch.cat([torch.zeros(side * side, dtype=torch.bool), cells.flatten() < 0])
+    fraction = torch.zeros(len(newline))
+    fraction[side * side :][~newline[side * side :]] = border.flatten()[left.flatten()]
+    frame = torch.cartesian_prod(torch.arange(side), torch.arange(side)).flip(-1)
+    patches = torch.stack([cells % columns, cells // columns], -1).view(-1, 2)
+    patches[cells.flatten() < 0] = -2
+    view = (torch.arange(len(newline)) >= side * side).long()
+    return Layout(fraction, newline, torch.cat([frame, patches]), view)

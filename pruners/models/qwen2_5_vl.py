@@ -1,0 +1,134 @@
+"""Qwen2.5-VL: pictures keep their shape, rounded to whole tokens; nothing is padded. https://arxiv.org/abs/2502.13923"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from debias import Span
+from pruners.models import images
+from pruners.models.base import Adapter, runs
+from pruners.models.request import Encoded, Request, Shown, Size
+
+
+class Qwen25VL(Adapter):
+    """Positions have three axes (time, row, column), which the model mixes into one rotary table for all layers."""
+
+    pads: ClassVar[bool] = False
+    media: ClassVar[tuple[str, ...]] = ("image_grid_thw", "video_grid_thw")
+    gap: ClassVar[str] = ""
+    fps: float = 2.0  # frames per second of the clips that are passed in
+    prepared: ClassVar[Mapping[str, Any]] = {
+        **images.CLIP,
+        "size": {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280},
+        "video_size": {"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28},
+    }
+
+    @property
+    def conversations(self) -> tuple[str, ...]:
+        return ("qwen2_5_vl",)
+
+    @property
+    def merge(self) -> int:
+        """Patches along one side of a token."""
+        return int(self.model.config.vision_config.spatial_merge_size)
+
+    def rotary(self, like: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Text counts the same on all three axes; so do renumbered tokens."""
+        return super().rotary(like, positions.expand(3, *positions.shape))
+
+    def spans(self, inputs: Mapping[str, Any], sizes: Sequence[Size | None] | None = None) -> list[list[Span]]:
+        config = self.model.config
+        pictures = iter(self.grids(inputs.get("image_grid_thw")))
+        clips = iter(self.clip_grids(inputs.get("video_grid_thw")))
+        rows: list[list[Span]] = []
+        for ids in inputs["input_ids"]:
+            stretches = [(*run, pictures) for run in runs(ids, int(config.image_token_id))]
+            stretches += [(*run, clips) for run in runs(ids, int(config.video_token_id))]
+            rows.append([])
+            for start, length, grids in sorted(stretches, key=lambda stretch: stretch[0]):
+                frames, height, width = next(grids, (0, 0, 0))
+                if frames * height * width != length:
+                    raise ValueError(
+                        f"{length} image tokens at {start}, but the grid says {frames} x {height} x {width}"
+                    )
+                rows[-1].append(Span(start, (height, width), frames=frames))
+        return rows
+
+    def grids(self, given: Tensor | None) -> list[tuple[int, int, int]]:
+        """(frames, rows, columns) of tokens."""
+        found = [] if given is None else given.tolist()
+        return [(time, height // self.merge, width // self.merge) for time, height, width in found]
+
+    def clip_grids(self, given: Tensor | None) -> list[tuple[int, int, int]]:
+        """The same of each stretch of clip tokens."""
+        return self.grids(given)
+
+    # -- prompts and pictures ------------------------------------------------------------------------------------------
+    def encode(self, requests: Sequence[Request]) -> Encoded:
+        encoded, config = super().encode(requests), self.model.config
+        ids = encoded.inputs["input_ids"]
+        encoded.inputs["mm_token_type_ids"] = (ids == config.image_token_id).int() + 2 * (
+            ids == config.video_token_id
+        ).int()
+        return encoded
+
+    def picture(self, image: Image.Image) -> Shown:
+        patches, grid = self.patches([image], whole_tokens(image.size, self.unit, self.setting("size")))
+        ids = self.between([int(self.model.config.image_token_id)] * math.prod(self.grids(grid)[0]))
+        return Shown(ids, {"pixel_values": patches, "image_grid_thw": grid})
+
+    def clip(self, frames: Sequence[Image.Image]) -> Shown:
+        size = whole_tokens(frames[0].size, self.unit, self.setting("size", video=True))
+        patches, grid = self.patches(frames, size)
+        ids = self.between([int(self.model.config.video_token_id)] * math.prod(self.grids(grid)[0]))
+        seconds = torch.tensor([self.model.config.vision_config.temporal_patch_size / self.fps])
+        return Shown(ids, {"pixel_values_videos": patches, "video_grid_thw": grid, "second_per_grid_ts": seconds})
+
+    @property
+    def unit(self) -> int:
+        """Pixels along one side of a token."""
+        return int(self.model.config.vision_config.patch_size) * self.merge
+
+    def between(self, ids: list[int]) -> list[int]:
+        config = self.model.config
+        return [int(config.vision_start_token_id), *ids, int(config.vision_end_token_id)]
+
+    def patches(self, frames: Sequence[Image.Image], size: Size) -> tuple[Tensor, Tensor]:
+        """[patches, values] as the vision tower takes them, and [1, 3] how many there are in time, down and across.
+
+        Patches of one token stand together. A frame is repeated where time does not come out even.
+        """
+        vision = self.model.config.vision_config
+        patch, deep, merge = int(vision.patch_size), int(vision.temporal_patch_size), self.merge
+        mean, std = self.setting("image_mean"), self.setting("image_std")
+        pixels = [images.normalised(images.resized(frame.convert("RGB"), size), mean, std) for frame in frames]
+        pixels += pixels[-1:] * (-len(pixels) % deep)
+        time, across, down = len(pixels) // deep, size[0] // patch, size[1] // patch
+        cells = torch.stack(pixels).view(time, deep, 3, down // merge, merge, patch, across // merge, merge, patch)
+        cells = cells.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
+        return cells.reshape(time * down * across, -1), torch.tensor([[time, down, across]])
+
+
+def whole_tokens(size: Size, unit: int, limits: Mapping[str, int], frames: int = 1, counted: int = 1) -> Size:
+    """(width, height) in multiples of `unit`, in nearly the same shape, that keep within the limits on pixels.
+
+    The limits are for a whole clip where `frames` are given; `counted` is their number, rounded.
+    """
+    width, height = size
+    least, most, area = limits["shortest_edge"], limits["longest_edge"], frames * width * height
+    if max(size) > 200 * min(size):
+        raise ValueError(f"a picture of {width} x {height} is too narrow: its sides may differ by a factor of 200")
+    near = round(width / unit) * unit, round(height / unit) * unit
+    if counted * math.prod(near) > most:
+        scale = math.sqrt(area / most)
+        return max(unit, math.floor(width / scale / unit) * unit), max(unit, math.floor(height / scale / unit) * unit)
+    if counted * math.prod(near) < least:
+        scale = math.sqrt(least / area)
+        return math.ceil(width * scale / unit) * unit, math.ceil(height * scale / unit) * unit
+    return near

@@ -1,0 +1,84 @@
+"""Video-LLaVA: clips of 8 frames, each with its CLS token in front, and pictures. https://arxiv.org/abs/2311.10122"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from debias import Span
+from pruners.models import images
+from pruners.models.base import Tower, runs, sizes_of
+from pruners.models.llava import Llava
+from pruners.models.request import Shown, Size
+
+
+class VideoLlava(Llava):
+    """Pictures are padded to a square; frames are scaled and cropped to one, so that a clip has no padding.
+
+    Which frames stand for a clip is the caller's choice (the authors take linspace(0, n - 1, 8)).
+    """
+
+    media: ClassVar[tuple[str, ...]] = ("pixel_values_videos",)
+
+    @property
+    def conversations(self) -> tuple[str, ...]:
+        return ("llava_v1", "vicuna_v1")
+
+    @property
+    def tower(self) -> Tower:
+        raise ValueError(
+            "Video-LLaVA has one vision tower for pictures and one for clips; methods that prune there cannot run on it"
+        )
+
+    def spans(self, inputs: Mapping[str, Any], sizes: Sequence[Size | None] | None = None) -> list[list[Span]]:
+        config, grid, clips = self.model.config, (self.side, self.side), inputs.get("pixel_values_videos")
+        patches = self.side**2
+        frames = int(clips.shape[1]) if clips is not None else int(config.video_seq_length) // (1 + patches)
+        special = torch.zeros(frames, 1 + patches, dtype=torch.bool)
+        special[:, 0] = True
+        rows: list[list[Span]] = []
+        for ids in inputs["input_ids"]:
+            pictures = split(ids, int(config.image_token_id), patches)
+            films = split(ids, int(config.video_token_id), special.numel())
+            spans = [Span(start, grid) for start in pictures]
+            spans += [Span(start, grid, frames=frames, special=special.flatten()) for start in films]
+            rows.append(sorted(spans, key=lambda span: span.start))
+        known = sizes_of(rows, sizes)
+        return [
+            [
+                span if span.special is not None else Span(span.start, grid, size=size)
+                for span, size in zip(*pair, strict=True)
+            ]
+            for pair in zip(rows, known, strict=True)
+        ]
+
+    def clip(self, frames: Sequence[Image.Image]) -> Shown:
+        token = int(self.model.config.video_token_id)
+        pixels = torch.stack([self.frame(frame) for frame in frames])
+        return Shown([token] * len(frames) * (1 + self.side**2), {"pixel_values_videos": pixels[None]})
+
+    def frame(self, frame: Image.Image) -> Tensor:
+        """[3, s, s]: the shorter side scaled to s, bilinear without antialiasing as in the authors' transform, and the
+        middle cut out. Their random mirroring, which their evaluation leaves on, is left out."""
+        edge = int(self.model.config.vision_config.image_size)
+        pixels = images.normalised(frame, self.setting("image_mean"), self.setting("image_std"))
+        width, height = frame.size
+        short = min(width, height)
+        size = (height * edge // short, width * edge // short)
+        scaled = torch.nn.functional.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0]
+        top, left = round((size[0] - edge) / 2), round((size[1] - edge) / 2)
+        return scaled[:, top : top + edge, left : left + edge]
+
+
+def split(ids: Tensor, token: int, length: int) -> list[int]:
+    """Where each picture or clip of `length` tokens starts in a row; some may stand side by side."""
+    starts: list[int] = []
+    for start, tokens in runs(ids, token):
+        if tokens % length:
+            raise ValueError(f"{tokens} tokens of pictures or clips side by side, but each has {length}")
+        starts += range(start, start + tokens, length)
+    return starts
