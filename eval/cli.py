@@ -97,7 +97,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser = Parser(prog=f"python -m eval {name}", description=module.__doc__)
         parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
         work: Work = module.command(parser)
-        args = parser.parse_args(rest)
+        # A command that takes a method's fields gets the flags that are none of its own as `fields`.
+        fields = parser.get_default("takes_fields")
+        args, args_fields = parser.parse_known_args(rest) if fields else (parser.parse_args(rest), [])
+        if fields:
+            args.fields = args_fields
         result = work(args)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1

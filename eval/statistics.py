@@ -1,8 +1,8 @@
 """Paired statistics over groups: questions about one image are not independent, so whole groups are drawn and swapped.
 
-A metric is given as one vector of sums per group and a function from the summed vector to the value (a mean is
-`(sum of scores, number of questions)` and their ratio; F1 is counts of hits and misses). Resampling then costs one
-matrix product, and MME's or POPE's total is resampled through its own arithmetic.
+Two arms answered the same `groups` groups. A metric is a function `value` of how often each group counts, weights
+[..., 2 * groups] -> values [...]: the first half weighs the groups as arm a answered them, the second as arm b did.
+So a total such as MME's is resampled through its own arithmetic, and a mean costs one matrix product.
 """
 
 from __future__ import annotations
@@ -14,45 +14,56 @@ import numpy as np
 from scipy.stats import binomtest, norm
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-Value = Callable[[Array], Array]  # [..., k] summed statistics -> [...] values
+Value = Callable[[Array], Array]
+CHUNK = 4_000_000  # weights held at once
 
 
-def ratio(totals: Array) -> Array:
-    """The mean, in percent, of statistics (sum, count)."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return 100 * totals[..., 0] / totals[..., 1]
+def mean_value(a: Array, b: Array, place: Array) -> Value:
+    """The mean x 100 of per-question scores; place[i] is the group of question i."""
+    groups = int(place.max()) + 1
+    sizes = np.bincount(place, minlength=groups)
+    sums = np.concatenate([np.bincount(place, scores, groups) for scores in (a, b)])
+    totals = np.stack([sums, np.concatenate([sizes, sizes])], axis=1)
+
+    def value(weights: Array) -> Array:
+        both = weights @ totals
+        return 100 * both[..., 0] / both[..., 1]
+
+    return value
 
 
-def replicates(a: Array, b: Array, value: Value, draws: int, seed: int) -> Array:
-    """`draws` bootstrap replicates of value(b) - value(a); rows of a and b are the same groups."""
-    rng, groups = np.random.default_rng(seed), len(a)
-    both, out = np.concatenate([a, b], axis=1), []
-    step = max(1, 4_000_000 // groups)
+def difference(value: Value, weights: Array) -> Array:
+    """value(b) - value(a), when each group counts `weights` [..., groups] times."""
+    none = np.zeros_like(weights)
+    a, b = np.concatenate([weights, none], -1), np.concatenate([none, weights], -1)
+    return value(b) - value(a)
+
+
+def replicates(value: Value, groups: int, draws: int, seed: int) -> Array:
+    """`draws` bootstrap replicates of value(b) - value(a)."""
+    rng, out = np.random.default_rng(seed), []
+    step = max(1, CHUNK // groups)
     for first in range(0, draws, step):
         count = min(step, draws - first)
         picked = rng.integers(groups, size=(count, groups)) + np.arange(count)[:, None] * groups
         times = np.bincount(picked.ravel(), minlength=count * groups).reshape(count, groups)
-        totals = times @ both
-        out.append(value(totals[:, a.shape[1] :]) - value(totals[:, : a.shape[1]]))
+        out.append(difference(value, times.astype(float)))
     return np.concatenate(out)
 
 
-def interval(a: Array, b: Array, value: Value, drawn: Array, level: float = 0.95) -> tuple[float, float] | None:
+def interval(value: Value, groups: int, drawn: Array, level: float = 0.95) -> tuple[float, float] | None:
     """The bias-corrected and accelerated interval of value(b) - value(a); None when there is but one group."""
-    if len(a) < 2:
-        return None
-    total_a, total_b = a.sum(0), b.sum(0)
-    delta = value(total_b) - value(total_a)
     drawn = drawn[np.isfinite(drawn)]
-    if not len(drawn):
+    if groups < 2 or not len(drawn):
         return None
     if np.ptp(drawn) == 0:
         return float(drawn[0]), float(drawn[0])
+    delta = difference(value, np.ones(groups))
     below = ((drawn < delta).mean() + (drawn <= delta).mean()) / 2  # ties count half: the scores are discrete
     tails = np.array([(1 - level) / 2, (1 + level) / 2])
     if 0 < below < 1:
-        left_out = value(total_b - b) - value(total_a - a)
-        gap = left_out[np.isfinite(left_out)].mean() - left_out[np.isfinite(left_out)]
+        gap = left_out(value, groups)
+        gap = gap[np.isfinite(gap)].mean() - gap[np.isfinite(gap)]
         spread = (gap**2).sum()
         acceleration = (gap**3).sum() / (6 * spread**1.5) if spread > 0 else 0.0
         z = norm.ppf(below)
@@ -61,31 +72,43 @@ def interval(a: Array, b: Array, value: Value, drawn: Array, level: float = 0.95
     return float(low), float(high)
 
 
+def left_out(value: Value, groups: int) -> Array:
+    """value(b) - value(a) without group 0, without group 1, ..."""
+    out, step = [], max(1, CHUNK // groups)
+    for first in range(0, groups, step):
+        rows = np.arange(first, min(first + step, groups))
+        weights = np.ones((len(rows), groups))
+        weights[np.arange(len(rows)), rows] = 0
+        out.append(difference(value, weights))
+    return np.concatenate(out)
+
+
 def mcnemar(up: int, down: int) -> float:
     """Exact McNemar: are the flips one way as likely as the other?"""
     return float(binomtest(min(up, down), up + down, 0.5).pvalue) if up + down else 1.0
 
 
-def sign_flip(a: Array, b: Array, value: Value, draws: int, seed: int) -> float:
-    """Permutation p-value: the arms of each group are swapped at random (all ways, when there are few groups)."""
-    changed = np.any(a != b, axis=1)
-    rest_a, rest_b = a[~changed].sum(0), b[~changed].sum(0)
-    a, b = a[changed], b[changed]
-    groups = len(a)
-    if not groups:
+def sign_flip(value: Value, changed: Array, draws: int, seed: int) -> float:
+    """Permutation p-value: the arms of each group are swapped at random (in all ways, when few groups differ).
+
+    changed[g] says whether the arms differ in group g at all; swapping the others changes nothing.
+    """
+    moving, groups = np.flatnonzero(changed), len(changed)
+    if not len(moving):
         return 1.0
-    exact = 2**groups <= draws
-    if exact:
-        swaps = (np.arange(2**groups)[:, None] >> np.arange(groups)) & 1
-    total_a, total_b, rng = a.sum(0) + rest_a, b.sum(0) + rest_b, np.random.default_rng(seed)
-    observed = abs(value(total_b) - value(total_a))
-    hits, step = 0, max(1, 4_000_000 // groups)
-    count = len(swaps) if exact else draws
+    exact = 2 ** len(moving) <= draws
+    rng, count = np.random.default_rng(seed), 2 ** len(moving) if exact else draws
+    observed = abs(difference(value, np.ones(groups)))
+    hits, step = 0, max(1, CHUNK // groups)
     for first in range(0, count, step):
-        size = min(step, count - first)
-        moved = (swaps[first : first + size] if exact else rng.integers(2, size=(size, groups))) @ (b - a)
-        gaps = abs(value(total_b - moved) - value(total_a + moved))
-        hits += int((gaps >= observed - 1e-9).sum())
+        rows = np.arange(first, min(first + step, count))
+        drawn = (
+            (rows[:, None] >> np.arange(len(moving))) & 1 if exact else rng.integers(2, size=(len(rows), len(moving)))
+        )
+        swap = np.zeros((len(rows), groups))
+        swap[:, moving] = drawn
+        gaps = value(np.concatenate([swap, 1 - swap], -1)) - value(np.concatenate([1 - swap, swap], -1))
+        hits += int((abs(gaps) >= observed - 1e-9).sum())
     return hits / count if exact else (hits + 1) / (count + 1)
 
 

@@ -129,18 +129,23 @@ class Folder:
                 f"Give another --out; nothing was changed."
             )
 
-    def note(self, benchmark: str, facts: Mapping[str, Any]) -> None:
-        """Write down what a benchmark's questions were; refuse to go on with other ones."""
+    def note(self, benchmark: str, facts: Mapping[str, Any], places: Mapping[str, Any]) -> None:
+        """Write down what a benchmark's questions and settings are, and where they lie; refuse to go on with others."""
         with open(self.path / ".lock" / "folder", "a") as gate:
             fcntl.flock(gate, fcntl.LOCK_EX)
             info = self.info()
             before = info["benchmarks"].get(benchmark)
-            if before is not None and before.get("digest") != facts.get("digest"):
-                raise ValueError(
-                    f"{self.path}: the questions of {benchmark} are not those this run began with "
-                    f"({before.get('n')} then, {facts.get('n')} now). Restore the data, or give another --out."
-                )
-            info["benchmarks"][benchmark] = {**(before or {}), **facts}
+            merged = dict(facts)
+            if before is not None:
+                merged["debias"] = {**before.get("debias", {}), **facts.get("debias", {})}
+                same = {name: before.get(name) for name in merged}
+                same["debias"] = {**merged["debias"], **before.get("debias", {})}
+                if same != merged:
+                    raise ValueError(
+                        f"{self.path}: {benchmark} is not what this run began with ({differences(same, merged)}). "
+                        f"Restore the data and settings, or give another --out."
+                    )
+            info["benchmarks"][benchmark] = {**merged, **places}
             info["benchmarks"] = dict(sorted(info["benchmarks"].items()))
             self.save("run.json", info)
 
@@ -153,6 +158,11 @@ class Folder:
 
     def shard(self, benchmark: str, arm: str, rank: int = 0) -> Shard:
         return Shard(self.path / benchmark / f"{arm}.{rank}.jsonl")
+
+    def timing(self, rank: int, facts: Mapping[str, Any]) -> None:
+        """How long a batch took; kept apart from the rows, which are the same every time."""
+        with open(self.path / f"timings.{rank}.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(facts) + "\n")
 
     def close(self) -> None:
         self._held.close()

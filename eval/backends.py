@@ -1,0 +1,243 @@
+"""Who answers: `native` prunes unmodified transformers models; eval/fork.py runs the authors' code. Both yield rows.
+
+A backend has `answer(samples, arm, benchmark)`, which yields (key, text, metadata) of one batch in order, and may have
+`ahead(batches, benchmark)`, told once which batches come, and `close()`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from debias import Debias
+from eval.benchmarks.base import Benchmark
+from eval.features import Features, shareable
+from eval.images import open_image
+from eval.sample import Sample
+from eval.store import encode
+from eval.video import Clips
+from pruners import Pruner
+
+log = logging.getLogger("debias")
+UNPRUNED = "unpruned"
+Answer = tuple[str, str, dict[str, Any]]
+
+
+class Backend(Protocol):
+    def answer(self, samples: Sequence[Sample], arm: str, benchmark: Benchmark) -> Iterator[Answer]: ...
+
+    def ahead(self, batches: Sequence[Sequence[Sample]], benchmark: Benchmark) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Poison:
+    """A logits processor that changes nothing and remembers which rows of a batch saw NaN."""
+
+    def __init__(self) -> None:
+        self.seen: torch.Tensor | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        found = scores.isnan().any(-1)
+        self.seen = found if self.seen is None else self.seen | found
+        return scores
+
+    def rows(self, count: int) -> list[bool]:
+        return [False] * count if self.seen is None else [bool(row) for row in self.seen.tolist()]
+
+
+@dataclass
+class Media:
+    """The pictures of one question."""
+
+    images: list[Any]
+    video: list[Any] | None
+    size: tuple[int, int]
+    key: str  # by content: equal pictures, equal keys
+
+
+@dataclass
+class Batch:
+    samples: list[Sample]  # those that could be read
+    encoded: Any
+    media: list[Media]
+    broken: dict[str, str]  # key -> what is wrong with its picture
+
+
+class Native:
+    def __init__(
+        self,
+        adapter: Any,
+        pruner: Pruner,
+        debias: Callable[[Benchmark, str], Debias],
+        workers: int = 4,
+        feature_bytes: int = 2 << 30,
+        skip_broken: bool = False,
+    ) -> None:
+        self.adapter, self.pruner, self.debias, self.skip_broken = adapter, pruner, debias, skip_broken
+        self.model = adapter.model
+        self.features = Features(feature_bytes)
+        self.clips = Clips()
+        self.pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="media")
+        self.lookahead = 2 * max(1, workers)
+        self._coming: OrderedDict[tuple[str, ...], list[Sample]] = OrderedDict()
+        self._ready: dict[tuple[str, ...], Future[Batch]] = {}
+        self._last: tuple[tuple[str, ...], Batch] | None = None
+        self.batch_limit: int | None = None  # what fitted into memory, once something did not
+
+    # -- pictures and prompts, made ready in worker threads ------------------------------------------------------
+
+    def ahead(self, batches: Sequence[Sequence[Sample]], benchmark: Benchmark) -> None:
+        self._coming = OrderedDict((_name(batch), list(batch)) for batch in batches)
+        for future in self._ready.values():
+            future.cancel()
+        self._ready, self._last = {}, None
+
+    def _batch(self, samples: Sequence[Sample], benchmark: Benchmark) -> Batch:
+        name = _name(samples)
+        if self._last and self._last[0] == name:
+            return self._last[1]
+        self._coming.pop(name, None)
+        while self._coming and len(self._ready) < self.lookahead:
+            key, coming = self._coming.popitem(last=False)
+            self._ready[key] = self.pool.submit(self._prepare, coming, benchmark)
+        future = self._ready.pop(name, None)
+        batch = future.result() if future else self._prepare(samples, benchmark)
+        self._last = (name, batch)
+        return batch
+
+    def _prepare(self, samples: Sequence[Sample], benchmark: Benchmark) -> Batch:
+        from pruners.models import Request
+
+        good: list[Sample] = []
+        media: list[Media] = []
+        requests: list[Any] = []
+        broken: dict[str, str] = {}
+        for sample in samples:
+            try:
+                found = self._media(sample)
+            except ValueError as error:
+                if not self.skip_broken:
+                    raise ValueError(f"{error}. Go on without such pictures, counted as wrong: --skip-broken") from None
+                broken[sample.key] = str(error)
+                continue
+            good.append(sample)
+            media.append(found)
+            requests.append(Request(sample.text, found.images, found.video, conversation=benchmark.conversation))
+        return Batch(good, self.adapter.encode(requests) if requests else None, media, broken)
+
+    def _media(self, sample: Sample) -> Media:
+        if sample.video is not None:
+            frames = self.clips(sample.video)
+            return Media([], frames, frames[0].size, _content(frames))
+        if sample.image is None:
+            return Media([], None, (0, 0), "")
+        image = open_image(sample)
+        return Media([image], None, image.size, _content([image]))
+
+    # -- answers -------------------------------------------------------------------------------------------------
+
+    def answer(self, samples: Sequence[Sample], arm: str, benchmark: Benchmark) -> Iterator[Answer]:
+        if self.batch_limit is not None and len(samples) > self.batch_limit:
+            for first in range(0, len(samples), self.batch_limit):
+                yield from self.answer(samples[first : first + self.batch_limit], arm, benchmark)
+            return
+        batch = self._batch(samples, benchmark)
+        try:
+            answers = self._generate(batch, arm, benchmark) if batch.samples else {}
+        except torch.OutOfMemoryError as error:
+            if len(samples) == 1:
+                raise ValueError(
+                    f"question {samples[0].key!r} of {benchmark.name} does not fit into memory even alone. "
+                    "Use a smaller model, --dtype bfloat16, or a device with more memory."
+                ) from error
+            torch.cuda.empty_cache()
+            self.batch_limit = len(samples) // 2
+            log.info("out of memory with %d questions at once; going on with %d", len(samples), self.batch_limit)
+            answers = None
+        if answers is None:  # outside the handler, which would keep the failed call's tensors alive
+            yield from self.answer(samples, arm, benchmark)
+            return
+        for sample in samples:
+            text, metadata = answers.get(sample.key) or ("", {"error": batch.broken[sample.key]})
+            yield sample.key, text, metadata
+
+    def _generate(self, batch: Batch, arm: str, benchmark: Benchmark) -> dict[str, tuple[str, dict[str, Any]]]:
+        poison, trace = Poison(), None
+        inputs = batch.encoded.to(self.model.device, self.model.dtype).inputs
+        with ExitStack() as inside, torch.inference_mode():
+            if self._shares(arm):
+                keys = [media.key for media in batch.media if media.key]
+                inside.enter_context(self.features.shared(self.model, keys))
+            if arm != UNPRUNED:
+                debias = self.debias(benchmark, arm)
+                trace = inside.enter_context(self.pruner(self.model, debias, sizes=batch.encoded.sizes))
+            out = self.model.generate(
+                **inputs,
+                generation_config=greedy(self.model, benchmark.max_new_tokens),
+                logits_processor=[poison],
+            )
+        new = out[:, inputs["input_ids"].shape[1] :]
+        bad = poison.rows(len(batch.samples))
+        texts = self.adapter.decode(new)
+        found = {}
+        for row, (sample, media) in enumerate(zip(batch.samples, batch.media, strict=True)):
+            metadata: dict[str, Any] = {"size": list(media.size)} if media.key else {}
+            if trace is not None and media.key:
+                metadata |= _seen(trace, sum(1 for before in batch.media[:row] if before.key))
+            if bad[row]:
+                metadata["error"] = "the model's logits hold NaN; this is no answer"
+            found[sample.key] = ("" if bad[row] else texts[row].strip(), metadata)
+        return found
+
+    def _shares(self, arm: str) -> bool:
+        layers = getattr(self.model.config, "vision_config", None)
+        looks = self.pruner.vision or self.pruner.vision_layers(getattr(layers, "num_hidden_layers", 24))
+        return shareable(self.model) and (arm == UNPRUNED or not looks)
+
+    def close(self) -> None:
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
+
+def greedy(model: Any, max_new_tokens: int) -> Any:
+    """Greedy decoding, whatever the checkpoint's own generation config says."""
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    end = own.eos_token_id
+    pad = own.pad_token_id if own.pad_token_id is not None else (end[0] if isinstance(end, list) else end)
+    return GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        max_new_tokens=max_new_tokens,
+        bos_token_id=own.bos_token_id,
+        eos_token_id=end,
+        pad_token_id=pad,
+    )
+
+
+def _name(samples: Sequence[Sample]) -> tuple[str, ...]:
+    return tuple(sample.key for sample in samples)
+
+
+def _content(images: Sequence[Any]) -> str:
+    seen = hashlib.sha256()
+    for image in images:
+        seen.update(f"{image.size}".encode())
+        seen.update(image.tobytes())
+    return seen.hexdigest()
+
+
+def _seen(trace: Any, place: int) -> dict[str, Any]:
+    """What the method kept of picture number `place` of the batch: ranges per stage, and how many tokens that was."""
+    kept = [encode(sorted(stage[place].tolist())) for stage in trace.kept]
+    return {"kept": kept, "counts": trace.counts[place]}

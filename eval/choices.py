@@ -1,0 +1,306 @@
+"""The flags of `run`, and what they come to: method, model, data, arms, and the debias of each arm."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from debias import Debias, names
+from eval import benchmarks, trends
+from eval.backends import UNPRUNED, Backend, Native
+from eval.benchmarks.base import Benchmark
+from eval.cli import one_of
+from eval.plan import world
+
+log = logging.getLogger("debias")
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+EMBEDDED = {"image": ASSETS / "tiny-llava", "video": ASSETS / "tiny-video-llava"}
+REFERENCE = 576  # visual tokens of LLaVA-1.5, which the methods' default budgets are meant for
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    from pruners import find
+    from pruners import names as methods
+
+    add = parser.add_argument
+    add("--method", default="fastv", help=f"one of {', '.join(methods())}")
+    add(
+        "--arms",
+        default="none,trend,padding,both",
+        help="of none, trend, padding, both (or paper, before, after), and unpruned",
+    )
+    add("--benchmarks", help=f"names with commas (default: all that --data holds): {', '.join(benchmarks.NAMES)}")
+    add("--model", help="a checkpoint folder or hub id (default: the embedded model)")
+    add("--video-model", help="the model for the video benchmarks (default: --model, or the embedded one)")
+    add("--data", help="the data root, LLaVA's playground/data/eval (default: the embedded tiny world)")
+    add("--full", action="store_true", help="all of the embedded data, not the subset")
+    add("--out", help="the run folder; the same command goes on where it stopped (default: runs/METHOD-HASH)")
+    add("--limit", type=_positive, help="at most so many questions of each benchmark, the same ones every time")
+    add(
+        "--batch-size",
+        type=_positive,
+        default=8,
+        help="questions at once (default %(default)s); answers do not depend on it",
+    )
+    add(
+        "--backend", default="native", choices=["native", "fork"], help="fork: the authors' code in its own environment"
+    )
+    add("--trend", default="auto", help="auto, published, fitted, online, or a trends file that `fit` wrote")
+    add(
+        "--dtype",
+        default="auto",
+        choices=["auto", "float32", "float16", "bfloat16"],
+        help="auto: the checkpoint's; float32 on a CPU",
+    )
+    add("--attention", default="sdpa", help="attention kernel: sdpa, eager, flash_attention_2 (default %(default)s)")
+    add("--device", help="cpu, cuda, cuda:1, or auto to spread a large model (default: cuda when there is one)")
+    add("--workers", type=_positive, default=4, help="threads that read pictures ahead (default %(default)s)")
+    add(
+        "--feature-memory",
+        type=float,
+        default=2.0,
+        metavar="GIB",
+        help="for vision features shared by questions and arms",
+    )
+    add("--check", action="store_true", help="read every record and picture before a model is loaded")
+    add("--skip-broken", action="store_true", help="go on without unreadable pictures; they count as wrong")
+    add("--draws", type=_positive, default=10_000, help="bootstrap draws (default %(default)s)")
+    add("--dry-run", action="store_true", help="say what would run, and stop")
+    add("--trust-remote-code", action="store_true", help=argparse.SUPPRESS)
+    lines = []
+    for name in methods():
+        fields = [f"--{field.name.replace('_', '-')} {_default(field)}" for field in dataclasses.fields(find(name))]
+        lines.append(f"  {name:<12} {' '.join(fields)}")
+    parser.epilog = "flags of the methods, with their defaults:\n" + "\n".join(lines)
+    parser.set_defaults(takes_fields=True)
+
+
+def _default(field: Any) -> str:
+    if field.default is not dataclasses.MISSING:
+        return str(field.default)
+    return str(field.default_factory()) if field.default_factory is not dataclasses.MISSING else "..."
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, not {text}")
+    return value
+
+
+def choose(args: argparse.Namespace) -> Choice:
+    from pruners import names as methods
+
+    embedded_data = args.data is None
+    if args.full and not embedded_data:
+        raise ValueError("--full belongs to the embedded data; --data is always taken whole (or see --limit)")
+    if embedded_data:
+        from tiny.benchmarks import ensure
+
+        data = ensure(size="full" if args.full else "default")
+    else:
+        data = Path(args.data)
+        if not data.is_dir():
+            raise ValueError(
+                f"--data {data}: no such folder; expected LLaVA's playground/data/eval, or a folder like it"
+            )
+    one_of("method", args.method, methods())
+    arms = [UNPRUNED if arm.strip() == UNPRUNED else names.arm(arm.strip()) for arm in args.arms.split(",")]
+    found = _benchmarks(args.benchmarks, data)
+    models = {"image": Path(EMBEDDED["image"]), "video": Path(EMBEDDED["video"])}
+    chosen = {media: str(models[media]) for media in models}
+    if args.model:
+        chosen = {"image": args.model, "video": args.video_model or args.model}
+    elif args.video_model:
+        chosen["video"] = args.video_model
+    needed = {benchmark.media for benchmark in found}
+    chosen = {media: model for media, model in chosen.items() if media in needed}
+    return Choice(args, list(dict.fromkeys(arms)), [(b, data) for b in found], chosen)
+
+
+def _benchmarks(text: str | None, data: Path) -> list[Benchmark]:
+    if text:
+        wanted = [
+            one_of("benchmark", names.benchmark(name), benchmarks.NAMES) for name in text.split(",") if name.strip()
+        ]
+        found = [benchmarks.get(name) for name in dict.fromkeys(wanted)]
+    else:
+        found = [benchmark for benchmark in map(benchmarks.get, benchmarks.NAMES) if there(benchmark, data)]
+        if not found:
+            raise ValueError(f"--data {data} holds none of the benchmarks; expected folders such as {data}/pope")
+    return sorted(found, key=lambda benchmark: benchmark.media)  # one model after the other
+
+
+def there(benchmark: Benchmark, data: Path) -> bool:
+    try:
+        benchmark.home(data)
+    except ValueError:
+        return False
+    return True
+
+
+class Choice:
+    """What the flags come to. Models are loaded when their first question is asked, one at a time."""
+
+    def __init__(
+        self, args: argparse.Namespace, arms: list[str], found: list[tuple[Benchmark, Path]], models: dict[str, str]
+    ) -> None:
+        import torch
+
+        self.args, self.arms, self.benchmarks, self.models = args, arms, found, models
+        local = world().local
+        self.device = args.device or (f"cuda:{local}" if torch.cuda.is_available() else "cpu")
+        self.dtype = "float32" if args.dtype == "auto" and self.device == "cpu" else args.dtype
+        self.layout = {media: layout(model) for media, model in models.items()}
+        self.pruner = self._pruner()
+        self._loaded: tuple[str, Any, Backend] | None = None
+        self._fitted: dict[str, Any] = {}
+
+    def _pruner(self) -> Any:
+        from pruners import find
+
+        kind, rest = find(self.args.method), list(self.args.fields)
+        if not any(word.split("=")[0] == "--keep" for word in rest):
+            field = next(field for field in dataclasses.fields(kind) if field.name == "keep")
+            tokens = {self.layout[media].tokens for media in self.models}
+            if isinstance(field.default, int) and tokens != {REFERENCE}:
+                rest += ["--keep", repr(field.default / REFERENCE)]
+                log.info("keep: %d of %d tokens, as a share of this model's", field.default, REFERENCE)
+        return parse_fields(kind, rest, f"python -m eval run --method {self.args.method}")
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "method": repr(self.pruner),
+            "backend": self.args.backend,
+            "models": {media: f"{Path(model).name} {digest_of(model)}" for media, model in self.models.items()},
+            "dtype": self.dtype,
+            "attention": self.args.attention,
+            "device": self.device.split(":")[0],
+            "trend": trends.identity(self.args.trend),
+        }
+
+    def facts(self, benchmark: Benchmark) -> dict[str, Any]:
+        settings = {arm: repr(self.debias(benchmark, arm)) for arm in self.arms if arm != UNPRUNED}
+        return {
+            "media": benchmark.media,
+            "max_new_tokens": benchmark.max_new_tokens,
+            "conversation": benchmark.conversation,
+            "debias": settings,
+        }
+
+    def debias(self, benchmark: Benchmark, arm: str) -> Debias:
+        return trends.debias(self, benchmark, arm)
+
+    def own_trends(self, media: str) -> Path | None:
+        """The trends that came with the model."""
+        path = folder_of(self.models[media]) / "trends.toml"
+        return path if path.is_file() else None
+
+    def fitted(self, media: str) -> Any:
+        """A trend fitted now, on pictures that no benchmark scores."""
+        if media not in self._fitted:
+            from debias import trends as files
+            from eval.fit import QUESTIONS, heldout, record
+
+            log.info("fitting the trend of %s on the embedded held-out %ss", self.args.method, media)
+            found = record(self, media, heldout(), None, QUESTIONS)
+            log.info("fitted: rate %.6f per token, r2 %.3f", found.get("rate", 0.0), found.get("r2", 0.0))
+            self._fitted[media] = files.make(found, "fitted on the way")
+        return self._fitted[media]
+
+    def adapter(self, media: str) -> Any:
+        """The model for pictures or clips, loaded once; the other one leaves."""
+        if self._loaded is None or self._loaded[0] != self.models[media]:
+            from transformers.utils import logging as noise
+
+            from pruners.models import adapter
+
+            noise.disable_progress_bar()
+            self.close()
+            model = self.models[media]
+            log.info("loading %s (%s, %s)", model, self.dtype, self.device)
+            loaded = adapter(model).load(model, dtype=self.dtype, device=self.device, attention=self.args.attention)
+            self._loaded = (model, loaded, self._native(loaded))
+        return self._loaded[1]
+
+    def _native(self, loaded: Any) -> Native:
+        budget = int(getattr(self.args, "feature_memory", 0) * 2**30)
+        workers, skip = getattr(self.args, "workers", 1), getattr(self.args, "skip_broken", False)
+        return Native(loaded, self.pruner, self.debias, workers, budget, skip)
+
+    def backend(self, benchmark: Benchmark) -> Backend:
+        self.adapter(benchmark.media)
+        assert self._loaded is not None
+        return self._loaded[2]
+
+    def close(self) -> None:
+        if self._loaded is not None:
+            self._loaded[2].close()
+            self._loaded = None
+
+
+def parse_fields(kind: type, words: Sequence[str], program: str) -> Any:
+    """A dataclass from the flags of its fields."""
+    import tyro
+
+    return tyro.cli(kind, args=list(words), prog=program, description=kind.__doc__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What a checkpoint's config says about its visual tokens; None: it depends on the picture."""
+
+    kind: str
+    tokens: int | None
+
+
+def layout(model: str) -> Layout:
+    config = config_of(model)
+    kind = str(config.get("model_type"))
+    vision = config.get("vision_config") or {}
+    if kind in ("llava", "video_llava") and "image_size" in vision:
+        return Layout(kind, (int(vision["image_size"]) // int(vision["patch_size"])) ** 2)
+    return Layout(kind, None)
+
+
+def config_of(model: str) -> dict[str, Any]:
+    return dict(json.loads(folder_of(model).joinpath("config.json").read_text(encoding="utf-8")))
+
+
+def folder_of(model: str) -> Path:
+    """The checkpoint's folder; of a hub id, the snapshot with its config."""
+    if Path(model).is_dir():
+        if not (Path(model) / "config.json").exists():
+            raise ValueError(f"{model}: expected a checkpoint folder with a config.json")
+        return Path(model)
+    if Path(model).is_absolute() or model.startswith(".") or model.count("/") != 1:
+        raise ValueError(
+            f"{model}: no such folder; expected a checkpoint folder or a hub id such as llava-hf/llava-1.5-7b-hf"
+        )
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(model, "config.json")).parent
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(f"{model}: neither a folder nor a model that the hub gives ({type(error).__name__})") from None
+
+
+def digest_of(model: str) -> str:
+    """Names the weights: a hub commit, or a digest of the folder's small files and of the headers of its weights."""
+    folder = folder_of(model)
+    if folder.parent.name == "snapshots":
+        return folder.name
+    seen = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".model", ".txt", ".safetensors"):
+            seen.update(f"{path.name} {path.stat().st_size}".encode())
+            with open(path, "rb") as file:
+                seen.update(file.read(64 << 20))
+    return seen.hexdigest()[:16]

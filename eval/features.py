@@ -1,0 +1,89 @@
+"""Vision features computed once per picture and shared by its questions and by the arms of a run.
+
+Only for models that encode a picture (or clip) on its own, and for methods that do not look into the vision tower. Each
+picture is encoded alone, so that its features do not depend on which others were in the batch or already known.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ENTRIES = {"get_image_features": "pixel_values", "get_video_features": "pixel_values_videos"}
+
+
+@dataclass
+class Features:
+    """Features by the picture's content, on the host, the least recently used forgotten beyond `budget` bytes."""
+
+    budget: int = 2 << 30
+    held: int = 0
+    encoded: int = 0  # how often the tower ran
+    _known: OrderedDict[str, Tensor] = field(default_factory=OrderedDict)
+
+    def get(self, key: str, encode: Callable[[], Tensor]) -> Tensor:
+        if key in self._known:
+            self._known.move_to_end(key)
+            return self._known[key]
+        found = encode()
+        self.encoded += 1
+        kept = found.cpu()
+        self._known[key] = kept
+        self.held += kept.nbytes
+        while self.held > self.budget and self._known:
+            self.held -= self._known.popitem(last=False)[1].nbytes
+        return found
+
+    @contextmanager
+    def shared(self, model: Any, keys: Sequence[str]) -> Iterator[None]:
+        """Inside the block `model` takes the features of its pictures, `keys` in order, from here."""
+        inner = model.model
+        replaced = []
+        for entry, argument in ENTRIES.items():
+            if hasattr(inner, entry):
+                setattr(
+                    inner, entry, self._lookup(getattr(inner, entry), argument, list(keys), model.config.model_type)
+                )
+                replaced.append(entry)
+        try:
+            yield
+        finally:
+            for entry in replaced:
+                vars(inner).pop(entry, None)  # the class's own method shows again
+
+    def _lookup(
+        self, original: Callable[..., Any], argument: str, keys: list[str], model_type: str
+    ) -> Callable[..., Any]:
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        listed = model_type == "llava"  # LLaVA wants a list of blocks, Video-LLaVA one tensor
+
+        @functools.wraps(original)  # generate() reads the signature
+        def features(*args: Any, **kwargs: Any) -> Any:
+            pixels = args[0] if args else kwargs.get(argument)
+            rest = {name: value for name, value in kwargs.items() if name not in (argument, "return_dict")}
+            if pixels is None or len(pixels) != len(keys):
+                return original(*args, **kwargs)
+            found = []
+            for i, key in enumerate(keys):
+
+                def encode(i: int = i) -> Tensor:
+                    outcome = original(pixels[i : i + 1], *args[1:], return_dict=True, **rest).pooler_output
+                    return outcome[0]
+
+                found.append(self.get(key, encode).to(pixels.device))
+            return BaseModelOutputWithPooling(pooler_output=found if listed else torch.stack(found))
+
+        return features
+
+
+def shareable(model: Any) -> bool:
+    """Whether pictures are encoded one by one into equal blocks: the fixed-resolution LLaVA layout."""
+    return getattr(model.config, "model_type", "") in ("llava", "video_llava")

@@ -1,0 +1,309 @@
+"""Judges for free-form answers: any server that speaks OpenAI's chat protocol, asked for a structured verdict.
+
+The instructions are our own wording of MM-Vet's and Video-ChatGPT's tasks, so a score belongs to (judge model, our
+wording) and is stored with both; it is not a number of the official graders. Every verdict is cached on disk by the
+hash of all that decides it: a stopped grading goes on where it was, and arms with the same answer get the same score.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a judge is told, and which reply counts."""
+
+    system: str
+    schema: dict[str, Any]
+    parse: Callable[[dict[str, Any]], dict[str, Any]]  # the verdict, or ValueError/KeyError/TypeError
+
+    @property
+    def version(self) -> str:
+        return hashlib.sha256(json.dumps([self.system, self.schema]).encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True)
+class Question:
+    question: str
+    reference: str
+    prediction: str
+
+    def text(self) -> str:
+        return (
+            f"Question: {self.question}\nReference answer: {self.reference}\n"
+            f"Answer to grade: {self.prediction.strip() or '(empty)'}"
+        )
+
+
+def _graded(reply: dict[str, Any]) -> dict[str, Any]:
+    score = float(reply["score"])
+    if not 0 <= score <= 1:
+        raise ValueError
+    return {"score": round(score, 1)}
+
+
+def _yes_no(reply: dict[str, Any]) -> dict[str, Any]:
+    word, score = str(reply["pred"]).strip().lower(), int(float(reply["score"]))
+    if word not in ("yes", "no") or not 0 <= score <= 5:
+        raise ValueError
+    return {"pred": word, "score": score}
+
+
+def _object(**fields: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+
+
+TASKS = {
+    "mmvet": Task(
+        "You grade answers to questions about pictures by comparing them with a reference answer; you do not see the "
+        "picture. Give the share of the reference that the answer gets right, as a number between 0.0 (nothing) and "
+        "1.0 (all of it) in steps of 0.1. If the reference joins elements with <AND>, each of them is needed and has "
+        "its share; if it joins them with <OR>, matching any one of them is enough for 1.0. Other words for the same "
+        "thing are right; additional remarks cost nothing unless they contradict the reference. For a reference that "
+        "explains or describes, judge how much of its meaning is there.\n"
+        'Example: reference "7 <AND> -2", answer "x is 7" gets {"score": 0.5}.\n'
+        'Example: reference "car <OR> automobile", answer "It is an automobile." gets {"score": 1.0}.\n'
+        'Reply with one JSON object and nothing else: {"score": number}.',
+        _object(score={"type": "number"}),
+        _graded,
+    ),
+    "video": Task(
+        "You check answers to questions about short videos against the correct answer; you do not see the video. "
+        "Decide whether the answer means the same as the correct one: other words for the same thing are a match, and "
+        "a longer answer that contains the correct one without contradicting it is a match. Also rate the match with a "
+        "whole number from 0 (unrelated) to 5 (the same).\n"
+        'Reply with one JSON object and nothing else: {"pred": "yes" or "no", "score": whole number from 0 to 5}.',
+        _object(pred={"type": "string", "enum": ["yes", "no"]}, score={"type": "integer"}),
+        _yes_no,
+    ),
+}
+
+
+class Unreadable(Exception):
+    """The reply holds no verdict."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    value: dict[str, Any] | None  # None: no reply could be read; counts as wrong, and is counted
+    reply: str
+    judge: str  # the model as the server names it, and the version of our wording
+
+
+class Cache:
+    """Verdicts by key, in one file of JSON lines that several processes may append to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._lock, self._found = path, Lock(), {}
+        if path.exists():
+            for line in path.read_bytes().split(b"\n")[:-1]:
+                try:
+                    entry = json.loads(line)
+                    self._found[entry["key"]] = Verdict(entry["value"], entry["reply"], entry["judge"])
+                except (ValueError, KeyError, TypeError):
+                    continue  # a torn line: that verdict is asked for again
+
+    def get(self, key: str) -> Verdict | None:
+        return self._found.get(key)
+
+    def put(self, key: str, verdict: Verdict) -> None:
+        line = json.dumps({"key": key, "value": verdict.value, "reply": verdict.reply, "judge": verdict.judge})
+        with self._lock:
+            self._found[key] = verdict
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "ab+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                torn = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
+                file.write((b"\n" if torn else b"") + line.encode() + b"\n")
+
+
+class Judge:
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        cache: Path | None = None,
+        key_variable: str = "OPENAI_API_KEY",
+        attempts: int = 6,
+        timeout: float = 60.0,
+        longest_wait: float = 60.0,
+    ) -> None:
+        try:
+            import openai
+        except ImportError:
+            raise ValueError("a judge needs the packages openai and tenacity: pip install 'debias[judge]'") from None
+        self.url, self.model, self.attempts, self.longest_wait = url, model, attempts, longest_wait
+        # The key goes from the environment to the client; no message, log or file of ours ever holds it.
+        secret = os.environ.get(key_variable) or "none"
+        self.client = openai.OpenAI(base_url=url, api_key=secret, timeout=timeout, max_retries=0)
+        self.cache = Cache(cache or default_cache(url, model))
+        self.structured = True
+
+    def grade(self, task: str, questions: Sequence[Question], workers: int = 8) -> list[Verdict]:
+        """Verdicts in the order of the questions. A server that stays away raises; what was graded is cached."""
+        with ThreadPoolExecutor(workers) as pool:
+            futures = [pool.submit(self.ask, task, question) for question in questions]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def ask(self, task: str, question: Question) -> Verdict:
+        import openai
+        import tenacity
+
+        rules = TASKS[task]
+        identity = [self.url, self.model, rules.system, rules.schema, question.text()]
+        key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+        if (cached := self.cache.get(key)) is not None:
+            return cached
+        judge, reply = f"{self.model} (wording {rules.version})", ""
+
+        def once(attempt: int) -> Verdict:
+            nonlocal judge, reply
+            # A reply that cannot be read would only repeat itself at temperature 0.
+            model, reply = self._send(rules, question.text(), 0.0 if attempt == 1 else 0.5)
+            judge = f"{model} (wording {rules.version})"
+            return Verdict(rules_value(rules, reply), reply, judge)
+
+        retry = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(
+                (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError, Unreadable)
+            ),
+            wait=lambda state: _wait(state, self.longest_wait),
+            stop=tenacity.stop_after_attempt(self.attempts),
+            reraise=True,
+        )
+        try:
+            for attempt in retry:
+                with attempt:
+                    verdict = once(attempt.retry_state.attempt_number)
+        except Unreadable:
+            verdict = Verdict(None, reply, judge)
+        except openai.APIError as error:
+            status = getattr(error, "status_code", None)
+            reason = f"HTTP {status}" if status else type(error).__name__
+            hint = " Is the key right?" if status in (401, 403) else ""
+            raise ValueError(
+                f"the judge {self.model} at {self.url} did not answer ({reason}; {self.attempts} attempts).{hint} "
+                "What was graded so far is kept; start again to continue."
+            ) from None
+        self.cache.put(key, verdict)
+        return verdict
+
+    def _send(self, rules: Task, text: str, temperature: float) -> tuple[str, str]:
+        import openai
+
+        extra: dict[str, Any] = {}
+        if self.structured:
+            schema = {"name": "verdict", "strict": True, "schema": rules.schema}
+            extra["response_format"] = {"type": "json_schema", "json_schema": schema}
+        messages = [{"role": "system", "content": rules.system}, {"role": "user", "content": text}]
+        try:
+            done: Any = self.client.chat.completions.create(
+                model=self.model, messages=messages, temperature=temperature, max_tokens=64, **extra
+            )
+        except openai.BadRequestError:
+            if not self.structured:
+                raise
+            self.structured = False  # this server knows no schemas: ask in words alone
+            return self._send(rules, text, temperature)
+        except (ValueError, TypeError, AttributeError):
+            raise Unreadable from None  # the body was no JSON
+        try:
+            return str(done.model or self.model), str(done.choices[0].message.content or "")
+        except (AttributeError, IndexError, TypeError):
+            raise Unreadable from None
+
+
+def rules_value(rules: Task, reply: str) -> dict[str, Any]:
+    """The verdict in a reply, which may be wrapped in words or in a code fence."""
+    for found in re.findall(r"\{[^{}]*\}", reply):
+        try:
+            return rules.parse(json.loads(found))
+        except (ValueError, KeyError, TypeError):
+            continue
+    raise Unreadable
+
+
+def default_cache(url: str, model: str) -> Path:
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "debias" / "judge" / f"{hashlib.sha256(f'{url} {model}'.encode()).hexdigest()[:16]}.jsonl"
+
+
+def judge_ids(verdicts: Iterable[Verdict]) -> list[str]:
+    return sorted({verdict.judge for verdict in verdicts})
+
+
+def _wait(state: Any, longest: float) -> float:
+    """Back off 1, 2, 4, ... seconds, or as long as the server asks."""
+    error = state.outcome.exception()
+    asked = getattr(getattr(error, "response", None), "headers", {}).get("retry-after", "")
+    seconds = float(asked) if re.fullmatch(r"\d+(\.\d+)?", asked) else 2.0 ** (state.attempt_number - 1)
+    return min(seconds, longest)
+
+
+# -- benchmarks ----------------------------------------------------------------------------------------------------
+
+
+def score(judge: Judge | None, benchmark: Any, rows: Sequence[Any], samples: Sequence[Any]) -> Any:
+    """A benchmark's score; by the judge where there is one and the benchmark is one that is judged."""
+    from eval.benchmarks.judged import Judged
+
+    if judge is None or not isinstance(benchmark, Judged):
+        return benchmark.score(rows, samples)
+    found = benchmark.answers(rows, samples)
+    asked = [sample for sample in samples if sample.key in found]
+    task = "video" if benchmark.media == "video" else "mmvet"
+    questions = [Question(sample.text, str(sample.target), found[sample.key]) for sample in asked]
+    verdicts = judge.grade(task, questions)
+    values = [
+        verdict.value if task == "video" or verdict.value is None else verdict.value["score"] for verdict in verdicts
+    ]
+    judged = {sample.key: value for sample, value in zip(asked, values, strict=True)}
+    made = benchmark.score(rows, samples, judged)
+    unread = sum(value is None for value in values)
+    return replace(made, info={**made.info, "judge": ", ".join(judge_ids(verdicts)), "judge_unreadable": unread})
+
+
+# -- command line --------------------------------------------------------------------------------------------------
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "judge", "for MM-Vet and the video benchmarks; without one, their offline stand-ins"
+    )
+    group.add_argument(
+        "--judge-url",
+        metavar="URL",
+        help="a server that speaks OpenAI's protocol, for example http://localhost:8000/v1",
+    )
+    group.add_argument("--judge-model", metavar="NAME", help="the model to ask there")
+    group.add_argument(
+        "--judge-key-variable", default="OPENAI_API_KEY", metavar="NAME", help="the environment variable with the key"
+    )
+    group.add_argument(
+        "--judge-cache", metavar="FILE", help="where verdicts are kept (default: the user's cache folder)"
+    )
+
+
+def from_arguments(args: argparse.Namespace) -> Judge | None:
+    if not args.judge_url and not args.judge_model:
+        return None
+    if not args.judge_url or not args.judge_model:
+        raise ValueError("a judge needs both --judge-url and --judge-model")
+    cache = Path(args.judge_cache) if args.judge_cache else None
+    return Judge(args.judge_url, args.judge_model, cache, args.judge_key_variable)

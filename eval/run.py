@@ -1,0 +1,221 @@
+"""Answer benchmarks with a pruning method, in arms with and without debiasing, and compare the arms.
+
+examples:
+  python -m eval run --method fastv                                       the embedded model and data
+  python -m eval run --method fastv --keep 64 --layer 3 --benchmarks pope,gqa --limit 500
+  python -m eval run --method fastv --keep 128 --model llava-hf/llava-1.5-7b-hf --data playground/data/eval \\
+                     --batch-size 8 --out runs/fastv-128
+  torchrun --nproc-per-node 8 -m eval run --method fastv ...              one process per GPU, each its share
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from eval import choices, compare, judge, tables
+from eval.backends import Backend
+from eval.benchmarks.base import Benchmark
+from eval.plan import World, batches, digest, share, world
+from eval.progress import Progress
+from eval.results import questions, results
+from eval.sample import Sample, make_row
+from eval.store import Folder
+from eval.tables import say
+
+log = logging.getLogger("debias")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that decides the numbers; how fast they come (batches, processes) and where they go does not."""
+
+    method: str  # the pruner, as Python writes it
+    backend: str
+    models: Mapping[str, str]  # "image" and "video" -> name and digest of the weights
+    dtype: str
+    attention: str
+    device: str  # its kind
+    trend: str
+    limit: int | None
+    versions: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One benchmark of a run: its questions, and what answers them."""
+
+    benchmark: Benchmark
+    data: Path
+    samples: Sequence[Sample]
+    facts: Mapping[str, Any]
+    backend: Callable[[], Backend]
+
+
+def versions() -> dict[str, str]:
+    found = {}
+    for package in ("debias", "torch", "transformers"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "source"
+    return found
+
+
+def answer(run: Run, folder: Folder, jobs: Sequence[Job], arms: Sequence[str], size: int, place: World) -> None:
+    """Answer what is not answered yet. Batches are always the same ones, so that an interrupted run ends with the files
+    of an uninterrupted one: a batch of which some rows are there is computed whole, and the missing rows are added."""
+    plans = [batches(share(job.samples, place), size) for job in jobs]
+    todo = [_missing(folder, job, arms, plan) for job, plan in zip(jobs, plans, strict=True)]
+    total = sum(len(batch) for plan in plans for batch in plan) * len(arms)
+    left = sum(len(keys) for part in todo for keys in part.values())
+    if left < total:
+        log.info("%d of %d answers are there already", total - left, total)
+    with Progress(total, total - left) as progress:
+        for job, plan, missing in zip(jobs, plans, todo, strict=True):
+            if any(missing.values()):
+                _benchmark(run, folder, job, arms, plan, missing, place, progress)
+
+
+def _missing(folder: Folder, job: Job, arms: Sequence[str], plan: Sequence[Sequence[Sample]]) -> dict[str, set[str]]:
+    keys = {sample.key for batch in plan for sample in batch}
+    name = job.benchmark.name
+    return {arm: keys - {row["metadata"]["key"] for row in folder.rows(name, arm)} for arm in arms}
+
+
+def _benchmark(
+    run: Run,
+    folder: Folder,
+    job: Job,
+    arms: Sequence[str],
+    plan: Sequence[Sequence[Sample]],
+    missing: Mapping[str, set[str]],
+    place: World,
+    progress: Progress,
+) -> None:
+    name, backend = job.benchmark.name, job.backend()
+    wanted = [batch for batch in plan if any(sample.key in missing[arm] for sample in batch for arm in arms)]
+    if hasattr(backend, "ahead"):
+        backend.ahead(wanted, job.benchmark)
+    shards = {arm: folder.shard(name, arm, place.rank) for arm in arms}
+    try:
+        for batch in wanted:
+            samples = {sample.key: sample for sample in batch}
+            for arm in arms:
+                lacking = missing[arm] & samples.keys()
+                if not lacking:
+                    continue
+                begun = time.perf_counter()
+                for key, text, metadata in backend.answer(batch, arm, job.benchmark):
+                    if key in lacking:
+                        facts = {"benchmark": name, "arm": arm, "run": run.name, **metadata}
+                        shards[arm].append(make_row(samples[key], text, f"{run.method} {arm}", facts))
+                seconds = time.perf_counter() - begun
+                folder.timing(place.rank, {"benchmark": name, "arm": arm, "n": len(batch), "seconds": seconds})
+                progress.advance(len(lacking), f"{name} {arm}")
+    finally:
+        for shard in shards.values():
+            shard.close()
+
+
+def check(jobs: Sequence[tuple[Benchmark, Path]], skip_broken: bool) -> None:
+    """Read every record and every picture before a model is loaded."""
+    wrong = 0
+    for benchmark, data in jobs:
+        for fault in benchmark.check(data):
+            say(f"{'note' if fault.warning else 'broken'}: {benchmark.name}: {fault}")
+            wrong += not fault.warning
+    if wrong and not skip_broken:
+        raise ValueError(
+            f"{wrong} broken records or pictures (above). Repair them, or go on without them: --skip-broken"
+        )
+
+
+def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
+    choices.arguments(parser)
+    judge.arguments(parser)
+    return work
+
+
+def work(args: argparse.Namespace) -> dict[str, Any]:
+    place = world()
+    chosen = choices.choose(args)
+    loaded = [(b, data, questions(b, data, args.limit)) for b, data in chosen.benchmarks]
+    if args.check:
+        check(chosen.benchmarks, args.skip_broken)
+    run = Run(**chosen.identity(), limit=args.limit, versions=versions())
+    out = Path(args.out or Path("runs") / f"{args.method}-{run.name}")
+    if args.dry_run:
+        return plan(run, out, loaded, chosen.arms)
+    grader = judge.from_arguments(args)
+    folder = Folder(out).claim(asdict(run), run.name, place.rank, place.size)
+    try:
+        jobs = [
+            Job(b, data, samples, chosen.facts(b), lambda b=b: chosen.backend(b))  # type: ignore[misc]
+            for b, data, samples in loaded
+        ]
+        for job in jobs:
+            seen = {"n": len(job.samples), "digest": digest(job.samples), **job.facts}
+            folder.note(job.benchmark.name, seen, {"data": str(job.data.resolve())})
+        answer(run, folder, jobs, chosen.arms, args.batch_size, place)
+    finally:
+        chosen.close()
+        folder.close()
+    return finish(folder, chosen.arms, grader, args)
+
+
+def plan(
+    run: Run, out: Path, loaded: Sequence[tuple[Benchmark, Path, Sequence[Sample]]], arms: Sequence[str]
+) -> dict[str, Any]:
+    """What would run (`--dry-run`)."""
+    rows = [[b.name, len(samples), len(samples) * len(arms), str(data)] for b, data, samples in loaded]
+    head = ["benchmark", "questions", "answers", "data"]
+    tables.show(tables.Table(f"{run.method} on {run.models.get('image') or run.models.get('video')}", head, rows))
+    say(f"arms: {', '.join(arms)}; rows would go to {out}; nothing was run")
+    return {"run": asdict(run), "out": str(out), "benchmarks": {row[0]: row[1] for row in rows}, "arms": list(arms)}
+
+
+def finish(folder: Folder, arms: Sequence[str], grader: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """Scores and comparisons, once all shards of all processes are there; whoever ends last writes them."""
+    info = folder.info()
+    open_ = sum(
+        facts["n"] - len(folder.rows(name, arm))
+        for name, facts in info["benchmarks"].items()
+        for arm in folder.arms(name)
+    )
+    summary: dict[str, Any] = {"run": info["run"], "folder": str(folder.path), "complete": open_ <= 0, "open": open_}
+    if open_ > 0:
+        say(f"{open_} answers of other processes are still to come; the last one to finish writes the scores")
+        return summary
+    scored = results(folder, judge=grader)
+    scores = {
+        one.benchmark.name: {
+            arm: {name: value for name, value in asdict(result.score).items() if name not in ("items", "groups")}
+            | {"failed": result.failed, "tokens": result.tokens}
+            for arm, result in one.arms.items()
+        }
+        for one in scored
+    }
+    folder.save("scores.json", {"run": info["run"], "scores": scores})
+    shown = [compare.score_table(f"{args.method}: {info['settings']['method']}", scored)]
+    baseline = "none" if any("none" in one.arms for one in scored) else next(iter(scored[0].arms))
+    found = compare.within(scored, baseline, args.draws)
+    if found:
+        shown.append(compare.contrast_table(found, args.draws))
+    for table in shown:
+        tables.show(table)
+    tables.write(shown, folder.path)
+    say(f"rows, scores and tables are in {folder.path}")
+    return {**summary, "scores": scores, "comparisons": [asdict(one) for one in found]}

@@ -1,0 +1,69 @@
+"""Which trend an arm divides by: the model's own fitted one, a published one, one fitted on the way, or none."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from debias import Debias, Trend
+from debias import trends as files
+from eval.benchmarks.base import Benchmark
+
+log = logging.getLogger("debias")
+MODES = ("auto", "published", "fitted", "online")
+
+
+def identity(mode: str) -> str:
+    """What of the choice decides numbers: the way it is made, or the content of the file."""
+    if mode in MODES:
+        return mode
+    path = Path(mode)
+    if not path.is_file():
+        raise ValueError(
+            f"--trend {mode}: no such file; expected {', '.join(MODES)}, or a trends file that `fit` wrote"
+        )
+    return f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
+
+
+def debias(choice: Any, benchmark: Benchmark, arm: str) -> Debias:
+    """The debias of one arm. Padding is the released setting of the method; the trend depends on the model."""
+    method = choice.args.method
+    padding = Debias.paper(method, benchmark.name, "padding").with_arm(arm)
+    if arm not in ("trend", "both") or not trended(choice.pruner):
+        return padding
+    return replace(padding, trend=choose(choice, benchmark))
+
+
+def trended(pruner: Any) -> bool:
+    """Whether a trend means anything to the method: its score comes from the decoder's attention."""
+    return pruner.role != "vision" and type(pruner).__name__ not in ("Random", "Grid")
+
+
+def choose(choice: Any, benchmark: Benchmark) -> Trend:
+    method, mode = choice.args.method, choice.args.trend
+    if mode == "online":
+        return Trend.online()
+    if mode == "published":
+        return Trend.published(method, _published_on(method, benchmark))
+    if mode not in MODES:
+        return files.find(method, benchmark.name, mode)
+    own = choice.own_trends(benchmark.media)
+    if mode == "auto":
+        if own is not None and any(one["method"] == method for one in files.load(own)):
+            return files.find(method, benchmark.name, own)
+        if choice.layout[benchmark.media].tokens == 576 and benchmark.media == "image" and _is_published(method):
+            return Trend.published(method, _published_on(method, benchmark))
+    return choice.fitted(benchmark.media)
+
+
+def _is_published(method: str) -> bool:
+    return any(one["method"] == method for one in files.load())
+
+
+def _published_on(method: str, benchmark: Benchmark) -> str | None:
+    """The benchmark's own curve where there is one; otherwise the mean of the method's rates."""
+    known = {one["benchmark"] for one in files.load() if one["method"] == method}
+    return benchmark.name if benchmark.name in known or files.EVERY in known else None

@@ -1,0 +1,83 @@
+"""Frames of a clip, chosen as Video-LLaVA chooses them: evenly from the first to the last, decoded once per content."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+FRAMES = 8
+log = logging.getLogger("debias")
+
+
+def places(count: int, frames: int = FRAMES) -> list[int]:
+    """Which of `count` frames are looked at; a clip of fewer shows some of them twice."""
+    return [int(place) for place in np.linspace(0, count - 1, frames, dtype=int)]
+
+
+def read_frames(path: Path, frames: int = FRAMES) -> list[Image.Image]:
+    """`frames` RGB pictures of a video file; ValueError names the file when it cannot be read."""
+    try:
+        import av
+    except ImportError:
+        raise ValueError("reading videos needs the package av: pip install 'debias[video]'") from None
+    try:
+        count = sum(1 for _ in _decoded(av, path))  # what a header says is not what a file holds
+        if not count:
+            raise ValueError(f"{path}: expected a video, found no frame that can be decoded")
+        wanted = places(count, frames)
+        if count < frames:
+            log.warning("%s has %d frames; %d are shown, some twice", path, count, frames)
+        chosen = {i: frame.to_image().convert("RGB") for i, frame in enumerate(_decoded(av, path)) if i in set(wanted)}
+        return [chosen[i] for i in wanted]
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such video") from None
+    except (av.FFmpegError, OSError, KeyError) as error:
+        raise ValueError(f"{path}: expected a whole video file ({error})") from None
+
+
+def _decoded(av: Any, path: Path) -> Iterator[Any]:
+    with av.open(str(path)) as container:
+        if not container.streams.video:
+            raise ValueError(f"{path}: expected a video, found a file without a picture track")
+        container.streams.video[0].thread_type = "AUTO"
+        yield from container.decode(video=0)
+
+
+class Clips:
+    """Decoded clips by content, the least recently used forgotten first; safe to share between threads."""
+
+    def __init__(self, budget: int = 1 << 30) -> None:
+        self.budget, self.held = budget, 0
+        self._clips: OrderedDict[str, list[Image.Image]] = OrderedDict()
+        self._lock = Lock()
+
+    def __call__(self, path: Path, frames: int = FRAMES) -> list[Image.Image]:
+        try:
+            with open(path, "rb") as file:
+                key = f"{hashlib.sha256(file.read()).hexdigest()} {frames}"
+        except OSError as error:
+            raise ValueError(f"{path}: expected a video ({error.strerror})") from None
+        with self._lock:
+            if key in self._clips:
+                self._clips.move_to_end(key)
+                return self._clips[key]
+        clip = read_frames(path, frames)
+        with self._lock:
+            if key not in self._clips:
+                self._clips[key] = clip
+                self.held += _size(clip)
+            while self.held > self.budget and len(self._clips) > 1:
+                self.held -= _size(self._clips.popitem(last=False)[1])
+        return clip
+
+
+def _size(clip: list[Image.Image]) -> int:
+    return sum(3 * frame.width * frame.height for frame in clip)
