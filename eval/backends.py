@@ -78,11 +78,13 @@ class Native:
         adapter: Any,
         pruner: Pruner,
         debias: Callable[[Benchmark, str], Debias],
+        longest: Callable[[Benchmark], int] = lambda benchmark: benchmark.max_new_tokens,
         workers: int = 4,
         feature_bytes: int = 2 << 30,
         skip_broken: bool = False,
     ) -> None:
-        self.adapter, self.pruner, self.debias, self.skip_broken = adapter, pruner, debias, skip_broken
+        self.adapter, self.pruner, self.debias, self.longest = adapter, pruner, debias, longest
+        self.skip_broken = skip_broken
         self.model = adapter.model
         self.features = Features(feature_bytes)
         self.clips = Clips()
@@ -182,7 +184,7 @@ class Native:
                 trace = inside.enter_context(self.pruner(self.model, debias, sizes=batch.encoded.sizes))
             out = self.model.generate(
                 **inputs,
-                generation_config=greedy(self.model, benchmark.max_new_tokens),
+                generation_config=greedy(self.model, self.longest(benchmark)),
                 logits_processor=[poison],
             )
         new = out[:, inputs["input_ids"].shape[1] :]

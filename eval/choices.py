@@ -42,6 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--full", action="store_true", help="all of the embedded data, not the subset")
     add("--out", help="the run folder; the same command goes on where it stopped (default: runs/METHOD-HASH)")
     add("--limit", type=_positive, help="at most so many questions of each benchmark, the same ones every time")
+    add("--max-new-tokens", type=_positive, help="longest answer (default: each benchmark's own, 128 or 1024)")
     add(
         "--batch-size",
         type=_positive,
@@ -189,10 +190,13 @@ class Choice:
         settings = {arm: repr(self.debias(benchmark, arm)) for arm in self.arms if arm != UNPRUNED}
         return {
             "media": benchmark.media,
-            "max_new_tokens": benchmark.max_new_tokens,
+            "max_new_tokens": self.longest(benchmark),
             "conversation": benchmark.conversation,
             "debias": settings,
         }
+
+    def longest(self, benchmark: Benchmark) -> int:
+        return getattr(self.args, "max_new_tokens", None) or benchmark.max_new_tokens
 
     def debias(self, benchmark: Benchmark, arm: str) -> Debias:
         return trends.debias(self, benchmark, arm)
@@ -232,7 +236,7 @@ class Choice:
     def _native(self, loaded: Any) -> Native:
         budget = int(getattr(self.args, "feature_memory", 0) * 2**30)
         workers, skip = getattr(self.args, "workers", 1), getattr(self.args, "skip_broken", False)
-        return Native(loaded, self.pruner, self.debias, workers, budget, skip)
+        return Native(loaded, self.pruner, self.debias, self.longest, workers, budget, skip)
 
     def backend(self, benchmark: Benchmark) -> Backend:
         self.adapter(benchmark.media)

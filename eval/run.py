@@ -106,6 +106,7 @@ def _benchmark(
     progress: Progress,
 ) -> None:
     name, backend = job.benchmark.name, job.backend()
+    model = run.models[job.benchmark.media].split()[0]
     wanted = [batch for batch in plan if any(sample.key in missing[arm] for sample in batch for arm in arms)]
     if hasattr(backend, "ahead"):
         backend.ahead(wanted, job.benchmark)
@@ -121,7 +122,7 @@ def _benchmark(
                 for key, text, metadata in backend.answer(batch, arm, job.benchmark):
                     if key in lacking:
                         facts = {"benchmark": name, "arm": arm, "run": run.name, **metadata}
-                        shards[arm].append(make_row(samples[key], text, f"{run.method} {arm}", facts))
+                        shards[arm].append(make_row(samples[key], text, f"{model} {run.method} {arm}", facts))
                 seconds = time.perf_counter() - begun
                 folder.timing(place.rank, {"benchmark": name, "arm": arm, "n": len(batch), "seconds": seconds})
                 progress.advance(len(lacking), f"{name} {arm}")
