@@ -1,7 +1,7 @@
 """How strongly attention follows position: numbers of one layer's text-to-vision attention, each with its uncertainty.
 
 `scores` is [samples, tokens]: one row a picture and prompt, the attention that the last prompt token gives to each
-visual token (mean over heads). All functions are pure and read nothing but their arguments.
+visual token (mean over heads); nan stands for a token that was silenced and takes no part. All functions are pure.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ class Strength:
 
 def strength(scores: Array, ignore: Array | None = None) -> Strength:
     """Of the mean curve; `ignore` marks positions to leave out (padding, sinks, frame CLS tokens)."""
-    mask = None if ignore is None else torch.as_tensor(ignore)
-    trend = Trend.fit(torch.as_tensor(scores.mean(0), dtype=torch.float64), ignore=mask)
+    mask = np.isnan(scores).all(0) if ignore is None else np.isnan(scores).all(0) | ignore
+    curve = np.nanmean(np.where(mask, 0, scores), 0)
+    trend = Trend.fit(torch.as_tensor(curve, dtype=torch.float64), ignore=torch.as_tensor(mask))
     if trend.r2 is None:
         raise ValueError("the fit gave no R^2")
     return Strength(trend.rate, trend.rate * (scores.shape[1] - 1), trend.r2)
@@ -40,6 +41,10 @@ def strength(scores: Array, ignore: Array | None = None) -> Strength:
 
 def spearman(scores: Array, place: Array) -> Array:
     """[samples] rank correlation of every row with a place per token, signed; nan where either is constant."""
+    if np.isnan(scores).any():
+        return np.concatenate(
+            [spearman(row[None, there], place[there]) for row in scores for there in [~np.isnan(row)]]
+        )
     ranks = rankdata(scores, axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         a = ranks - ranks.mean(1, keepdims=True)
@@ -72,15 +77,15 @@ def absolute_correlation(scores: Array, grid: tuple[int, int]) -> float:
 def row_profile(scores: Array, grid: tuple[int, int]) -> Array:
     """[rows] mean attention of each row of the grid over samples, columns and views, relative to the overall mean."""
     rows, columns = grid
-    mean = (
-        scores.mean(0)[: scores.shape[1] // (rows * columns) * rows * columns].reshape(-1, rows, columns).mean((0, 2))
-    )
+    if scores.shape[1] % (rows * columns):
+        raise ValueError(f"{scores.shape[1]} tokens are not whole views of {rows} x {columns}")
+    mean = np.nanmean(scores.reshape(-1, rows, columns), (0, 2))
     return np.asarray(mean / mean.mean())
 
 
 def entropy(scores: Array) -> Array:
     """[samples] in nats, of each row made to sum to one; divide by log(tokens) to compare layouts."""
-    share = scores / scores.sum(1, keepdims=True)
+    share = np.nan_to_num(scores / np.nansum(scores, 1, keepdims=True))
     return np.asarray(-np.where(share > 0, share * np.log(np.where(share > 0, share, 1)), 0).sum(1))
 
 

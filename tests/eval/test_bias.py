@@ -45,6 +45,17 @@ def test_spearman_is_scipys_and_keeps_its_sign():
     assert np.isnan(bias.spearman(np.ones((1, 144)), place)).all()
 
 
+def test_silenced_tokens_take_no_part():
+    scores = planted(0.005, samples=50)
+    silenced = scores.copy()
+    silenced[:, :30] = np.nan
+    silenced[:25, 100:] = np.nan
+    assert bias.strength(silenced).rate == pytest.approx(0.005, abs=1.5e-3)
+    expected = spearmanr(scores[0, 30:100], np.arange(30, 100)).statistic
+    assert bias.spearman(silenced, np.arange(144))[0] == pytest.approx(expected)
+    assert bias.entropy(silenced)[0] < math.log(70)
+
+
 def test_noise_floor_is_what_chance_gives():
     rng = np.random.default_rng(1)
     chance = np.abs(bias.spearman(rng.random((4000, 256)), np.arange(256))).mean()

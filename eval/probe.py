@@ -1,0 +1,72 @@
+"""The attention of every decoder layer of an unpruned model on the visual tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from debias import Span
+from pruners.base import Budget, Cut, Pruner
+from pruners.models.base import Adapter
+from pruners.models.request import Request
+from pruners.view import View
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Probe(Pruner):
+    """A pruner that keeps everything and writes down what the last prompt token looks at, layer by layer."""
+
+    keep: Budget = 1.0
+    rotary: bool = True  # False: queries and keys before rotation
+    seen: list[tuple[int, Span, Tensor]] = field(default_factory=list, compare=False, repr=False)
+
+    def cuts(self, layers: int) -> list[Cut]:
+        return [Cut(layers - 1, 1.0, source="same", also=tuple(range(layers - 1)))]
+
+    def score(self, view: View) -> Tensor:
+        rows = torch.stack([view.attend(layer, self.rotary)[:, -1] for layer in range(view.layers)])
+        self.seen.append((view.image, view.span, rows.cpu()))
+        return rows[-1].mean(0)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """attention [samples, layers, heads, tokens]; spans[sample]; all samples share one layout."""
+
+    attention: Array
+    spans: list[Span]
+
+    @property
+    def heads_mean(self) -> Array:
+        """[samples, layers, tokens]"""
+        return np.asarray(self.attention.mean(2))
+
+
+@torch.inference_mode()
+def watch(family: Adapter, requests: Sequence[Request], rotary: bool = True, batch: int = 8) -> Seen:
+    """Runs the prompts once each. All pictures must lay out into the same number of tokens."""
+    rows, spans = [], []
+    for first in range(0, len(requests), batch):
+        encoded = family.encode(requests[first : first + batch])
+        probe = Probe(rotary=rotary)
+        with probe(family, sizes=encoded.sizes):
+            family.model.generate(**encoded.inputs, max_new_tokens=1, do_sample=False)
+        sized = family.spans(encoded.inputs, encoded.sizes)
+        known = [span for row in sized for span in row]
+        for image, _, seen in sorted(probe.seen, key=lambda entry: entry[0]):
+            rows.append(seen.numpy())
+            spans.append(known[image])
+    counts = {len(span) for span in spans}
+    if len(counts) != 1:
+        raise ValueError(
+            f"the pictures lay out into {len(counts)} different numbers of tokens ({min(counts)} to {max(counts)}); "
+            "choose pictures of one aspect ratio: a trend belongs to one layout"
+        )
+    return Seen(np.stack(rows), spans)

@@ -1,0 +1,121 @@
+"""The diagnosis finds planted biases, and finds them gone where an arm removes them."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from debias import Padding, Span
+from eval import cli, diagnose, probe
+from pruners.models import adapter
+from pruners.models.request import Request
+
+ROOT = Path(__file__).parents[2]
+ARGS = argparse.Namespace(keep=16, seed=0)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    spec = importlib.util.spec_from_file_location("builders", ROOT / "tests/pruners/builders.py")
+    builders = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(builders)
+    folder = tmp_path_factory.mktemp("checkpoint")
+    builders.checkpoint("llava", folder)
+    return folder
+
+
+def planted(rate: float, spike: float = 1.0, samples: int = 80) -> probe.Seen:
+    """Attention that rises with position; in every other picture, padding above and below, `spike` times as loud."""
+    rng = np.random.default_rng(0)
+    scores = np.exp(rate * np.arange(144) + 0.4 * rng.standard_normal((samples, 144)))
+    spans = [Span(5, (12, 12), size=(96, 48) if number % 2 else (96, 96)) for number in range(samples)]
+    for number, span in enumerate(spans):
+        scores[number, ~Padding().valid(span).numpy()] *= spike
+    scores /= scores.sum(1, keepdims=True)
+    return probe.Seen(scores[:, None, None].astype(np.float32), spans)
+
+
+def test_trend_arm_removes_a_planted_rise():
+    seen = planted(0.006)
+    found = diagnose.arms(seen, seen.heads_mean[:, 0], ARGS)
+    rise, low, high = found["none"]["rise"]
+    assert low < rise < high
+    assert rise == pytest.approx(0.006 * 143, abs=0.08)
+    assert abs(found["both"]["rise"][0]) < 0.1
+    assert found["none"]["correlation"][1] > 0.2 > abs(found["both"]["correlation"][0])
+    assert found["none"]["kept_in_lowest_third"][0] > 0.5
+    assert found["both"]["kept_in_lowest_third"][0] == pytest.approx(1 / 3, abs=0.1)
+
+
+def test_padding_arm_keeps_no_padding_and_the_others_do():
+    seen = planted(0.0, spike=20)
+    found = diagnose.arms(seen, seen.heads_mean[:, 0], ARGS)
+    assert found["none"]["kept_in_padding"][0] == pytest.approx(0.5, abs=0.02)  # all of it, in every other picture
+    assert found["trend"]["kept_in_padding"][0] > 0.4
+    assert found["padding"]["kept_in_padding"] == found["both"]["kept_in_padding"] == (0, 0, 0)
+
+
+def test_probe_sees_what_eager_attention_returns(checkpoint):
+    family = adapter(str(checkpoint)).load(checkpoint, attention="eager")
+    pictures = diagnose.drawn(3, 0)
+    requests = [Request("What is the circle?", [picture]) for picture in pictures]
+    seen = probe.watch(family, requests, batch=2)
+    for number, request in enumerate(requests):
+        encoded = family.encode([request])
+        with torch.no_grad():
+            layers = family.model(**encoded.inputs, output_attentions=True).attentions
+        (span,) = family.spans(encoded.inputs, encoded.sizes)[0]
+        place = slice(span.start, span.start + len(span))
+        expected = np.stack([layer[0, :, -1, place].numpy() for layer in layers])
+        np.testing.assert_allclose(seen.attention[number], expected, atol=1e-6)
+        assert seen.spans[number].size == pictures[number].size
+
+
+def test_without_rope_attention_does_not_change_with_the_question_being_farther_away(checkpoint):
+    """Only rotation tells layer 0 where a token stands: without it a longer way to the last row changes no ratio."""
+    family = adapter(str(checkpoint)).load(checkpoint)
+    picture = diagnose.drawn(1, 0)
+    for rotary, alike in ((False, True), (True, False)):
+        rows = []
+        for text in ("What is the circle?", "the the the What is the circle?"):
+            seen = probe.watch(family, [Request(text, picture)], rotary=rotary).attention[0, 0]
+            rows.append(seen / seen.sum(1, keepdims=True))
+        assert np.allclose(*rows, atol=1e-5) == alike
+
+
+def run(capsys, checkpoint: Path, *words: str) -> tuple[int, str, str]:
+    code = cli.main(["diagnose", "--model", str(checkpoint), *words])
+    return code, *capsys.readouterr()
+
+
+def test_command_line(checkpoint, capsys):
+    words = ("--limit", "8", "--layers", "1,2", "--heads", "--json")
+    code, out, err = run(capsys, checkpoint, *words)
+    result = json.loads(out)
+    assert code == 0
+    assert [layer["layer"] for layer in result["layers"]] == [1, 2]
+    assert set(result["layers"][0]["arms"]) == {"none", "trend", "padding", "both"}
+    assert all(math.isfinite(rise) for rise in result["layers"][0]["heads"])
+    assert "8 scenes of the tiny world" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--limit", "2"], "2 pictures are too few"),
+        (["--layers", "99"], "names layer 99, but the model has layers 0 to"),
+        (["--images", "EMPTY"], "holds no pictures"),
+    ],
+)
+def test_bad_input(checkpoint, tmp_path, capsys, words, message):
+    words = [str(tmp_path) if word == "EMPTY" else word for word in words]
+    code, _, err = run(capsys, checkpoint, "--limit", "4", *words)
+    assert code == 1
+    assert message in err
