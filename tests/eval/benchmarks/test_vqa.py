@@ -1,0 +1,337 @@
+"""GQA, VQAv2, VizWiz and TextVQA."""
+
+from __future__ import annotations
+
+import pytest
+
+from eval.benchmarks import get
+
+SHORT = "\nAnswer the question using a single word or phrase."
+UNANSWERABLE = "\nWhen the provided information is insufficient, respond with 'Unanswerable'."
+
+
+# GQA ------------------------------------------------------------------------------------------------------
+
+
+def gqa(folder, truth=None):
+    known = {
+        "201": {
+            "question": "Is the sky cloudy?",
+            "answer": "yes",
+            "isBalanced": True,
+            "imageId": "n1",
+            "types": {"structural": "verify", "semantic": "global", "detailed": "weather"},
+            "semantic": [
+                {"operation": "select", "argument": "sky", "dependencies": []},
+                {"operation": "verify color", "argument": "grey", "dependencies": [0]},
+                {"operation": "exist", "argument": "?", "dependencies": [1]},
+            ],
+            "groups": {"global": "weather", "local": "a"},
+        },
+        "202": {
+            "question": "What colour is the kite?",
+            "answer": "red",
+            "isBalanced": True,
+            "imageId": "n1",
+            "types": {"structural": "query", "semantic": "attr", "detailed": "color"},
+            "semantic": [
+                {"operation": "select", "argument": "kite", "dependencies": []},
+                {"operation": "query", "argument": "name", "dependencies": [0]},
+            ],
+            "groups": {"global": "color", "local": "b"},
+        },
+        "203": {
+            "question": "Who?",
+            "answer": "boy",
+            "isBalanced": True,
+            "imageId": "n2",
+            "types": {"structural": "query", "semantic": "obj"},
+            "groups": {"global": None},
+        },
+    }
+    folder.json("gqa/data/testdev_balanced_questions.json", {**known, **(truth or {})})
+    folder.lines(
+        "gqa/llava_gqa_testdev_balanced.jsonl",
+        [
+            {"question_id": id, "image": f"{q['imageId']}.jpg", "text": q["question"] + SHORT, "category": "default"}
+            for id, q in known.items()
+        ],
+    )
+    return get("gqa").load(folder.root)
+
+
+def test_gqa(folder, answered):
+    samples = gqa(folder)
+    assert samples[0].id == "201"  # a string, as in the file
+    assert samples[0].group == "n1.jpg"
+    rows = list(answered(samples, {"201": "Yes.", "202": "Red...", "203": "the boy"}))
+    rows[0]["question_id"] = 201  # another script's number for the same question
+    score = get("gqa").score(rows, samples)
+    assert score.value == pytest.approx(200 / 3)  # no articles are dropped: "the boy" is wrong
+    assert score.parts["binary"] == 100
+    assert score.parts["open"] == 50
+    assert score.parts["structural/query"] == 50
+    assert score.parts["semantic/global"] == 100
+    assert score.parts["words/05"] == 100
+    assert score.parts["words/01"] == 0
+    assert score.parts["steps/02"] == 100  # exist and query: name are no steps
+    assert score.parts["steps/01"] == 100
+    assert score.parts["distribution"] == 0
+
+
+def test_gqa_distribution_by_hand(folder, answered):
+    samples = gqa(folder)
+    score = get("gqa").score(answered(samples, {"201": "no", "202": "red"}), samples)
+    # weather: one "yes" expected, none said: (0 - 1)^2 / 1 = 1; colour: 0. Mean over two questions, / 100.
+    assert score.parts["distribution"] == pytest.approx(0.005)
+    assert score.missing == 1
+
+
+def test_gqa_versions_must_match(folder):
+    gqa(folder)
+    folder.json("gqa/data/testdev_balanced_questions.json", {"999": {"answer": "x"}})
+    with pytest.raises(ValueError, match=r"jsonl, line 1: question '201' is not in .*testdev_balanced_questions.json"):
+        get("gqa").load(folder.root)
+    (folder / "gqa/data/testdev_balanced_questions.json").unlink()
+    with pytest.raises(ValueError, match=r"testdev_balanced_questions.json: no such file"):
+        get("gqa").load(folder.root)
+
+
+# VQAv2 ----------------------------------------------------------------------------------------------------
+
+
+def vqav2_val(folder):
+    folder.json(
+        "vqav2/v2_OpenEnded_mscoco_val2014_questions.json",
+        {
+            "questions": [
+                {"image_id": 42, "question": "Is it red?", "question_id": 42000},
+                {"image_id": 42, "question": "How many?", "question_id": 42001},
+                {"image_id": 7, "question": "What is it?", "question_id": 7000},
+            ]
+        },
+    )
+    people = {42000: ["yes"] * 10, 42001: ["2"] * 3 + ["3"] * 7, 7000: ["a dog"] * 9 + ["dog"]}
+    kinds = {42000: "yes/no", 42001: "number", 7000: "other"}
+    folder.json(
+        "vqav2/v2_mscoco_val2014_annotations.json",
+        {
+            "annotations": [
+                {
+                    "question_id": id,
+                    "image_id": 1,
+                    "question_type": "x",
+                    "answer_type": kinds[id],
+                    "multiple_choice_answer": "x",
+                    "answers": [
+                        {"answer": text, "answer_confidence": "yes", "answer_id": n + 1} for n, text in enumerate(texts)
+                    ],
+                }
+                for id, texts in reversed(people.items())
+            ]
+        },
+    )
+
+
+def vqav2_test(folder):
+    folder.lines(
+        "vqav2/llava_vqav2_mscoco_test-dev2015.jsonl",
+        [
+            {
+                "question_id": id,
+                "image": "COCO_test2015_000000000011.jpg",
+                "text": "What?" + SHORT,
+                "category": "default",
+            }
+            for id in (11000, 11001)
+        ],
+    )
+
+
+def test_vqav2_val2014(folder, answered):
+    vqav2_val(folder)
+    samples = get("vqav2").load(folder.root)
+    assert samples[0].text == "Is it red?" + SHORT
+    assert samples[0].image == folder / "vqav2/val2014/COCO_val2014_000000000042.jpg"
+    assert samples[0].group == samples[1].group
+    score = get("vqav2").score(answered(samples, {"42000": "yes", "42001": "two", "7000": "the dog"}), samples)
+    assert score.name == "vqav2_val"  # never the name of the official number
+    assert score.parts == pytest.approx({"number": 90, "other": 100, "yes/no": 100})
+    assert score.value == pytest.approx(290 / 3)
+
+
+def test_vqav2_test_dev_has_no_answers(folder, answered):
+    vqav2_test(folder)
+    samples = get("vqav2").load(folder.root)
+    assert samples[0].id == 11000
+    assert samples[0].image == folder / "vqav2/test2015/COCO_test2015_000000000011.jpg"
+    with pytest.raises(ValueError, match=r"'11000' is not public; export .* EvalAI challenge 830, or score val2014"):
+        get("vqav2").score(answered(samples, "x"), samples)
+    vqav2_val(folder)
+    assert len(get("vqav2").load(folder.root)) == 3  # where both are, the one that can be scored
+    assert len(get("vqav2").load(folder.root, split="test-dev")) == 2
+    with pytest.raises(ValueError, match="splits test-dev and val2014, not 'train'"):
+        get("vqav2").load(folder.root, split="train")
+
+
+def test_answers_to_another_split_stop(folder):
+    vqav2_val(folder)
+    samples = get("vqav2").load(folder.root)
+    with pytest.raises(ValueError, match="vqav2: the answers hold question '11000', none of the data's 3 questions"):
+        get("vqav2").score([{"question_id": 11000, "text": "x"}], samples)
+
+
+def test_ten_answers_are_expected(folder):
+    vqav2_val(folder)
+    path = folder / "vqav2/v2_mscoco_val2014_annotations.json"
+    path.write_text(
+        path.read_text().replace('{"answer": "3", "answer_confidence": "yes", "answer_id": 10}', '"3", "3"')
+    )
+    with pytest.raises(ValueError, match=r"annotations.json, record 2: expected 10 human answers, found 11"):
+        get("vqav2").load(folder.root)
+
+
+# VizWiz ---------------------------------------------------------------------------------------------------
+
+
+def vizwiz(folder):
+    folder.lines(
+        "vizwiz/llava_test.jsonl",
+        [
+            {
+                "question_id": n,
+                "image": f"VizWiz_test_{n:08d}.jpg",
+                "text": "What?" + UNANSWERABLE + SHORT,
+                "category": "default",
+            }
+            for n in range(2)
+        ],
+    )
+    folder.json(
+        "vizwiz/val.json",
+        [
+            {
+                "image": "VizWiz_val_00000000.jpg",
+                "question": "What flavour is this?",
+                "answer_type": "other",
+                "answerable": 1,
+                "answers": [{"answer": "lime", "answer_confidence": "yes"}] * 10,
+            },
+            {
+                "image": "VizWiz_val_00000001.jpg",
+                "question": "Which?",
+                "answer_type": "unanswerable",
+                "answerable": 0,
+                "answers": [{"answer": "unanswerable", "answer_confidence": "no"}] * 2
+                + [{"answer": "blue", "answer_confidence": "yes"}] * 8,
+            },
+        ],
+    )
+
+
+def test_vizwiz(folder, answered):
+    vizwiz(folder)
+    samples = get("vizwiz").load(folder.root)  # val.json comes with the test download: alone it means nothing
+    assert [sample.id for sample in samples] == [0, 1]
+    assert samples[0].image == folder / "vizwiz/test/VizWiz_test_00000000.jpg"
+    with pytest.raises(ValueError, match="EvalAI challenge 2185"):
+        get("vizwiz").score([], samples)
+    folder.picture("vizwiz/val/VizWiz_val_00000000.jpg")
+    samples = get("vizwiz").load(folder.root)
+    assert samples[0].text == "What flavour is this?" + UNANSWERABLE + SHORT
+    assert samples == get("vizwiz").load(folder.root, split="val")
+    score = get("vizwiz").score(answered(samples, lambda s: "A Lime." if s is samples[0] else "Unanswerable"), samples)
+    assert score.name == "vizwiz_val"
+    assert score.value == pytest.approx(80)
+    assert score.parts == pytest.approx({"other": 100, "unanswerable": 60, "said_unanswerable": 50})
+    by_image = [{"image": sample.group, "answer": "lime"} for sample in samples]  # the form of an upload
+    assert get("vizwiz").score(by_image, samples).missing == 0
+    with pytest.raises(ValueError, match="splits test and val, not 'train'"):
+        get("vizwiz").load(folder.root, split="train")
+
+
+# TextVQA --------------------------------------------------------------------------------------------------
+
+
+def textvqa(folder):
+    questions = [
+        ("0a1b", "What is the brand?", "ACME, COLA"),
+        ("0a1b", "What Year is it?", ""),
+        ("2c", "Who won?", "7"),
+    ]
+    folder.lines(
+        "textvqa/llava_textvqa_val_v051_ocr.jsonl",
+        [
+            {
+                "question_id": image,
+                "image": f"{image}.jpg",
+                "category": "default",
+                "text": f"{question}\nReference OCR token: {tokens}{SHORT}",
+            }
+            for image, question, tokens in questions
+        ],
+    )
+    folder.json(
+        "textvqa/TextVQA_0.5.1_val.json",
+        {
+            "dataset_type": "val",
+            "data": [
+                {
+                    "question": question.upper(),
+                    "image_id": image,
+                    "question_id": 34600 + n,
+                    "set_name": "val",
+                    "answers": ["acme"] * 2 + ["1,000"] * 8,
+                }
+                for n, (image, question, _) in reversed(list(enumerate(questions)))
+            ],
+        },
+    )
+    return get("textvqa").load(folder.root)
+
+
+def test_textvqa(folder, answered):
+    samples = textvqa(folder)
+    assert samples[0].image == folder / "textvqa/train_images/0a1b.jpg"
+    assert [sample.key for sample in samples] == ["0a1b: what is the brand?", "0a1b: what year is it?", "2c: who won?"]
+    rows = list(answered(samples, {samples[0].key: "1,000", samples[1].key: "ACME?", samples[2].key: "1000"}))
+    assert rows[0]["question_id"] == rows[1]["question_id"] == "0a1b"
+    score = get("textvqa").score(rows, samples)
+    assert list(score.items.values()) == pytest.approx([1, 0.6, 1])
+    assert score.info == {"normaliser": "m4c", "with_ocr": True}
+    assert score.name == "textvqa"
+
+
+def test_textvqa_without_ocr(folder, answered):
+    textvqa(folder)
+    samples = get("textvqa").load(folder.root, ocr=False)
+    assert samples[1].text == "What Year is it?" + SHORT
+    score = get("textvqa").score(answered(samples, "1000"), samples)
+    assert score.value == 100
+    assert score.info["with_ocr"] is False
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "Who won?\nReference OCR token: 7" + SHORT,
+        "Reference OCR token: 7\nWho won?" + SHORT,
+        "Who won?" + SHORT,
+        "OCR tokens: 7. Question: Who won? Short answer:",
+    ],
+)
+def test_textvqa_finds_the_question_in_a_prompt(folder, prompt):
+    samples = textvqa(folder)
+    score = get("textvqa").score([{"question_id": "2c", "prompt": prompt, "text": "1000"}], samples)
+    assert score.items["2c: who won?"] == 1
+    assert score.missing == 2
+
+
+def test_textvqa_prompts_that_hold_no_question(folder):
+    samples = textvqa(folder)
+    with pytest.raises(ValueError, match=r"textvqa: the answer for '2c': expected a question, .* found 'Who\\nwon"):
+        get("textvqa").score([{"question_id": "2c", "prompt": "Who\nwon?\nin\n4 lines", "text": "x"}], samples)
+    with pytest.raises(ValueError, match="textvqa: the answer for '2c' has no prompt"):
+        get("textvqa").score([{"question_id": "2c", "text": "x"}], samples)
+    with pytest.raises(ValueError, match=r"question '2c: who lost\?', none of"):
+        get("textvqa").score([{"question_id": "2c", "prompt": "Who lost?\n.", "text": "x"}], samples)
