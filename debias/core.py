@@ -150,8 +150,8 @@ def own(score: Tensor, span: Span, mask: Optional[Tensor], index: Optional[Tenso
 
 
 # What follows is worked out once per layout and kept on the score's device as slots [length + 1]: one for each token of
-# the unpruned span, and a last one that is read by index -1, a token that is no patch. Inference mode is off meanwhile, so
-# that slots made during generation can serve a training step later.
+# the unpruned span, and a last one that is read by index -1, a token that is no patch. Inference mode is off meanwhile,
+# so that slots made during generation can serve a training step later.
 
 
 def pick(slots: Tensor, index: Optional[Tensor]) -> Tensor:

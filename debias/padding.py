@@ -106,7 +106,8 @@ class Padding:
             # The slot behind the last one belongs to index -1, a token that is no patch.
             return torch.cat([whole, whole.new_ones(1)]).to(what.index.device)[what.index]
         size, grid = (what, grid) if grid is not None else what
-        return square(tuple(size), tuple(grid), self.rule, self.threshold).clone()
+        size, grid = pair(size, "size (width, height)"), pair(grid, "grid (rows, columns)")
+        return square(size, grid, self.rule, self.threshold).clone()
 
     def whole(self, span: Span) -> Tensor:
         """[length] True where a token of the unpruned span shows the picture, or is no patch at all. On the CPU."""

@@ -1,0 +1,267 @@
+"""Fitting: planted trends come back, whatever is strewn over them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from debias import Debias, Span, Trend, fit_all
+
+LENGTH = 576
+POSITION = torch.arange(LENGTH, dtype=torch.float64)
+
+
+def noisy(
+    rate: float, seed: int = 0, amplitude: float = 1e-3, noise: float = 0.1, length: int = LENGTH
+) -> torch.Tensor:
+    dice = torch.Generator().manual_seed(seed)
+    i = torch.arange(length, dtype=torch.float64)
+    return amplitude * (rate * i + noise * torch.randn(length, generator=dice, dtype=torch.float64)).exp()
+
+
+@pytest.mark.parametrize("rate", [-0.002, 0.0, 1e-4, 0.00464])
+def test_a_planted_rate_comes_back(rate):
+    trend = Trend.fit(noisy(rate))
+    # Standard error of a slope: noise / sqrt(N * variance of the positions), here 2.5e-5.
+    assert trend.rate == pytest.approx(rate, abs=1e-4)
+    assert trend.amplitude == pytest.approx(1e-3, rel=0.05)
+    assert trend.length == LENGTH
+    clean = Trend.fit(noisy(rate, noise=0))
+    assert clean.rate == pytest.approx(rate, abs=1e-12)
+    assert clean.r2 == pytest.approx(1)
+    assert float(clean.residual.abs().max()) < 1e-6
+    assert trend.r2 < 1
+
+
+def test_r2_and_residual_mean_what_they_say():
+    curve = noisy(0.003, noise=0.5)
+    trend = Trend.fit(curve)
+    fitted = trend.amplitude * (trend.rate * POSITION).exp()
+    torch.testing.assert_close(trend.residual, (curve / fitted).log().float(), rtol=1e-4, atol=1e-5)
+    variance = ((curve.log() - curve.log().mean()) ** 2).mean()
+    assert trend.r2 == pytest.approx(1 - float((trend.residual.double() ** 2).mean() / variance), abs=1e-5)
+    assert 0.3 < trend.r2 < 0.9
+    slope, height = torch.linalg.lstsq(
+        torch.stack([POSITION, torch.ones_like(POSITION)], 1), curve.log()[:, None]
+    ).solution.flatten()
+    assert trend.rate == pytest.approx(float(slope), rel=1e-9)
+    assert trend.amplitude == pytest.approx(math.exp(height), rel=1e-9)
+
+
+def test_ignored_positions_leave_no_trace():
+    """Padding spikes and sinks, ignored, do not move the rate; not ignored they do."""
+    ignore = torch.zeros(LENGTH, dtype=torch.bool)
+    ignore[:96] = ignore[-96:] = ignore[[100, 200, 301]] = True
+    spoiled = noisy(0.003, noise=0)
+    spoiled[:96] *= 5
+    spoiled[-96:] *= 0.1
+    spoiled[[100, 200, 301]] = 1.0
+    trend = Trend.fit(spoiled, ignore=ignore)
+    assert trend.rate == pytest.approx(0.003, abs=1e-10)
+    assert abs(Trend.fit(spoiled).rate - 0.003) > 1e-3
+    assert torch.equal(trend.residual.isnan(), ignore)
+    again = Trend.fit(torch.where(ignore, torch.full_like(spoiled, 7.0), spoiled), ignore=ignore)
+    assert (again.rate, again.amplitude, again.r2) == (trend.rate, trend.amplitude, trend.r2)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 0.0, -1.0])
+def test_values_without_a_logarithm_take_no_part(bad):
+    curve = noisy(0.002, noise=0)
+    curve[::3] = bad
+    trend = Trend.fit(curve)
+    assert trend.rate == pytest.approx(0.002, abs=1e-12)
+    assert trend.residual.isnan().nonzero().flatten().tolist() == list(range(0, LENGTH, 3))
+
+
+def test_weights_count():
+    curve = torch.cat([noisy(0.001, noise=0)[:288], noisy(0.004, noise=0)[288:]])
+    weights = torch.ones(LENGTH)
+    weights[288:] = 0
+    assert Trend.fit(curve, weights=weights).rate == pytest.approx(0.001, abs=1e-12)
+    weights[288:] = 1e-9
+    assert Trend.fit(curve, weights=weights).rate == pytest.approx(0.001, abs=1e-5)
+    double = torch.ones(LENGTH).index_fill(0, torch.tensor([5]), 2.0)
+    pairs = torch.cat([curve.log(), curve.log()[5:6]]), torch.cat([POSITION, POSITION[5:6]])
+    x, y = pairs[1] - pairs[1].mean(), pairs[0] - pairs[0].mean()
+    assert Trend.fit(curve, weights=double).rate == pytest.approx(float((x * y).sum() / (x * x).sum()), rel=1e-10)
+
+
+def test_a_constant_curve_has_no_trend():
+    for level in (1.0, 0.1, 1 / 576, 3e-7):
+        trend = Trend.fit(torch.full((LENGTH,), level))
+        assert trend.rate == pytest.approx(0, abs=1e-15)
+        assert (trend.amplitude, trend.r2) == (pytest.approx(level), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("curve", "message"),
+    [
+        ([], r"at least one position.*\(1, 0\)"),
+        ([0.5], "curve 0 has 1 of 1"),
+        ([0.5, float("nan"), 0.0, -2.0], "curve 0 has 1 of 4"),
+        (torch.zeros(9), "curve 0 has 0 of 9"),
+        (torch.ones(2, 3), "takes one curve"),
+        (torch.tensor(1.0), "takes one curve"),
+    ],
+)
+def test_nothing_to_fit(curve, message):
+    with pytest.raises(ValueError, match=message):
+        Trend.fit(curve)
+
+
+def test_two_positions_are_a_line():
+    trend = Trend.fit([float("nan"), 1.0, 0.0, math.e])
+    assert trend.rate == pytest.approx(0.5)
+    assert trend.amplitude == pytest.approx(math.exp(-0.5))
+
+
+def test_a_batch_is_its_curves_one_by_one():
+    rates = [-0.001, 0.0005, 0.004]
+    curves = torch.stack([noisy(rate, seed=n) for n, rate in enumerate(rates)])
+    curves[1, 50:80] = float("nan")
+    ignore = torch.zeros(3, LENGTH, dtype=torch.bool)
+    ignore[2, :100] = True
+    together = fit_all(curves, ignore=ignore)
+    for n, trend in enumerate(together):
+        alone = Trend.fit(curves[n], ignore=ignore[n])
+        assert trend == alone
+        assert (trend.amplitude, trend.r2) == pytest.approx((alone.amplitude, alone.r2), rel=1e-12)
+        assert trend.rate == pytest.approx(rates[n], abs=2e-4)
+    with pytest.raises(ValueError, match="curve 1 has 0 of 3"):
+        fit_all(torch.tensor([[1.0, 2, 3], [0, 0, 0]]))
+
+
+def test_content_permuted_leaves_the_trend():
+    """The same pictures in other places: content averages out, position stays."""
+    dice = torch.Generator().manual_seed(1)
+    content = torch.rand(400, LENGTH, generator=dice, dtype=torch.float64) + 0.1
+    position = (0.003 * POSITION).exp()
+    shuffled = torch.stack([row[torch.randperm(LENGTH, generator=dice)] for row in content])
+    rates = [Trend.fit((data * position).mean(0)).rate for data in (content, shuffled)]
+    assert rates == pytest.approx([0.003, 0.003], abs=5e-5)
+
+
+def test_fastv_cubic_comes_back_from_its_own_vector():
+    planted = Trend.published("fastv")
+    trend = Trend.fit(3.7 / planted.weight(None, 576).double(), "inverse_cubic")
+    torch.testing.assert_close(trend.weight(None, 576), planted.weight(None, 576), rtol=1e-5, atol=1e-6)
+    assert trend.amplitude == pytest.approx(3.7, rel=1e-5)
+    assert trend.r2 == pytest.approx(1, abs=1e-8)
+    # It is no exponential: the best one misses it by far.
+    assert Trend.fit(1 / planted.weight(None, 576)).r2 < 0.95
+    with pytest.raises(ValueError, match="at least 4 usable positions"):
+        Trend.fit([1.0, 2.0, 3.0], "inverse_cubic")
+    with pytest.raises(ValueError, match="not positive at position 0"):
+        Trend.fit((0.05 * torch.arange(50)).exp() - 0.95, "inverse_cubic", ignore=torch.arange(50) < 20)
+
+
+def test_the_offset_is_found_by_the_refinement():
+    curve = 2e-3 * (0.006 * POSITION).exp() + 5e-3
+    plain, refined = Trend.fit(curve), Trend.fit(curve, refine=True)
+    assert refined.rate == pytest.approx(0.006, rel=1e-5)
+    assert refined.amplitude == pytest.approx(2e-3, rel=1e-4)
+    assert refined.floor == pytest.approx(2.5, rel=1e-4)
+    flat = curve * refined.weight(None, LENGTH)
+    assert float(flat.max() / flat.min()) == pytest.approx(1, abs=1e-4)
+    assert float((curve * plain.weight(None, LENGTH)).max() / (curve * plain.weight(None, LENGTH)).min()) > 1.1
+    assert refined.r2 > 1 - 1e-9 > plain.r2
+    with pytest.raises(ValueError, match="only an exponential over the sequence"):
+        Trend.fit(curve, "rope", refine=True)
+    with pytest.raises(ValueError, match="4 usable positions"):
+        Trend.fit([1.0, 2.0, 3.0], refine=True)
+
+
+def test_rope_strength_comes_back():
+    planted = Trend.rope(strength=1.7, head_dim=64, theta=500.0, gap=11)
+    trend = Trend.fit(0.2 / planted.weight(None, LENGTH), "rope", head_dim=64, theta=500.0, gap=11)
+    assert trend.rate == pytest.approx(1.7, rel=1e-5)
+    assert trend.coefficients == planted.coefficients
+
+
+def test_the_average_is_divided_out_and_bridges_what_was_not_seen():
+    curve = noisy(0.003, noise=0.2)
+    ignore = torch.zeros(LENGTH, dtype=torch.bool)
+    ignore[10:13] = True
+    spoiled = curve.clone()
+    spoiled[10:13] = 100.0
+    trend = Trend.fit(spoiled, "average", ignore=ignore, eps=0.0)
+    flat = (curve * trend.weight(None, LENGTH))[~ignore]
+    assert float(flat.max() / flat.min()) == pytest.approx(1, abs=1e-5)
+    middle = float((curve[9].log() + curve[13].log()).exp().sqrt())  # position 11 lies half way
+    assert float(trend.weight(None, LENGTH)[11] / trend.weight(None, LENGTH)[9]) == pytest.approx(
+        float(curve[9]) / middle, rel=1e-5
+    )
+
+
+def test_clips_fitted_per_frame_and_both_ways():
+    frames, per = 8, 33
+    i = torch.arange(frames * per, dtype=torch.float64)
+    within, between = 0.02, 0.3
+    curve = (within * (i % per) + between * (i // per)).exp()
+    ignore = i % per == 0  # the CLS of each frame is an outlier
+    spoiled = torch.where(ignore, curve * 40, curve)
+    both = Trend.fit(spoiled, ignore=ignore, scope="factorised", frames=frames)
+    assert (both.rate, both.between.rate) == (pytest.approx(within, abs=1e-10), pytest.approx(between, abs=1e-10))
+    assert both.r2 == pytest.approx(1)
+    flat = curve * both.weight(None, frames * per, frames)
+    assert float(flat.max() / flat.min()) == pytest.approx(1, abs=1e-4)
+    assert (both.length, both.between.length) == (per, frames)
+    # Uneven holes make the two directions lean on each other; the closed form takes that apart.
+    holes = ignore | ((i % per > 20) & (i // per > 4))
+    leaning = Trend.fit(curve, ignore=holes, scope="factorised", frames=frames)
+    assert (leaning.rate, leaning.between.rate) == (pytest.approx(within), pytest.approx(between))
+    one = Trend.fit(curve, scope="frame", frames=frames)
+    assert (one.rate, one.scope, one.length) == (pytest.approx(within), "frame", per)
+    for kind in ("average", "inverse_cubic", "rope"):
+        trend = Trend.fit(curve, kind, scope="frame", frames=frames)
+        assert trend.weight(None, frames * per, frames).shape == (frames * per,)
+        assert trend.length == per
+    level = Trend.fit(curve, "average", scope="frame", frames=frames).weight(None, frames * per, frames) * curve
+    torch.testing.assert_close(level.reshape(frames, per)[3], level[3 * per].expand(per), rtol=1e-5, atol=0)
+    with pytest.raises(ValueError, match="equal frames; got 264 positions in 7 frames"):
+        Trend.fit(curve, scope="frame", frames=7)
+    with pytest.raises(ValueError, match="fitted with exponentials"):
+        Trend.fit(curve, "rope", scope="factorised", frames=frames)
+
+
+def test_kinds_that_cannot_be_fitted():
+    with pytest.raises(ValueError, match="cannot fit a trend of kind 'table'"):
+        Trend.fit(noisy(0.1), "table")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_online_and_offline_are_the_same_fit(dtype):
+    """A trend fitted to each score as it comes equals Trend.fit of that score, padding and CLS left out."""
+    special = torch.zeros(2 * 17, dtype=torch.bool)
+    special[::17] = True
+    span = Span(0, (4, 4), frames=2, size=(640, 320), special=special)
+    debias = Debias(Trend.online(), Debias.paper("himap", arm="padding").padding)
+    score = (noisy(0.05, length=34, amplitude=0.01, noise=0.3) * (1 + 9 * special)).to(dtype)
+    valid = debias.padding.valid(span)
+    offline = Trend.fit(score, ignore=~valid | special)
+    expected = score.float() * offline.weight(None, 34)
+    found = debias(score, span)
+    assert found.dtype == dtype
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-3
+    torch.testing.assert_close(found[valid].float(), expected[valid], rtol=tolerance, atol=0)
+    assert (found[~valid] < found[valid].min()).all()
+    # The same after a cut: by original positions, the merged token taking no part in the fit.
+    left = torch.tensor([26, 5, 7, -1, 20, 9, 12, 22])
+    there = left[left >= 0]
+    missing = torch.ones(34, dtype=torch.bool).index_fill(0, there, False)
+    offline = Trend.fit(score, ignore=missing | ~valid | special)
+    found = debias(score[left], span.at(left))
+    use = torch.tensor([n for n, index in enumerate(left.tolist()) if index >= 0 and valid[index]])
+    expected = score[left[use]].float() * offline.weight(left[use], 34)
+    torch.testing.assert_close(found[use].float(), expected, rtol=tolerance, atol=0)
+    assert found[3] == score[-1]  # a merged token keeps its score
+
+
+def test_online_rows_are_fitted_each_on_its_own():
+    scores = torch.stack([noisy(0.001, noise=0), noisy(0.004, noise=0)]).float()
+    flat = Debias(Trend.online())(scores, Span(0, (24, 24)))
+    torch.testing.assert_close(flat, torch.full_like(flat, 1e-3), rtol=1e-4, atol=0)
+    hopeless = torch.zeros(576)
+    assert torch.equal(Debias(Trend.online())(hopeless, Span(0, (24, 24))), hopeless)
