@@ -36,7 +36,7 @@ class Adapter:
     """A family's knowledge, bound to one model."""
 
     pads: ClassVar[bool] = True  # sources are padded, so a padding debias needs their sizes
-    media: ClassVar[tuple[str, ...]] = ()  # arguments of get_image_features that spans() needs, recorded during the run
+    media: ClassVar[tuple[str, ...]] = ()  # further inputs of the model that spans() reads
     gap: ClassVar[str] = "\n"  # what follows a picture that stands before the question
     prepared: ClassVar[Mapping[str, Any]] = images.CLIP  # how pictures are prepared where the checkpoint does not say
 
@@ -206,7 +206,9 @@ class Adapter:
         inputs: dict[str, Any] = left_padded(rows, 0 if pad is None else pad)
         for name in dict.fromkeys(name for piece in media for name in piece.inputs):
             inputs[name] = self.collate(name, [piece.inputs[name] for piece in media if name in piece.inputs])
-        return Encoded(inputs, [piece.size for piece in media]).to(self.model.device, self.model.dtype)
+        return Encoded(inputs, [size for piece in media for size in piece.sizes]).to(
+            self.model.device, self.model.dtype
+        )
 
     def collate(self, name: str, parts: list[Tensor]) -> Tensor:
         """One input of the model, of all media of a batch."""
@@ -250,7 +252,7 @@ def modules(part: Any) -> Sequence[nn.Module]:
 
 
 def sizes_of(rows: Sequence[Sequence[Any]], sizes: Sequence[Size | None] | None) -> list[list[Size | None]]:
-    """The sizes of each row's media, from those of the batch in prompt order; rows repeated by beam search share them."""
+    """The sizes of each row's media, from those of the batch in prompt order; rows that beam search repeats share."""
     total = sum(map(len, rows))
     if sizes is None or not total:
         return [[None for _ in row] for row in rows]

@@ -64,8 +64,7 @@ class InternVL(Adapter):
         for start, length in (run for row in found for run in row):
             if length % tile:
                 raise ValueError(f"{length} image tokens at {start} are no whole number of tiles of {tile}")
-        # The frames of a clip stand apart from each other, and one size cannot be told from the next then.
-        known = sizes_of(found, sizes if sizes and sum(map(len, found)) % len(sizes) == 0 else None)
+        known = sizes_of(found, sizes)
         return [
             [
                 Span(start, (self.side, self.side), frames=length // tile, size=size, fraction=torch.zeros(length))
@@ -105,7 +104,7 @@ class InternVL(Adapter):
         tiles = [canvas.crop((x, y, x + edge, y + edge)) for x, y in corners]
         if len(tiles) > 1:
             tiles.append(images.resized(image, (edge, edge)))
-        return Shown(self.ids(len(tiles)), {"pixel_values": self.pixels(tiles)}, image.size)
+        return Shown(self.ids(len(tiles)), {"pixel_values": self.pixels(tiles)}, [image.size])
 
     def clip(self, frames: Sequence[Image.Image]) -> Shown:
         """One tile per frame, each under its number."""
@@ -113,9 +112,8 @@ class InternVL(Adapter):
         for number in range(1, len(frames) + 1):
             title = f"Frame{number}: " if number == 1 else f"\nFrame{number}: "
             ids += [*self.tokenizer(title, add_special_tokens=False).input_ids, *self.ids(1)]
-        return Shown(
-            ids, {"pixel_values": self.pixels([images.resized(frame, (self.edge, self.edge)) for frame in frames])}
-        )
+        squares = [images.resized(frame, (self.edge, self.edge)) for frame in frames]
+        return Shown(ids, {"pixel_values": self.pixels(squares)}, [None] * len(frames))
 
     def ids(self, tiles: int) -> list[int]:
         opened, closed = self.tokenizer.convert_tokens_to_ids(["<img>", "</img>"])
@@ -128,8 +126,8 @@ class InternVL(Adapter):
 
 
 def arranged(size: Size, edge: int, least: int, most: int) -> Size:
-    """(columns, rows) of tiles whose shape is closest to the picture's. Of grids of one shape it is the largest that the
-    picture fills by half, counted in pixels."""
+    """(columns, rows) of tiles whose shape is closest to the picture's. Of grids of one shape it is the largest that
+    the picture fills by half, counted in pixels."""
     sides = range(1, most + 1)
     grids = sorted(((c, r) for c in sides for r in sides if least <= c * r <= most), key=lambda grid: grid[0] * grid[1])
     best = closest(size, grids)

@@ -49,7 +49,7 @@ class Llava(Adapter):
         colour = images.mean_colour(self.setting("image_mean"))
         pixels = self.pixels(images.square(image, colour))
         token = int(self.model.config.image_token_id)
-        return Shown([token] * self.side**2, {"pixel_values": pixels[None]}, image.size)
+        return Shown([token] * self.side**2, {"pixel_values": pixels[None]}, [image.size])
 
     def pixels(self, image: Image.Image) -> Tensor:
         """[3, s, s]: squashed to what the vision tower takes, normalised."""

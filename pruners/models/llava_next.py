@@ -106,7 +106,7 @@ class LlavaNext(Llava):
             "pixel_values": torch.stack([self.pixels(view) for view in views]),
             "image_sizes": torch.tensor([told[::-1]]),
         }
-        return Shown([token] * length, inputs, image.size)
+        return Shown([token] * length, inputs, [image.size])
 
     def collate(self, name: str, parts: list[Tensor]) -> Tensor:
         """Pictures have different numbers of views; the model drops the empty ones behind them."""

@@ -46,7 +46,7 @@ class Qwen3VL(Qwen25VL):
             first, last = group * deep, min(group * deep + deep, len(frames)) - 1
             title = f"<{(first + last) / 2 / self.fps:.1f} seconds>"
             ids += self.tokenizer(title, add_special_tokens=False).input_ids + self.between([token] * (height * width))
-        return Shown(ids, {"pixel_values_videos": patches, "video_grid_thw": grid})
+        return Shown(ids, {"pixel_values_videos": patches, "video_grid_thw": grid}, [None] * len(self.clip_grids(grid)))
 
     # -- DeepStack -----------------------------------------------------------------------------------------------------
     def hooks(self, run: Any) -> list[Any]:

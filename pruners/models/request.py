@@ -34,9 +34,10 @@ class Request:
 
 @dataclass
 class Encoded:
-    """A left-padded batch: inputs for model.generate, and (width, height) of every picture and clip in prompt order.
+    """A left-padded batch: inputs for model.generate, and (width, height) of the source of every span in prompt order.
 
-    A size is None where it could tell nothing, as for a clip that is never padded.
+    A size is None where it could tell nothing, as for a clip that is never padded. A clip is one span, unless the family
+    puts text between its frames.
     """
 
     inputs: dict[str, Any]
@@ -55,11 +56,11 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture or clip made ready: the ids that stand for it in the prompt, what the model is given, and its size."""
+    """A picture or clip made ready: the ids that stand for it, what the model is given, and the source's size for each span."""
 
     ids: list[int]
     inputs: dict[str, Tensor]
-    size: Size | None = None
+    sizes: Sequence[Size | None] = (None,)
 
 
 def place(pieces: Iterable[str | Shown], tokenizer: Any) -> list[int]:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import torch
 import transformers
+from PIL import Image
 from tokenizers import pre_tokenizers
 
 FAMILIES = ("llava", "llava_next", "video_llava", "internvl", "qwen2_5_vl", "qwen3_vl")
@@ -186,6 +189,7 @@ def preprocessor(family, size=None):
             "image_mean": mean,
             "image_std": std,
             "resample": 3,
+            "video_processor": {"size": {"shortest_edge": 4 * (2 * patch) ** 2, "longest_edge": 48 * (2 * patch) ** 2}},
         }
     if family == "internvl":
         size = size or 112
@@ -213,11 +217,30 @@ def preprocessor(family, size=None):
     return found
 
 
+def adapter(family, **changes):
+    """The family's adapter, bound to a tiny model, with tokenizer and preprocessor settings."""
+    import pruners.models
+
+    settings = preprocessor(family, changes.get("image_size"))
+    settings["video_processor"] = SimpleNamespace(**settings.get("video_processor", {}))
+    names = tokenizer(family, changes.get("text", "qwen2"))
+    return pruners.models.family(family)(model(family, **changes), SimpleNamespace(**settings), names)
+
+
+def picture(width, height, seed=0):
+    """A picture of noise."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
 def checkpoint(family, folder, **changes):
     """Write model, tokenizer and preprocessor settings into ``folder`` and return it."""
     folder = Path(folder)
     model(family, **changes).save_pretrained(folder)
     tokenizer(family, changes.get("text", "qwen2")).save_pretrained(folder)
     settings = preprocessor(family, changes.get("image_size"))
-    (folder / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    for name in ("video_processor", ""):
+        part = settings.pop(name, None) if name else settings
+        if part:
+            file = folder / ("video_preprocessor_config.json" if name else "preprocessor_config.json")
+            file.write_text(json.dumps(part), encoding="utf-8")
     return folder

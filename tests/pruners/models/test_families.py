@@ -1,0 +1,243 @@
+"""What holds for every family: spans, prompts, batches, pruning that keeps everything."""
+
+import re
+
+import pytest
+import torch
+
+import pruners
+from debias import Debias, Padding
+from pruners.models import Request, adapter, families
+
+FAMILIES = ("llava", "llava_next", "video_llava", "internvl", "qwen2_5_vl", "qwen3_vl")
+CLIPS = ("video_llava", "internvl", "qwen2_5_vl", "qwen3_vl")
+MARKER = re.compile("<image>|<video>")
+
+
+def requests(builders, family):
+    """Image first, images inside, none, and a clip."""
+    picture = builders.picture
+    asked = [
+        Request("What is this?", [picture(40, 70)]),
+        Request("Is <image> like <image>, or not at all?", [picture(130, 50, 1), picture(100, 150, 2)]),
+        Request("Nothing to see."),
+    ]
+    if family in CLIPS:
+        asked.append(Request("What happens?", video=[picture(70, 90, seed) for seed in range(8)]))
+    return asked
+
+
+def inputs_of_spans(family, encoded):
+    names = ("input_ids", *family.media)
+    return {name: encoded.inputs[name] for name in names if name in encoded.inputs}
+
+
+def generate(model, inputs, tokens=4, **options):
+    with torch.no_grad():
+        return model.generate(
+            **inputs,
+            max_new_tokens=tokens,
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_logits=True,
+            **options,
+        )
+
+
+def test_every_family_is_known():
+    assert set(families()) == set(FAMILIES)
+
+
+def test_unknown_family_names_the_known_ones():
+    with pytest.raises(ValueError, match=r"'blip'.*internvl, llava.*docs/new_model\.md"):
+        pruners.models.family("blip")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_checkpoint_round_trip(family, builders, tmp_path):
+    """What load() reads from a folder prepares the same batch as the adapter it was written from."""
+    folder = builders.checkpoint(family, tmp_path)
+    kind = adapter(folder)
+    assert kind is pruners.models.family(family)
+    loaded, built = kind.load(folder, attention="eager"), builders.adapter(family)
+    assert loaded.model.config._attn_implementation == "eager"
+    asked = requests(builders, family)
+    here, there = loaded.encode(asked), built.encode(asked)
+    assert here.sizes == there.sizes
+    assert here.inputs.keys() == there.inputs.keys()
+    assert all(torch.equal(here.inputs[name], there.inputs[name]) for name in here.inputs)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_spans_cover_exactly_the_placeholders(family, adapters, builders):
+    one, asked = adapters(family), requests(builders, family)
+    encoded = one.encode(asked)
+    config, ids = one.model.config, encoded.inputs["input_ids"]
+    tokens = [config.image_token_id, getattr(config, "video_token_id", -1)]
+    rows = one.spans(inputs_of_spans(one, encoded), encoded.sizes)
+    slots = one.slots({}, rows)
+    for row, (spans, places) in enumerate(zip(rows, slots, strict=True)):
+        placeholders = [at for at, token in enumerate(ids[row].tolist()) if token in tokens]
+        assert torch.cat([*places, torch.tensor([], dtype=torch.long)]).tolist() == placeholders
+        assert [span.start for span in spans] == sorted(span.start for span in spans)
+        for span in spans:
+            patches = span.total - (0 if span.special is None else int(span.special.sum()))
+            xy, view = one.places(span)
+            assert xy.shape == (span.total, 2)
+            assert view.shape == (span.total,)
+            assert len({(*at, v) for at, v in zip(xy.tolist(), view.tolist(), strict=True) if at[0] >= 0}) == patches
+    assert [len(spans) > 0 for spans in rows] == [bool(asks.images) or asks.video is not None for asks in asked]
+    assert len(rows[1]) == 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prompt_survives_tokenization(family, adapters, builders):
+    """Taking the media out of the ids and decoding the rest gives the prompt back."""
+    one = adapters(family)
+    special = one.tokenizer.all_special_tokens
+    for asks in requests(builders, family)[:3]:
+        ids = one.encode([asks]).inputs["input_ids"][0].tolist()
+        pieces = [""]
+        media = {one.model.config.image_token_id, *one.tokenizer.convert_tokens_to_ids(["<img>", "</img>"])}
+        media |= {getattr(one.model.config, f"vision_{end}_token_id", -1) for end in ("start", "end")}
+        kept, before = [[]], False
+        for token in ids:
+            if token in media - {one.tokenizer.unk_token_id, None}:
+                if not before:
+                    kept.append([])
+                before = True
+            else:
+                kept[-1].append(token)
+                before = False
+        pieces = [one.tokenizer.decode(piece) for piece in kept]
+        if one.tokenizer.bos_token in special and one.tokenizer.bos_token_id == ids[0]:
+            pieces[0] = pieces[0].removeprefix(one.tokenizer.bos_token).removeprefix(" ")
+        assert pieces == MARKER.split(one.prompt(asks))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_question_must_name_its_pictures(family, adapters, builders):
+    with pytest.raises(ValueError, match="names 2 <image>, and 1 were given"):
+        adapters(family).encode([Request("<image> or <image>?", [builders.picture(30, 30)])])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_keeping_everything_is_the_plain_model(family, attention, adapters, builders):
+    one = adapters(family, attention=attention)
+    encoded = one.encode(requests(builders, family))
+    plain = generate(one.model, encoded.inputs)
+    for layer in (1, 2, 3):
+        with pruners.make("fastv", keep=1.0, layer=layer)(one.model):
+            kept = generate(one.model, encoded.inputs)
+        assert torch.equal(kept.sequences, plain.sequences)
+        assert all(torch.equal(a, b) for a, b in zip(kept.logits, plain.logits, strict=True))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("layer", [1, 3])
+def test_a_batch_equals_its_singles(family, layer, adapters, builders):
+    one, asked = adapters(family), requests(builders, family)
+    pruner = pruners.make("fastv", keep=0.4, layer=layer)
+    with pruner(one.model) as trace:
+        together = generate(one.model, one.encode(asked).inputs)
+    kept = [index for stage in trace.kept for index in stage]
+    singles = []
+    for row, asks in enumerate(asked):
+        with pruner(one.model) as trace:
+            alone = generate(one.model, one.encode([asks]).inputs)
+        singles += [index for stage in trace.kept for index in stage]
+        for a, b in zip(together.logits, alone.logits, strict=True):
+            assert torch.allclose(a[row], b[0], atol=1e-4)
+    assert [index.tolist() for index in kept] == [index.tolist() for index in singles]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("layer", [1, 3])
+def test_decoding_equals_recomputation(family, layer, adapters, builders):
+    """Cached decoding and a forward pass over the whole sequence without a cache, tokens chosen by the same prompt."""
+    one = adapters(family)
+    encoded = one.encode(requests(builders, family)[:2])
+    pruner, length = pruners.make("fastv", keep=0.4, layer=layer), encoded.inputs["input_ids"].shape[1]
+    with pruner(one.model) as trace:
+        cached = generate(one.model, encoded.inputs, tokens=3)
+        kept = trace.kept[0]
+
+    class Again(type(pruner)):
+        """The same tokens again, whatever the last row looks at."""
+
+        def score(self, view):
+            score = torch.zeros(len(view.span))
+            score[kept[view.image]] = 1.0
+            return score
+
+    for step in range(1, 3):
+        ids = cached.sequences[:, : length + step]
+        extra = {
+            "input_ids": ids,
+            "attention_mask": torch.nn.functional.pad(encoded.inputs["attention_mask"], (0, step), value=1),
+        }
+        if "mm_token_type_ids" in encoded.inputs:
+            extra["mm_token_type_ids"] = torch.nn.functional.pad(encoded.inputs["mm_token_type_ids"], (0, step))
+        with Again(keep=0.4, layer=layer)(one.model), torch.no_grad():
+            again = one.model(**{**encoded.inputs, **extra}, use_cache=False).logits[:, -1]
+        assert torch.allclose(again, cached.logits[step], atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llava", "llava_next", "video_llava"])
+def test_silencing_padding_needs_sizes(family, adapters, builders):
+    one, debias = adapters(family), Debias(padding=Padding())
+    encoded = one.encode([Request("?", [builders.picture(80, 20)])])
+    pruner = pruners.make("fastv", keep=0.5, layer=2)
+    with pytest.raises(ValueError, match="sizes"), pruner(one.model, debias):
+        generate(one.model, encoded.inputs)
+    with pruner(one.model, debias, encoded.sizes) as trace:
+        generate(one.model, encoded.inputs)
+    span = one.spans(inputs_of_spans(one, encoded), encoded.sizes)[0][0]
+    valid = Padding().valid(span)
+    kept = trace.kept[0][0]
+    assert not valid.all()
+    assert valid[kept].all() or len(kept) > valid.sum()
+
+
+@pytest.mark.parametrize("family", ["internvl", "qwen2_5_vl", "qwen3_vl"])
+def test_padding_debias_is_idle_where_nothing_is_padded(family, adapters, builders):
+    one = adapters(family)
+    encoded = one.encode([Request("?", [builders.picture(80, 20)])])
+    pruner, kept = pruners.make("fastv", keep=0.5, layer=3), []
+    for debias, sizes in ((Debias(), None), (Debias(padding=Padding()), None), (Debias(padding=Padding()), [(80, 20)])):
+        with pruner(one.model, debias, sizes) as trace:
+            generate(one.model, encoded.inputs)
+        kept.append(trace.kept[0][0].tolist())
+    assert kept[0] == kept[1] == kept[2]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_beams_run_and_keep_the_same(family, adapters, builders):
+    one = adapters(family)
+    encoded = one.encode(requests(builders, family)[:1])
+    pruner = pruners.make("fastv", keep=0.5, layer=3)
+    with pruner(one.model) as greedy:
+        generate(one.model, encoded.inputs)
+    with pruner(one.model, sizes=encoded.sizes) as beams:
+        generate(one.model, encoded.inputs, num_beams=2)
+    assert beams.kept[0][0].tolist() == greedy.kept[0][0].tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_hook_stays(family, adapters):
+    model = adapters(family).model
+
+    def count():
+        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+    def fail():
+        with pruners.make("fastv", keep=1, layer=1)(model):
+            assert count() > before
+            raise RuntimeError("inside")
+
+    before = count()
+    with pytest.raises(RuntimeError, match="inside"):
+        fail()
+    assert count() == before
+    assert "get_image_features" not in vars(model.model)
