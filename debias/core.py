@@ -20,6 +20,7 @@ from debias.trend import Trend, weights
 #   vision   an order from the vision tower's own attention, which looks both ways and has no recency to remove
 #   weigh    numbers to sum or average
 ROLES = ("select", "recycle", "vision", "weigh")
+_DOWN = -float("inf")
 _WHOLE = {16: torch.int16, 32: torch.int32, 64: torch.int64}
 
 
@@ -113,9 +114,10 @@ class Debias:
 
     def effective(self, span: Span, keep: int) -> int:
         """How many of `keep` kept tokens can show the picture: the budget once padding is never preferred."""
-        if self.padding is None:
+        mask = None if self.padding is None else slots_valid(self.padding, *layout(span), torch.device("cpu"))
+        if mask is None:
             return min(keep, len(span))
-        return min(keep, int(self.padding.valid(span).sum()))
+        return min(keep, int(pick(mask, None if span.index is None else span.index.cpu()).sum()))
 
 
 def silence(score: Tensor, valid: Tensor, step: Tensor) -> Tensor:
@@ -125,14 +127,16 @@ def silence(score: Tensor, valid: Tensor, step: Tensor) -> Tensor:
     that many representable numbers down: strictly, in any dtype, and by next to nothing.
     """
     whole = step.dtype
-    low = score.amin(-1, keepdim=True).clamp(max=-torch.finfo(score.dtype).smallest_normal)
+    # A score that holds NaN has no lowest value; its padding goes all the way down.
+    low = score.amin(-1, keepdim=True).nan_to_num(nan=_DOWN, neginf=_DOWN)
+    low = low.clamp(max=-torch.finfo(score.dtype).smallest_normal)
     below = (low.view(whole) + step).clamp(max=_bits_of_minus_infinity(score.dtype))
     return torch.where(valid, score, below.view(score.dtype))
 
 
 @lru_cache(maxsize=16)
 def _bits_of_minus_infinity(dtype: torch.dtype) -> int:
-    return int(torch.tensor(-float("inf"), dtype=dtype).view(_WHOLE[torch.finfo(dtype).bits]))
+    return int(torch.tensor(_DOWN, dtype=dtype).view(_WHOLE[torch.finfo(dtype).bits]))
 
 
 def own(score: Tensor, span: Span, mask: Optional[Tensor], index: Optional[Tensor]) -> Tensor:
