@@ -76,10 +76,10 @@ class Features:
 
                 def encode(i: int = i) -> Tensor:
                     outcome = original(pixels[i : i + 1], *args[1:], return_dict=True, **rest).pooler_output
-                    return outcome[0]
+                    return outcome[0] if listed else outcome  # a clip is a block per frame
 
                 found.append(self.get(key, encode).to(pixels.device))
-            return BaseModelOutputWithPooling(pooler_output=found if listed else torch.stack(found))
+            return BaseModelOutputWithPooling(pooler_output=found if listed else torch.cat(found))
 
         return features
 
