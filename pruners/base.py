@@ -122,7 +122,7 @@ class Pruner:
         return None
 
     def vision_layers(self, layers: int) -> Sequence[int]:
-        """Layers of the vision tower at which tokens leave (after attention, before the MLP)."""
+        """At which of a vision tower's first `layers` layers tokens leave (after attention, before the MLP)."""
         return ()
 
     def vision_merge(self, view: VisionView) -> Merged:

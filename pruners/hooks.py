@@ -19,20 +19,28 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from debias import Debias, Span
+from debias import Debias
 from pruners.base import Cut, Pruner
-from pruners.masks import KERNELS, segment_mask
+from pruners.limits import Unsupported, checked, is_empty, refuse_cache, refuse_unsupported
+from pruners.masks import segment_mask
 from pruners.models import Adapter, adapter
 from pruners.models.request import Size
-from pruners.sequence import Choice, Segment, gather, hide, take
+from pruners.sequence import (
+    Choice,
+    Segment,
+    first_segment,
+    gather,
+    hide,
+    query_rows,
+    real_columns,
+    shrink,
+    take,
+)
 from pruners.trace import Trace
 from pruners.view import Look, Tokens, View
+from pruners.vision import Vision
 
 _running: WeakSet[Any] = WeakSet()
-
-
-class Unsupported(ValueError):
-    """Something that pruning could not do exactly."""
 
 
 @contextmanager
@@ -55,7 +63,8 @@ class Run:
 
     def __init__(self, pruner: Pruner, family: Adapter, debias: Debias, sizes: Sequence[Size | None] | None) -> None:
         self.pruner, self.adapter, self.debias = pruner, family, debias
-        self.sizes = sizes if debias.padding is not None else None  # nobody else may depend on them
+        # Where pictures are padded, nobody but a debias that silences padding may depend on their sizes.
+        self.sizes = sizes if debias.padding is not None or not family.pads else None
         self.decoder = family.decoder
         self.layers: Sequence[Any] = list(family.decoder.layers)
         self.kernel: str = family.decoder.config._attn_implementation
@@ -63,6 +72,8 @@ class Run:
         self.trace = Trace(len(self.layers))
         self.handles: list[Any] = []
         self.media: dict[str, Any] = {}
+        inside = type(pruner).vision_layers is not Pruner.vision_layers
+        self.vision = Vision(pruner, family, debias, self.sizes) if pruner.vision or inside else None
         self.forget()
         refuse_unsupported(family, self.kernel)
         if debias.padding is not None and family.pads and sizes is None:
@@ -89,9 +100,11 @@ class Run:
             self.handles.append(attn.register_forward_hook(partial(self.on_attention, number), with_kwargs=True))
         for number, layer in enumerate(self.layers):
             self.handles.append(layer.register_forward_pre_hook(partial(self.on_layer, number), with_kwargs=True))
-        for name in ("get_image_features", "get_video_features"):
+        for name in ("get_image_features", "get_video_features"):  # generate() calls them before the model
             if self.adapter.media and hasattr(inner, name):
                 self.handles.append(Recorder(inner, name, self.adapter.media, self.media))
+        if self.vision is not None:
+            self.handles.extend(self.vision.install())
         self.handles.extend(self.adapter.hooks(self))
 
     def remove(self) -> None:
@@ -110,7 +123,8 @@ class Run:
         if is_empty(cache, trusted=ours and ids.shape[1] == 1):
             self.trace.restart()
             self.trace.prefill.begin(ids.device)
-            self.prefill(ids, kwargs.get("attention_mask"))
+            given = {name: kwargs[name] for name in self.adapter.media if kwargs.get(name) is not None}
+            self.prefill(ids, kwargs.get("attention_mask"), {**self.media, **given})
             return None
         if not ours:
             raise Unsupported("the cache was filled outside this `with` block: start with an empty one inside it")
@@ -130,24 +144,36 @@ class Run:
 
     def on_answer(self, module: Any, args: Any, output: Any) -> None:
         (self.trace.decode if self.step else self.trace.prefill).end(self.decoder.device)
+        self.media.clear()
         for segment in self.segments:
             segment.rotary = segment.mask = None
 
-    def prefill(self, ids: Tensor, mask: Any) -> None:
+    def prefill(self, ids: Tensor, mask: Any, media: Mapping[str, Any]) -> None:
         """Find the images of a new batch."""
         self.forget()
         self.length = ids.shape[1]
-        inputs = {"input_ids": ids.cpu(), **self.media}
+        inputs = {"input_ids": ids.cpu(), **media}
         spans = self.adapter.spans(inputs, self.sizes)
         if any(spans):
             real = real_columns(mask, self.length)
             places = self.adapter.slots(inputs, spans)
-            self.beams = max(sum(map(len, spans)) // len(self.sizes), 1) if self.sizes else 1
+            self.beams = self.repeats(sum(map(len, spans)))
             self.segments = [first_segment(spans, places, real, ids, self.beams, self.debias)]
             for row in self.segments[0].images[:: self.beams]:
                 for tokens in row:
                     own = self.pruner.own_count(len(self.layers), tokens.span.total)
-                    self.trace.add(tokens, [cut.layer for cut in self.cuts], own, tokens.row // self.beams)
+                    inside = [0] if self.vision is not None and self.vision.shrinking else []
+                    layers = [*inside, *(cut.layer for cut in self.cuts)]
+                    self.trace.add(tokens, layers, own, tokens.row // self.beams)
+
+    def repeats(self, images: int) -> int:
+        """How often beam search repeats every row, as far as it can be known."""
+        single = images
+        if self.sizes:
+            single = len(self.sizes)
+        elif self.vision is not None and self.vision.rows:
+            single = self.vision.rows // len(self.adapter.tower_rows(0))
+        return max(images // max(single, 1), 1)
 
     # -- a layer -------------------------------------------------------------------------------------------------------
     def on_layer(self, number: int, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -159,6 +185,7 @@ class Run:
         if number == 0 and self.step == 0:
             refuse_cache(self.cache, self.kernel)
             self.start(hidden)
+            hidden = self.leave_out(hidden)
         if self.step == 0 or self.pruner.mode == "mask":
             for stage, cut in enumerate(self.cuts):
                 if cut.layer == number:
@@ -218,6 +245,13 @@ class Run:
                 for tokens in row:
                     tokens.memo = self.pruner.start(self.view(-1, self.cuts[0], tokens, self.segments[0], hidden))
 
+    def leave_out(self, hidden: Tensor) -> Tensor:
+        """Take out what the vision tower has pruned already."""
+        if self.vision is None or not self.vision.shrinking:
+            return hidden
+        segment, left = self.segments[-1], self.vision.survivors
+        return self.go_on(segment, [[Choice(t, left(t.image)) for t in row] for row in segment.images], 0, hidden)
+
     def cut(self, stage: int, hidden: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
         """Take tokens out before a layer; returns the hidden states of those that stay."""
         segment, cut = self.segments[-1], self.cuts[stage]
@@ -227,18 +261,22 @@ class Run:
             self.looks[stage][cut.layer] = self.look(cut, layer.self_attn, segment, states, tables, None)
         choices = [[self.choose(stage, cut, tokens, segment, hidden) for tokens in row] for row in segment.images]
         self.looks[stage] = {}
+        return self.go_on(segment, choices, cut.layer, hidden)
+
+    def go_on(self, segment: Segment, choices: list[list[Choice]], start: int, hidden: Tensor) -> Tensor:
+        """Begin a new segment with what was chosen of the last one; returns its hidden states."""
         if self.step == 0:
             for choice in (choice for row in choices[:: self.beams] for choice in row):
                 self.trace.record(choice)
         if self.pruner.mode == "mask":
-            self.segments.append(hide(segment, choices, cut.layer))
+            self.segments.append(hide(segment, choices, start))
             return hidden
-        behind, columns = gather(segment, choices, cut.layer)
+        behind, columns = gather(segment, choices, start)
         if self.pruner.shrink_cache:
-            for number in range(cut.layer):
+            for number in range(start):
                 shrink(self.cache, number, columns)
-            self.segments = []
-        self.segments.append(behind if not self.pruner.shrink_cache else replace(behind, start=0))
+            self.segments, behind = [], replace(behind, start=0)
+        self.segments.append(behind)
         hidden = take(hidden, columns)
         for row, images in zip(choices, behind.images, strict=True):
             for choice, tokens in zip(row, images, strict=True):
@@ -273,6 +311,7 @@ class Run:
             sequence=None if self.step else hidden[tokens.row],
             text_slots=segment.text[tokens.row],
             looks=self.looks[stage],
+            patches=self.vision.patches(tokens.image) if self.pruner.vision and self.vision is not None else None,
         )
 
     def look(self, cut: Cut, attn: Any, segment: Segment, states: Tensor, tables: Any, cached: Any) -> Look:
@@ -291,136 +330,6 @@ class Run:
         kind = "last" if self.step else cut.rows
         held = states if cached is None else None
         return Look(self.adapter, attn, kind, rows, queries, tables, columns, valid, cached, held)
-
-
-def query_rows(cut: Cut, segment: Segment) -> list[Tensor]:
-    """Per row of the batch, the slots of the queries that a cut asks for."""
-    rows = []
-    for text, images in zip(segment.text, segment.images, strict=True):
-        if cut.rows == "all":
-            rows.append(torch.arange(segment.length, device=text.device))
-        elif cut.rows == "text":
-            rows.append(text[len(text) - images[0].after :] if images else text[:0])
-        else:
-            rows.append(torch.cat([tokens.slots for tokens in images]) if images else text[:0])
-    return rows
-
-
-def checked(pruner: Pruner, layers: int) -> list[Cut]:
-    """The pruner's cuts, or a ValueError that says what is wrong with them."""
-    cuts, before = list(pruner.cuts(layers)), -1
-    for cut in cuts:
-        if not 0 <= cut.layer < layers:
-            raise ValueError(f"{pruner} cuts before layer {cut.layer}, but the model has layers 0 to {layers - 1}")
-        if cut.layer <= before:
-            raise ValueError(f"{pruner} cuts before layer {cut.layer} after layer {before}; layers must ascend")
-        if any(not max(before, 0) <= look < cut.layer for look in cut.also):
-            raise ValueError(
-                f"{pruner} reads layers {cut.also} at layer {cut.layer}; they must lie behind the cut before it"
-            )
-        before = cut.layer
-    if not cuts:
-        raise ValueError(f"{pruner} has no cut in a model of {layers} layers")
-    if pruner.shrink_cache and len(cuts) > 1:
-        raise ValueError(f"{pruner} cuts the cache of earlier layers, which is possible with a single cut only")
-    return cuts
-
-
-def first_segment(
-    spans: list[list[Span]], places: list[list[Tensor]], real: Tensor | None, ids: Tensor, beams: int, debias: Debias
-) -> Segment:
-    """The prompt as the model got it."""
-    device = ids.device
-    images: list[list[Tokens]] = []
-    text = []
-    for row, (here, slots) in enumerate(zip(spans, places, strict=True)):
-        free = torch.ones(ids.shape[1], dtype=torch.bool) if real is None else real[row % len(real)].clone()
-        free[torch.cat(slots) if slots else []] = False
-        words, counted = free.nonzero()[:, 0], 0
-        number = sum(len(spans[other]) for other in range(0, row // beams * beams, beams))
-        images.append([])
-        for image, (span, at) in enumerate(zip(here, slots, strict=True), number):
-            padding = debias.padding
-            images[row].append(
-                Tokens(
-                    row=row,
-                    image=image,
-                    span=span,
-                    slots=at.to(device, non_blocking=True),
-                    own=None,
-                    before=counted,
-                    after=int((words > at[-1]).sum()),
-                    contiguous=int(at[-1] - at[0]) == len(at) - 1,
-                    whole=None if padding is None else padding.whole(span).to(device, non_blocking=True),
-                )
-            )
-            counted += len(at)
-        text.append(words.to(device, non_blocking=True))
-    valid = None if real is None else real.to(device, non_blocking=True).expand(len(ids), -1)
-    return Segment(0, ids.shape[1], images, text, valid, cut=False)
-
-
-def real_columns(mask: Any, length: int) -> Tensor | None:
-    """[B, length] on the CPU: which tokens of the prompt are no padding; None when all are."""
-    if isinstance(mask, Mapping):
-        mask = mask.get("full_attention")
-    if mask is None:
-        return None
-    if mask.dim() == 4:  # built for a static cache: what the last token sees
-        mask = mask[:, 0, -1, :length]
-    real: Tensor = (mask if mask.dtype == torch.bool else mask == 0 if mask.is_floating_point() else mask != 0).cpu()
-    if bool(real.all()):
-        return None
-    if not bool((real[:, -1]).all()) or bool((real[:, :-1] & ~real[:, 1:]).any()):
-        raise Unsupported("padding must be on the left: set tokenizer.padding_side = 'left'")
-    return real
-
-
-def is_empty(cache: Any, trusted: bool) -> bool:
-    """Whether nothing was read yet. A static cache would have to ask the device; one that this run filled need not."""
-    if cache is None:
-        return True
-    seen = cache.get_seq_length()
-    return not (isinstance(seen, Tensor) and trusted) and int(seen) == 0
-
-
-def shrink(cache: Any, number: int, columns: Tensor) -> None:
-    """Leave only some columns in the cache of a layer."""
-    if cache is None:
-        return
-    held = cache.layers[number]
-    for name in ("keys", "values"):
-        states = getattr(held, name)
-        kept = states.gather(2, columns[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3]))
-        if hasattr(held, "max_cache_len"):
-            states[:, :, : columns.shape[1]] = kept
-        else:
-            setattr(held, name, kept)
-    if hasattr(held, "max_cache_len"):
-        held.cumulative_length.fill_(columns.shape[1])
-
-
-def refuse_unsupported(family: Adapter, kernel: str) -> None:
-    config = family.decoder.config
-    types = getattr(config, "layer_types", None)
-    if kernel not in KERNELS:
-        raise Unsupported(f"attention {kernel!r} is not supported: load the model with one of {', '.join(KERNELS)}")
-    if any(kind != "full_attention" for kind in types or ()) or (
-        types is None and getattr(config, "sliding_window", None)
-    ):
-        raise Unsupported("models with sliding-window or linear-attention layers are not supported")
-
-
-def refuse_cache(cache: Any, kernel: str) -> None:
-    kinds = {type(layer).__name__ for layer in cache.layers} if cache is not None else set()
-    if kinds - {"DynamicLayer", "StaticLayer"} or getattr(cache, "offloading", False):
-        raise Unsupported(
-            f"a cache of {', '.join(sorted(kinds))} is not supported: use a plain dynamic or static cache"
-        )
-    if "StaticLayer" in kinds and kernel.startswith("flash"):
-        raise Unsupported(
-            "a static cache with flash attention is not supported: use a dynamic cache, or attention='sdpa'"
-        )
 
 
 class Recorder:

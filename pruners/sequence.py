@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pruners.base import Merged
+from debias import Debias, Span
+from pruners.base import Cut, Merged
+from pruners.limits import Unsupported
 from pruners.view import Tokens
 
 
@@ -144,3 +146,82 @@ def take(states: Tensor, columns: Tensor) -> Tensor:
         return states.index_select(1, columns[0])
     rows = torch.arange(len(columns), device=columns.device)[:, None]
     return states[rows if len(states) > 1 else rows * 0, columns]
+
+
+def first_segment(
+    spans: list[list[Span]], places: list[list[Tensor]], real: Tensor | None, ids: Tensor, beams: int, debias: Debias
+) -> Segment:
+    """The prompt as the model got it."""
+    device = ids.device
+    images: list[list[Tokens]] = []
+    text = []
+    for row, (here, slots) in enumerate(zip(spans, places, strict=True)):
+        free = torch.ones(ids.shape[1], dtype=torch.bool) if real is None else real[row % len(real)].clone()
+        free[torch.cat(slots) if slots else []] = False
+        words, counted = free.nonzero()[:, 0], 0
+        number = sum(len(spans[other]) for other in range(0, row // beams * beams, beams))
+        images.append([])
+        for image, (span, at) in enumerate(zip(here, slots, strict=True), number):
+            padding = debias.padding
+            images[row].append(
+                Tokens(
+                    row=row,
+                    image=image,
+                    span=span,
+                    slots=at.to(device, non_blocking=True),
+                    own=None,
+                    before=counted,
+                    after=int((words > at[-1]).sum()),
+                    contiguous=int(at[-1] - at[0]) == len(at) - 1,
+                    whole=None if padding is None else padding.whole(span).to(device, non_blocking=True),
+                )
+            )
+            counted += len(at)
+        text.append(words.to(device, non_blocking=True))
+    valid = None if real is None else real.to(device, non_blocking=True).expand(len(ids), -1)
+    return Segment(0, ids.shape[1], images, text, valid, cut=False)
+
+
+def real_columns(mask: Any, length: int) -> Tensor | None:
+    """[B, length] on the CPU: which tokens of the prompt are no padding; None when all are."""
+    if isinstance(mask, Mapping):
+        mask = mask.get("full_attention")
+    if mask is None:
+        return None
+    if mask.dim() == 4:  # built for a static cache: what the last token sees
+        mask = mask[:, 0, -1, :length]
+    real: Tensor = (mask if mask.dtype == torch.bool else mask == 0 if mask.is_floating_point() else mask != 0).cpu()
+    if bool(real.all()):
+        return None
+    if not bool((real[:, -1]).all()) or bool((real[:, :-1] & ~real[:, 1:]).any()):
+        raise Unsupported("padding must be on the left: set tokenizer.padding_side = 'left'")
+    return real
+
+
+def query_rows(cut: Cut, segment: Segment) -> list[Tensor]:
+    """Per row of the batch, the slots of the queries that a cut asks for."""
+    rows = []
+    for text, images in zip(segment.text, segment.images, strict=True):
+        if cut.rows == "all":
+            rows.append(torch.arange(segment.length, device=text.device))
+        elif cut.rows == "text":
+            rows.append(text[len(text) - images[0].after :] if images else text[:0])
+        else:
+            rows.append(torch.cat([tokens.slots for tokens in images]) if images else text[:0])
+    return rows
+
+
+def shrink(cache: Any, number: int, columns: Tensor) -> None:
+    """Leave only some columns in the cache of a layer."""
+    if cache is None:
+        return
+    held = cache.layers[number]
+    for name in ("keys", "values"):
+        states = getattr(held, name)
+        kept = states.gather(2, columns[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3]))
+        if hasattr(held, "max_cache_len"):
+            states[:, :, : columns.shape[1]] = kept
+        else:
+            setattr(held, name, kept)
+    if hasattr(held, "max_cache_len"):
+        held.cumulative_length.fill_(columns.shape[1])

@@ -227,7 +227,9 @@ class VisionView:
     """One image inside the vision tower, after the attention of one layer and before its MLP. n: its tokens there."""
 
     layer: int
-    stage: int
+    stage: int  # number of this layer among those where tokens leave
+    stages: int  # how many such layers there are
+    total: int  # patches of the whole image
     hidden: Tensor  # [n, C]
     attention: Tensor  # [h, n, n] float32
     index: Tensor  # [n] raster index; -1: the CLS token

@@ -1,0 +1,27 @@
+"""Random: the baseline every table should have. The same picture size and seed always keep the same tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pruners.base import Cut, Pruner
+from pruners.view import View
+
+
+@dataclass(frozen=True)
+class Random(Pruner):
+    """Uniformly drawn tokens leave before `layer`; debiasing still silences padding, and a trend reweights the draw."""
+
+    layer: int = 2
+    seed: int = 0
+
+    def cuts(self, layers: int) -> list[Cut]:
+        return [Cut(self.layer, self.keep)]
+
+    def score(self, view: View) -> Tensor:
+        # Drawn on the CPU, so that device, batch size and order of questions make no difference.
+        draw = torch.rand(view.span.total, generator=torch.Generator().manual_seed(self.seed))
+        return draw.to(view.tokens.slots.device).index_select(0, view.tokens.raster)
