@@ -14,6 +14,7 @@ of the arms is fitted on one half of the pictures and everything is measured on 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,6 +60,7 @@ def command(parser: argparse.ArgumentParser) -> Any:
     parser.add_argument("--keep", type=float, default=0.11, help="tokens that would be kept: a count, or a share < 1")
     parser.add_argument("--layers", help="which layers, as in 1,7,15 (default: all)")
     parser.add_argument("--heads", action="store_true", help="also the rise of every head")
+    parser.add_argument("--out", type=Path, help="also write the result to this file, for `python -m eval figures`")
     parser.add_argument("--device", help="device of the model (default: a GPU when there is one)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=8)
@@ -89,11 +91,15 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         "source": "scenes of the tiny world" if args.images is None else "pictures of --images",
         "prompt": prompts[0],
         "tokens": main.attention.shape[-1],
+        "grid": list(main.spans[0].grid),
         "noise_floor": bias.noise_floor(main.attention.shape[-1]),
         "kept": budget(args.keep, main.attention.shape[-1]),
         "layers": [layer_report(main, plain, others, layer, args) for layer in layers],
     }
     show(table(result))
+    if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
 
 
@@ -105,11 +111,30 @@ def layer_report(
     report["no_rope"] = arms(plain, plain.heads_mean[:, layer], args, ("none",))["none"]
     together = np.stack([scores, *(seen[:, layer] for seen in others)], axis=1)
     report["prompt_stability"] = bias.prompt_stability(together)
+    report["curves"] = curves(main, scores)
     report["row_profile"] = bias.row_profile(without_padding(main, patches(main, scores)), main.spans[0].grid).tolist()
     if args.heads:
         heads = main.attention[:, layer].swapaxes(0, 1)
         report["heads"] = [bias.strength(without_padding(main, head)).span for head in heads]
     return report
+
+
+def curves(seen: Seen, scores: Array) -> dict[str, list[float]]:
+    """Mean attention by position in the three settings: as it is, divided by the average, divided by the exponential.
+
+    Both divisors come from the first half of the pictures. Each curve is relative to its own mean.
+    """
+    half = len(scores) // 2
+    first, second = (np.nanmean(part, 0) for part in np.split(without_padding(seen, scores), [half]))
+    filled = np.where(np.isnan(first), np.nanmean(first), first)
+    weights = {
+        "raw": np.ones(len(filled)),
+        "average": Trend.average(torch.as_tensor(filled)).curve(len(filled)).numpy(),
+        "exponential": Trend.fit(torch.as_tensor(first), ignore=special(seen)).curve(len(filled)).numpy(),
+    }
+    found = {name: second * weight for name, weight in weights.items()}
+    found["with padding"] = np.asarray(scores[half:].mean(0))
+    return {name: (np.nan_to_num(curve) / np.nanmean(curve)).tolist() for name, curve in found.items()}
 
 
 def arms(
