@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+
+from eval.averages import AVERAGES, averages, retention
+
+# LLaVA-1.5-7B as published in LLaVA's model zoo (docs/MODEL_ZOO.md); the paper's average for it is 63.1.
+ZOO = {
+    "vqav2": 78.5, "gqa": 62.0, "vizwiz": 50.0, "scienceqa": 66.8, "textvqa": 58.2, "pope": 85.9, "mme": 1510.7,
+    "mmbench": 64.3, "mmbench_cn": 58.3, "mmvet": 31.1,
+}  # fmt: skip
+
+
+def test_the_papers_average():
+    assert AVERAGES["avg10"](ZOO) == pytest.approx(63.06, abs=0.01)
+    assert AVERAGES["avg10"].recipe == "mme_perception_over_20"
+    assert AVERAGES["avg10"].version == 1
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_a_missing_member_is_named(name):
+    values = {key: value for key, value in ZOO.items() if key != name}
+    with pytest.raises(ValueError, match=f"avg10 needs {name};"):
+        AVERAGES["avg10"](values)
+    assert "avg10" not in averages(values)
+
+
+def test_a_stand_in_is_no_member():
+    values = {**ZOO, "vizwiz_val": 60.0}
+    del values["vizwiz"]
+    assert "avg10" not in averages(values)
+    assert averages(values)["avg_offline"] == pytest.approx((62 + 66.8 + 58.2 + 85.9 + 75.535 + 64.3 + 58.3) / 7)
+    stand_ins = {**values, "vqav2_val": 70.0, "mmvet_em": 10.0}
+    assert "avg10_stand_in" in averages(stand_ins)
+
+
+def test_retention():
+    assert retention({"gqa": 31.0, "pope": 85.9}, {"gqa": 62.0, "pope": 85.9}) == pytest.approx(75)
+    with pytest.raises(ValueError, match="retention needs pope"):
+        retention({"gqa": 31.0}, {"gqa": 62.0, "pope": 85.9})
+    with pytest.raises(ValueError, match="a baseline with at least one score"):
+        retention({}, {})
+    with pytest.raises(ValueError, match=r"a score of 0 \(gqa\)"):
+        retention({"gqa": 31.0}, {"gqa": 0.0})

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from eval.benchmarks import NAMES, get
+from eval.cli import main
+from eval.score import as_text, score_file
+
+
+def vizwiz(folder, answers):
+    folder.mkdir()
+    people = [{"answer": "lime", "answer_confidence": "yes"}] * 10
+    (folder / "val.json").write_text(
+        json.dumps([{"image": f"{n}.jpg", "question": "What?", "answers": people} for n in range(2)])
+    )
+    (folder / "answers.jsonl").write_text(
+        "".join(json.dumps({"question_id": id, "prompt": "?", "text": text}) + "\n" for id, text in answers)
+    )
+    return folder
+
+
+def test_an_answer_file_is_scored_without_pictures(tmp_path):
+    home = vizwiz(tmp_path / "vizwiz", [("0.jpg", "Lime")])
+    for data in (tmp_path, home):
+        score = score_file("vizwiz", home / "answers.jsonl", data)
+        assert (score.name, score.value, score.missing) == ("vizwiz_val", 50, 1)
+    assert "2 questions, 1 without an answer" in as_text(score)
+
+
+def test_an_error_names_the_answer_file(tmp_path):
+    home = vizwiz(tmp_path / "vizwiz", [("0.jpg", "Lime"), ("7.jpg", "Lime")])
+    with pytest.raises(ValueError, match=r"answers.jsonl: vizwiz: the answers hold question '7.jpg'"):
+        score_file("vizwiz", [home / "answers.jsonl"], tmp_path)
+
+
+def test_the_command(tmp_path, capsys):
+    home = vizwiz(tmp_path / "vizwiz", [("0.jpg", "Lime"), ("1.jpg", "lemon")])
+    words = ["score", "vizwiz", "--answers", str(home / "answers.jsonl"), "--data", str(tmp_path)]
+    assert main([*words, "--json", "--items", "--split", "val"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["value"] == 50
+    assert found["items"] == {"0.jpg": 1.0, "1.jpg": 0.0}
+    assert main([*words, "--json"]) == 0
+    assert "items" not in json.loads(capsys.readouterr().out)
+    assert main([*words, "--split", "test"]) == 1
+    assert "llava_test.jsonl: no such file" in capsys.readouterr().err
+    assert main([*words, "--frame", "square"]) == 1
+    assert "vizwiz has no option 'frame'" in capsys.readouterr().err
+    assert main(["score", "vizwitz", *words[2:]]) == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_without_the_benchmark(name, tmp_path):
+    with pytest.raises(ValueError, match=rf"no files of {name.replace('+', '.')}; expected .* in {tmp_path}"):
+        get(name).load(tmp_path)
+    faults = get(name).check(tmp_path)
+    assert len(faults) == 1
+    assert "no files of" in str(faults[0])
+
+
+def test_the_nearest_name():
+    with pytest.raises(ValueError, match="no benchmark 'textvq'; did you mean 'textvqa'"):
+        get("textvq")
+    with pytest.raises(ValueError, match="no benchmark 'zzz'; vqav2, gqa"):
+        get("zzz")
+    assert [get(name).name for name in NAMES] == list(NAMES)
