@@ -1,0 +1,147 @@
+"""The two layouts of a LLaVA-1.5 checkpoint: Hugging Face's, and the original one that the authors' code reads.
+
+Imported by the evaluation and, in the forks' own environments, by the worker: torch and safetensors only.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Hugging Face name, old or new spelling -> original name. The original keeps its vision tower in a folder of its own.
+_TO_ORIGINAL = [
+    (re.compile(r"^(?:model\.)?vision_tower\.(?:vision_model\.)?"), "model.vision_tower.vision_tower.vision_model."),
+    (re.compile(r"^(?:model\.)?multi_modal_projector\.linear_1\."), "model.mm_projector.0."),
+    (re.compile(r"^(?:model\.)?multi_modal_projector\.linear_2\."), "model.mm_projector.2."),
+    (re.compile(r"^(?:language_model\.model|model\.language_model)\."), "model."),
+    (re.compile(r"^(?:language_model\.)?lm_head\."), "lm_head."),
+]
+_TO_HF = [
+    (re.compile(r"^model\.vision_tower\.vision_tower\."), "vision_tower."),
+    (re.compile(r"^model\.mm_projector\.0\."), "multi_modal_projector.linear_1."),
+    (re.compile(r"^model\.mm_projector\.2\."), "multi_modal_projector.linear_2."),
+    (re.compile(r"^model\."), "language_model.model."),
+    (re.compile(r"^lm_head\."), "language_model.lm_head."),
+]
+TOWER = "model.vision_tower.vision_tower."
+TEXT_FIELDS = (
+    *("attention_bias", "attention_dropout", "bos_token_id", "eos_token_id", "hidden_act", "hidden_size"),
+    *("initializer_range", "intermediate_size", "max_position_embeddings", "num_attention_heads"),
+    *("num_hidden_layers", "num_key_value_heads", "pad_token_id", "rms_norm_eps", "vocab_size"),
+)
+
+
+def _rename(name: str, rules: list[tuple[re.Pattern[str], str]]) -> str:
+    for pattern, new in rules:
+        if pattern.match(name):
+            return pattern.sub(new, name, count=1)
+    raise ValueError(f"weight '{name}' belongs to no part of a LLaVA-1.5 (vision tower, projector, LLaMA)")
+
+
+def to_original(name: str) -> str:
+    return _rename(name, _TO_ORIGINAL)
+
+
+def to_hf(name: str) -> str:
+    return _rename(name, _TO_HF)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} has no config.json: expected the folder of a LLaVA-1.5 checkpoint")
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return config
+
+
+def is_original(config: dict[str, Any]) -> bool:
+    return "mm_vision_tower" in config
+
+
+def weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Every weight of a folder by its own name: safetensors, or the .bin files of older checkpoints, tensors only."""
+    folder = Path(folder)
+    from safetensors import safe_open
+
+    files = sorted(folder.glob("*.safetensors"))
+    for file in files:
+        with safe_open(str(file), framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 (not a dict)
+                yield name, opened.get_tensor(name)
+    if files:
+        return
+    files = sorted(folder.glob("pytorch_model*.bin"))
+    if not files:
+        raise ValueError(f"{folder} holds neither *.safetensors nor pytorch_model*.bin")
+    for file in files:
+        # weights_only: the file is read as tensors, never as a program.
+        yield from torch.load(file, map_location="cpu", weights_only=True, mmap=True).items()
+
+
+def theta(text: dict[str, Any]) -> float:
+    """The rotary base, wherever this version of a configuration keeps it; scaled rotary tables are refused."""
+    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    if rope.get("rope_type", rope.get("type", "default")) != "default":
+        raise ValueError(f"the forks' LLaMA knows plain rotary embeddings only; this checkpoint asks for {rope}")
+    return float(rope.get("rope_theta", text.get("rope_theta", 10000.0)))
+
+
+def original_config(config: dict[str, Any], tower: str) -> dict[str, Any]:
+    """config.json of the original layout for a Hugging Face one; `tower` is the folder of its vision tower."""
+    text, vision = config["text_config"], config["vision_config"]
+    if text.get("model_type", "llama") != "llama" or config.get("model_type") != "llava":
+        raise ValueError(
+            f"the forks run LLaVA-1.5 on LLaMA; this is {config.get('model_type')} on {text.get('model_type')}"
+        )
+    if config.get("vision_feature_select_strategy", "default") != "default":
+        raise ValueError("the forks drop the vision tower's CLS token; this checkpoint keeps it")
+    made = {key: text[key] for key in TEXT_FIELDS if text.get(key) is not None}
+    made.update(
+        model_type="llava",
+        architectures=["LlavaLlamaForCausalLM"],
+        rope_theta=theta(text),
+        tie_word_embeddings=False,
+        pretraining_tp=1,
+        mm_vision_tower=tower,
+        mm_hidden_size=vision["hidden_size"],
+        mm_vision_select_layer=config.get("vision_feature_layer", -2),
+        mm_vision_select_feature="patch",
+        mm_projector_type="mlp2x_gelu",
+        mm_use_im_start_end=False,
+        mm_use_im_patch_token=False,
+        use_mm_proj=True,
+        image_aspect_ratio="pad",
+    )
+    return made
+
+
+def hf_config(config: dict[str, Any], vision: dict[str, Any], image_token: int) -> dict[str, Any]:
+    """config.json of the Hugging Face layout for an original one and the configuration of its vision tower."""
+    text = {key: config[key] for key in (*TEXT_FIELDS, "rope_theta") if config.get(key) is not None}
+    text.update(model_type="llama", vocab_size=max(int(config["vocab_size"]), image_token + 1))
+    return {
+        "model_type": "llava",
+        "architectures": ["LlavaForConditionalGeneration"],
+        "text_config": text,
+        "vision_config": {**vision, "model_type": "clip_vision_model"},
+        "vision_feature_layer": config.get("mm_vision_select_layer", -2),
+        "vision_feature_select_strategy": "default",
+        "projector_hidden_act": "gelu",
+        "image_token_index": image_token,
+        "image_seq_length": (vision["image_size"] // vision["patch_size"]) ** 2,
+        "tie_word_embeddings": False,
+    }
+
+
+def grow(name: str, weight: Tensor, rows: int) -> Tensor:
+    """Embedding and head with `rows` rows: Hugging Face gives the image placeholder one. New rows are the mean."""
+    if not name.endswith(("embed_tokens.weight", "lm_head.weight")) or len(weight) >= rows:
+        return weight
+    mean = weight.float().mean(0, keepdim=True).to(weight.dtype)
+    return torch.cat([weight, mean.expand(rows - len(weight), -1)])
