@@ -70,9 +70,9 @@ class Context:
         if self.spans:
             span = self.span(sample)
             self._shift[sample] = 0 if image_start is None else image_start - span.start
-            if debias.arm != "none":
+            if debias.acts(stage, role):  # else the tokens' places need not be known
                 after = debias(score, span.at(self.before(sample, stage, score.shape[-1], score.device)), stage, role)
-        elif debias.arm != "none":
+        elif debias.acts(stage, role):
             raise ValueError(f"{method} asks for a debiased score, but using(...) was given no spans")
         if self.records is not None:
             entry = {"method": method, "stage": stage, "sample": sample, "role": role}
@@ -83,6 +83,8 @@ class Context:
         if not isinstance(what, Tensor):
             what = torch.stack([torch.as_tensor(entry) for entry in what])
         flat = what.detach().reshape(-1)
+        if len(flat) != what.shape[-1]:
+            raise ValueError(f"kept(...) takes the tokens of one sample at a time; got shape {tuple(what.shape)}")
         self._kept.setdefault(sample, {})[stage] = (flat, len(flat) if flat.dtype == torch.bool else None)
 
     def before(self, sample: int, stage: int, count: int, device: Optional[torch.device] = None) -> Optional[Tensor]:
@@ -113,7 +115,7 @@ class Context:
 
     def merge_weights(self, weights: Tensor, group: Tensor, method: str, stage: int, sample: int) -> Tensor:
         debias = self.setting(names.method(method))
-        if debias.padding is None:
+        if debias.padding is None or not debias.acts(stage):
             return weights
         span = self.span(sample)
         count = self._width.get((sample, stage), span.total)

@@ -62,18 +62,23 @@ class Debias:
             return "none" if self.padding is None else "padding"
         return "trend" if self.padding is None else "both"
 
+    def acts(self, stage: int = 0, role: str = "select") -> bool:
+        """Whether scores of this stage, wanted for this, are debiased at all."""
+        if role not in ROLES:
+            raise ValueError(f"unknown role {role!r}; known: {', '.join(ROLES)}")
+        if (stage > 0 and self.stages == "first") or (role == "recycle" and not self.recycle):
+            return False
+        return self.padding is not None or (self.trend is not None and role != "vision")
+
     def __call__(self, score: Tensor, span: Span, stage: int = 0, role: str = "select") -> Tensor:
         """The debiased score [..., V], in the score's dtype and on its device; the same object where nothing is to do.
 
         Stages count cuts from 0; below 0 they lie in the vision tower. A silenced token is never preferred to a valid
         one: it gets a number just below the lowest one, falling with its position (for role "weigh": zero).
         """
-        trend = None if role == "vision" else self.trend
-        off = (stage > 0 and self.stages == "first") or (role == "recycle" and not self.recycle)
-        if off or (trend is None and self.padding is None):
+        if not self.acts(stage, role):
             return score
-        if role not in ROLES:
-            raise ValueError(f"unknown role {role!r}; known: {', '.join(ROLES)}")
+        trend = None if role == "vision" else self.trend
         if score.shape[-1] != len(span):
             raise ValueError(
                 f"the score has {score.shape[-1]} entries in its last axis and the span has {len(span)} visual tokens"
@@ -103,7 +108,7 @@ class Debias:
 
         A group that is padding throughout keeps its weights.
         """
-        if self.padding is None or (stage > 0 and self.stages == "first"):
+        if self.padding is None or not self.acts(stage):
             return weights
         mask = slots_valid(self.padding, *layout(span), weights.device)
         if mask is None:

@@ -41,7 +41,7 @@ def test_the_identity_is_the_same_object():
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(576,), (1, 576), (2, 576, 576)])
+@pytest.mark.parametrize("shape", [(576,), (1, 576), (2, 3, 576)])
 def test_dtypes_devices_and_shapes(dtype, device, shape):
     """Worked out in float32 (or better), handed back as it came; only the last axis counts."""
     score = scores(*shape, dtype=dtype).to(device)

@@ -1,0 +1,121 @@
+"""What debiasing costs beside the prefill of a 7B decoder: python tests/bench/speed_debias.py [--json]
+
+One decoder layer of LLaVA-1.5-7B's shape is timed at each length on the same machine in the same run; 32 of them are
+the prefill. The debias is the dearest one: a trend, padding to silence, and a layout that is already known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from debias import Debias, Padding, Span, Trend
+
+LAYERS, WIDTH, HEADS, INNER = 32, 4096, 32, 11008
+
+
+def span_of(length: int) -> Span:
+    """A padded layout of that many tokens as models have it: one square, eight frames with a CLS each, or tiles."""
+    if length == 576:
+        return Span(35, (24, 24), size=(640, 427))
+    if length == 2056:
+        special = torch.zeros(length, dtype=torch.bool)
+        special[::257] = True
+        return Span(35, (16, 16), frames=8, size=(640, 427), special=special)
+    return Span(35, (1, length), fraction=torch.linspace(0, 1, length))
+
+
+def quickest(work: Callable[[], object], device: torch.device, times: int, rounds: int) -> float:
+    """Seconds of one call: the best round, since everything else on a machine only ever adds."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    best = float("inf")
+    for _ in range(rounds):
+        wait()
+        start = time.perf_counter()
+        for _ in range(times):
+            work()
+        wait()
+        best = min(best, (time.perf_counter() - start) / times)
+    return best
+
+
+class Layer:
+    """One decoder layer, as matrix products: everything in it that takes time."""
+
+    def __init__(self, device: torch.device) -> None:
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        make = lambda rows, columns: torch.randn(rows, columns, device=device, dtype=dtype) / columns**0.5  # noqa: E731
+        self.qkv, self.out = make(3 * WIDTH, WIDTH), make(WIDTH, WIDTH)
+        self.up, self.down = make(2 * INNER, WIDTH), make(WIDTH, INNER)
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        heads = F.linear(hidden, self.qkv).reshape(1, len(hidden), 3, HEADS, WIDTH // HEADS).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(*heads, is_causal=True)
+        hidden = hidden + F.linear(mixed.transpose(1, 2).reshape(hidden.shape), self.out)
+        gate, value = F.linear(hidden, self.up).chunk(2, dim=-1)
+        return hidden + F.linear(F.silu(gate) * value, self.down)
+
+
+@torch.inference_mode()
+def measure(lengths: list[int], device: torch.device, rounds: int) -> dict:
+    dice = torch.Generator().manual_seed(0)
+    debias, layer, rows = Debias(Trend.exponential(0.003), Padding()), Layer(device), []
+    for length in lengths:
+        span, score = span_of(length), torch.rand(length, generator=dice).to(device)
+        hidden = torch.randn(length, WIDTH, generator=dice).to(layer.out)
+        debias(score, span)
+        layer(hidden)
+        ours = quickest(lambda score=score, span=span: debias(score, span), device, times=200, rounds=10)
+        theirs = quickest(lambda hidden=hidden: layer(hidden), device, times=1, rounds=rounds)
+        prefill = LAYERS * theirs
+        rows.append(
+            {
+                "tokens": length,
+                "debias_us": round(ours * 1e6, 1),
+                "layer_ms": round(theirs * 1e3, 2),
+                "percent_of_prefill": round(100 * ours / prefill, 5),
+            }
+        )
+    heights = itertools.count(1)
+    mask = quickest(lambda: Padding().valid((100_000, next(heights)), (24, 24)), torch.device("cpu"), 100, 20)
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "rows": rows,
+        "mask_of_a_new_size_us": round(mask * 1e6, 1),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--lengths", default="576,2056,2880,3328")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--rounds", type=int, default=3, help="times each layer is run; the quickest counts")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    given = parser.parse_args()
+    result = measure([int(length) for length in given.lengths.split(",")], torch.device(given.device), given.rounds)
+    if given.json:
+        print(json.dumps(result))
+        return 0
+    print(f"{result['device']}, {result['threads']} thread(s), torch {result['torch']}", file=sys.stderr)
+    print("tokens  debias us  one layer ms  % of a 32-layer prefill")
+    for row in result["rows"]:
+        print("{tokens:6d}  {debias_us:9.1f}  {layer_ms:12.2f}  {percent_of_prefill:.5f}".format(**row))
+    print(f"mask of a new image size: {result['mask_of_a_new_size_us']} us")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
