@@ -148,9 +148,10 @@ class Native:
     # -- answers -------------------------------------------------------------------------------------------------
 
     def answer(self, samples: Sequence[Sample], arm: str, benchmark: Benchmark) -> Iterator[Answer]:
-        if self.batch_limit is not None and len(samples) > self.batch_limit:
-            for first in range(0, len(samples), self.batch_limit):
-                yield from self.answer(samples[first : first + self.batch_limit], arm, benchmark)
+        size = self.batch_limit
+        if size is not None and len(samples) > size:
+            for first in range(0, len(samples), size):
+                yield from self.answer(samples[first : first + size], arm, benchmark)
             return
         batch = self._batch(samples, benchmark)
         try:

@@ -190,9 +190,8 @@ def score_table(title: str, found: Sequence[Scored]) -> Table:
     if missing:
         notes.append(f"{missing} questions have no answer yet; they count as wrong. Start the run again to finish it.")
     for one in found:
-        for key in ("judge", "judges"):
-            if judge := next(iter(one.arms.values())).score.info.get(key):
-                notes.append(f"{one.benchmark.name} was graded by {judge}.")
+        if judge := next(iter(one.arms.values())).score.info.get("judge"):
+            notes.append(f"{one.benchmark.name} was graded by {', '.join(judge)}.")
     return Table(title, ["benchmark", "metric", "n", *arms], rows, notes)
 
 

@@ -35,13 +35,14 @@ def check_image(sample: Sample) -> Fault | None:
         if sample.video.is_file() and sample.video.stat().st_size:
             return None
         return Fault(str(sample.video), f"question {sample.key!r}: expected a video, found no file or an empty one")
+    name = ""
     try:
-        _, image = _open(sample)
+        name, image = _open(sample)
         with image:
             image.draft("RGB", (1, 1))
             image.load()
     except (OSError, ValueError, SyntaxError, IndexError) as error:
-        return Fault(f"question {sample.key!r}", str(error))
+        return Fault(name or f"question {sample.key!r}", str(error))
     return None
 
 

@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -48,7 +48,10 @@ class Question:
 
 
 def _graded(reply: dict[str, Any]) -> dict[str, Any]:
-    score = float(reply["score"])
+    score = reply["score"]
+    if isinstance(score, bool):
+        raise TypeError
+    score = float(score)
     if not 0 <= score <= 1:
         raise ValueError
     return {"score": round(score, 1)}
@@ -177,7 +180,7 @@ class Judge:
             # A reply that cannot be read would only repeat itself at temperature 0.
             model, reply = self._send(rules, question.text(), 0.0 if attempt == 1 else 0.5)
             judge = f"{model} (wording {rules.version})"
-            return Verdict(rules_value(rules, reply), reply, judge)
+            return Verdict(verdict_in(rules, reply), reply, judge)
 
         retry = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(
@@ -229,7 +232,7 @@ class Judge:
             raise Unreadable from None
 
 
-def rules_value(rules: Task, reply: str) -> dict[str, Any]:
+def verdict_in(rules: Task, reply: str) -> dict[str, Any]:
     """The verdict in a reply, which may be wrapped in words or in a code fence."""
     for found in re.findall(r"\{[^{}]*\}", reply):
         try:
@@ -254,29 +257,6 @@ def _wait(state: Any, longest: float) -> float:
     asked = getattr(getattr(error, "response", None), "headers", {}).get("retry-after", "")
     seconds = float(asked) if re.fullmatch(r"\d+(\.\d+)?", asked) else 2.0 ** (state.attempt_number - 1)
     return min(seconds, longest)
-
-
-# -- benchmarks ----------------------------------------------------------------------------------------------------
-
-
-def score(judge: Judge | None, benchmark: Any, rows: Sequence[Any], samples: Sequence[Any]) -> Any:
-    """A benchmark's score; by the judge where there is one and the benchmark is one that is judged."""
-    from eval.benchmarks.judged import Judged
-
-    if judge is None or not isinstance(benchmark, Judged):
-        return benchmark.score(rows, samples)
-    found = benchmark.answers(rows, samples)
-    asked = [sample for sample in samples if sample.key in found]
-    task = "video" if benchmark.media == "video" else "mmvet"
-    questions = [Question(sample.text, str(sample.target), found[sample.key]) for sample in asked]
-    verdicts = judge.grade(task, questions)
-    values = [
-        verdict.value if task == "video" or verdict.value is None else verdict.value["score"] for verdict in verdicts
-    ]
-    judged = {sample.key: value for sample, value in zip(asked, values, strict=True)}
-    made = benchmark.score(rows, samples, judged)
-    unread = sum(value is None for value in values)
-    return replace(made, info={**made.info, "judge": ", ".join(judge_ids(verdicts)), "judge_unreadable": unread})
 
 
 # -- command line --------------------------------------------------------------------------------------------------

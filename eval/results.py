@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from eval import benchmarks
-from eval import judge as judging
 from eval.benchmarks.base import Benchmark
 from eval.plan import digest, limited
 from eval.sample import Row, Sample, Score
@@ -74,7 +73,7 @@ def scored(
 ) -> Result:
     """A row that holds an error is no answer: its question counts as unanswered, so as wrong."""
     answers = [row for row in rows if "error" not in row["metadata"]]
-    score = judging.score(judge, benchmark, answers, samples)
+    score = benchmark.score(answers, samples, judge)
     counts = [row["metadata"]["counts"] for row in answers if "counts" in row["metadata"]]
     tokens = sum(float(count["mean"]) for count in counts) / len(counts) if counts else None
     return Result(label, score, rows, len(rows) - len(answers), tokens)

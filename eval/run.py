@@ -119,10 +119,16 @@ def _benchmark(
                 if not lacking:
                     continue
                 begun = time.perf_counter()
+                open_ = set(lacking)
                 for key, text, metadata in backend.answer(batch, arm, job.benchmark):
-                    if key in lacking:
+                    if key in open_:
+                        open_.remove(key)
                         facts = {"benchmark": name, "arm": arm, "run": run.name, **metadata}
                         shards[arm].append(make_row(samples[key], text, f"{model} {run.method} {arm}", facts))
+                if open_:
+                    raise RuntimeError(
+                        f"{name}: the backend left {sorted(open_)[0]!r} unanswered; expected every question"
+                    )
                 seconds = time.perf_counter() - begun
                 folder.timing(place.rank, {"benchmark": name, "arm": arm, "n": len(batch), "seconds": seconds})
                 progress.advance(len(lacking), f"{name} {arm}")
