@@ -344,7 +344,9 @@ class Recorder:
         def recording(*args: Any, **kwargs: Any) -> Any:
             given = signature.bind(*args, **kwargs).arguments
             given = {**given, **given.get("kwargs", {})}
-            into.update({key: given[key] for key in wanted if given.get(key) is not None})
+            for key in wanted:
+                if given.get(key) is not None:
+                    into.setdefault(key, given[key])  # a clip's method may call the pictures' one with its own
             return method(*args, **kwargs)
 
         setattr(module, name, recording)

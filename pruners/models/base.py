@@ -20,6 +20,7 @@ from pruners.models import images, prompts
 from pruners.models.request import IMAGE, VIDEO, Encoded, Request, Shown, Size, cut, left_padded, place
 
 A = TypeVar("A", bound="Adapter")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -251,14 +252,18 @@ def modules(part: Any) -> Sequence[nn.Module]:
     return list(part)
 
 
-def sizes_of(rows: Sequence[Sequence[Any]], sizes: Sequence[Size | None] | None) -> list[list[Size | None]]:
-    """The sizes of each row's media, from those of the batch in prompt order; rows that beam search repeats share."""
+def shared(rows: Sequence[Sequence[Any]], values: Sequence[T] | None) -> list[list[T | None]]:
+    """What belongs to each row's media, from one value for each medium of the batch in prompt order.
+
+    Beam search repeats rows; the repeated ones share their values. Without values there is None for each.
+    """
     total = sum(map(len, rows))
-    if sizes is None or not total:
+    if values is None or not total:
         return [[None for _ in row] for row in rows]
-    if not sizes or total % len(sizes):
-        raise ValueError(f"the prompts hold {total} pictures or clips, but {len(sizes)} sizes were given")
-    beams, waiting, found = total // len(sizes), iter(sizes), []
+    if not values or total % len(values):
+        raise ValueError(f"the prompts hold {total} pictures or clips, but sizes or grids of {len(values)} were given")
+    beams, waiting = total // len(values), iter(values)
+    found: list[list[T | None]] = []
     for row in rows[::beams]:
         found += [[next(waiting) for _ in row]] * beams
     return found

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from debias import Span
 from pruners.models import images
-from pruners.models.base import Adapter, Tower, runs, sizes_of
+from pruners.models.base import Adapter, Tower, runs, shared
 from pruners.models.request import IMAGE, Request, Shown, Size
 
 
@@ -64,7 +64,7 @@ class InternVL(Adapter):
         for start, length in (run for row in found for run in row):
             if length % tile:
                 raise ValueError(f"{length} image tokens at {start} are no whole number of tiles of {tile}")
-        known = sizes_of(found, sizes)
+        known = shared(found, sizes)
         return [
             [
                 Span(start, (self.side, self.side), frames=length // tile, size=size, fraction=torch.zeros(length))

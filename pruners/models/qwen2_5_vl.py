@@ -12,7 +12,7 @@ from torch import Tensor
 
 from debias import Span
 from pruners.models import images
-from pruners.models.base import Adapter, runs
+from pruners.models.base import Adapter, runs, shared
 from pruners.models.request import Encoded, Request, Shown, Size
 
 
@@ -44,21 +44,23 @@ class Qwen25VL(Adapter):
 
     def spans(self, inputs: Mapping[str, Any], sizes: Sequence[Size | None] | None = None) -> list[list[Span]]:
         config = self.model.config
-        pictures = iter(self.grids(inputs.get("image_grid_thw")))
-        clips = iter(self.clip_grids(inputs.get("video_grid_thw")))
-        rows: list[list[Span]] = []
-        for ids in inputs["input_ids"]:
-            stretches = [(*run, pictures) for run in runs(ids, int(config.image_token_id))]
-            stretches += [(*run, clips) for run in runs(ids, int(config.video_token_id))]
-            rows.append([])
-            for start, length, grids in sorted(stretches, key=lambda stretch: stretch[0]):
-                frames, height, width = next(grids, (0, 0, 0))
-                if frames * height * width != length:
-                    raise ValueError(
-                        f"{length} image tokens at {start}, but the grid says {frames} x {height} x {width}"
-                    )
-                rows[-1].append(Span(start, (height, width), frames=frames))
-        return rows
+        rows: list[list[Span]] = [[] for _ in inputs["input_ids"]]
+        media = (
+            (int(config.image_token_id), self.grids(inputs.get("image_grid_thw"))),
+            (int(config.video_token_id), self.clip_grids(inputs.get("video_grid_thw"))),
+        )
+        for token, grids in media:
+            found = [runs(ids, token) for ids in inputs["input_ids"]]
+            for row, stretches, known in zip(rows, found, shared(found, grids), strict=True):
+                for (start, length), grid in zip(stretches, known, strict=True):
+                    assert grid is not None
+                    frames, height, width = grid
+                    if frames * height * width != length:
+                        raise ValueError(
+                            f"{length} image tokens at {start}, but their grid is {frames} x {height} x {width}"
+                        )
+                    row.append(Span(start, (height, width), frames=frames))
+        return [sorted(row, key=lambda span: span.start) for row in rows]
 
     def grids(self, given: Tensor | None) -> list[tuple[int, int, int]]:
         """(frames, rows, columns) of tokens."""

@@ -36,8 +36,8 @@ class Request:
 class Encoded:
     """A left-padded batch: inputs for model.generate, and (width, height) of the source of every span in prompt order.
 
-    A size is None where it could tell nothing, as for a clip that is never padded. A clip is one span, unless the family
-    puts text between its frames.
+    A size is None where it could tell nothing, as for a clip that is never padded. A clip is one span, unless the
+    family puts text between its frames.
     """
 
     inputs: dict[str, Any]
@@ -56,7 +56,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture or clip made ready: the ids that stand for it, what the model is given, and the source's size for each span."""
+    """A picture or clip made ready: the ids that stand for it, what the model gets, the source's size for each span."""
 
     ids: list[int]
     inputs: dict[str, Tensor]

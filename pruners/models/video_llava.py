@@ -11,7 +11,7 @@ from torch import Tensor
 
 from debias import Span
 from pruners.models import images
-from pruners.models.base import Tower, runs, sizes_of
+from pruners.models.base import Tower, runs, shared
 from pruners.models.llava import Llava
 from pruners.models.request import Shown, Size
 
@@ -47,7 +47,7 @@ class VideoLlava(Llava):
             spans = [Span(start, grid) for start in pictures]
             spans += [Span(start, grid, frames=frames, special=special.flatten()) for start in films]
             rows.append(sorted(spans, key=lambda span: span.start))
-        known = sizes_of(rows, sizes)
+        known = shared(rows, sizes)
         return [
             [
                 span if span.special is not None else Span(span.start, grid, size=size)

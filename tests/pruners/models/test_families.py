@@ -1,6 +1,7 @@
 """What holds for every family: spans, prompts, batches, pruning that keeps everything."""
 
 import re
+from itertools import groupby
 
 import pytest
 import torch
@@ -94,25 +95,16 @@ def test_spans_cover_exactly_the_placeholders(family, adapters, builders):
 def test_prompt_survives_tokenization(family, adapters, builders):
     """Taking the media out of the ids and decoding the rest gives the prompt back."""
     one = adapters(family)
-    special = one.tokenizer.all_special_tokens
+    config, names = one.model.config, one.tokenizer
+    media = {config.image_token_id, *names.convert_tokens_to_ids(["<img>", "</img>"])}
+    media |= {getattr(config, f"vision_{end}_token_id", None) for end in ("start", "end")}
+    media -= {names.unk_token_id}
     for asks in requests(builders, family)[:3]:
         ids = one.encode([asks]).inputs["input_ids"][0].tolist()
-        pieces = [""]
-        media = {one.model.config.image_token_id, *one.tokenizer.convert_tokens_to_ids(["<img>", "</img>"])}
-        media |= {getattr(one.model.config, f"vision_{end}_token_id", -1) for end in ("start", "end")}
-        kept, before = [[]], False
-        for token in ids:
-            if token in media - {one.tokenizer.unk_token_id, None}:
-                if not before:
-                    kept.append([])
-                before = True
-            else:
-                kept[-1].append(token)
-                before = False
-        pieces = [one.tokenizer.decode(piece) for piece in kept]
-        if one.tokenizer.bos_token in special and one.tokenizer.bos_token_id == ids[0]:
-            pieces[0] = pieces[0].removeprefix(one.tokenizer.bos_token).removeprefix(" ")
-        assert pieces == MARKER.split(one.prompt(asks))
+        ids = ids[len(one.begin()) :]
+        pieces = [names.decode(list(group)) for shown, group in groupby(ids, media.__contains__) if not shown]
+        # Llama's decoder takes the first space off.
+        assert [piece.lstrip(" ") for piece in pieces] == [text.lstrip(" ") for text in MARKER.split(one.prompt(asks))]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -196,7 +188,7 @@ def test_silencing_padding_needs_sizes(family, adapters, builders):
     span = one.spans(inputs_of_spans(one, encoded), encoded.sizes)[0][0]
     valid = Padding().valid(span)
     kept = trace.kept[0][0]
-    assert not valid.all()
+    assert valid.all() == (family == "llava_next")  # whose model cuts off all border but parts of patches
     assert valid[kept].all() or len(kept) > valid.sum()
 
 
