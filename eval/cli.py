@@ -32,6 +32,7 @@ COMMANDS = {
     "export": ("eval.export", "write and validate a submission file"),
     "parity": ("eval.parity", "compare native methods with the authors' code"),
     "diagnose": ("eval.diagnose", "measure recency, padding and sinks in a model's attention"),
+    "figures": ("eval.figures", "draw the figures of runs and diagnoses"),
     "speed": ("eval.speed", "time and memory with and without pruning"),
     "report": ("eval.report", "one self-contained HTML page of a run folder"),
     "reproduce": ("eval.reproduce", "the paper's tables, from runs to numbers"),

@@ -1,0 +1,228 @@
+"""One style, and one function a figure: plain numbers in, a matplotlib figure out. Colours are Okabe and Ito's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from eval.store import decode
+
+ARM_COLOURS = {
+    "unpruned": "#000000",
+    "none": "#999999",
+    "trend": "#56B4E9",
+    "padding": "#E69F00",
+    "both": "#009E73",
+    "no RoPE": "#CC79A7",
+}
+MORE_COLOURS = ("#0072B2", "#D55E00", "#CC79A7", "#F0E442", "#009E73", "#56B4E9", "#E69F00", "#000000")
+STYLE = {
+    "font.size": 9,
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "debias",  # the same figure is the same file
+    "figure.constrained_layout.use": True,
+}
+
+
+def colour(name: str, number: int = 0) -> str:
+    return ARM_COLOURS.get(name, MORE_COLOURS[number % len(MORE_COLOURS)])
+
+
+def figure(width: float, height: float) -> Figure:
+    with matplotlib.rc_context(STYLE):
+        return Figure(figsize=(width, height), layout="constrained")
+
+
+def save(drawn: Figure, stem: Path) -> list[Path]:
+    """stem.svg and stem.png."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("svg", "png")]
+    with matplotlib.rc_context(STYLE):
+        for path in paths:
+            drawn.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else {"Software": None})
+    return paths
+
+
+def maps(curves: Mapping[str, Sequence[float]], grid: tuple[int, int], title: str) -> Figure:
+    """Mean attention over the picture, before and after each step, on one colour scale."""
+    shown = {
+        "with padding": "as the model gives it",
+        "raw": "without padding",
+        "exponential": "divided by the exponential",
+    }
+    there = {
+        label: np.array(curves[name]).reshape(-1, *grid).mean(0) for name, label in shown.items() if name in curves
+    }
+    drawn = figure(2.4 * len(there) + 0.6, 2.7)
+    with matplotlib.rc_context(STYLE):
+        axes = np.atleast_1d(drawn.subplots(1, len(there)))
+        high = max(float(np.quantile(picture, 0.99)) for picture in there.values())
+        for axis, (label, picture) in zip(axes, there.items(), strict=True):
+            image = axis.imshow(picture, cmap="cividis", vmin=0, vmax=high)
+            axis.set_title(label, fontsize=9)
+            axis.set_xticks([])
+            axis.set_yticks([])
+        drawn.colorbar(image, ax=list(axes), shrink=0.8, label="attention / mean")
+        drawn.suptitle(title, x=0.02, ha="left", fontsize=10)
+    return drawn
+
+
+def trends(curves: Mapping[str, Sequence[float]], title: str) -> Figure:
+    """Mean attention by position in the three settings."""
+    labels = {"raw": "raw", "average": "divided by the average", "exponential": "divided by the fitted exponential"}
+    drawn = figure(7.5, 2.6)
+    with matplotlib.rc_context(STYLE):
+        axes = drawn.subplots(1, 3, sharey=True)
+        for axis, (name, label) in zip(axes, labels.items(), strict=True):
+            values = np.array(curves[name])
+            axis.plot(values, color=colour("none"), linewidth=0.8)
+            good = values > 0
+            slope, level = np.polyfit(np.flatnonzero(good), np.log(values[good]), 1)
+            line = np.exp(level + slope * np.arange(len(values)))
+            axis.plot(line, color=colour("both"), linewidth=1.6, label=f"rise {slope * (len(values) - 1):+.2f}")
+            axis.set_title(label, fontsize=9)
+            axis.set_xlabel("position")
+            axis.legend(loc="upper left")
+        axes[0].set_ylabel("attention / mean")
+        axes[0].set_yscale("log")
+        drawn.suptitle(title, x=0.02, ha="left", fontsize=10)
+    return drawn
+
+
+def layers(reports: Sequence[Mapping[str, Any]], floor: float) -> Figure:
+    """Bias layer by layer in every arm, with the intervals."""
+    drawn = figure(7.5, 2.8)
+    with matplotlib.rc_context(STYLE):
+        axes = drawn.subplots(1, 2)
+        numbers = [report["layer"] for report in reports]
+        series = {arm: [report["arms"][arm] for report in reports] for arm in ("none", "trend", "padding", "both")}
+        series["no RoPE"] = [report["no_rope"] for report in reports]
+        for axis, measure, label in zip(axes, ("rise", "correlation"), ("rise", "rank correlation"), strict=True):
+            for number, (arm, entries) in enumerate(series.items()):
+                value, low, high = np.array([entry[measure] for entry in entries]).T
+                axis.plot(numbers, value, ".-", color=colour(arm, number), label=arm, linewidth=1.2)
+                axis.fill_between(numbers, low, high, color=colour(arm, number), alpha=0.15, linewidth=0)
+            axis.axhline(0, color="black", linewidth=0.5)
+            axis.set_xlabel("layer")
+            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.set_title(f"{label} of attention with position")
+        axes[1].axhspan(-floor, floor, color="black", alpha=0.06, linewidth=0)
+        axes[1].legend(fontsize=8)
+    return drawn
+
+
+def bars(points: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Every benchmark in every arm."""
+    arms = list(dict.fromkeys(arm for by_arm in points.values() for arm in by_arm))
+    drawn = figure(max(4.0, 0.75 * len(points) + 1.5), 2.8)
+    with matplotlib.rc_context(STYLE):
+        axis = drawn.subplots()
+        width = 0.8 / len(arms)
+        for number, arm in enumerate(arms):
+            heights = [by_arm.get(arm, math.nan) for by_arm in points.values()]
+            places = np.arange(len(points)) + (number - (len(arms) - 1) / 2) * width
+            axis.bar(places, heights, width, color=colour(arm, number), label=arm)
+        axis.set_xticks(range(len(points)), list(points), rotation=30, ha="right")
+        axis.set_ylabel("score")
+        axis.legend(ncols=len(arms), loc="lower left", bbox_to_anchor=(0, 1))
+    return drawn
+
+
+def radar(methods: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Mean score of every method, without and with debiasing."""
+    names = list(methods)
+    angles = np.linspace(0, 2 * np.pi, len(names), endpoint=False)
+    drawn = figure(4.6, 4.2)
+    with matplotlib.rc_context(STYLE):
+        axis = drawn.add_subplot(projection="polar")
+        every = [methods[name][arm] for name in names for arm in ("none", "both")]
+        low = math.floor(min(every) - 0.15 * (max(every) - min(every)) - 0.5)
+        for arm in ("none", "both"):
+            values = [methods[name][arm] for name in names]
+            ring = np.append(angles, angles[0]), [*values, values[0]]
+            axis.plot(*ring, color=colour(arm), linewidth=1.6, label={"none": "as published", "both": "debiased"}[arm])
+            axis.fill(*ring, color=colour(arm), alpha=0.12, linewidth=0)
+        labels = [f"{name}\n{methods[name]['none']:.1f} → {methods[name]['both']:.1f}" for name in names]
+        axis.set_xticks(angles, labels)
+        axis.set_ylim(low, max(every) + 0.5)
+        axis.tick_params(pad=12)
+        axis.set_rlabel_position(180 / len(names))
+        drawn.legend(loc="outside lower center", ncols=2)
+    return drawn
+
+
+def budget(lines: Mapping[str, Mapping[str, Iterable[tuple[float, float]]]]) -> Figure:
+    """Mean score against the mean number of visual tokens a layer sees; dashed without debiasing."""
+    drawn = figure(5.2, 3.2)
+    with matplotlib.rc_context(STYLE):
+        axis = drawn.subplots()
+        for number, (method, arms) in enumerate(lines.items()):
+            for arm in ("none", "both"):
+                if arm in arms:
+                    x, y = zip(*sorted(arms[arm]), strict=True)
+                    style = "o--" if arm == "none" else "o-"
+                    shade = MORE_COLOURS[number % len(MORE_COLOURS)]
+                    axis.plot(x, y, style, color=shade, markersize=3.5, linewidth=1.3, label=f"{method}, {arm}")
+        axis.set_xlabel("visual tokens a layer sees, mean")
+        axis.set_ylabel("mean score")
+        axis.legend(fontsize=8)
+    return drawn
+
+
+def frequency(rows: Iterable[Mapping[str, Any]]) -> Figure:
+    """How often each place of the grid is kept at the last cut: arms by aspect ratio."""
+    shapes = {"portrait": [], "square": [], "landscape": []}  # type: dict[str, list[Any]]
+    for row in rows:
+        width, height = row["metadata"]["size"]
+        shape = "square" if width == height else "portrait" if width < height else "landscape"
+        shapes[shape].append((row["metadata"]["arm"], decode(row["metadata"]["kept"][-1])))
+    arms = [arm for arm in ARM_COLOURS if any(found == arm for entries in shapes.values() for found, _ in entries)]
+    highest = max((max(kept, default=0) for entries in shapes.values() for _, kept in entries), default=0)
+    side = math.isqrt(highest) + 1
+    drawn = figure(1.7 * len(arms) + 1.2, 5.2)
+    with matplotlib.rc_context(STYLE):
+        axes = drawn.subplots(len(shapes), len(arms), squeeze=False)
+        for line, (shape, entries) in enumerate(shapes.items()):
+            for column, (axis, arm) in enumerate(zip(axes[line], arms, strict=True)):
+                mine = [kept for found, kept in entries if found == arm]
+                counts = np.zeros(side * side)
+                for kept in mine:
+                    counts[[place for place in kept if place < side * side]] += 1
+                picture = (counts / max(1, len(mine))).reshape(side, side)
+                image = axis.imshow(picture, cmap="cividis", vmin=0, vmax=1)
+                axis.set_xticks([])
+                axis.set_yticks([])
+                if line == 0:
+                    axis.set_title(arm, fontsize=9)
+                if column == 0:
+                    axis.set_ylabel(f"{shape}\nn = {len(mine)}")
+        drawn.colorbar(image, ax=axes, shrink=0.5, label="how often kept")
+    return drawn
+
+
+def overlay(picture: Any, kept: Sequence[int], grid: tuple[int, int], size: tuple[int, int]) -> Any:
+    """A picture padded to its square, with everything that was not kept dimmed. Returns a PIL image."""
+    from PIL import Image
+
+    side = max(size)
+    square = Image.new("RGB", (side, side), (122, 116, 104))
+    square.paste(picture, ((side - size[0]) // 2, (side - size[1]) // 2))
+    scale = max(1, round(336 / side))
+    square = square.resize((side * scale, side * scale), Image.Resampling.NEAREST)
+    mask = np.zeros(grid[0] * grid[1], np.uint8)
+    mask[[place for place in kept if 0 <= place < len(mask)]] = 255
+    cells = Image.fromarray(mask.reshape(grid)).resize(square.size, Image.Resampling.NEAREST)
+    dimmed = Image.blend(square, Image.new("RGB", square.size, (255, 255, 255)), 0.75)
+    return Image.composite(square, dimmed, cells)

@@ -1,0 +1,106 @@
+"""Draw the figures of a run, a diagnosis or several runs: each an .svg and a .png, from stored numbers alone.
+
+python -m eval figures runs/fastv                        where kept tokens lie, by aspect ratio; scores of the arms
+python -m eval figures runs/fastv runs/pyramiddrop ...   also the radar of methods
+python -m eval figures runs/fastv-16 runs/fastv-32 ...   also accuracy against budget
+python -m eval figures diagnosis.json --layer 1          mean attention maps and trends (from `diagnose --out`)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from eval import drawings
+from eval.results import Scored, results
+from eval.store import Folder
+from eval.tables import say
+
+
+def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
+    parser.add_argument(
+        "sources", nargs="+", type=Path, metavar="RUN_OR_JSON", help="run folders; files of diagnose --out"
+    )
+    parser.add_argument("--out", type=Path, help="where the figures go (default: figures/ in the first run folder)")
+    parser.add_argument("--layer", type=int, help="layer of a diagnosis (default: the one before FastV's cut)")
+    parser.add_argument("--data", help="where the annotations are now, when they moved")
+    return work
+
+
+def work(args: argparse.Namespace) -> dict[str, Any]:
+    files = [path for path in args.sources if path.suffix == ".json"]
+    folders = [path for path in args.sources if path.suffix != ".json"]
+    out = args.out or ((folders[0] if folders else files[0].parent) / "figures")
+    made: dict[str, Figure] = {}
+    for path in files:
+        made |= diagnosis_figures(json.loads(path.read_text(encoding="utf-8")), args.layer)
+    runs = {path: results(Folder(path), args.data) for path in folders}
+    for path, scored in runs.items():
+        suffix = f"-{path.name}" if len(runs) > 1 else ""
+        made |= {f"{name}{suffix}": figure for name, figure in run_figures(scored).items()}
+    if len(runs) > 1:
+        made |= together({path: (Folder(path).info(), scored) for path, scored in runs.items()})
+    paths = [str(path) for name, figure in made.items() for path in drawings.save(figure, out / name)]
+    say(f"{len(made)} figures, each as .svg and .png, are in {out}")
+    return {"figures": paths}
+
+
+def diagnosis_figures(result: Mapping[str, Any], layer: int | None) -> dict[str, Figure]:
+    layers = {entry["layer"]: entry for entry in result["layers"]}
+    if layer is None:
+        layer = 1 if 1 in layers else next(iter(layers))
+    if layer not in layers:
+        raise ValueError(f"the diagnosis has no layer {layer}; it has {', '.join(map(str, layers))}")
+    curves, grid = layers[layer]["curves"], tuple(result["grid"])
+    return {
+        "attention-maps": drawings.maps(curves, grid, f"Mean attention of layer {layer}"),
+        "attention-trends": drawings.trends(curves, f"Attention by position, layer {layer}"),
+        "attention-layers": drawings.layers(result["layers"], result["noise_floor"]),
+    }
+
+
+def run_figures(scored: list[Scored]) -> dict[str, Figure]:
+    rows = [row for one in scored for arm in one.arms.values() for row in arm.rows if "kept" in row["metadata"]]
+    made = {"scores": drawings.bars(points(scored))}
+    if rows:
+        made["selection-frequency"] = drawings.frequency(rows)
+    return made
+
+
+def points(scored: list[Scored]) -> dict[str, dict[str, float]]:
+    """benchmark -> arm -> value on the scale of 100."""
+    from eval.compare import scale
+
+    return {
+        one.benchmark.name: {arm: result.score.value / scale(one.benchmark.name) for arm, result in one.arms.items()}
+        for one in scored
+    }
+
+
+def together(runs: Mapping[Path, tuple[Mapping[str, Any], list[Scored]]]) -> dict[str, Figure]:
+    """What takes several runs: methods against each other, budgets against each other."""
+    means: dict[str, dict[str, float]] = {}
+    budgets: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for path, (info, scored) in runs.items():
+        values = points(scored)
+        method = str(info["settings"]["method"]).split("(")[0]
+        for arm in dict.fromkeys(arm for by_arm in values.values() for arm in by_arm):
+            there = [by_arm[arm] for by_arm in values.values() if arm in by_arm]
+            value = sum(there) / len(there)
+            means.setdefault(f"{method}\n{path.name}" if method in means else method, {})[arm] = value
+            tokens = [one.arms[arm].tokens for one in scored if arm in one.arms and one.arms[arm].tokens is not None]
+            if tokens:
+                mean = sum(filter(None, tokens)) / len(tokens)
+                budgets.setdefault(method, {}).setdefault(arm, []).append((mean, value))
+    made: dict[str, Figure] = {}
+    methods = {name: by_arm for name, by_arm in means.items() if {"none", "both"} <= set(by_arm)}
+    if len({name.split("\n")[0] for name in methods}) >= 3:
+        made["radar"] = drawings.radar(methods)
+    if any(len(line) > 1 for arms in budgets.values() for line in arms.values()):
+        made["budget"] = drawings.budget(budgets)
+    return made

@@ -1,0 +1,110 @@
+"""Every figure is drawn, is not empty, is the same file twice, and shows the numbers it was given."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eval import cli, drawings, figures
+
+ARMS = ("none", "trend", "padding", "both")
+
+
+def measured(value: float) -> list[float]:
+    return [value, value - 0.1, value + 0.1]
+
+
+def diagnosis() -> dict:
+    rng = np.random.default_rng(0)
+    names = ("raw", "average", "exponential", "with padding")
+    return {
+        "grid": [6, 6],
+        "noise_floor": 0.1,
+        "layers": [
+            {
+                "layer": layer,
+                "curves": {name: np.exp(rng.normal(size=36)).tolist() for name in names},
+                "arms": {arm: {"rise": measured(layer), "correlation": measured(0.3)} for arm in ARMS},
+                "no_rope": {"rise": measured(0), "correlation": measured(0)},
+            }
+            for layer in (0, 1, 5)
+        ],
+    }
+
+
+def rows() -> list[dict]:
+    sizes = {"portrait": (48, 96), "square": (96, 96), "landscape": (96, 48)}
+    return [
+        {"metadata": {"size": size, "arm": arm, "kept": ["0-35", "30-35"]}} for size in sizes.values() for arm in ARMS
+    ]
+
+
+METHODS = {name: {"none": 55.0 + k, "both": 60.0 + k} for k, name in enumerate(("fastv", "himap", "illava"))}
+MADE = {
+    "maps": lambda: drawings.maps(diagnosis()["layers"][0]["curves"], (6, 6), "title"),
+    "trends": lambda: drawings.trends(diagnosis()["layers"][0]["curves"], "title"),
+    "layers": lambda: drawings.layers(diagnosis()["layers"], 0.1),
+    "bars": lambda: drawings.bars({"pope": dict.fromkeys(ARMS, 50.0), "gqa": {"none": 40.0, "both": 45.0}}),
+    "radar": lambda: drawings.radar(METHODS),
+    "budget": lambda: drawings.budget({"fastv": {"none": [(10, 50.0), (20, 60.0)], "both": [(10, 55.0)]}}),
+    "frequency": lambda: drawings.frequency(rows()),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_drawn_and_reproducible(name, tmp_path):
+    svg, png = drawings.save(MADE[name](), tmp_path / "one")
+    again = drawings.save(MADE[name](), tmp_path / "two")
+    pixels = np.asarray(Image.open(png).convert("RGB")).reshape(-1, 3)
+    assert 0.005 < (pixels < 250).any(1).mean() < 0.95  # neither blank nor blotted
+    assert len(np.unique(pixels, axis=0)) > 20
+    assert svg.read_bytes() == again[0].read_bytes()
+    assert png.read_bytes() == again[1].read_bytes()
+    assert b"<script" not in svg.read_bytes()
+
+
+def test_frequency_shows_what_was_kept():
+    drawn = drawings.frequency(rows())
+    pictures = [
+        axis.images[0].get_array() for axis in drawn.axes if axis.images and len(axis.images[0].get_array()) == 6
+    ]
+    assert len(pictures) == 12
+    for picture in pictures:
+        np.testing.assert_array_equal(picture, np.repeat([[0.0]] * 5 + [[1.0]], 6, axis=1))
+    assert [axis.get_title("left") for axis in drawn.axes[:4]] == list(ARMS)
+
+
+def test_trends_print_the_rise_that_was_planted():
+    curve = np.exp(0.01 * np.arange(144)).tolist()
+    drawn = drawings.trends({"raw": curve, "average": [1.0] * 144, "exponential": curve[::-1]}, "title")
+    labels = [axis.get_legend().get_texts()[0].get_text() for axis in drawn.axes]
+    assert labels == ["rise +1.43", "rise +0.00", "rise -1.43"]
+
+
+def test_overlay_dims_what_is_gone():
+    picture = Image.new("RGB", (60, 30), (200, 0, 0))
+    shown = drawings.overlay(picture, [14], (6, 6), (60, 30))
+    cell = shown.size[0] // 6
+    sharp = shown.getpixel((2 * cell + cell // 2, 2 * cell + cell // 2))
+    dim = shown.getpixel((4 * cell + cell // 2, 2 * cell + cell // 2))
+    assert sharp == (200, 0, 0)
+    assert min(dim) > 180
+
+
+def test_command_draws_a_diagnosis(tmp_path, capsys):
+    source = tmp_path / "diagnosis.json"
+    source.write_text(json.dumps(diagnosis()))
+    assert cli.main(["figures", str(source), "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)["figures"]
+    assert {path.rsplit("/", 1)[1] for path in made} == {
+        f"attention-{what}.{kind}" for what in ("maps", "trends", "layers") for kind in ("svg", "png")
+    }
+    assert cli.main(["figures", str(source), "--layer", "7"]) == 1
+    assert "no layer 7; it has 0, 1, 5" in capsys.readouterr().err
+
+
+def test_radar_needs_three_methods_and_budget_two_points():
+    assert "radar" not in figures.together({})
