@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ from debias import Debias, names
 from eval import benchmarks, trends
 from eval.backends import UNPRUNED, Backend, Native
 from eval.benchmarks.base import Benchmark
+from eval.checkpoints import digest_of, folder_of, layout
 from eval.cli import one_of
 from eval.plan import world
 
@@ -26,14 +25,13 @@ REFERENCE = 576  # visual tokens of LLaVA-1.5, which the methods' default budget
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     from pruners import find
-    from pruners import names as methods
+    from pruners import names as known
 
     add = parser.add_argument
-    add("--method", default="fastv", help=f"one of {', '.join(methods())}")
+    add("--method", default="fastv", help=f"one or more of {', '.join(known())}, or all")
     add(
         "--arms",
-        default="none,trend,padding,both",
-        help="of none, trend, padding, both (or paper, before, after), and unpruned",
+        help="of none, trend, padding, both (or paper, before, after), and unpruned (default: those that the method has)",
     )
     add("--benchmarks", help=f"names with commas (default: all that --data holds): {', '.join(benchmarks.NAMES)}")
     add("--model", help="a checkpoint folder or hub id (default: the embedded model)")
@@ -75,11 +73,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--dry-run", action="store_true", help="say what would run, and stop")
     add("--trust-remote-code", action="store_true", help=argparse.SUPPRESS)
     lines = []
-    for name in methods():
+    for name in known():
         fields = [f"--{field.name.replace('_', '-')} {_default(field)}" for field in dataclasses.fields(find(name))]
         lines.append(f"  {name:<12} {' '.join(fields)}")
     parser.epilog = "flags of the methods, with their defaults:\n" + "\n".join(lines)
     parser.set_defaults(takes_fields=True)
+
+
+def methods(text: str) -> list[str]:
+    """The methods that a flag names: one, several with commas, or all."""
+    from pruners import names as known
+
+    wanted = known() if text == "all" else [name.strip() for name in text.split(",")]
+    return [one_of("method", name, known()) for name in dict.fromkeys(wanted)]
 
 
 def _default(field: Any) -> str:
@@ -96,8 +102,6 @@ def _positive(text: str) -> int:
 
 
 def choose(args: argparse.Namespace) -> Choice:
-    from pruners import names as methods
-
     embedded_data = args.data is None
     if args.full and not embedded_data:
         raise ValueError("--full belongs to the embedded data; --data is always taken whole (or see --limit)")
@@ -111,8 +115,7 @@ def choose(args: argparse.Namespace) -> Choice:
             raise ValueError(
                 f"--data {data}: no such folder; expected LLaVA's playground/data/eval, or a folder like it"
             )
-    one_of("method", args.method, methods())
-    arms = [UNPRUNED if arm.strip() == UNPRUNED else names.arm(arm.strip()) for arm in args.arms.split(",")]
+    arms = [_arm(name.strip()) for name in (args.arms or "").split(",") if name.strip()]
     found = _benchmarks(args.benchmarks, data)
     models = {"image": Path(EMBEDDED["image"]), "video": Path(EMBEDDED["video"])}
     chosen = {media: str(models[media]) for media in models}
@@ -123,6 +126,10 @@ def choose(args: argparse.Namespace) -> Choice:
     needed = {benchmark.media for benchmark in found}
     chosen = {media: model for media, model in chosen.items() if media in needed}
     return Choice(args, list(dict.fromkeys(arms)), [(b, data) for b in found], chosen)
+
+
+def _arm(name: str) -> str:
+    return UNPRUNED if name == UNPRUNED else names.arm(name)
 
 
 def _benchmarks(text: str | None, data: Path) -> list[Benchmark]:
@@ -160,7 +167,10 @@ class Choice:
         self.dtype = "float32" if args.dtype == "auto" and self.device == "cpu" else args.dtype
         self.layout = {media: layout(model) for media, model in models.items()}
         self.pruner = self._pruner()
+        if not self.arms:  # without attention from the decoder there is no trend to divide by
+            self.arms = list(names.ARMS) if trends.trended(self.pruner) else ["none", "padding"]
         self._loaded: tuple[str, Any, Backend] | None = None
+        self._fork: Any = None
         self._fitted: dict[str, Any] = {}
 
     def _pruner(self) -> Any:
@@ -190,6 +200,7 @@ class Choice:
         settings = {arm: repr(self.debias(benchmark, arm)) for arm in self.arms if arm != UNPRUNED}
         return {
             "media": benchmark.media,
+            "tokens": self.layout[benchmark.media].tokens,
             "max_new_tokens": self.longest(benchmark),
             "conversation": benchmark.conversation,
             "debias": settings,
@@ -239,14 +250,38 @@ class Choice:
         return Native(loaded, self.pruner, self.debias, self.longest, workers, budget, skip)
 
     def backend(self, benchmark: Benchmark) -> Backend:
+        if self.args.backend == "fork":
+            return self.fork(benchmark.media)
         self.adapter(benchmark.media)
         assert self._loaded is not None
         return self._loaded[2]
+
+    def fork(self, media: str) -> Any:
+        """The authors' code, in a process of its own that lives as long as this run."""
+        if self._fork is None:
+            from eval.fork import Fork
+
+            log.info("starting the authors' code of %s (%s)", self.args.method, self.device)
+            self._fork = Fork(
+                self.args.method,
+                self.pruner,
+                self.models[media],
+                self.debias,
+                longest=self.longest,
+                device=self.device,
+                dtype=self.dtype,
+                skip_broken=getattr(self.args, "skip_broken", False),
+                arms=self.arms,
+            )
+        return self._fork
 
     def close(self) -> None:
         if self._loaded is not None:
             self._loaded[2].close()
             self._loaded = None
+        if self._fork is not None:
+            self._fork.close()
+            self._fork = None
 
 
 def parse_fields(kind: type, words: Sequence[str], program: str) -> Any:
@@ -254,57 +289,3 @@ def parse_fields(kind: type, words: Sequence[str], program: str) -> Any:
     import tyro
 
     return tyro.cli(kind, args=list(words), prog=program, description=kind.__doc__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """What a checkpoint's config says about its visual tokens; None: it depends on the picture."""
-
-    kind: str
-    tokens: int | None
-
-
-def layout(model: str) -> Layout:
-    config = config_of(model)
-    kind = str(config.get("model_type"))
-    vision = config.get("vision_config") or {}
-    if kind in ("llava", "video_llava") and "image_size" in vision:
-        return Layout(kind, (int(vision["image_size"]) // int(vision["patch_size"])) ** 2)
-    return Layout(kind, None)
-
-
-def config_of(model: str) -> dict[str, Any]:
-    return dict(json.loads(folder_of(model).joinpath("config.json").read_text(encoding="utf-8")))
-
-
-def folder_of(model: str) -> Path:
-    """The checkpoint's folder; of a hub id, the snapshot with its config."""
-    if Path(model).is_dir():
-        if not (Path(model) / "config.json").exists():
-            raise ValueError(f"{model}: expected a checkpoint folder with a config.json")
-        return Path(model)
-    if Path(model).is_absolute() or model.startswith(".") or model.count("/") != 1:
-        raise ValueError(
-            f"{model}: no such folder; expected a checkpoint folder or a hub id such as llava-hf/llava-1.5-7b-hf"
-        )
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(model, "config.json")).parent
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(f"{model}: neither a folder nor a model that the hub gives ({type(error).__name__})") from None
-
-
-def digest_of(model: str) -> str:
-    """Names the weights: a hub commit, or a digest of the folder's small files and of the headers of its weights."""
-    folder = folder_of(model)
-    if folder.parent.name == "snapshots":
-        return folder.name
-    seen = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".model", ".txt", ".safetensors"):
-            seen.update(f"{path.name} {path.stat().st_size}".encode())
-            with open(path, "rb") as file:
-                seen.update(file.read(64 << 20))
-    return seen.hexdigest()[:16]

@@ -89,10 +89,19 @@ class Fork:
             if reply["size"] is not None:
                 metadata["size"] = reply["size"]
                 if arm != UNPRUNED:
-                    metadata["counts"] = self.pruner.counts(self.layers, self.tokens)
+                    metadata["counts"] = self.counts()
                 if reply["kept"]:
                     metadata["kept"] = [encode(sorted(i for i in stage if i >= 0)) for stage in reply["kept"]]
             yield sample.key, reply["text"], metadata
+
+    def counts(self) -> dict[str, Any]:
+        """How many tokens there are, as the native trace says it."""
+        shape = self.layers, self.tokens
+        return {
+            "after": self.pruner.counts(*shape),
+            "mean": self.pruner.mean_count(*shape),
+            "own": self.pruner.own_count(*shape),
+        }
 
     def ask(self, sample: Sample, arm: str, benchmark: Benchmark, logits: bool = False) -> dict[str, Any]:
         """The worker's reply to one question: text, ids, kept, and on request the prompt's ids and last logits."""
