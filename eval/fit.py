@@ -102,7 +102,7 @@ def calibration(media: str, data: Path, only: Sequence[str] | None = None, limit
 
 def record(choice: Any, media: str, data: Path, only: Sequence[str] | None, limit: int) -> dict[str, Any]:
     """One fitted trend with where it comes from, as a record of a trends file."""
-    from eval.choices import digest_of
+    from eval.checkpoints import digest_of
     from eval.video import Clips
 
     adapter = choice.adapter(media)
@@ -145,7 +145,8 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
-    from eval.choices import EMBEDDED, Choice, folder_of
+    from eval.checkpoints import folder_of
+    from eval.choices import EMBEDDED, Choice
     from eval.cli import one_of
     from pruners import names as methods
 

@@ -120,7 +120,9 @@ def _benchmark(
                     continue
                 begun = time.perf_counter()
                 open_ = set(lacking)
+                times: list[float] = []
                 for key, text, metadata in backend.answer(batch, arm, job.benchmark):
+                    times.append(metadata.pop("ms", 0.0))  # never in a row: it is another one every time
                     if key in open_:
                         open_.remove(key)
                         facts = {"benchmark": name, "arm": arm, "run": run.name, **metadata}
@@ -130,7 +132,9 @@ def _benchmark(
                         f"{name}: the backend left {sorted(open_)[0]!r} unanswered; expected every question"
                     )
                 seconds = time.perf_counter() - begun
-                folder.timing(place.rank, {"benchmark": name, "arm": arm, "n": len(batch), "seconds": seconds})
+                folder.timing(
+                    place.rank, {"benchmark": name, "arm": arm, "n": len(batch), "seconds": seconds, "ms": times}
+                )
                 progress.advance(len(lacking), f"{name} {arm}")
     finally:
         for shard in shards.values():
@@ -157,6 +161,44 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    methods = choices.methods(args.method)
+    if len(methods) == 1:
+        args.method = methods[0]
+        return one(args)
+    done: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
+    for method in methods:
+        say(f"\n{method}")
+        mine = argparse.Namespace(**{**vars(args), "method": method, "out": args.out and str(Path(args.out) / method)})
+        try:
+            done[method] = one(mine)
+        except ValueError as error:  # the others can still run
+            failed[method] = str(error)
+            say(f"{method}: {error}")
+    if any("averages" in found for found in done.values()):
+        shown = overview(done)
+        tables.show(shown)
+        if args.out:
+            tables.write([shown], Path(args.out))
+    if failed:
+        say(f"not done: {', '.join(failed)} (messages above)")
+    return {"methods": done, "failed": failed, "exit": 1 if failed else 0}
+
+
+def overview(done: Mapping[str, Mapping[str, Any]]) -> tables.Table:
+    """Methods by arms: the average over the benchmarks."""
+    arms = list(dict.fromkeys(arm for found in done.values() for arm in found.get("averages", {})))
+    rows = []
+    for method, found in done.items():
+        values = found.get("averages", {})
+        last = next((c for c in found.get("comparisons", []) if c["benchmark"] == "average" and c["b"] == "both"), None)
+        interval = f"{last['delta']:+.2f} [{last['low']:+.2f}, {last['high']:+.2f}]" if last else None
+        rows.append([method, *(values.get(arm) for arm in arms), interval])
+    note = "Mean over the benchmarks (MME / 20); both - none with its 95 % interval."
+    return tables.Table("All methods", ["method", *arms, "both - none"], rows, [note])
+
+
+def one(args: argparse.Namespace) -> dict[str, Any]:
     place = world()
     chosen = choices.choose(args)
     loaded = [(b, data, questions(b, data, args.limit)) for b, data in chosen.benchmarks]
@@ -225,4 +267,5 @@ def finish(folder: Folder, arms: Sequence[str], grader: Any, args: argparse.Name
         tables.show(table)
     tables.write(shown, folder.path)
     say(f"rows, scores and tables are in {folder.path}")
-    return {**summary, "scores": scores, "comparisons": [asdict(one) for one in found]}
+    averages = dict(zip(shown[0].head[3:], shown[0].rows[-1][3:], strict=True))
+    return {**summary, "scores": scores, "averages": averages, "comparisons": [asdict(one) for one in found]}

@@ -1,0 +1,63 @@
+"""What can be known of a checkpoint before it is loaded: where it lies, its visual tokens, a name for its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a checkpoint's config says about its visual tokens; None: it depends on the picture."""
+
+    kind: str
+    tokens: int | None
+
+
+def layout(model: str) -> Layout:
+    config = config_of(model)
+    kind = str(config.get("model_type"))
+    vision = config.get("vision_config") or {}
+    if kind in ("llava", "video_llava") and "image_size" in vision:
+        return Layout(kind, (int(vision["image_size"]) // int(vision["patch_size"])) ** 2)
+    return Layout(kind, None)
+
+
+def config_of(model: str) -> dict[str, Any]:
+    return dict(json.loads(folder_of(model).joinpath("config.json").read_text(encoding="utf-8")))
+
+
+def folder_of(model: str) -> Path:
+    """The checkpoint's folder; of a hub id, the snapshot with its config."""
+    if Path(model).is_dir():
+        if not (Path(model) / "config.json").exists():
+            raise ValueError(f"{model}: expected a checkpoint folder with a config.json")
+        return Path(model)
+    if Path(model).is_absolute() or model.startswith(".") or model.count("/") != 1:
+        raise ValueError(
+            f"{model}: no such folder; expected a checkpoint folder or a hub id such as llava-hf/llava-1.5-7b-hf"
+        )
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(model, "config.json")).parent
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(f"{model}: neither a folder nor a model that the hub gives ({type(error).__name__})") from None
+
+
+def digest_of(model: str) -> str:
+    """Names the weights: a hub commit, or a digest of the folder's small files and of the headers of its weights."""
+    folder = folder_of(model)
+    if folder.parent.name == "snapshots":
+        return folder.name
+    seen = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".model", ".txt", ".safetensors"):
+            seen.update(f"{path.name} {path.stat().st_size}".encode())
+            with open(path, "rb") as file:
+                seen.update(file.read(64 << 20))
+    return seen.hexdigest()[:16]

@@ -1,0 +1,146 @@
+"""One self-contained HTML page of a run: tables, and questions with the tokens that each arm kept.
+
+examples:
+  python -m eval report runs/fastv                    writes runs/fastv/report.html
+  python -m eval report runs/fastv --samples 50 --out page.html
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from eval import compare
+from eval import judge as judging
+from eval.images import open_image
+from eval.results import Scored, questions, results
+from eval.sample import Sample
+from eval.store import Folder
+from eval.tables import Table, say, text
+
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
+THUMBNAIL = 288  # pixels of the square canvas that patches are drawn on
+
+
+def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
+    parser.add_argument("run", help="a run folder")
+    parser.add_argument("--out", help="the page to write (default: report.html in the run folder)")
+    parser.add_argument(
+        "--samples", type=int, default=12, help="questions shown of each benchmark (default %(default)s)"
+    )
+    parser.add_argument("--data", help="where the data is, when it moved since the run")
+    parser.add_argument("--draws", type=int, default=compare.DRAWS)
+    judging.arguments(parser)
+    return work
+
+
+def work(args: argparse.Namespace) -> dict[str, Any]:
+    folder = Folder(args.run)
+    scored = results(folder, args.data, judge=judging.from_arguments(args))
+    if not scored:
+        raise ValueError(f"{folder.path} holds no rows to report")
+    baseline = "none" if any("none" in one.arms for one in scored) else next(iter(scored[0].arms))
+    found = compare.within(scored, baseline, args.draws)
+    tables = [compare.score_table("Scores", scored)]
+    if found:
+        tables.append(compare.contrast_table(found, args.draws))
+    out = Path(args.out) if args.out else folder.path / "report.html"
+    written = write(folder, scored, tables, out, args.samples, args.data)
+    say(f"wrote {out}")
+    return {"report": str(out), "samples": written}
+
+
+def write(
+    folder: Folder, scored: Sequence[Scored], tables: Sequence[Table], out: Path, count: int, data: str | None = None
+) -> int:
+    """Write the page; returns how many questions it shows."""
+    from jinja2 import Environment, StrictUndefined
+
+    info = folder.info()
+    shown = [card for one in scored for card in cards(one, info, count, data)]
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    html = page.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        title=info["settings"]["method"],
+        info=info,
+        tables=[
+            {"title": t.title, "head": t.head, "rows": [[text(c) for c in r] for r in t.rows], "notes": t.notes}
+            for t in tables
+        ],
+        cards=shown,
+        size=THUMBNAIL,
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(html, encoding="utf-8")
+    return len(shown)
+
+
+def cards(one: Scored, info: Mapping[str, Any], count: int, data: str | None) -> list[dict[str, Any]]:
+    """Some questions with every arm's answer; those that the arms answer differently come first."""
+    facts = info["benchmarks"][one.benchmark.name]
+    rows = {arm: {row["metadata"]["key"]: row for row in result.rows} for arm, result in one.arms.items()}
+    items = {arm: result.score.items for arm, result in one.arms.items()}
+
+    def unlike(sample: Sample) -> bool:
+        return len({items[arm].get(sample.key) for arm in items}) == 1  # False sorts first
+
+    chosen = sorted((s for s in one.samples if all(s.key in rows[arm] for arm in rows)), key=unlike)[:count]
+    pictures = {
+        sample.key: sample
+        for sample in questions(one.benchmark, data or facts["data"], info["settings"].get("limit"))
+    }  # fmt: skip
+    side = math.isqrt(facts.get("tokens") or 0)
+    square = side if side * side == facts.get("tokens") and one.benchmark.media == "image" else 0
+    return [
+        {
+            "benchmark": one.benchmark.name,
+            "key": sample.key,
+            "question": sample.text,
+            "truth": "" if sample.target is None else _plain(sample.target),
+            "picture": thumbnail(pictures[sample.key]),
+            "side": square,
+            "flip": not unlike(sample),
+            "arms": [
+                {
+                    "arm": arm,
+                    "answer": rows[arm][sample.key]["text"],
+                    "error": rows[arm][sample.key]["metadata"].get("error", ""),
+                    "score": items[arm].get(sample.key),
+                    "kept": (rows[arm][sample.key]["metadata"].get("kept") or [None])[0],
+                }
+                for arm in rows
+            ],
+        }
+        for sample in chosen
+    ]
+
+
+def _plain(target: Any) -> str:
+    return (
+        target
+        if isinstance(target, str)
+        else " / ".join(map(str, target))
+        if isinstance(target, (list, tuple))
+        else str(target)
+    )
+
+
+def thumbnail(sample: Sample) -> str:
+    """The picture as the model gets it, padded to a square, as a data URI; "" where there is none."""
+    from PIL import Image
+
+    if sample.image is None:
+        return ""
+    try:
+        image = open_image(sample)
+    except ValueError:
+        return ""
+    canvas = Image.new("RGB", (max(image.size),) * 2, (122, 116, 104))
+    canvas.paste(image, tuple((canvas.width - edge) // 2 for edge in image.size))
+    packed = io.BytesIO()
+    canvas.resize((THUMBNAIL, THUMBNAIL)).save(packed, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(packed.getvalue()).decode()
