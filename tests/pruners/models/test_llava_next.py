@@ -1,0 +1,111 @@
+"""LLaVA-NeXT: views, unpadding and newlines, against the model's own packing and the hub's processor."""
+
+import pytest
+import torch
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+
+from debias import Padding
+from pruners.models import Request
+
+SIZES = [(40, 70), (131, 50), (200, 301), (84, 84), (300, 90), (640, 480), (97, 500), (1001, 999)]
+
+
+def views_of_border(one, size, builders):
+    """[views, patches] share of each patch that shows border: pixels of a white picture that are black."""
+    pixels = one.picture(builders.Image.new("RGB", size, "white")).inputs["pixel_values"]
+    black = (pixels[:, 0] < 0).float()
+    return black.unfold(1, 14, 14).unfold(2, 14, 14).mean((-1, -2)).flatten(1)
+
+
+def packed(one, features, told):
+    """What the model itself makes of per-patch values [views, patches]; newlines become -1."""
+    sizes = torch.tensor([told[::-1]])
+    return one.inner.pack_image_features([features[..., None]], sizes, "default", torch.tensor([-1.0]))[0][0][:, 0]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_pictures_are_those_of_the_hub_processor(size, adapters, builders):
+    one, picture = adapters("llava_next"), builders.picture(*size)
+    ours = one.picture(picture).inputs
+    hub = LlavaNextImageProcessorPil(
+        size={"shortest_edge": 84}, crop_size={"height": 84, "width": 84},
+        image_grid_pinpoints=one.model.config.image_grid_pinpoints,
+    )(picture, return_tensors="pt")  # fmt: skip
+    assert ours["image_sizes"].tolist() == hub["image_sizes"].tolist()
+    assert torch.allclose(ours["pixel_values"], hub["pixel_values"][0], atol=1e-5)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_layout_is_the_models_packing(size, adapters, builders):
+    one = adapters("llava_next")
+    border = views_of_border(one, size, builders)
+    layout = one.layout(size, size)
+    real = packed(one, border, size)
+    assert torch.equal(layout.newline, real < 0)
+    assert torch.allclose(layout.fraction[~layout.newline], real[real >= 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_places_are_those_of_the_models_packing(size, adapters, builders):
+    one = adapters("llava_next")
+    _, *tiles = one.picture(builders.picture(*size)).inputs["pixel_values"]
+    wide, high = (length // 84 for length in one_canvas(one, size))
+    assert len(tiles) == wide * high
+    for axis in (0, 1):
+        cell = torch.arange(36) % 6 if axis == 0 else torch.arange(36) // 6
+        corners = [(t % wide if axis == 0 else t // wide) * 6 for t in range(wide * high)]
+        values = packed(one, torch.stack([cell, *(corner + cell for corner in corners)]).float(), size)
+        xy, view = one.places(span_of(one, size, builders))
+        patches = values >= 0
+        assert torch.equal(xy[patches, axis].float(), values[patches])
+    assert torch.equal(view == 0, torch.arange(len(view)) < 36)
+
+
+def one_canvas(one, size):
+    from pruners.models.llava_next import fitted
+
+    return fitted(size, one.canvases).canvas
+
+
+def span_of(one, size, builders):
+    encoded = one.encode([Request("?", [builders.picture(*size)])])
+    return one.spans(encoded.inputs, encoded.sizes)[0][0]
+
+
+def test_sizes_need_not_be_given(adapters, builders):
+    """The model is told the sizes anyway."""
+    one = adapters("llava_next")
+    encoded = one.encode([Request("<image> or <image>?", [builders.picture(90, 20), builders.picture(50, 60)])])
+    with_sizes, without = (one.spans(encoded.inputs, sizes)[0] for sizes in (encoded.sizes, None))
+    assert [span.size for span in without] == [(90, 20), (50, 60)] == [span.size for span in with_sizes]
+    assert all(torch.equal(a.fraction, b.fraction) for a, b in zip(with_sizes, without, strict=True))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_one_canvas_keeps_the_border(size, builders):
+    """VisPruner's layout: base view and 2 x 2 tiles, no token cut off."""
+    one = builders.adapter("llava_next", image_grid_pinpoints=[[168, 168]])
+    span = span_of(one, size, builders)
+    border = views_of_border(one, size, builders)
+    real = packed(one, border, (168, 168))
+    assert span.total == 5 * 36 + 12
+    assert torch.equal(span.special, real < 0)
+    assert torch.allclose(span.fraction[~span.special], real[real >= 0], atol=1e-6)
+    valid = Padding(0.5).valid(span)
+    assert valid[:36].all()
+    assert valid.all() == (float(border.max()) <= 0.5)
+    with torch.no_grad():
+        one.model.generate(**one.encode([Request("?", [builders.picture(*size)])]).inputs, max_new_tokens=1)
+
+
+def test_prompt_follows_the_language_model(adapters, builders):
+    one = adapters("llava_next")
+    assert one.prompt(Request("?", [builders.picture(9, 9)])).endswith(" USER: <image>\n? ASSISTANT:")
+    kind = one.model.config.text_config.model_type
+    try:
+        one.model.config.text_config.model_type = "mistral"
+        assert (
+            one.prompt(Request("?", [builders.picture(9, 9)], conversation="vicuna_v1")) == "[INST] <image>\n? [/INST]"
+        )
+    finally:
+        one.model.config.text_config.model_type = kind
