@@ -28,6 +28,7 @@ COMMANDS = {
     "run": ("eval.run", "answer benchmarks with a method, with and without debiasing, and compare"),
     "score": ("eval.score", "score an answer file (LLaVA's format) or a run folder"),
     "compare": ("eval.compare", "paired differences between the arms of run folders"),
+    "average": ("eval.averages", "named averages over benchmarks, such as the paper's of ten"),
     "fit": ("eval.fit", "fit the positional trend of a model's attention"),
     "export": ("eval.export", "write and validate a submission file"),
     "parity": ("eval.parity", "compare native methods with the authors' code"),

@@ -18,6 +18,7 @@ import numpy as np
 
 from eval import judge as judging
 from eval import statistics
+from eval.averages import AVERAGES
 from eval.benchmarks.base import Benchmark
 from eval.results import Result, Scored, results
 from eval.sample import Sample
@@ -185,6 +186,12 @@ def score_table(title: str, found: Sequence[Scored]) -> Table:
     if len(found) > 1:
         means = [_mean_of([one.arms.get(arm) for one in found]) for arm in arms]
         rows.append(["average", "mean of the above (MME / 20)", None, *means])
+        values = [
+            {one.arms[arm].score.name: one.arms[arm].score.value for one in found if arm in one.arms} for arm in arms
+        ]
+        for name, average in AVERAGES.items():
+            if all(map(average.complete, values)):
+                rows.append([name, f"{average.recipe}, version {average.version}", None, *map(average, values)])
     if failed:
         notes.append(f"{failed} answers are none (unreadable pictures, NaN); they count as wrong.")
     if missing:

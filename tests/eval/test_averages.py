@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from eval.averages import AVERAGES, averages, retention
+from eval.cli import main
 
 # LLaVA-1.5-7B as published in LLaVA's model zoo (docs/MODEL_ZOO.md); the paper's average for it is 63.1.
 ZOO = {
@@ -42,3 +45,22 @@ def test_retention():
         retention({}, {})
     with pytest.raises(ValueError, match=r"a score of 0 \(gqa\)"):
         retention({"gqa": 31.0}, {"gqa": 0.0})
+
+
+def test_the_command(capsys):
+    words = [f"{name}={value}" for name, value in ZOO.items()]
+    assert main(["average", *words, "--baseline", *words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["averages"]["avg10"] == pytest.approx(63.06, abs=0.01)
+    assert found["retention"] == pytest.approx(100)
+    assert found["recipes"]["avg10"] == "mme_perception_over_20, version 1"
+    assert main(["average", *words, "--baseline", *words]) == 0
+    assert "retention 100.00 %" in capsys.readouterr().out
+    assert main(["average", *words[:-2]]) == 1
+    assert "avg10 needs mmbench_cn, mmvet" in capsys.readouterr().err
+    assert main(["average", "gqa"]) == 1
+    assert "expected NAME=VALUE, for example pope=85.9; found 'gqa'" in capsys.readouterr().err
+    assert main(["average", "gqa=31", "pope=85.9", "--baseline", "gqa=62"]) == 0
+    assert "retention 50.00 %" in capsys.readouterr().out
+    assert main(["average", "gqa=1", "--baseline", "pope=2"]) == 1
+    assert "retention needs pope" in capsys.readouterr().err
