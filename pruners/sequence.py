@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from debias import Debias, Span
+from debias import Debias, Padding, Span
 from pruners.base import Cut, Merged
 from pruners.limits import Unsupported
 from pruners.view import Tokens
@@ -173,13 +173,19 @@ def first_segment(
                     before=counted,
                     after=int((words > at[-1]).sum()),
                     contiguous=int(at[-1] - at[0]) == len(at) - 1,
-                    whole=None if padding is None else padding.whole(span).to(device, non_blocking=True),
+                    whole=None if padding is None else unpadded(padding, span).to(device, non_blocking=True),
                 )
             )
             counted += len(at)
         text.append(words.to(device, non_blocking=True))
     valid = None if real is None else real.to(device, non_blocking=True).expand(len(ids), -1)
     return Segment(0, ids.shape[1], images, text, valid, cut=False)
+
+
+def unpadded(padding: Padding, span: Span) -> Tensor:
+    """[total] True where a token is no padding. Where all would be, the debias silences none, and neither is this."""
+    whole = padding.whole(span)
+    return whole if bool(whole.any()) else ~whole
 
 
 def real_columns(mask: Any, length: int) -> Tensor | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from debias import Debias, Span
 from pruners.base import Pruner
 from pruners.models.base import Adapter
+from pruners.sequence import unpadded
 from pruners.view import Patches, VisionView
 
 
@@ -106,7 +107,7 @@ class Vision:
         if self.sizes is None or len(self.sizes) != images:
             raise ValueError(f"the vision tower got {images} pictures; expected one size for each, in `sizes`")
         side = isqrt(self.tokens - self.tower.cls)
-        return torch.stack([self.debias.padding.whole(Span(0, (side, side), size=size)) for size in self.sizes])
+        return torch.stack([unpadded(self.debias.padding, Span(0, (side, side), size=size)) for size in self.sizes])
 
     def attend(self, attn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         self.attended = states_of(args, kwargs), first(output)
