@@ -21,7 +21,8 @@ from pruners.view import View
 @dataclass(frozen=True)
 class DeepLayer(Pruner):
     """Cut before `layer` (default: 12 of 32) by `scores`, select by `selection`. Names stand for their default values:
-    scores="ratio" is Scores("ratio"), selection="mis" is MIS(), prior="FILE" is Prior.load("FILE").
+    scores="ratio" is Scores("ratio"), selection="mis" is MIS(), prior="FILE" is Prior.load("FILE"). Scores("prior")
+    without a prior looks for prior.safetensors beside the checkpoint.
     """
 
     layer: int | None = None
@@ -51,10 +52,7 @@ class DeepLayer(Pruner):
 
     def cuts(self, layers: int) -> list[Cut]:
         also = (at_depth(self.arithmetic.shallow, layers) - 1,) if self.arithmetic.looks_back else ()
-        layer = self.cut_layer(layers)
-        if isinstance(self.prior, Prior):
-            self.prior.check(layer - 1)
-        return [Cut(layer, self.keep, also=also)]
+        return [Cut(self.cut_layer(layers), self.keep, also=also)]
 
     def score(self, view: View) -> Tensor:
         return view.attend(rotary=self.arithmetic.rope)[:, 0].mean(0)
@@ -74,8 +72,9 @@ class DeepLayer(Pruner):
         shallow = prior = None
         if self.arithmetic.looks_back:
             shallow = view.attend(view.cut.also[0], rotary=self.arithmetic.rope)[:, 0].mean(0)
-        elif isinstance(self.prior, Prior):
-            prior = self.prior.at(view.span, score.device)
+        else:
+            measured = self.prior if isinstance(self.prior, Prior) else Prior.beside(view.adapter.model)
+            prior = measured.at(view.span, view.cut.layer - 1, score.device)
         if view.valid is None:
             return self.arithmetic(score, shallow, prior)
         valid = view.valid.nonzero()[:, 0]

@@ -16,11 +16,14 @@ from pruners.schedule import at_depth, depths
 from pruners.view import View, VisionView
 
 
-def merge_least(states: Tensor, score: Tensor, keep: int, silenced: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Average the tokens below the best `keep` - 1 of [I, V, D] `states` into one: (kept ascending, new states).
+def merge_least(
+    states: Tensor, score: Tensor, keep: int, silenced: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Average the tokens below the best `keep` - 1 of [I, V, D] `states` into one.
 
-    The average stands in the place of the best of them. As upstream has it, weights run 1, 2, 3, ... from there
-    down, so the least attended token weighs most; `silenced` tokens weigh nothing unless all of the group is silenced.
+    Returns the kept tokens, ascending, the new states, and the place [I] of the average: the best of its members.
+    As upstream has it, weights run 1, 2, 3, ... from there down, so the least attended token weighs most; `silenced`
+    tokens weigh nothing unless all of the group is silenced.
     """
     order = score.argsort(dim=-1, descending=True, stable=True)
     group = order[:, keep - 1 :]
@@ -33,7 +36,7 @@ def merge_least(states: Tensor, score: Tensor, keep: int, silenced: Tensor | Non
     merged = (weight[..., None] * members).sum(1) / weight.sum(-1, keepdim=True)
     states = states.clone()
     states[rows, group[:, 0]] = merged.to(states.dtype)
-    return order[:, :keep].sort(-1).values, states
+    return order[:, :keep].sort(-1).values, states, group[:, 0]
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class ILLaVA(Pruner):
         if len(kept) == len(view.score) or not len(kept):
             return None
         silenced = None if view.valid is None else ~view.valid[None]
-        _, states = merge_least(view.hidden[None], view.score[None], len(kept), silenced)
+        _, states, _ = merge_least(view.hidden[None], view.score[None], len(kept), silenced)
         return Merged(states[0, kept], kept, torch.ones_like(kept, dtype=torch.bool))
 
     def vision_layers(self, layers: int) -> Sequence[int]:
@@ -81,16 +84,19 @@ class ILLaVA(Pruner):
         left = view.stages - view.stage
         goal = min(len(patch), self.tower_count(view.total))
         keep = goal + (len(patch) - goal) * (left - 1) // left
+        if keep == len(patch):
+            place = torch.arange(len(view.index), device=patch.device)
+            return Merged(view.hidden, place, place >= 0, place < 0)
         score = view.attention.mean((0, 1))[patch]
         silenced = None if view.valid is None else ~view.valid[patch]
         if silenced is not None:
             score = score.masked_fill(silenced, -1)
-        kept, states = merge_least(
+        kept, states, average = merge_least(
             view.hidden[patch][None], score[None], keep, None if silenced is None else silenced[None]
         )
         hidden = view.hidden.index_copy(0, patch, states[0])
         place = torch.cat([(view.index < 0).nonzero()[:, 0], patch[kept[0]]]).sort().values
-        return Merged(hidden[place], place, torch.ones_like(place, dtype=torch.bool))
+        return Merged(hidden[place], place, torch.ones_like(place, dtype=torch.bool), place == patch[average])
 
     def mean_count(self, layers: int, tokens: int) -> float:
         before, after = self.tower_count(tokens), self.counts(layers, tokens)[0]

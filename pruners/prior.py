@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 PROMPT = "Please describe the provided image."
+BESIDE = "prior.safetensors"
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
@@ -47,8 +48,13 @@ class Prior:
         digest = hashlib.sha256(torch.tensor(self.values).numpy().tobytes()).hexdigest()[:12]
         object.__setattr__(self, "digest", digest)
 
-    def at(self, span: Span, device: torch.device) -> Tensor:
-        """The value of each token of `span` that is still there."""
+    def at(self, span: Span, layer: int, device: torch.device) -> Tensor:
+        """The value of each token of `span` that is still there, to divide the attention of `layer` by."""
+        if layer != self.layer:
+            raise ValueError(
+                f"the prior was measured on the attention of layer {self.layer} (counted from 0) and the score reads "
+                f"layer {layer}; measure one for it with `python -m pruners.prior --layer {layer + 1}`"
+            )
         table = _table(self, device)
         if self.tiles and span.total % len(table) == 0:
             table = table.repeat(span.total // len(table))
@@ -59,17 +65,21 @@ class Prior:
             )
         return table[span.raster(device)]
 
-    def check(self, layer: int) -> None:
-        """Refuse a prior that was measured at another layer than the one whose attention it is to divide."""
-        if layer != self.layer:
-            raise ValueError(
-                f"the prior was measured on the attention of layer {self.layer} (counted from 0) and the score reads "
-                f"layer {layer}; measure one for it with `python -m pruners.prior --layer {layer + 1}`"
-            )
-
     def save(self, path: Path | str) -> None:
         facts = {name: str(getattr(self, name)) for name in ("layer", "model", "prompt", "images", "tiles")}
         save_file({"prior": torch.tensor(self.values)}, str(path), metadata=facts)
+
+    @classmethod
+    def beside(cls, model: Any) -> Prior:
+        """The prior that lies in the folder of a model's checkpoint."""
+        folder = str(getattr(model.config, "_name_or_path", ""))
+        path = Path(folder, BESIDE)
+        if not folder or not path.is_file():
+            raise ValueError(
+                f"no prior was given and {path} does not exist; measure one with "
+                f"`python -m pruners.prior {folder or 'MODEL'} FOLDER_OF_IMAGES --out {path}`"
+            )
+        return _read(path, path.stat().st_mtime_ns)
 
     @classmethod
     def load(cls, path: Path | str) -> Prior:
@@ -122,6 +132,11 @@ class Prior:
         name = str(getattr(adapter.model.config, "_name_or_path", "") or type(adapter.model).__name__)
         values = tuple((total / count).float().tolist())
         return cls(values, layer - 1, Path(name).name, prompt, count, tile is not None)
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, changed: int) -> Prior:
+    return Prior.load(path)
 
 
 @lru_cache(maxsize=32)

@@ -1,0 +1,68 @@
+"""The pages that show how to add things are run as they stand."""
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import pruners
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def blocks(page, language):
+    return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.S)
+
+
+@pytest.fixture
+def llava():
+    spec = importlib.util.spec_from_file_location("builders", Path(__file__).parent / "builders.py")
+    builders = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(builders)
+    return builders.model("llava")
+
+
+@pytest.fixture
+def valuenorm(tmp_path, monkeypatch):
+    """The page's method, as one more file of the package."""
+    (tmp_path / "valuenorm.py").write_text(blocks("new_method.md", "python")[0], encoding="utf-8")
+    monkeypatch.setattr(pruners, "__path__", [*pruners.__path__, str(tmp_path)])
+    yield
+    sys.modules.pop("pruners.valuenorm", None)
+    vars(pruners).pop("valuenorm", None)
+
+
+def test_new_method(llava, valuenorm):
+    image = [llava.config.image_token_id] * 36
+    inputs = {"input_ids": torch.tensor([[5, 6, *image, 7, 8, 9]]), "pixel_values": torch.randn(1, 3, 84, 84)}
+    assert "valuenorm" in pruners.names()
+    with torch.no_grad():
+        plain = llava.generate(**inputs, max_new_tokens=2, do_sample=False)
+        shown = {"model": llava, "inputs": {**inputs, "max_new_tokens": 2, "do_sample": False}}
+        exec(blocks("new_method.md", "python")[1], shown)  # 128 of 36 tokens: all stay
+        assert shown["trace"].kept[0][0].tolist() == list(range(36))
+        with pruners.make("valuenorm", keep=36)(llava):
+            assert torch.equal(llava.generate(**inputs, max_new_tokens=2, do_sample=False), plain)
+        with pruners.make("valuenorm", keep=7, layer=1)(llava) as trace:
+            llava(**inputs)
+    score = trace.scores[0][0][0]
+    assert trace.kept[0][0].tolist() == sorted(score.topk(7).indices.tolist())
+    assert score.std() > 0
+
+
+def test_the_page_names_what_exists():
+    page = (DOCS / "new_method.md").read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:pruners|tests)/[\w/.]+\.py)`", page):
+        if path != "pruners/valuenorm.py":
+            assert (DOCS.parent / path).is_file(), path
+    from pruners.base import Pruner
+    from pruners.view import View
+
+    for name in ["cuts", "score", "select", "merge", "start", "counts", "positions", "shrink_cache", "vision", "role"]:
+        assert f"`{name}" in page
+        assert hasattr(Pruner, name), name
+    for name in re.findall(r"`view\.(\w+)", page):
+        assert hasattr(View, name) or name in View.__dataclass_fields__, name

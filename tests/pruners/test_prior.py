@@ -1,0 +1,75 @@
+import pytest
+import torch
+
+import pruners
+from debias import Span
+from pruners.prior import Prior, main
+
+CPU = torch.device("cpu")
+
+
+def test_what_is_saved_comes_back(tmp_path):
+    prior = Prior((0.1, 0.2, 0.7), layer=1, model="tiny", prompt="Why?", images=4, tiles=True)
+    prior.save(tmp_path / "prior.safetensors")
+    back = Prior.load(tmp_path / "prior.safetensors")
+    torch.testing.assert_close(torch.tensor(back.values), torch.tensor(prior.values))
+    assert (back.layer, back.model, back.prompt, back.images, back.tiles) == (1, "tiny", "Why?", 4, True)
+    assert back.digest == prior.digest
+    assert "0.7" not in repr(back)  # a repr is a provenance, not a table
+    assert back.digest in repr(back)
+
+
+def test_values_follow_the_tokens_that_are_left():
+    prior = Prior((0.1, 0.2, 0.3, 0.4), layer=1, model="tiny")
+    span = Span(0, (2, 2), index=torch.tensor([3, 1]))
+    torch.testing.assert_close(prior.at(span, 1, CPU), torch.tensor([0.4, 0.2]))
+    tiles = Prior((0.1, 0.2), layer=1, model="tiny", tiles=True)
+    torch.testing.assert_close(tiles.at(Span(0, (2, 2)), 1, CPU), torch.tensor([0.1, 0.2, 0.1, 0.2]))
+
+
+def test_a_prior_of_something_else_is_refused(tmp_path):
+    prior = Prior((0.1, 0.2, 0.3, 0.4), layer=1, model="tiny")
+    with pytest.raises(ValueError, match="4 values and the image has 9"):
+        prior.at(Span(0, (3, 3)), 1, CPU)
+    with pytest.raises(ValueError, match=r"layer 1 .* --layer 3"):
+        prior.at(Span(0, (2, 2)), 2, CPU)
+    with pytest.raises(ValueError, match="no such file"):
+        Prior.load(tmp_path / "none.safetensors")
+    torch.save({}, tmp_path / "other.safetensors")
+    with pytest.raises(Exception, match=r"(?i)header|prior"):
+        Prior.load(tmp_path / "other.safetensors")
+
+
+def test_the_command_measures_what_a_cut_would_see(builders, tmp_path, capsys):
+    folder = builders.checkpoint("llava", tmp_path / "model")
+    pictures = [builders.picture(60, 40, seed) for seed in range(3)]
+    (tmp_path / "images").mkdir()
+    for number, picture in enumerate(pictures):
+        picture.save(tmp_path / "images" / f"{number}.png")
+    out = folder / "prior.safetensors"
+    adapter = pruners.models.adapter(str(folder)).load(str(folder))
+    request = pruners.models.Request("What is it?", images=pictures[:1])
+    inputs = adapter.encode([request]).inputs
+    with pytest.raises(ValueError, match="no prior was given"), pruners.make("d2pruner", keep=7)(adapter):
+        adapter.model(**inputs)
+
+    command = [str(folder), str(tmp_path / "images"), "--out", str(out), "--limit", "2", "--device", "cpu"]
+    assert main(command) == 0
+    assert "images=2" in capsys.readouterr().out
+    prior = Prior.load(out)
+    seen = []
+    for picture in pictures[:2]:
+        encoded = adapter.encode([pruners.models.Request(prior.prompt, images=[picture])])
+        with pruners.make("fastv", keep=36, layer=2)(adapter) as trace:
+            adapter.model(**encoded.inputs)
+        seen.append(trace.scores[0][0][0])
+    torch.testing.assert_close(torch.tensor(prior.values), torch.stack(seen).mean(0), rtol=1e-4, atol=1e-7)
+
+    kept = []
+    for found in (None, prior, str(out)):  # beside the checkpoint, given, by name
+        with pruners.make("d2pruner", keep=7, prior=found)(adapter) as trace:
+            adapter.model(**inputs)
+        kept.append(trace.kept[0][0].tolist())
+    assert kept[0] == kept[1] == kept[2]
+    assert main([str(folder), str(tmp_path / "nothing"), "--out", str(out), "--device", "cpu"]) == 1
+    assert "no image" in capsys.readouterr().err
