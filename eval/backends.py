@@ -191,11 +191,12 @@ class Native:
         new = out[:, inputs["input_ids"].shape[1] :]
         bad = poison.rows(len(batch.samples))
         texts = self.adapter.decode(new)
+        seen = [] if trace is None else what_was_kept(trace)
         found = {}
         for row, (sample, media) in enumerate(zip(batch.samples, batch.media, strict=True)):
             metadata: dict[str, Any] = {"size": list(media.size)} if media.key else {}
-            if trace is not None and media.key:
-                metadata |= _seen(trace, sum(1 for before in batch.media[:row] if before.key))
+            if seen and media.key:
+                metadata |= seen.pop(0)
             if bad[row]:
                 metadata["error"] = "the model's logits hold NaN; this is no answer"
             found[sample.key] = ("" if bad[row] else texts[row].strip(), metadata)
@@ -240,7 +241,7 @@ def _content(images: Sequence[Any]) -> str:
     return seen.hexdigest()
 
 
-def _seen(trace: Any, place: int) -> dict[str, Any]:
-    """What the method kept of picture number `place` of the batch: ranges per stage, and how many tokens that was."""
-    kept = [encode(sorted(stage[place].tolist())) for stage in trace.kept]
-    return {"kept": kept, "counts": trace.counts[place]}
+def what_was_kept(trace: Any) -> list[dict[str, Any]]:
+    """Of each picture of the batch: the tokens that stayed at each cut, as ranges, and how many that were."""
+    stages = [[encode(sorted(kept.tolist())) for kept in stage] for stage in trace.kept]
+    return [{"kept": [stage[i] for stage in stages], "counts": counts} for i, counts in enumerate(trace.counts)]

@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--method", default="fastv", help=f"one or more of {', '.join(known())}, or all")
     add(
         "--arms",
-        help="of none, trend, padding, both (or paper, before, after), and unpruned (default: those that the method has)",
+        help="of none, trend, padding, both (or paper, before, after), and unpruned (default: those the method has)",
     )
     add("--benchmarks", help=f"names with commas (default: all that --data holds): {', '.join(benchmarks.NAMES)}")
     add("--model", help="a checkpoint folder or hub id (default: the embedded model)")
@@ -70,6 +70,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--check", action="store_true", help="read every record and picture before a model is loaded")
     add("--skip-broken", action="store_true", help="go on without unreadable pictures; they count as wrong")
     add("--draws", type=_positive, default=10_000, help="bootstrap draws (default %(default)s)")
+    add(
+        "--report-samples",
+        type=int,
+        default=12,
+        help="questions of each benchmark in report.html (default %(default)s)",
+    )
     add("--dry-run", action="store_true", help="say what would run, and stop")
     add("--trust-remote-code", action="store_true", help=argparse.SUPPRESS)
     lines = []
@@ -237,7 +243,7 @@ class Choice:
             from pruners.models import adapter
 
             noise.disable_progress_bar()
-            self.close()
+            self.unload()
             model = self.models[media]
             log.info("loading %s (%s, %s)", model, self.dtype, self.device)
             loaded = adapter(model).load(model, dtype=self.dtype, device=self.device, attention=self.args.attention)
@@ -275,10 +281,13 @@ class Choice:
             )
         return self._fork
 
-    def close(self) -> None:
+    def unload(self) -> None:
         if self._loaded is not None:
             self._loaded[2].close()
             self._loaded = None
+
+    def close(self) -> None:
+        self.unload()
         if self._fork is not None:
             self._fork.close()
             self._fork = None

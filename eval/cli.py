@@ -26,7 +26,7 @@ Work = Callable[[argparse.Namespace], "dict[str, Any] | None"]
 # name -> (module, one line for the overview)
 COMMANDS = {
     "run": ("eval.run", "answer benchmarks with a method, with and without debiasing, and compare"),
-    "score": ("eval.score", "score an answer file (LLaVA's format) or a run folder"),
+    "score": ("eval.score", "score an answer file in LLaVA's format, whoever wrote it"),
     "compare": ("eval.compare", "paired differences between the arms of run folders"),
     "average": ("eval.averages", "named averages over benchmarks, such as the paper's of ten"),
     "fit": ("eval.fit", "fit the positional trend of a model's attention"),

@@ -21,7 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from eval import choices, compare, judge, tables
+from eval import choices, compare, judge, report, tables
 from eval.backends import Backend
 from eval.benchmarks.base import Benchmark
 from eval.plan import World, batches, digest, share, world
@@ -204,6 +204,8 @@ def one(args: argparse.Namespace) -> dict[str, Any]:
     loaded = [(b, data, questions(b, data, args.limit)) for b, data in chosen.benchmarks]
     if args.check:
         check(chosen.benchmarks, args.skip_broken)
+    if not args.skip_broken:
+        present(loaded)
     run = Run(**chosen.identity(), limit=args.limit, versions=versions())
     out = Path(args.out or Path("runs") / f"{args.method}-{run.name}")
     if args.dry_run:
@@ -222,7 +224,7 @@ def one(args: argparse.Namespace) -> dict[str, Any]:
     finally:
         chosen.close()
         folder.close()
-    return finish(folder, chosen.arms, grader, args)
+    return finish(folder, [b.name for b, _, _ in loaded], chosen.arms, grader, args)
 
 
 def plan(
@@ -236,13 +238,27 @@ def plan(
     return {"run": asdict(run), "out": str(out), "benchmarks": {row[0]: row[1] for row in rows}, "arms": list(arms)}
 
 
-def finish(folder: Folder, arms: Sequence[str], grader: Any, args: argparse.Namespace) -> dict[str, Any]:
+def present(loaded: Sequence[tuple[Benchmark, Path, Sequence[Sample]]]) -> None:
+    """Every picture and clip is there; what is in them shows when they are read, or with `--check`."""
+    for benchmark, _, samples in loaded:
+        wanted = {path: sample for sample in samples if isinstance(path := sample.image or sample.video, Path)}
+        gone = [path for path in wanted if not path.is_file()]
+        if gone:
+            raise ValueError(
+                f"{benchmark.name}: {len(gone):,} of {len(wanted):,} files are missing, first {gone[0]} of question "
+                f"{wanted[gone[0]].key!r}. Put them there, or go on without them, counted as wrong: --skip-broken"
+            )
+
+
+def finish(
+    folder: Folder, names: Sequence[str], arms: Sequence[str], grader: Any, args: argparse.Namespace
+) -> dict[str, Any]:
     """Scores and comparisons, once all shards of all processes are there; whoever ends last writes them."""
     info = folder.info()
     open_ = sum(
         facts["n"] - len(folder.rows(name, arm))
         for name, facts in info["benchmarks"].items()
-        for arm in folder.arms(name)
+        for arm in {*folder.arms(name), *(arms if name in names else ())}
     )
     summary: dict[str, Any] = {"run": info["run"], "folder": str(folder.path), "complete": open_ <= 0, "open": open_}
     if open_ > 0:
@@ -266,6 +282,7 @@ def finish(folder: Folder, arms: Sequence[str], grader: Any, args: argparse.Name
     for table in shown:
         tables.show(table)
     tables.write(shown, folder.path)
-    say(f"rows, scores and tables are in {folder.path}")
+    report.write(folder, scored, shown, folder.path / "report.html", args.report_samples)
+    say(f"rows, scores, tables and report.html are in {folder.path}")
     averages = dict(zip(shown[0].head[3:], shown[0].rows[-1][3:], strict=True))
     return {**summary, "scores": scores, "averages": averages, "comparisons": [asdict(one) for one in found]}

@@ -1,0 +1,94 @@
+"""The native backend on a random model: shared vision features change nothing but the work."""
+
+import pytest
+import torch
+
+from debias import Debias
+from eval import benchmarks
+from eval.backends import UNPRUNED, Native
+from eval.features import Features
+from pruners import make
+from pruners.models import Request, adapter
+
+
+@pytest.fixture(scope="module")
+def loaded(checkpoints):
+    return {
+        media: adapter(str(path)).load(str(path), dtype=torch.float32) for media, path in checkpoints.items()
+    }  # fmt: skip
+
+
+def native(bound, method="fastv", **more):
+    def debias(benchmark, arm):
+        return Debias.paper("fastv", arm="padding").with_arm(arm if arm in ("none", "padding") else "none")
+
+    return Native(bound, make(method, keep=0.25), debias, longest=lambda benchmark: 4, workers=2, **more)
+
+
+def questions(world, name, count=6):
+    benchmark = benchmarks.get(name)
+    return benchmark, benchmark.load(world)[:count]
+
+
+@pytest.mark.parametrize(("media", "name"), [("image", "gqa"), ("video", "msvd")])
+def test_shared_features_give_the_answers_of_separate_ones(loaded, world, media, name):
+    benchmark, asked = questions(world, name)
+    shared, apart = native(loaded[media]), native(loaded[media])
+    apart._shares = lambda arm: False
+    for arm in (UNPRUNED, "none", "padding"):
+        found = list(shared.answer(asked, arm, benchmark))
+        assert found == list(apart.answer(asked, arm, benchmark))
+        assert [key for key, _, _ in found] == [sample.key for sample in asked]
+    pictures = {media.key for media in shared._batch(asked, benchmark).media}
+    assert shared.features.encoded == len(pictures) <= len({s.group for s in asked})
+    assert apart.features.encoded == 0
+    inner = vars(loaded[media].model.model)
+    assert "get_image_features" not in inner
+    assert "get_video_features" not in inner
+
+
+def test_the_unpruned_arm_is_the_plain_model(loaded, world):
+    benchmark, asked = questions(world, "gqa", 1)
+    ((_, text, metadata),) = native(loaded["image"]).answer(asked, UNPRUNED, benchmark)
+    from eval.images import open_image
+
+    bound = loaded["image"]
+    encoded = bound.encode([Request(asked[0].text, [open_image(asked[0])], conversation="vicuna_v1")])
+    out = bound.model.generate(**encoded.inputs, do_sample=False, max_new_tokens=4)
+    assert text == bound.decode(out[:, encoded.inputs["input_ids"].shape[1] :])[0]
+    assert "kept" not in metadata
+
+
+def test_methods_that_look_into_the_tower_share_nothing(loaded):
+    backend = native(loaded["image"], "vispruner")
+    assert not backend._shares("none")
+    assert backend._shares(UNPRUNED)
+    assert native(loaded["image"])._shares("none")
+
+
+def test_pictures_are_made_ready_ahead(loaded, world):
+    benchmark, asked = questions(world, "gqa", 6)
+    backend = native(loaded["image"])
+    plan = [asked[:2], asked[2:4], asked[4:]]
+    backend.ahead(plan, benchmark)
+    first = list(backend.answer(plan[0], "none", benchmark))
+    assert len(backend._ready) == 2  # the other two batches are under way
+    rest = [answer for batch in plan[1:] for answer in backend.answer(batch, "none", benchmark)]
+    assert first + rest == [a for batch in plan for a in native(loaded["image"]).answer(batch, "none", benchmark)]
+    backend.close()
+
+
+def test_features_forget_beyond_their_budget():
+    features = Features(budget=3 * 4 * 10)
+    for name in "abcd":
+        features.get(name, lambda: torch.zeros(10))
+    assert features.held <= features.budget
+    features.get("d", lambda: pytest.fail("d is the newest"))
+    features.get("a", lambda: torch.zeros(10))
+    assert features.encoded == 5
+
+
+def test_no_budget_still_answers():
+    features = Features(budget=0)
+    assert torch.equal(features.get("a", lambda: torch.ones(2)), torch.ones(2))
+    assert features.held == 0

@@ -1,0 +1,116 @@
+"""The frame of the command line: help, names, exit status, and standard output with --json."""
+
+import argparse
+import json
+import logging
+import sys
+import types
+
+import pytest
+
+from eval import cli
+from eval.progress import Progress
+
+
+@pytest.fixture
+def extra(monkeypatch):
+    """A subcommand `try` whose work is given by the test."""
+
+    def install(work):
+        module = types.ModuleType("eval_try", "Try something.\n\nexamples:\n  python -m eval try --times 2")
+        module.__spec__ = argparse.Namespace(name="eval_try")
+
+        def command(parser):
+            parser.add_argument("--times", type=int, default=1)
+            return work
+
+        module.command = command
+        monkeypatch.setitem(sys.modules, "eval_try", module)
+        monkeypatch.setitem(cli.COMMANDS, "try", ("eval_try", "try something"))
+
+    return install
+
+
+def test_the_overview_names_every_command(capsys):
+    assert cli.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for name in ("run", "score", "compare", "fit", "export", "report"):
+        assert f"  {name}" in shown
+    assert cli.main([]) == 2
+
+
+def test_an_unknown_command_gets_the_nearest_name(capsys):
+    assert cli.main(["comparre"]) == 2
+    assert "unknown command 'comparre' (did you mean compare?)" in capsys.readouterr().err
+
+
+def test_an_unknown_flag_gets_the_nearest_name(extra, capsys):
+    extra(lambda args: None)
+    assert cli.main(["try", "--tims", "3"]) == 2
+    assert "--tims (did you mean --times?)" in capsys.readouterr().err
+
+
+def test_help_of_a_command_keeps_its_examples(extra, capsys):
+    extra(lambda args: None)
+    assert cli.main(["try", "--help"]) == 0
+    assert "  python -m eval try --times 2" in capsys.readouterr().out
+
+
+def test_json_is_one_object_and_nothing_else(extra, capsys):
+    extra(lambda args: {"times": args.times, "word": "日本"})
+    assert cli.main(["try", "--times", "3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"times": 3, "word": "日本"}
+
+
+def test_without_json_the_result_is_not_printed(extra, capsys):
+    extra(lambda args: {"a": 1})
+    assert cli.main(["try"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError, ImportError, RuntimeError])
+def test_an_error_is_a_message_and_status_1(extra, capsys, error):
+    def work(args):
+        raise error("a file, its line, what to do")
+
+    extra(work)
+    assert cli.main(["try"]) == 1
+    seen = capsys.readouterr()
+    assert seen.err.strip() == "python -m eval try: a file, its line, what to do"
+    assert seen.out == ""
+
+
+def test_debugging_shows_where(extra, monkeypatch):
+    def work(args):
+        raise ValueError("here")
+
+    extra(work)
+    monkeypatch.setenv("DEBIAS_DEBUG", "1")
+    with pytest.raises(ValueError, match="here"):
+        cli.main(["try"])
+
+
+def test_a_command_may_say_its_status(extra):
+    extra(lambda args: {"exit": 1})
+    assert cli.main(["try"]) == 1
+
+
+def test_progress_is_log_lines_when_there_is_no_terminal(caplog, monkeypatch):
+    monkeypatch.setattr("eval.progress.SECONDS", 0)
+    with caplog.at_level(logging.INFO), Progress(4, done=1) as progress:
+        progress.advance(2, "pope none")
+        progress.advance(1, "pope both")
+    assert [record.message.split(",")[0] for record in caplog.records] == [
+        "pope none: 3 of 4 answers",
+        "pope both: 4 of 4 answers",
+        "done: 4 of 4 answers",
+    ]
+    assert "/s, 00:00 left" in caplog.text
+
+
+def test_progress_is_a_bar_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Progress(2) as progress:
+        progress.advance(2, "pope")
+        assert progress.bar.tasks[0].completed == 2
+        assert "left" in progress.bar.tasks[0].fields["pace"]
