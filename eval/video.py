@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -29,26 +28,39 @@ def read_frames(path: Path, frames: int = FRAMES) -> list[Image.Image]:
     except ImportError:
         raise ValueError("reading videos needs the package av: pip install 'debias[video]'") from None
     try:
-        count = sum(1 for _ in _decoded(av, path))  # what a header says is not what a file holds
-        if not count:
-            raise ValueError(f"{path}: expected a video, found no frame that can be decoded")
-        wanted = places(count, frames)
+        count = _packets(av, path)
+        chosen, seen = _chosen(av, path, count, frames)
+        if seen != count:  # what the file announces is not always what can be decoded
+            count = seen
+            chosen, _ = _chosen(av, path, count, frames)
         if count < frames:
             log.warning("%s has %d frames; %d are shown, some twice", path, count, frames)
-        chosen = {i: frame.to_image().convert("RGB") for i, frame in enumerate(_decoded(av, path)) if i in set(wanted)}
-        return [chosen[i] for i in wanted]
+        return [chosen[i] for i in places(count, frames)]
     except FileNotFoundError:
         raise ValueError(f"{path}: no such video") from None
     except (av.FFmpegError, OSError, KeyError) as error:
         raise ValueError(f"{path}: expected a whole video file ({error})") from None
 
 
-def _decoded(av: Any, path: Path) -> Iterator[Any]:
+def _packets(av: Any, path: Path) -> int:
+    """How many frames the file holds, without decoding them."""
     with av.open(str(path)) as container:
         if not container.streams.video:
             raise ValueError(f"{path}: expected a video, found a file without a picture track")
+        return sum(1 for packet in container.demux(video=0) if packet.size)
+
+
+def _chosen(av: Any, path: Path, count: int, frames: int) -> tuple[dict[int, Image.Image], int]:
+    """The wanted ones of `count` frames, and how many there really are."""
+    wanted, found, seen = set(places(count, frames)), {}, 0
+    with av.open(str(path)) as container:
         container.streams.video[0].thread_type = "AUTO"
-        yield from container.decode(video=0)
+        for seen, frame in enumerate(container.decode(video=0), 1):
+            if seen - 1 in wanted:
+                found[seen - 1] = frame.to_image().convert("RGB")
+    if not seen:
+        raise ValueError(f"{path}: expected a video, found no frame that can be decoded")
+    return found, seen
 
 
 class Clips:
