@@ -6,14 +6,14 @@ differs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from debias import Span
 from pruners.models import images, prompts
@@ -220,39 +220,7 @@ class Adapter:
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
-def deal(ids: Tensor, token: int, lengths: Sequence[int]) -> Iterator[tuple[int, int, Tensor]]:
-    """Give the image tokens of each row to the images, in prompt order: (row, image, places in the row).
-
-    lengths: tokens of every image of the batch. Beam search repeats each row; so do its images then.
-    """
-    places = [row.eq(token).nonzero()[:, 0] for row in ids]
-    total, expected = sum(map(len, places)), sum(lengths)
-    beams = total // expected if expected else 1
-    if total != beams * expected or (expected and len(places) % beams):
-        raise ValueError(f"the prompts hold {total} image tokens, but the images given make {expected}")
-    image = 0
-    for row in range(0, len(places), max(beams, 1)):
-        first, taken = image, 0
-        while taken < len(places[row]):
-            if image == len(lengths) or taken + lengths[image] > len(places[row]):
-                raise ValueError(
-                    f"row {row} of the batch holds {len(places[row])} image tokens, which is no whole number of images"
-                )
-            taken += lengths[image]
-            image += 1
-        for beam in range(row, row + beams):
-            offset = 0
-            for number in range(first, image):
-                yield beam, number, places[beam][offset : offset + lengths[number]]
-                offset += lengths[number]
-
-
-def modules(part: Any) -> Sequence[nn.Module]:
-    """The layers of a module list, as a plain sequence."""
-    return list(part)
-
-
-def shared(rows: Sequence[Sequence[Any]], values: Sequence[T] | None) -> list[list[T | None]]:
+def shared(rows: Sequence[Sequence[Any]], values: Sequence[T | None] | None) -> list[list[T | None]]:
     """What belongs to each row's media, from one value for each medium of the batch in prompt order.
 
     Beam search repeats rows; the repeated ones share their values. Without values there is None for each.
@@ -260,13 +228,12 @@ def shared(rows: Sequence[Sequence[Any]], values: Sequence[T] | None) -> list[li
     total = sum(map(len, rows))
     if values is None or not total:
         return [[None for _ in row] for row in rows]
-    if not values or total % len(values):
+    beams = max(total // max(len(values), 1), 1)
+    repeated = all(row == rows[number // beams * beams] for number, row in enumerate(rows))
+    if total != beams * len(values) or len(rows) % beams or not repeated:
         raise ValueError(f"the prompts hold {total} pictures or clips, but sizes or grids of {len(values)} were given")
-    beams, waiting = total // len(values), iter(values)
-    found: list[list[T | None]] = []
-    for row in rows[::beams]:
-        found += [[next(waiting) for _ in row]] * beams
-    return found
+    waiting = iter(values)
+    return [row for first in rows[::beams] for row in [[next(waiting) for _ in first]] * beams]
 
 
 def runs(row: Tensor, token: int) -> list[tuple[int, int]]:
@@ -278,3 +245,13 @@ def runs(row: Tensor, token: int) -> list[tuple[int, int]]:
         else:
             found.append((at, 1))
     return found
+
+
+def split(ids: Tensor, token: int, length: int) -> list[int]:
+    """Where each picture of `length` tokens starts in one row of ids; some may stand side by side."""
+    starts: list[int] = []
+    for start, tokens in runs(ids, token):
+        if tokens % length:
+            raise ValueError(f"{tokens} image tokens side by side at {start}, but every picture or clip has {length}")
+        starts += range(start, start + tokens, length)
+    return starts

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from debias import Span
 from pruners.models import images
-from pruners.models.base import Adapter, Tower, deal
+from pruners.models.base import Adapter, Tower, shared, split
 from pruners.models.request import Shown, Size
 
 
@@ -36,14 +36,12 @@ class Llava(Adapter):
         return Tower(module, layers, chosen - 1 if chosen >= 0 else len(layers) + chosen)
 
     def spans(self, inputs: Mapping[str, Any], sizes: Sequence[Size | None] | None = None) -> list[list[Span]]:
-        ids, token = inputs["input_ids"], int(self.model.config.image_token_id)
-        tokens = self.side**2
-        count = len(sizes) if sizes is not None else int(ids.eq(token).sum()) // tokens
-        rows: list[list[Span]] = [[] for _ in ids]
-        for row, image, places in deal(ids, token, [tokens] * count):
-            size = sizes[image] if sizes is not None else None
-            rows[row].append(Span(int(places[0]), (self.side, self.side), size=size))
-        return rows
+        token, grid = int(self.model.config.image_token_id), (self.side, self.side)
+        rows = [split(ids, token, self.side**2) for ids in inputs["input_ids"]]
+        return [
+            [Span(start, grid, size=size) for start, size in zip(*row, strict=True)]
+            for row in zip(rows, shared(rows, sizes), strict=True)
+        ]
 
     def picture(self, image: Image.Image) -> Shown:
         colour = images.mean_colour(self.setting("image_mean"))

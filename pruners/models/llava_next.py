@@ -7,7 +7,7 @@ https://llava-vl.github.io/blog/2024-01-30-llava-next
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from debias import Span
 from debias.padding import covered
 from pruners.models import images
-from pruners.models.base import deal
+from pruners.models.base import Tower
 from pruners.models.llava import Llava
 from pruners.models.request import Shown, Size
 
@@ -58,6 +58,12 @@ class LlavaNext(Llava):
     @property
     def canvases(self) -> Canvases:
         return tuple((int(height), int(width)) for height, width in self.model.config.image_grid_pinpoints)
+
+    @property
+    def tower(self) -> Tower:
+        raise ValueError(
+            "LLaVA-NeXT lays its tiles out anew behind the vision tower; methods that prune there cannot run on it"
+        )
 
     def layout(self, size: Size, told: Size) -> Layout:
         """Of a picture of `size`; `told` is the size that the model was given."""
@@ -127,6 +133,33 @@ def fitted(size: Size, canvases: Canvases) -> Fit:
     else:
         shown = (min(math.ceil(width * taller), across), down)
     return Fit((across, down), shown, (across - shown[0]) // 2, (down - shown[1]) // 2)
+
+
+def deal(ids: Tensor, token: int, lengths: Sequence[int]) -> Iterator[tuple[int, int, Tensor]]:
+    """Give the image tokens of each row to the images, in prompt order: (row, image, places in the row).
+
+    lengths: tokens of every image of the batch. Beam search repeats each row; so do its images then.
+    """
+    places = [row.eq(token).nonzero()[:, 0] for row in ids]
+    total, expected = sum(map(len, places)), sum(lengths)
+    beams = total // expected if expected else 1
+    if total != beams * expected or (expected and len(places) % beams):
+        raise ValueError(f"the prompts hold {total} image tokens, but the images given make {expected}")
+    image = 0
+    for row in range(0, len(places), max(beams, 1)):
+        first, taken = image, 0
+        while taken < len(places[row]):
+            if image == len(lengths) or taken + lengths[image] > len(places[row]):
+                raise ValueError(
+                    f"row {row} of the batch holds {len(places[row])} image tokens, which is no whole number of images"
+                )
+            taken += lengths[image]
+            image += 1
+        for beam in range(row, row + beams):
+            offset = 0
+            for number in range(first, image):
+                yield beam, number, places[beam][offset : offset + lengths[number]]
+                offset += lengths[number]
 
 
 @lru_cache(maxsize=1024)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from debias import Span
 from pruners.models import images
-from pruners.models.base import Tower, runs, shared
+from pruners.models.base import Tower, shared, split
 from pruners.models.llava import Llava
 from pruners.models.request import Shown, Size
 
@@ -72,13 +72,3 @@ class VideoLlava(Llava):
         scaled = torch.nn.functional.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0]
         top, left = round((size[0] - edge) / 2), round((size[1] - edge) / 2)
         return scaled[:, top : top + edge, left : left + edge]
-
-
-def split(ids: Tensor, token: int, length: int) -> list[int]:
-    """Where each picture or clip of `length` tokens starts in a row; some may stand side by side."""
-    starts: list[int] = []
-    for start, tokens in runs(ids, token):
-        if tokens % length:
-            raise ValueError(f"{tokens} tokens of pictures or clips side by side, but each has {length}")
-        starts += range(start, start + tokens, length)
-    return starts

@@ -32,7 +32,7 @@ def test_other_numbers_of_frames(adapters, builders):
     encoded = one.encode([Request("What happens?", video=clip(builders, 4))])
     given = {name: encoded.inputs[name] for name in ("input_ids", "pixel_values_videos")}
     assert [(span.frames, span.total) for span in one.spans(given)[0]] == [(4, 148)]
-    with pytest.raises(ValueError, match="148 tokens"):
+    with pytest.raises(ValueError, match="148 image tokens"):
         one.spans({"input_ids": encoded.inputs["input_ids"]})
 
 
