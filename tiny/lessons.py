@@ -14,7 +14,8 @@ from tiny.scenes import CELL, SIZES, Scene
 
 IGNORE = -100
 WORDS = 6  # at most so many words name one patch
-EASY = ("exist", "colour", "shape", "size", "background", "first", "last", "where")
+FIRST = ("colour", "shape", "exist", "size")
+SECOND = (*FIRST, "count", "same", "where", "relation", "next_colour", "next_shape", "first", "read")
 # how often each kind is asked in the tuning mix; several hops and reading weigh more, being harder
 WEIGHTS = dict.fromkeys(KINDS, 1.0) | {
     "next_colour": 2.0,
@@ -46,8 +47,13 @@ def _turn(question: Question, scene: Scene, rng: random.Random) -> tuple[str, st
     return prompts.short(question.text), question.answer
 
 
-def turns(scene: Scene, seed: int, n: int, kinds: tuple[str, ...] = tuple(KINDS)) -> list[tuple[str, str]]:
-    """n questions and answers about a scene; the kinds in proportion to WEIGHTS, one in fourteen asks for a box."""
+def turns(
+    scene: Scene, seed: int, n: int, kinds: tuple[str, ...] = tuple(KINDS), plain: bool = False
+) -> list[tuple[str, str]]:
+    """n questions and answers about a scene; the kinds in proportion to WEIGHTS, one in fourteen asks for a box.
+
+    `plain` asks for a short answer always; otherwise all the formats of the benchmarks occur.
+    """
     rng = random.Random(f"turns {scene.seed} {seed}")
     asked: list[tuple[str, str]] = []
     for _ in range(4 * n):
@@ -59,7 +65,8 @@ def turns(scene: Scene, seed: int, n: int, kinds: tuple[str, ...] = tuple(KINDS)
                 asked.append((prompts.refer(found[0]), prompts.box_answer(found[1], scene.size)))
             continue
         kind = rng.choices(kinds, [WEIGHTS[k] for k in kinds])[0]
-        asked += [_turn(q, scene, rng) for q in questions(scene, rng.randrange(1 << 30), (kind,))]
+        for question in questions(scene, rng.randrange(1 << 30), (kind,)):
+            asked.append((prompts.short(question.text), question.answer) if plain else _turn(question, scene, rng))
     return list(dict(asked).items())
 
 
@@ -126,8 +133,12 @@ def patch_words(scene: Scene) -> list[list[str]]:
     return filled
 
 
-def patch_ids(scene: Scene, tokens: PreTrainedTokenizerFast) -> list[list[int]]:
-    """patch_words as ids, filled up with the id of <pad>."""
+def word_ids(named: list[list[str]], tokens: PreTrainedTokenizerFast) -> list[list[int]]:
+    """Words as ids, every list filled up with the id of <pad>."""
     vocabulary = tokens.get_vocab()
-    rows = [[vocabulary[word.replace(" ", "▁")] for word in words] for words in patch_words(scene)]
+    rows = [[vocabulary[word.replace(" ", "▁")] for word in words] for words in named]
     return [row + [tokens.pad_token_id] * (WORDS - len(row)) for row in rows]
+
+
+def patch_ids(scene: Scene, tokens: PreTrainedTokenizerFast) -> list[list[int]]:
+    return word_ids(patch_words(scene), tokens)

@@ -61,7 +61,18 @@ def llava(tokens: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
         image_seq_length=PATCHES**2,
         projector_hidden_act="gelu",
     )
-    return LlavaForConditionalGeneration(config)
+    model = LlavaForConditionalGeneration(config)
+    prepare(model)
+    return model
+
+
+@torch.no_grad()
+def prepare(model: LlavaForConditionalGeneration) -> None:
+    """Word embeddings stay as they are drawn, so the projector can be trained on sums of them at any time; the head
+    starts as the same vectors, so that a word that was looked up is a word that can be said."""
+    table = model.model.language_model.embed_tokens.weight
+    table.normal_(0, WIDTH**-0.5).requires_grad_(False)
+    model.lm_head.weight.copy_(table)
 
 
 @contextmanager

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tiny import lean, lessons, sight, tokenizer
 from tiny.drawing import draw
@@ -18,7 +21,15 @@ VISUAL = tokenizer.PATCHES**2
 EARLY = range(2)  # the layers in which the picture is hidden at random while training
 EVERY = tuple(KINDS)
 # first seeds of the scenes of each stage; scenes.TEST and the seeds after it stay unseen
-SEEDS = {"words": 0, "tower": 100_000_000, "bridge": 200_000_000, "tune": 300_000_000, "check": 2_000_000_000}
+SEEDS = {
+    "words": 0,
+    "tower": 100_000_000,
+    "bridge": 200_000_000,
+    "tune": 300_000_000,
+    "video": 400_000_000,
+    "video_bridge": 500_000_000,
+    "check": 2_000_000_000,
+}
 
 
 @dataclass
@@ -38,13 +49,15 @@ class Batch:
 class Student:
     """The model, its tokenizer, and the loss of one batch."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, build: Callable[[PreTrainedTokenizerFast], PreTrainedModel] = llava, media: str = "<image>"
+    ) -> None:
         torch.manual_seed(0)
         self.tokens = tokenizer.build()
-        self.model = llava(self.tokens)
+        self.model = build(self.tokens)
         self.decoder = self.model.model.language_model
         lean.install(self.decoder)
-        self.image = self.tokens.convert_tokens_to_ids("<image>")
+        self.image = self.tokens.convert_tokens_to_ids(media)
         self.pad = self.tokens.pad_token_id
 
     def batch(
@@ -54,21 +67,30 @@ class Student:
         n: int,
         kinds: tuple[str, ...] = EVERY,
         things: tuple[int, int] = (3, 9),
-        thin: bool = False,
+        signs: tuple[int, int] = (0, 2),
+        plain: bool = False,
+        thin: int | None = None,
         pictures: bool = False,
     ) -> Batch:
-        """`thin` leaves out most patches that show nothing (positions stay): short sequences to begin with."""
-        scenes = [scene(seed, things=things) for seed in range(first, first + size)]
-        rows = [lessons.encode(lessons.turns(s, 0, n, kinds), self.tokens, VISUAL) for s in scenes]
+        """`thin`: how many patches that show nothing remain, the rest is left out (positions stay)."""
+        scenes, turns = [], []
+        for seed in range(first, first + 2 * size):
+            here = scene(seed, things=things, signs=signs)
+            asked = lessons.turns(here, 0, n, kinds, plain)
+            if asked and len(scenes) < size:
+                scenes.append(here)
+                turns.append(asked)
+        rows = [lessons.encode(asked, self.tokens, VISUAL) for asked in turns]
         ids, labels = lessons.collate(rows, self.pad)
         words = torch.tensor([lessons.patch_ids(s, self.tokens) for s in scenes])
-        positions = torch.arange(ids.shape[1]).expand(size, -1)
+        positions = torch.arange(ids.shape[1]).expand(len(ids), -1)
         start = int((ids[0] == self.image).nonzero()[0])
         images = torch.stack([sight.pixels(draw(s)) for s in scenes]) if pictures else None
-        if thin:
+        size = len(scenes)
+        if thin is not None:
             noise = torch.rand(size, VISUAL, generator=torch.Generator().manual_seed(first))
             busy = (words[:, :, 4] != self.pad).float() + noise / 2
-            index = busy.topk(min(VISUAL, int((busy >= 1).sum(1).max()) + 8), 1).indices.sort(1).values
+            index = busy.topk(min(VISUAL, int((busy >= 1).sum(1).max()) + thin), 1).indices.sort(1).values
             words = words.gather(1, index[..., None].expand(-1, -1, words.shape[2]))
             ids, labels, positions = (
                 torch.cat(
@@ -82,8 +104,22 @@ class Student:
     def word_sums(self, words: torch.Tensor) -> torch.Tensor:
         return (self.decoder.embed_tokens(words) * (words != self.pad)[..., None]).sum(2)
 
+    def modules(self) -> dict[str, nn.Module]:
+        """The parts that stages train and hand on, by the names in their checkpoints."""
+        inner = self.model.model
+        tower = inner.video_tower if hasattr(inner, "video_tower") else inner.vision_tower
+        return {
+            "decoder": self.decoder,
+            "head": self.model.lm_head,
+            "tower": tower,
+            "projector": inner.multi_modal_projector,
+        }
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        return sight.features(self.modules()["tower"], images)
+
     def seen(self, images: torch.Tensor) -> torch.Tensor:
-        return self.model.model.multi_modal_projector(sight.features(self.model.model.vision_tower, images))
+        return self.modules()["projector"](self.features(images))
 
     def states(self, batch: Batch, visual: torch.Tensor) -> torch.Tensor:
         text = self.decoder.embed_tokens(batch.ids)
@@ -93,14 +129,15 @@ class Student:
     def loss(self, batch: Batch, visual: torch.Tensor, step: int, language: float) -> tuple[torch.Tensor, float]:
         """Answers, plus `language` times next-word prediction on a sample of all text.
 
-        In seven batches of ten the first two layers see a random part of the picture only, from none to all of it:
-        a large model reads its picture in the middle layers, a tiny one would do it in the first.
+        In nine batches of ten the first two layers see none or a random part of the picture: a large model reads its
+        picture in the middle layers, a tiny one would do it all in the first.
         """
         chance = torch.Generator().manual_seed(step)
         look: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-        if torch.rand(1, generator=chance).item() < 0.7:
+        lot = torch.rand(1, generator=chance).item()
+        if lot < 0.9:
             columns = torch.zeros(batch.ids.shape, dtype=torch.bool)
-            share = torch.rand(len(columns), 1, generator=chance).sqrt()
+            share = torch.rand(len(columns), 1, generator=chance) if lot > 0.6 else torch.ones(len(columns), 1)
             gone = torch.rand(len(columns), batch.visual, generator=chance) < share
             columns[:, batch.start : batch.start + batch.visual] = gone
             look = hidden(self.decoder, EARLY, columns)

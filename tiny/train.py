@@ -13,15 +13,17 @@ import argparse
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import CLIPVisionModel
 
-from tiny import folder, lessons, sight, tokenizer
+from tiny import film, folder, lessons, sight, tokenizer
 from tiny.drawing import draw
+from tiny.film import Viewer
 from tiny.learning import learn
 from tiny.model import PATCH
 from tiny.model import tower as tower_config
 from tiny.scenes import scene
-from tiny.student import EVERY, SEEDS, Student, measure
+from tiny.student import SEEDS, Batch, Student, answered, measure
 
 ASSETS = Path(__file__).parent.parent / "assets"
 
@@ -29,18 +31,18 @@ ASSETS = Path(__file__).parent.parent / "assets"
 def words(run: Path, minutes: float) -> None:
     """The language model alone. Few things, then many; short sequences, then whole pictures."""
     student = Student()
-    modules = {"decoder": student.decoder, "head": student.model.lm_head}
-    level = {"at": 0}
+    modules = {key: student.modules()[key] for key in ("decoder", "head")}
 
     def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
-        first = SEEDS["words"] + 100 * step
-        level["at"] = 0 if share < 0.2 else 1 if share < 0.7 else 2
-        if level["at"] == 0:
-            batch = student.batch(first, 8, 12, lessons.EASY, (2, 5), thin=True)
-        elif level["at"] == 1:
-            batch = student.batch(first, 10, 12, EVERY, (3, 9), thin=True)
+        first = SEEDS["words"] + 200 * step
+        if share < 0.2:
+            batch = student.batch(first, 64, 1, lessons.FIRST, (1, 3), (0, 0), plain=True, thin=2)
+        elif share < 0.4:
+            batch = student.batch(first, 40, 2, lessons.SECOND, (2, 6), (0, 1), plain=True, thin=4)
+        elif share < 0.75:
+            batch = student.batch(first, 20, 6, thin=8)
         else:
-            batch = student.batch(first, 10, 12, EVERY, (3, 9))
+            batch = student.batch(first, 10, 8)
         visual = student.word_sums(batch.words)
         visual = visual + 0.15 * torch.randn_like(visual) * visual.detach().std()
         return student.loss(batch, visual, step, language=0.1)
@@ -51,8 +53,7 @@ def words(run: Path, minutes: float) -> None:
         counter["reports"] += 1
         return measure(student, pictures=False) if counter["reports"] % 4 == 0 else {}
 
-    parameters = [p for module in modules.values() for p in module.parameters()]
-    learn(run, "words", parameters, modules, minutes, 2e-3, step_loss, report)
+    learn(run, "words", trained(modules), modules, minutes, 2e-3, step_loss, report)
 
 
 def towers(run: Path, minutes: float) -> None:
@@ -79,12 +80,7 @@ def towers(run: Path, minutes: float) -> None:
 
 def recall(student: Student, run: Path, *stages: str) -> None:
     """Puts the results of earlier stages into the student."""
-    places = {
-        "decoder": student.decoder,
-        "head": student.model.lm_head,
-        "tower": student.model.model.vision_tower,
-        "projector": student.model.model.multi_modal_projector,
-    }
+    places = student.modules()
     for stage in stages:
         path = run / f"{stage}.pt"
         if not path.exists():
@@ -94,47 +90,50 @@ def recall(student: Student, run: Path, *stages: str) -> None:
             places[key].load_state_dict(state[key])
 
 
+def trained(modules: dict[str, nn.Module]) -> list[nn.Parameter]:
+    return [p for module in modules.values() for p in module.parameters() if p.requires_grad]
+
+
+def pull(found: torch.Tensor, words: torch.Tensor, student: Student) -> torch.Tensor:
+    """Squared distance to the sums of the words' embeddings, as a share of their variance; empty patches weigh less."""
+    goal = student.word_sums(words)
+    named = (words != student.pad).sum(2)
+    weight = torch.where(named > 3, 1.0, 0.1) * (named > 0)
+    error = (found.float() - goal).square().mean(-1) / goal.var()
+    return (error * weight).sum() / weight.sum()
+
+
 def bridge(run: Path, minutes: float) -> None:
     """The projector, and the tower a little, put every patch on the sum of its words' embeddings."""
     student = Student()
-    recall(student, run, "tower", "words")
-    modules = {"tower": student.model.model.vision_tower, "projector": student.model.model.multi_modal_projector}
+    recall(student, run, "tower")
+    modules = {key: student.modules()[key] for key in ("tower", "projector")}
 
     def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
         scenes = [scene(SEEDS["bridge"] + 32 * step + k, things=(3, 12)) for k in range(32)]
         images = torch.stack([sight.pixels(draw(s)) for s in scenes])
         named = torch.tensor([lessons.patch_ids(s, student.tokens) for s in scenes])
-        with torch.no_grad():
-            goal = student.word_sums(named)
-            weight = torch.where(named[:, :, 4] != student.pad, 1.0, 0.1)
         with torch.autocast("cpu", torch.bfloat16):
             found = student.seen(images)
-        error = (found.float() - goal).square().mean(-1) / goal.var()
-        loss = (error * weight).sum() / weight.sum()
+        loss = pull(found, named, student)
         return loss, loss.item()
 
-    parameters = [p for module in modules.values() for p in module.parameters()]
-    learn(run, "bridge", parameters, modules, minutes, 1e-3, step_loss, lambda: {})
+    learn(run, "bridge", trained(modules), modules, minutes, 1e-3, step_loss, lambda: {})
 
 
 def tune(run: Path, minutes: float) -> None:
     """Language model and projector on real pictures: many questions a picture, or one as the benchmarks ask it."""
     student = Student()
     recall(student, run, "words", "bridge")
-    modules = {
-        "decoder": student.decoder,
-        "head": student.model.lm_head,
-        "projector": student.model.model.multi_modal_projector,
-    }
-    tower = student.model.model.vision_tower.requires_grad_(False)
+    modules = {key: student.modules()[key] for key in ("decoder", "head", "projector")}
 
     def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
         first = SEEDS["tune"] + 100 * step
         size, n = (16, 1) if step % 5 == 4 else (8, 12)
         batch = student.batch(first, size, n, pictures=True)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            seen = sight.features(tower, batch.images)
-        visual = student.model.model.multi_modal_projector(seen.float())
+            features = student.features(batch.images)
+        visual = modules["projector"](features.float())
         return student.loss(batch, visual, step, language=0.02)
 
     counter = {"reports": 0}
@@ -143,8 +142,7 @@ def tune(run: Path, minutes: float) -> None:
         counter["reports"] += 1
         return measure(student, pictures=True) if counter["reports"] % 4 == 0 else {}
 
-    parameters = [p for module in modules.values() for p in module.parameters()]
-    learn(run, "tune", parameters, modules, minutes, 1e-3, step_loss, report)
+    learn(run, "tune", trained(modules), modules, minutes, 1e-3, step_loss, report)
 
 
 def save(run: Path, minutes: float) -> None:
@@ -153,7 +151,66 @@ def save(run: Path, minutes: float) -> None:
     folder.write(student.model, folder.processor(student.tokens), ASSETS / "tiny-llava")
 
 
-STAGES = {"tower": towers, "words": words, "bridge": bridge, "tune": tune, "save": save}
+def video_bridge(run: Path, minutes: float) -> None:
+    """Tower and projector of the tiny LLaVA get used to small frames, somewhat blurred as compressed films are."""
+    student, viewer = Student(), Viewer()
+    recall(student, run, "bridge")
+    viewer.inherit(student)
+    modules = {key: viewer.modules()[key] for key in ("tower", "projector")}
+
+    def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
+        batch = viewer.clips(SEEDS["video_bridge"] + 8 * step, 8)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = viewer.seen(batch.images + 0.05 * torch.randn_like(batch.images))
+        loss = pull(found, batch.words, viewer)
+        return loss, loss.item()
+
+    learn(run, "video_bridge", trained(modules), modules, minutes, 5e-4, step_loss, lambda: {})
+
+
+def video(run: Path, minutes: float) -> None:
+    """The language model of the tiny LLaVA learns to watch clips."""
+    viewer = Viewer()
+    recall(viewer, run, "words", "video_bridge")
+    modules = {key: viewer.modules()[key] for key in ("decoder", "head", "projector")}
+
+    def loss_of(batch: Batch, step: int) -> tuple[torch.Tensor, float]:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            features = viewer.features(batch.images)
+        return viewer.loss(batch, modules["projector"](features.float()), step, language=0.02)
+
+    def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
+        return loss_of(viewer.clips(SEEDS["video"] + 10 * step, 10), step)
+
+    @torch.no_grad()
+    def report() -> dict:
+        batch = viewer.clips(SEEDS["check"], 32)
+        logits = viewer.model.lm_head(viewer.states(batch, viewer.seen(batch.images))[:, :-1])
+        right = answered(batch, logits)
+        return {"right": round(100 * sum(right) / len(right))}
+
+    learn(run, "video", trained(modules), modules, minutes, 1e-3, step_loss, report)
+
+
+def video_save(run: Path, minutes: float) -> None:
+    viewer = Viewer()
+    recall(viewer, run, "video_bridge", "video")
+    inner = viewer.model.model
+    # one size of picture serves both towers of the class; pictures were not trained on
+    inner.image_tower.load_state_dict(inner.video_tower.state_dict())
+    folder.write(viewer.model, film.processor(viewer.tokens), ASSETS / "tiny-video-llava")
+
+
+STAGES = {
+    "tower": towers,
+    "words": words,
+    "bridge": bridge,
+    "tune": tune,
+    "save": save,
+    "video_bridge": video_bridge,
+    "video": video,
+    "video_save": video_save,
+}
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ scene = world.scene(seed)              # plain data, the same for the same seed
 picture = world.draw(scene)            # PIL image, long side 96 pixels
 for question in world.questions(scene, seed): ...
 clip = world.clip(seed); frames = world.draw_clip(clip)
-    seeds from world.TEST on have never been trained on: what is scored must come from there
+Seeds from world.TEST on have never been trained on: what is scored must come from there.
 """
 
 from tiny.check import check

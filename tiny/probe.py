@@ -1,0 +1,206 @@
+"""What a tiny model can do and what its attention looks like, on scenes it never saw.
+
+python -m tiny.probe assets/tiny-llava [--scenes 200] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+from pathlib import Path
+
+import torch
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+from tiny import folder, prompts
+from tiny.drawing import draw
+from tiny.model import hidden
+from tiny.questions import KINDS, Question, questions, referring, with_options
+from tiny.scenes import TEST, Scene, scene
+
+FORMS = ("choice", "chinese", "ocr", "bare", "refer")
+
+
+def asked(first: int, scenes: int) -> list[tuple[str, Scene, str, str]]:
+    """(kind or form, scene, prompt, answer): one question of every kind, and of every form, for each scene."""
+    found = []
+    for seed in range(first, first + scenes):
+        here = scene(seed)
+        rng = random.Random(seed)
+        every = questions(here, 0, tuple(KINDS))
+        for question in every:
+            words = prompts.unsure if question.kind == "absent" else prompts.short
+            found.append((question.kind, here, words(question.text), question.answer))
+        others: list[Question] = rng.sample(every, len(every))
+        offered = [q for q in (with_options(q, here, rng) for q in others) if q]
+        for form, usable in (
+            ("choice", offered),
+            ("chinese", [q for q in offered if q.chinese]),
+        ):
+            for question in usable[:1]:
+                text = prompts.choice(question, chinese=form == "chinese")
+                found.append((form, here, text, question.letter))
+        for question in [q for q in others if q.kind == "read"][:1]:
+            found.append(("ocr", here, prompts.ocr(question.text, [s.text for s in here.signs]), question.answer))
+        for question in [q for q in others if q.kind != "absent"][:1]:
+            found.append(("bare", here, question.text, question.answer))
+        expression = referring(here, seed)
+        if expression:
+            answer = prompts.box_answer(expression[1], here.size)
+            found.append(("refer", here, prompts.refer(expression[0]), answer))
+    return found
+
+
+class Probe:
+    def __init__(self, model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> None:
+        self.model, self.processor = model.eval(), processor
+        self.decoder = model.model.language_model
+        self.image = model.config.image_token_id
+
+    def inputs(self, rows: list[tuple[str, Scene, str, str]], blind: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids padded on the right (their lengths differ by the question alone), and input embeddings."""
+        tokens = self.processor.tokenizer
+        texts = [prompts.dialogue([(text, "")]) for _, _, text, _ in rows]
+        if blind:  # the picture of another scene
+            pictures = [draw(scene(TEST + 777_000_000 + k)) for k in range(len(rows))]
+        else:
+            pictures = [draw(here) for _, here, _, _ in rows]
+        batch = self.processor(text=texts, images=pictures, padding=True, padding_side="right", return_tensors="pt")
+        pixels = batch["pixel_values"]
+        seen = torch.cat([self.model.model.get_image_features(part).pooler_output for part in self._parts(pixels)])
+        embedded = self.decoder.embed_tokens(batch["input_ids"])
+        where = batch["input_ids"] == self.image
+        embedded[where] = seen.reshape(-1, seen.shape[-1])
+        self.lengths = (batch["input_ids"] != tokens.pad_token_id).sum(1)
+        return batch["input_ids"], embedded
+
+    @staticmethod
+    def _parts(pixels: torch.Tensor) -> list[torch.Tensor]:
+        return list(pixels.split(1)) if pixels.dim() == 5 else [pixels]
+
+    @torch.no_grad()
+    def answers(
+        self, rows: list[tuple[str, Scene, str, str]], blind: bool = False, cut: int | None = None, keep: float = 0.1
+    ) -> list[str]:
+        """Greedy answers; with `cut`, a random part of the visual tokens alone is seen from that layer on."""
+        ids, embedded = self.inputs(rows, blind)
+        size, visual = len(rows), int((ids[0] == self.image).sum())
+        lengths, end = self.lengths.clone(), self.model.generation_config.eos_token_id
+        order = torch.rand(size, visual, generator=torch.Generator().manual_seed(0)).argsort(1)
+        start = int((ids[0] == self.image).nonzero()[0])
+        open_rows, said = torch.ones(size, dtype=torch.bool), [[] for _ in rows]
+        embedded = torch.cat([embedded, torch.zeros(size, 1, embedded.shape[2])], 1)
+        layers = len(self.decoder.layers)
+        for _ in range(26):
+            columns = torch.zeros(embedded.shape[:2], dtype=torch.bool)
+            columns[:, start : start + visual] = order >= round(visual * keep)
+            with hidden(self.decoder, range(layers if cut is None else cut, layers), columns):
+                states = self.decoder(inputs_embeds=embedded, use_cache=False).last_hidden_state
+            chosen = self.model.lm_head(states[torch.arange(size), lengths - 1]).argmax(-1)
+            for row in open_rows.nonzero().flatten().tolist():
+                if int(chosen[row]) == end:
+                    open_rows[row] = False
+                else:
+                    said[row].append(int(chosen[row]))
+            if not open_rows.any():
+                break
+            embedded[torch.arange(size), lengths] = self.decoder.embed_tokens(chosen)
+            lengths = lengths + 1
+            if int(lengths.max()) >= embedded.shape[1]:
+                embedded = torch.cat([embedded, torch.zeros(size, 1, embedded.shape[2])], 1)
+        return [self.processor.tokenizer.decode(row, skip_special_tokens=True).strip() for row in said]
+
+    @torch.no_grad()
+    def attention(self, rows: list[tuple[str, Scene, str, str]]) -> torch.Tensor:
+        """[layers, visual]: what the last prompt token gives each visual token, averaged over heads and rows."""
+        before = self.decoder.config._attn_implementation
+        self.decoder.set_attn_implementation("eager")
+        ids, embedded = self.inputs(rows)
+        out = self.decoder(inputs_embeds=embedded, use_cache=False, output_attentions=True)
+        self.decoder.set_attn_implementation(before)
+        start, visual = int((ids[0] == self.image).nonzero()[0]), int((ids[0] == self.image).sum())
+        last = self.lengths - 1
+        return torch.stack(
+            [a[torch.arange(len(rows)), :, last, start : start + visual].mean((0, 1)) for a in out.attentions]
+        )
+
+
+def right(kind: str, said: str, answer: str) -> bool:
+    if kind != "refer":
+        return said == answer
+    try:
+        one, two = ([float(part) for part in text.strip("[]").split(",")] for text in (said, answer))
+        (a, b, c, d), (e, f, g, h) = one, two
+    except ValueError:
+        return False
+    both = max(0.0, min(c, g) - max(a, e)) * max(0.0, min(d, h) - max(b, f))
+    return both >= 0.5 * ((c - a) * (d - b) + (g - e) * (h - f) - both)
+
+
+def slope(curve: torch.Tensor) -> float:
+    """Rate of the exponential that fits the curve: log attention gained from the first token to the last."""
+    place = torch.linspace(0, 1, len(curve))
+    level = curve.clamp_min(1e-9).log()
+    return float(((place - place.mean()) * (level - level.mean())).sum() / (place - place.mean()).square().sum())
+
+
+def report(path: Path, scenes: int) -> dict:
+    probe = Probe(*folder.load(path))
+    rows = asked(TEST + 500_000_000, scenes)
+    random.Random(0).shuffle(rows)
+    settings = {
+        "whole": {},
+        "blind": {"blind": True},
+        "tenth@2": {"cut": 2},
+        "tenth@4": {"cut": 4},
+        "tenth@6": {"cut": 6},
+        "quarter@2": {"cut": 2, "keep": 0.25},
+    }
+    table: dict[str, dict[str, float]] = {}
+    for name, options in settings.items():
+        marks: dict[str, list[bool]] = {}
+        for k in range(0, len(rows), 32):
+            part = rows[k : k + 32]
+            for (kind, _, _, answer), said in zip(part, probe.answers(part, **options), strict=True):
+                marks.setdefault(kind, []).append(right(kind, said, answer))
+        for kind, values in marks.items():
+            table.setdefault(kind, {})[name] = round(100 * sum(values) / len(values), 1)
+    for kind in table:
+        table[kind]["n"] = sum(row[0] == kind for row in rows)
+    mean = {name: round(sum(line[name] for line in table.values()) / len(table), 1) for name in settings}
+    square = [row for row in rows if row[1].cols == row[1].rows][:128]
+    padded = [row for row in rows if row[1].cols == 2 * row[1].rows][:64]
+    trend = torch.stack([probe.attention(square[k : k + 32]) for k in range(0, len(square), 32)]).mean(0)
+    border = torch.stack([probe.attention(padded[k : k + 32]) for k in range(0, len(padded), 32)]).mean(0)
+    side = math.isqrt(border.shape[1])
+    outside = torch.ones(side, side, dtype=torch.bool)
+    outside[side // 4 : side - side // 4] = False
+    return {
+        "kinds": {kind: table[kind] for kind in (*KINDS, *FORMS) if kind in table},
+        "mean": mean,
+        "trend": [round(slope(curve), 2) for curve in trend],
+        "rows": [[round(v, 5) for v in curve.view(side, side).mean(1).tolist()] for curve in trend],
+        "padding_share": [round(float(curve[outside.flatten()].sum() / curve.sum()), 3) for curve in border],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--scenes", type=int, default=100)
+    parser.add_argument("--json", type=Path)
+    flags = parser.parse_args()
+    torch.set_num_threads(1)
+    found = report(flags.folder, flags.scenes)
+    if flags.json:
+        flags.json.write_text(json.dumps(found, indent=1) + "\n")
+    for kind, line in {**found["kinds"], "MEAN": found["mean"]}.items():
+        print(f"{kind:14}" + "".join(f"{name} {value:6} " for name, value in line.items()))
+    print("trend, log last over first token, by layer:", found["trend"])
+    print("share of attention on padding (half of the tokens), by layer:", found["padding_share"])
+
+
+if __name__ == "__main__":
+    main()
