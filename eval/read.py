@@ -134,6 +134,12 @@ def want(record: Mapping[str, Any], name: str, *kinds: type) -> Any:
     return value
 
 
+def label(record: Mapping[str, Any], name: str) -> str:
+    """record[name] as text, where it is there and one word or number; a label that can be done without."""
+    value = record.get(name)
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+
+
 _NAMES = {str: "a string", int: "a whole number", float: "a number", list: "a list", dict: "an object"}
 
 

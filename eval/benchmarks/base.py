@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from eval.images import check_image
-from eval.read import Fault, Faults, records, want
+from eval.read import Fault, Faults, label, records, want
 from eval.sample import Row, Sample, Score, row_id, row_text
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -81,9 +81,9 @@ class Benchmark:
             samples = self.load(data, faults=faults, **options)
         except ValueError as error:
             return [*faults.found, Fault(str(data), str(error))]
-        for label, n, expected in self.sizes(samples):
+        for what, n, expected in self.sizes(samples):
             if n != expected:
-                faults.add(data, f"{label} has {n:,} questions, the official set {expected:,}", warning=True)
+                faults.add(data, f"{what} has {n:,} questions, the official set {expected:,}", warning=True)
         first = {sample.image or sample.video: sample for sample in reversed(samples)}
         first.pop(None, None)
         with ThreadPoolExecutor(8) as pool:
@@ -193,7 +193,7 @@ def questions(path: Path, root: Path, faults: Faults, **fixed: Any) -> Iterator[
             id, text, category = (
                 want(record, "question_id", int, str),
                 want(record, "text"),
-                record.get("category") or "",
+                label(record, "category"),
             )
             yield Sample(id, text, root / name, group=name, category=category, root=root, **fixed)
 
@@ -237,7 +237,7 @@ def ratio(top: Array, bottom: Array) -> Array:
 def means(labels: Iterable[str], items: Iterable[float], prefix: str = "") -> dict[str, float]:
     """Mean x 100 of the items under each label, labels in alphabetical order; an empty label is no label."""
     found: dict[str, list[float]] = {}
-    for label, item in zip(labels, items, strict=True):
-        if label:
-            found.setdefault(label, []).append(float(item))
-    return {prefix + label: 100 * sum(values) / len(values) for label, values in sorted(found.items())}
+    for name, item in zip(labels, items, strict=True):
+        if name:
+            found.setdefault(name, []).append(float(item))
+    return {prefix + name: 100 * sum(values) / len(values) for name, values in sorted(found.items())}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.benchmarks.base import Array, Benchmark, means
-from eval.read import Faults, read_json, records, want
+from eval.read import Faults, label, read_json, records, want
 from eval.sample import Sample
 
 QUESTIONS = "llava_gqa_testdev_balanced.jsonl"
@@ -47,10 +47,10 @@ class Gqa(Benchmark):
 
     def parts(self, samples: Sequence[Sample], items: Array, found: Mapping[str, str]) -> dict[str, float]:
         types = [_of(sample, "types") for sample in samples]
-        structural = [kind.get("structural") or "" for kind in types]
+        structural = [label(kind, "structural") for kind in types]
         parts = means(["" if not kind else "open" if kind == "query" else "binary" for kind in structural], items)
         parts |= means(structural, items, "structural/")
-        parts |= means([kind.get("semantic") or "" for kind in types], items, "semantic/")
+        parts |= means([label(kind, "semantic") for kind in types], items, "semantic/")
         parts |= means([_words(sample) for sample in samples], items, "words/")
         parts |= means([_steps(sample) for sample in samples], items, "steps/")
         distribution = _distribution(samples, found)
@@ -86,7 +86,7 @@ def _distribution(samples: Sequence[Sample], found: Mapping[str, str]) -> float 
     gold: dict[str, Counter[str]] = {}
     ours: dict[str, Counter[str]] = {}
     for sample in samples:
-        group = _of(sample, "groups").get("global")
+        group = label(_of(sample, "groups"), "global")
         if group:
             gold.setdefault(group, Counter())[sample.target] += 1
             ours.setdefault(group, Counter())[said(found.get(sample.key, ""))] += 1

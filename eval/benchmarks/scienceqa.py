@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from eval.benchmarks.base import LETTER, Array, Benchmark, Statistic, mean, means
-from eval.read import Faults, listed, read_json, want
+from eval.read import Faults, label, listed, read_json, want
 from eval.sample import Row, Sample, Score
 
 QUESTIONS = "llava_test_CQM-A.json"
@@ -59,7 +59,7 @@ class Scienceqa(Benchmark):
                     text,
                     None if name is None else root / want(record, "image"),
                     target=answer,
-                    category=known.get("subject") or "",
+                    category=label(known, "subject"),
                     root=root,
                     meta={"choices": len(choices), "prompt": text if name is None else f"<image>\n{text}"},
                 )
@@ -69,10 +69,12 @@ class Scienceqa(Benchmark):
         return [("scienceqa with pictures", len(pictures), self.expected_n)]
 
     def score(self, rows: Iterable[Row], samples: Sequence[Sample], judge: Any = None) -> Score:
-        rows, pictures = list(rows), [sample for sample in samples if sample.image]
-        if {self.key(row) for row in rows} <= {sample.key for sample in pictures}:
+        self.require_truth(samples)
+        found = self.answers(rows, samples)
+        pictures = [sample for sample in samples if sample.image]
+        if found.keys() <= {sample.key for sample in pictures}:
             samples = pictures  # many runs leave the questions without a picture out: no overall accuracy then
-        return super().score(rows, samples, judge)
+        return self.tally(samples, found, self.item)
 
     def item(self, sample: Sample, answer: str) -> float | None:
         letter = said(answer)

@@ -10,7 +10,7 @@ import numpy as np
 
 from eval.benchmarks.base import Array, means
 from eval.benchmarks.judged import Judged, contained, contained_stems, exact
-from eval.read import Faults, listed, want
+from eval.read import Faults, label, listed, want
 from eval.sample import Sample
 
 ENDINGS = (".mp4", ".avi", ".mov", ".mkv")
@@ -30,7 +30,7 @@ class VideoQA(Judged):
         source = home / "test_a.json"
         for where, record in listed(source, faults):
             with faults.at(source, where):
-                truth[str(want(record, "question_id", str, int))] = want(record, "answer"), str(record.get("type", ""))
+                truth[str(want(record, "question_id", str, int))] = want(record, "answer"), label(record, "type")
         path, root = home / "test_q.json", home / self.videos
         clips = {clip.name for clip in root.iterdir()} if media and root.is_dir() else set()
         for where, record in listed(path, faults):

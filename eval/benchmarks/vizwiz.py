@@ -7,7 +7,7 @@ from pathlib import Path
 
 from eval.benchmarks.base import SHORT, Array, Benchmark, means, questions, ten_answers
 from eval.normalise import m4c, m4c_accuracy
-from eval.read import Faults, listed, want
+from eval.read import Faults, label, listed, want
 from eval.sample import Row, Sample, row_id
 
 TEST, VAL = "llava_test.jsonl", "val.json"
@@ -38,7 +38,7 @@ class Vizwiz(Benchmark):
         for where, record in listed(path, faults):
             with faults.at(path, where):
                 name, text = want(record, "image"), f"{want(record, 'question')}\n{UNANSWERABLE}\n{SHORT}"
-                kind = record.get("answer_type") or ""
+                kind = label(record, "answer_type")
                 yield Sample(name, text, root / name, target=ten_answers(record), category=kind, root=root)
 
     def sizes(self, samples: Sequence[Sample]) -> list[tuple[str, int, int]]:
