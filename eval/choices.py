@@ -1,4 +1,4 @@
-"""The flags of `run`, and what they come to: method, model, data, arms, and the debias of each arm."""
+"""What the flags of `run` come to: method, model, data, arms, and the debias of each arm."""
 
 from __future__ import annotations
 
@@ -15,96 +15,13 @@ from eval.backends import UNPRUNED, Backend, Native
 from eval.benchmarks.base import Benchmark
 from eval.checkpoints import digest_of, folder_of, layout
 from eval.cli import one_of
+from eval.flags import options
 from eval.plan import world
 
 log = logging.getLogger("debias")
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 EMBEDDED = {"image": ASSETS / "tiny-llava", "video": ASSETS / "tiny-video-llava"}
 REFERENCE = 576  # visual tokens of LLaVA-1.5, which the methods' default budgets are meant for
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    from pruners import find
-    from pruners import names as known
-
-    add = parser.add_argument
-    add("--method", default="fastv", help=f"one or more of {', '.join(known())}, or all")
-    add(
-        "--arms",
-        help="of none, trend, padding, both (or paper, before, after), and unpruned (default: those the method has)",
-    )
-    add("--benchmarks", help=f"names with commas (default: all that --data holds): {', '.join(benchmarks.NAMES)}")
-    add("--model", help="a checkpoint folder or hub id (default: the embedded model)")
-    add("--video-model", help="the model for the video benchmarks (default: --model, or the embedded one)")
-    add("--data", help="the data root, LLaVA's playground/data/eval (default: the embedded tiny world)")
-    add("--full", action="store_true", help="all of the embedded data, not the subset")
-    add("--out", help="the run folder; the same command goes on where it stopped (default: runs/METHOD-HASH)")
-    add("--limit", type=_positive, help="at most so many questions of each benchmark, the same ones every time")
-    add("--max-new-tokens", type=_positive, help="longest answer (default: each benchmark's own, 128 or 1024)")
-    add(
-        "--batch-size",
-        type=_positive,
-        default=8,
-        help="questions at once (default %(default)s); answers do not depend on it",
-    )
-    add(
-        "--backend", default="native", choices=["native", "fork"], help="fork: the authors' code in its own environment"
-    )
-    add("--trend", default="auto", help="auto, published, fitted, online, or a trends file that `fit` wrote")
-    add(
-        "--dtype",
-        default="auto",
-        choices=["auto", "float32", "float16", "bfloat16"],
-        help="auto: the checkpoint's; float32 on a CPU",
-    )
-    add("--attention", default="sdpa", help="attention kernel: sdpa, eager, flash_attention_2 (default %(default)s)")
-    add("--device", help="cpu, cuda, cuda:1, or auto to spread a large model (default: cuda when there is one)")
-    add("--workers", type=_positive, default=4, help="threads that read pictures ahead (default %(default)s)")
-    add(
-        "--feature-memory",
-        type=float,
-        default=2.0,
-        metavar="GIB",
-        help="for vision features shared by questions and arms",
-    )
-    add("--check", action="store_true", help="read every record and picture before a model is loaded")
-    add("--skip-broken", action="store_true", help="go on without unreadable pictures; they count as wrong")
-    add("--draws", type=_positive, default=10_000, help="bootstrap draws (default %(default)s)")
-    add(
-        "--report-samples",
-        type=int,
-        default=12,
-        help="questions of each benchmark in report.html (default %(default)s)",
-    )
-    add("--dry-run", action="store_true", help="say what would run, and stop")
-    add("--trust-remote-code", action="store_true", help=argparse.SUPPRESS)
-    lines = []
-    for name in known():
-        fields = [f"--{field.name.replace('_', '-')} {_default(field)}" for field in dataclasses.fields(find(name))]
-        lines.append(f"  {name:<12} {' '.join(fields)}")
-    parser.epilog = "flags of the methods, with their defaults:\n" + "\n".join(lines)
-    parser.set_defaults(takes_fields=True)
-
-
-def methods(text: str) -> list[str]:
-    """The methods that a flag names: one, several with commas, or all."""
-    from pruners import names as known
-
-    wanted = known() if text == "all" else [name.strip() for name in text.split(",")]
-    return [one_of("method", name, known()) for name in dict.fromkeys(wanted)]
-
-
-def _default(field: Any) -> str:
-    if field.default is not dataclasses.MISSING:
-        return str(field.default)
-    return str(field.default_factory()) if field.default_factory is not dataclasses.MISSING else "..."
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, not {text}")
-    return value
 
 
 def choose(args: argparse.Namespace) -> Choice:
@@ -175,6 +92,7 @@ class Choice:
         self.pruner = self._pruner()
         if not self.arms:  # without attention from the decoder there is no trend to divide by
             self.arms = list(names.ARMS) if trends.trended(self.pruner) else ["none", "padding"]
+        self.options = options(getattr(args, "option", []))
         self._loaded: tuple[str, Any, Backend] | None = None
         self._fork: Any = None
         self._fitted: dict[str, Any] = {}
@@ -206,6 +124,7 @@ class Choice:
         settings = {arm: repr(self.debias(benchmark, arm)) for arm in self.arms if arm != UNPRUNED}
         return {
             "media": benchmark.media,
+            "options": self.options.get(benchmark.name, {}),
             "tokens": self.layout[benchmark.media].tokens,
             "max_new_tokens": self.longest(benchmark),
             "conversation": benchmark.conversation,

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from debias import names
-from eval import choices
+from eval import choices, flags
 from eval.benchmarks.base import Benchmark
 from eval.choices import Choice
 from eval.fork import UNPRUNED, Fork
@@ -32,7 +32,7 @@ log = logging.getLogger("debias")
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
     parser.add_argument("name", metavar="METHOD", help="a method whose authors' code is a submodule")
-    choices.arguments(parser)
+    flags.arguments(parser)
     parser.set_defaults(arms="none,both", limit=8)
     return work
 
@@ -101,13 +101,10 @@ def native(chosen: Choice, benchmark: Benchmark, sample: Sample, arm: str) -> di
     inputs = encoded.to(adapter.model.device, adapter.model.dtype).inputs
     debias = None if arm == UNPRUNED else chosen.debias(benchmark, arm)
     pruned: Any = nullcontext() if debias is None else chosen.pruner(adapter.model, debias, sizes=encoded.sizes)
+    config = greedy(adapter.model, chosen.longest(benchmark))
+    config.output_logits = config.return_dict_in_generate = True
     with pruned as trace, torch.inference_mode():
-        out = adapter.model.generate(
-            **inputs,
-            generation_config=greedy(adapter.model, chosen.longest(benchmark)),
-            output_logits=True,
-            return_dict_in_generate=True,
-        )
+        out = adapter.model.generate(**inputs, generation_config=config)
     kept = [] if trace is None or not images else [stage[0].tolist() for stage in trace.kept]
     text = adapter.decode(out.sequences[:, inputs["input_ids"].shape[1] :])[0]
     return {"text": text, "logits": out.logits[0][0].float().cpu(), "kept": kept}

@@ -89,10 +89,8 @@ def cards(one: Scored, info: Mapping[str, Any], count: int, data: str | None) ->
         return len({items[arm].get(sample.key) for arm in items}) == 1  # False sorts first
 
     chosen = sorted((s for s in one.samples if all(s.key in rows[arm] for arm in rows)), key=unlike)[:count]
-    pictures = {
-        sample.key: sample
-        for sample in questions(one.benchmark, data or facts["data"], info["settings"].get("limit"))
-    }  # fmt: skip
+    limit, options = info["settings"].get("limit"), facts.get("options")
+    pictures = {sample.key: sample for sample in questions(one.benchmark, data or facts["data"], limit, options)}
     side = math.isqrt(facts.get("tokens") or 0)
     square = side if side * side == facts.get("tokens") and one.benchmark.media == "image" else 0
     return [

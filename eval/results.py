@@ -12,6 +12,7 @@ from eval.benchmarks.base import Benchmark
 from eval.plan import digest, limited
 from eval.sample import Row, Sample, Score
 from eval.store import Folder
+from eval.tables import say
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,17 @@ def results(
     for name in names:
         facts = info["benchmarks"][name]
         benchmark = benchmarks.get(name)
-        samples = questions(benchmark, data or facts["data"], info["settings"].get("limit"), media=False)
+        samples = questions(
+            benchmark, data or facts["data"], info["settings"].get("limit"), facts.get("options"), media=False
+        )
         if digest(samples) != facts["digest"]:
             raise ValueError(
                 f"{folder.path}: the questions of {name} in {data or facts['data']} are not those the run answered. "
                 "Name the right folder with --data."
             )
+        if any(sample.target is None for sample in samples):
+            say(f"{name}: the answers are not public, so it is not scored; {benchmark.unanswered}")
+            continue
         order = [sample.key for sample in samples]
         arms = {}
         for arm in folder.arms(name):

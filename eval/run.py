@@ -21,7 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from eval import choices, compare, judge, report, tables
+from eval import choices, compare, flags, judge, report, tables
 from eval.backends import Backend
 from eval.benchmarks.base import Benchmark
 from eval.plan import World, batches, digest, share, world
@@ -141,11 +141,11 @@ def _benchmark(
             shard.close()
 
 
-def check(jobs: Sequence[tuple[Benchmark, Path]], skip_broken: bool) -> None:
+def check(chosen: choices.Choice, skip_broken: bool) -> None:
     """Read every record and every picture before a model is loaded."""
     wrong = 0
-    for benchmark, data in jobs:
-        for fault in benchmark.check(data):
+    for benchmark, data in chosen.benchmarks:
+        for fault in benchmark.check(data, **chosen.options.get(benchmark.name, {})):
             say(f"{'note' if fault.warning else 'broken'}: {benchmark.name}: {fault}")
             wrong += not fault.warning
     if wrong and not skip_broken:
@@ -155,13 +155,13 @@ def check(jobs: Sequence[tuple[Benchmark, Path]], skip_broken: bool) -> None:
 
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
-    choices.arguments(parser)
+    flags.arguments(parser)
     judge.arguments(parser)
     return work
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
-    methods = choices.methods(args.method)
+    methods = flags.methods(args.method)
     if len(methods) == 1:
         args.method = methods[0]
         return one(args)
@@ -201,9 +201,9 @@ def overview(done: Mapping[str, Mapping[str, Any]]) -> tables.Table:
 def one(args: argparse.Namespace) -> dict[str, Any]:
     place = world()
     chosen = choices.choose(args)
-    loaded = [(b, data, questions(b, data, args.limit)) for b, data in chosen.benchmarks]
+    loaded = [(b, data, questions(b, data, args.limit, chosen.options.get(b.name))) for b, data in chosen.benchmarks]
     if args.check:
-        check(chosen.benchmarks, args.skip_broken)
+        check(chosen, args.skip_broken)
     if not args.skip_broken:
         present(loaded)
     run = Run(**chosen.identity(), limit=args.limit, versions=versions())
@@ -265,6 +265,8 @@ def finish(
         say(f"{open_} answers of other processes are still to come; the last one to finish writes the scores")
         return summary
     scored = results(folder, judge=grader)
+    if not scored:
+        return {**summary, "scores": {}, "averages": {}, "comparisons": []}
     scores = {
         one.benchmark.name: {
             arm: {name: value for name, value in asdict(result.score).items() if name not in ("items", "groups")}

@@ -47,7 +47,7 @@ def test_an_unknown_command_gets_the_nearest_name(capsys):
 def test_an_unknown_flag_gets_the_nearest_name(extra, capsys):
     extra(lambda args: None)
     assert cli.main(["try", "--tims", "3"]) == 2
-    assert "--tims (did you mean --times?)" in capsys.readouterr().err
+    assert "--tims 3 (did you mean --times?)" in capsys.readouterr().err
 
 
 def test_help_of_a_command_keeps_its_examples(extra, capsys):
