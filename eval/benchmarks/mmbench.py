@@ -75,6 +75,7 @@ class Mmbench(Benchmark):
                 raise ValueError(
                     f"question {index}: its picture is that of question {text}, which comes later or never"
                 )
+            pictures[group] = known
             return known
         try:
             picture = base64.b64decode("".join(text.split()), validate=True)

@@ -309,6 +309,9 @@ def test_textvqa_without_ocr(folder, answered):
     score = get("textvqa").score(answered(samples, "1000"), samples)
     assert score.value == 100
     assert score.info["with_ocr"] is False
+    rows = [*answered(samples[:1], "x"), *answered(get("textvqa").load(folder.root)[1:], "x")]
+    assert get("textvqa").score(rows, samples).info["with_ocr"] == "some"
+    assert get("textvqa").score([], samples).info["with_ocr"] is None
 
 
 @pytest.mark.parametrize(
