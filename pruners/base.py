@@ -95,6 +95,7 @@ class Pruner:
     mode: ClassVar[str] = "gather"  # or "mask": columns are hidden, and ranked anew at every decoding step
     shrink_cache: ClassVar[bool] = False  # the cached keys and values of the layers below the cut are cut too
     vision: ClassVar[bool] = False  # the score reads View.vision (attention, features, keys of the vision tower)
+    tiles: ClassVar[bool] = False  # and it knows what to do with a picture of several views (View.vision.view)
     role: ClassVar[str] = "select"  # what the debias is told the score is for; "vision": the vision tower's attention
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from debias import Debias
+from debias import Debias, Span
 from pruners.base import Cut, Pruner
 from pruners.limits import Unsupported, checked, is_empty, refuse_cache, refuse_unsupported
 from pruners.masks import segment_mask
@@ -37,7 +37,7 @@ from pruners.sequence import (
     take,
 )
 from pruners.trace import Trace
-from pruners.view import Look, Tokens, View
+from pruners.view import Look, Patches, Tokens, View
 from pruners.vision import Vision
 
 _running: WeakSet[Any] = WeakSet()
@@ -157,7 +157,7 @@ class Run:
         if any(spans):
             real = real_columns(mask, self.length)
             places = self.adapter.slots(inputs, spans)
-            self.beams = self.repeats(sum(map(len, spans)))
+            self.beams = self.repeats([span for row in spans for span in row])
             self.segments = [first_segment(spans, places, real, ids, self.beams, self.debias)]
             for row in self.segments[0].images[:: self.beams]:
                 for tokens in row:
@@ -166,14 +166,13 @@ class Run:
                     layers = [*inside, *(cut.layer for cut in self.cuts)]
                     self.trace.add(tokens, layers, own, tokens.row // self.beams)
 
-    def repeats(self, images: int) -> int:
+    def repeats(self, spans: Sequence[Span]) -> int:
         """How often beam search repeats every row, as far as it can be known."""
-        single = images
         if self.sizes:
-            single = len(self.sizes)
-        elif self.vision is not None and self.vision.rows:
-            single = self.vision.rows // len(self.adapter.tower_rows(0))
-        return max(images // max(single, 1), 1)
+            return max(len(spans) // len(self.sizes), 1)
+        if self.vision is not None and self.vision.rows:
+            return max(sum(map(self.adapter.views, spans)) // self.vision.rows, 1)
+        return 1
 
     # -- a layer -------------------------------------------------------------------------------------------------------
     def on_layer(self, number: int, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -311,8 +310,14 @@ class Run:
             sequence=None if self.step else hidden[tokens.row],
             text_slots=segment.text[tokens.row],
             looks=self.looks[stage],
-            patches=self.vision.patches(tokens.image) if self.pruner.vision and self.vision is not None else None,
+            patches=self.patches(tokens),
         )
+
+    def patches(self, tokens: Tokens) -> Patches | None:
+        if self.vision is None or not self.pruner.vision:
+            return None
+        spans = [image.span for row in self.segments[0].images[:: self.beams] for image in row]
+        return self.vision.patches(tokens.image, spans)
 
     def look(self, cut: Cut, attn: Any, segment: Segment, states: Tensor, tables: Any, cached: Any) -> Look:
         """Take down the queries that a score will ask for."""

@@ -114,6 +114,7 @@ class Patches:
     features: Tensor  # [N, C] what the projector gets
     keys: Tensor  # [h, N, c] unscaled key vectors of the same layer
     cls: Tensor  # [C] the CLS token's own feature
+    view: Tensor | None = None  # [N] which view of a tiled picture; -1: no patch, all zeros (a newline). None: one view
 
 
 @dataclass

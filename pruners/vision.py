@@ -5,6 +5,7 @@ Every attention kernel will do: the few weights that are wanted are computed aga
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from math import isqrt
 from typing import Any
@@ -28,6 +29,10 @@ class Vision:
         self.shrinking = list(pruner.vision_layers(self.tower.feature_layer + 1))
         if pruner.vision and self.shrinking:
             raise ValueError(f"{pruner} both reads the vision tower's output and prunes inside it; it can do only one")
+        if self.shrinking and not self.tower.plain:
+            raise ValueError(
+                f"{pruner} prunes inside the vision tower, whose patches are tiles here and not the tokens"
+            )
         if any(layer > self.tower.feature_layer for layer in self.shrinking):
             last = self.tower.feature_layer
             raise ValueError(f"{pruner} prunes at vision layers {self.shrinking}; features leave the tower at {last}")
@@ -73,24 +78,31 @@ class Vision:
     def keep_features(self, layer: Any, args: Any, output: Any) -> None:
         self.features = first(output)
 
-    def patches(self, image: int) -> Patches:
-        """What the tower knows of one image of the batch."""
+    def patches(self, image: int, spans: Sequence[Span]) -> Patches:
+        """What the tower knows of one image of the batch, whose images have these spans; token by token."""
         if self.states is None or self.features is None:
             raise ValueError("the vision tower did not run inside this `with` block, so there is nothing to score by")
         if not self.tower.cls:
             raise ValueError("this vision tower has no CLS token, whose attention the method ranks by")
+        first = sum(self.adapter.views(span) for span in spans[:image])
         attn, parts = self.tower.layers[self.tower.feature_layer].self_attn, []
-        for row in self.adapter.tower_rows(image):
+        for row in range(first, first + self.adapter.views(spans[image])):
             query, key = heads(attn, "q", self.states[row, :1]), heads(attn, "k", self.states[row])
             weights = (query.float() @ key.float().transpose(1, 2) * attn.scale).softmax(-1)
             parts.append(Patches(weights[:, 0, 1:], self.features[row, 1:], key[:, 1:], self.features[row, 0]))
         if len(parts) == 1:
             return parts[0]
+        shown = self.adapter.shows(spans[image])
+        if shown is None or not self.pruner.tiles:
+            raise ValueError(f"{type(self.pruner).__name__} does not know what to do with a picture of several views")
+        shown = shown.to(self.features.device)
+        none, place = shown < 0, shown.clamp(min=0)
         return Patches(
-            torch.cat([part.attention for part in parts], 1),
-            torch.cat([part.features for part in parts]),
-            torch.cat([part.keys for part in parts], 1),
+            torch.cat([part.attention for part in parts], 1)[:, place].masked_fill(none, 0),
+            torch.cat([part.features for part in parts])[place].masked_fill(none[:, None], 0),
+            torch.cat([part.keys for part in parts], 1)[:, place].masked_fill(none[:, None], 0),
             torch.stack([part.cls for part in parts]).mean(0),
+            (shown // len(parts[0].features)).masked_fill(none, -1),
         )
 
     # -- pruning inside ------------------------------------------------------------------------------------------------

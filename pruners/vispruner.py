@@ -11,8 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pruners.base import Cut, Pruner
-from pruners.view import View
+from pruners.base import Cut, Pruner, top
+from pruners.view import Patches, View
 
 STEP = 8  # near-duplicates that leave in one round
 
@@ -65,7 +65,7 @@ def _choose(features: Tensor, order: Tensor, keep: int, ratio: float) -> Tensor:
 
 @dataclass(frozen=True)
 class VisPruner(Pruner):
-    """`important_ratio` of the budget goes to attention, the rest to diversity.
+    """`important_ratio` of the budget goes to attention, the rest to diversity. Views of a tiled picture share evenly.
 
     `silence_pool`: padding leaves the diversity half too. Off, only its attention is silenced, and its patches,
     which resemble nothing in the picture, may be kept for being different.
@@ -76,6 +76,7 @@ class VisPruner(Pruner):
 
     positions: ClassVar[str] = "compact"
     vision: ClassVar[bool] = True
+    tiles: ClassVar[bool] = True
     role: ClassVar[str] = "vision"
 
     def cuts(self, layers: int) -> list[Cut]:
@@ -85,7 +86,24 @@ class VisPruner(Pruner):
         return view.vision.attention.mean(0)
 
     def select(self, score: Tensor, view: View) -> Tensor:
-        valid = view.valid[None] if self.silence_pool and view.valid is not None else None
-        return important_and_distinct(view.vision.features[None], score[None], view.count, self.important_ratio, valid)[
-            0
-        ]
+        patches, valid = view.vision, view.valid if self.silence_pool else None
+        if patches.view is None:
+            return self._choose(torch.arange(len(score), device=score.device), score, patches, view.count, valid)
+        views = [(patches.view == number).nonzero()[:, 0] for number in range(int(patches.view.max()) + 1)]
+        share, more = divmod(view.count, len(views))
+        kept = torch.cat(
+            [
+                self._choose(own, score, patches, min(len(own), share + (number < more)), valid)
+                for number, own in enumerate(views)
+            ]
+        )
+        # Views that lost tokens to the border leave room; what is no patch comes last.
+        rest = score.masked_fill(patches.view < 0, float("-inf")).index_fill(0, kept, float("-inf"))
+        free = torch.ones_like(rest, dtype=torch.bool).index_fill(0, kept, False).nonzero()[:, 0]
+        return torch.cat([kept, free[top(rest[free], view.count - len(kept))]]).sort().values
+
+    def _choose(self, own: Tensor, score: Tensor, patches: Patches, count: int, valid: Tensor | None) -> Tensor:
+        """`count` of one view's tokens."""
+        known = None if valid is None else valid[own][None]
+        features = patches.features[own][None]
+        return own[important_and_distinct(features, score[own][None], count, self.important_ratio, known)[0]]

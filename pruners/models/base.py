@@ -25,12 +25,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Tower:
-    """The vision tower: its encoder layers, the layer whose output is used, and whether token 0 is a CLS token."""
+    """The vision tower: its encoder layers, the layer whose output is used, whether token 0 is a CLS token, and whether
+    its other tokens are those of the prompt, one by one."""
 
     module: Any
     layers: Sequence[Any]
     feature_layer: int
     cls: bool = True
+    plain: bool = True
 
 
 class Adapter:
@@ -69,9 +71,13 @@ class Adapter:
         projected: Tensor = self.inner.multi_modal_projector(features[None])[0]
         return projected
 
-    def tower_rows(self, image: int) -> Sequence[int]:
-        """Which rows of the tower's batch show this image; one, unless there are tiles or frames."""
-        return (image,)
+    def views(self, span: Span) -> int:
+        """How many rows of the tower's batch show a picture; more than one if there are tiles."""
+        return 1
+
+    def shows(self, span: Span) -> Tensor | None:
+        """[length] which patch of its views, laid end to end, each token shows; -1: none. None: all, in order."""
+        return None
 
     def hooks(self, run: Any) -> list[Any]:
         """Further hooks of the family for the time of the run; each has .remove()."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 
@@ -61,9 +62,22 @@ class LlavaNext(Llava):
 
     @property
     def tower(self) -> Tower:
-        raise ValueError(
-            "LLaVA-NeXT lays its tiles out anew behind the vision tower; methods that prune there cannot run on it"
-        )
+        return replace(super().tower, plain=False)
+
+    def views(self, span: Span) -> int:
+        assert span.size is not None  # spans() always sets it
+        across, down = fitted(span.size, self.canvases).canvas
+        edge = int(self.model.config.vision_config.image_size)
+        return 1 + (across // edge) * (down // edge)
+
+    def shows(self, span: Span) -> Tensor:
+        """Patches are laid end to end tile by tile, tokens row by row of the whole canvas."""
+        assert span.size is not None
+        side, (xy, view) = self.side, self.places(span)
+        tiles = fitted(span.size, self.canvases).canvas[0] // int(self.model.config.vision_config.image_size)
+        tile = torch.where(view == 0, 0, 1 + xy[:, 1] // side * tiles + xy[:, 0] // side)
+        patch = tile * side**2 + xy[:, 1] % side * side + xy[:, 0] % side
+        return patch.masked_fill(xy[:, 0] < 0, -1)
 
     def layout(self, size: Size, told: Size) -> Layout:
         """Of a picture of `size`; `told` is the size that the model was given."""

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
+import pruners
 from debias import Padding
 from pruners.models import Request
 
@@ -109,3 +110,67 @@ def test_prompt_follows_the_language_model(adapters, builders):
         )
     finally:
         one.model.config.text_config.model_type = kind
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("pinpoints", [None, [[168, 168]]])
+def test_tokens_know_their_patches_in_the_tower(size, pinpoints, builders, adapters):
+    """Number all patches of all views; the model packs the numbers."""
+    one = (
+        adapters("llava_next") if pinpoints is None else builders.adapter("llava_next", image_grid_pinpoints=pinpoints)
+    )
+    span = span_of(one, size, builders)
+    numbers = torch.arange(one.views(span) * 36).view(-1, 36).float()
+    told = size if pinpoints is None else (168, 168)
+    assert torch.equal(one.shows(span).float(), packed(one, numbers, told))
+
+
+def by_hand(one, inputs, row, number, keep):
+    """VisPruner as the authors run it on tiles: each view by itself, on the eager attention of all its tokens."""
+    from pruners.vispruner import important_and_distinct
+
+    tower = one.inner.vision_tower
+    kernel = tower.config._attn_implementation
+    try:
+        tower.set_attn_implementation("eager")
+        seen = tower(inputs["pixel_values"][row, :number], output_hidden_states=True, output_attentions=True)
+    finally:
+        tower.set_attn_implementation(kernel)
+    attention = seen.attentions[-2][:, :, 0, 1:].mean(1)
+    return important_and_distinct(seen.hidden_states[-2][:, 1:], attention, keep)
+
+
+def test_vispruner_prunes_each_view_by_itself(builders):
+    one = builders.adapter("llava_next", image_grid_pinpoints=[[168, 168]])
+    encoded = one.encode([Request("?", [builders.picture(90, 50)]), Request("Why?", [builders.picture(50, 80, 1)])])
+    with torch.no_grad(), pruners.make("vispruner", keep=5 * 8)(one.model) as trace:
+        out = one.model.generate(**encoded.inputs, max_new_tokens=2, min_new_tokens=2)
+    assert out.shape[1] == encoded.inputs["input_ids"].shape[1] + 2
+    for row, (span,) in enumerate(one.spans(encoded.inputs, encoded.sizes)):
+        with torch.no_grad():
+            expected = by_hand(one, encoded.inputs, row, 5, 8)
+        shown = one.shows(span)[trace.kept[0][row]]
+        assert sorted(shown.tolist()) == sorted((expected + 36 * torch.arange(5)[:, None]).flatten().tolist())
+        assert trace.kept[0][row].diff().min() > 0
+
+
+def test_vispruner_keeps_its_count_where_views_lost_tokens(adapters, builders):
+    one = adapters("llava_next")
+    encoded = one.encode([Request("?", [builders.picture(300, 50)])])
+    (span,) = one.spans(encoded.inputs, encoded.sizes)[0]
+    for keep in (10, 60, span.total - 3, 1.0):
+        with torch.no_grad(), pruners.make("vispruner", keep=keep)(one.model) as trace:
+            one.model.generate(**encoded.inputs, max_new_tokens=1)
+        kept = trace.kept[0][0]
+        assert len(kept) == (span.total if keep == 1.0 else keep)
+        patches = span.total - int(span.special.sum())
+        assert int(span.special[kept].sum()) == max(len(kept) - patches, 0)  # newlines only when nothing else is left
+
+
+def test_methods_for_one_view_are_refused(adapters, builders):
+    one = adapters("llava_next")
+    encoded = one.encode([Request("?", [builders.picture(90, 50)])])
+    with pytest.raises(ValueError, match="several views"), pruners.make("visionzip", keep=20)(one.model):
+        one.model.generate(**encoded.inputs, max_new_tokens=1)
+    with pytest.raises(ValueError, match="patches are tiles"), pruners.make("illava", keep=0.5)(one.model):
+        pass
