@@ -90,12 +90,11 @@ class Debias:
             return score
         index = None if span.index is None else span.raster(score.device)
         if trend is not None:
-            wide = score if score.dtype == torch.float64 else score.float()
             if trend.kind == "online":
-                weight = own(wide, span, mask, index)
+                weight = own(score, span, mask, index)
             else:
                 weight = pick(slots_weight(trend, span.total, span.frames, score.device), index)
-            score = (wide * weight).to(score.dtype)
+            score = (score * weight).to(score.dtype)  # weights are float32, and so is the product with a half
         if mask is None:
             return score
         valid = pick(mask, index)
@@ -133,7 +132,7 @@ def silence(score: Tensor, valid: Tensor, step: Tensor) -> Tensor:
     """
     whole = step.dtype
     # A score that holds NaN has no lowest value; its padding goes all the way down.
-    low = score.amin(-1, keepdim=True).nan_to_num(nan=_DOWN, neginf=_DOWN)
+    low = score.amin(-1, keepdim=True).nan_to_num(nan=_DOWN)
     low = low.clamp(max=-torch.finfo(score.dtype).smallest_normal)
     below = (low.view(whole) + step).clamp(max=_bits_of_minus_infinity(score.dtype))
     return torch.where(valid, score, below.view(score.dtype))
@@ -146,6 +145,7 @@ def _bits_of_minus_infinity(dtype: torch.dtype) -> int:
 
 def own(score: Tensor, span: Span, mask: Optional[Tensor], index: Optional[Tensor]) -> Tensor:
     """Weights from an exponential fitted to the score itself: to its tokens that are patches and show the picture."""
+    score = score.to(torch.promote_types(score.dtype, torch.float32))
     raster = span.raster(score.device)
     ignore = raster < 0
     if mask is not None:
