@@ -53,7 +53,7 @@ class Fork:
         self.prompts = self.adapter or reader_of_prompts()
         self.patched = setup(method).patched if environment(method) else False
         self.refuse_unpatched(arms)
-        self.tokens, self.layers = shape(config)
+        self.tokens, self.layers = shape(self.folder, config)
         normal = {} if self.adapter is None else {n: self.adapter.setting(n) for n in ("image_mean", "image_std")}
         self.worker = Worker(method)
         self.worker.ask(
@@ -203,14 +203,14 @@ def folder_of(model: str) -> Path:
     return Path(snapshot_download(model, allow_patterns=["*.json", "*.safetensors", "*.model", "pytorch_model*.bin"]))
 
 
-def shape(config: dict[str, Any]) -> tuple[int, int]:
+def shape(folder: Path, config: dict[str, Any]) -> tuple[int, int]:
     """(visual tokens, decoder layers). An original checkpoint names its tower; LLaVA-1.5 has only one."""
     if not layout.is_original(config):
         vision = config["vision_config"]
         return (vision["image_size"] // vision["patch_size"]) ** 2, int(
             config["text_config"].get("num_hidden_layers", 32)
         )
-    name = Path(str(config["mm_vision_tower"]))
+    name = Path(layout.tower_folder(folder, config))
     vision = layout.read_config(name) if name.is_dir() else {"image_size": 336, "patch_size": 14}
     vision = vision.get("vision_config", vision)
     return (vision["image_size"] // vision["patch_size"]) ** 2, int(config["num_hidden_layers"])

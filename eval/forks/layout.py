@@ -29,6 +29,7 @@ _TO_HF = [
     (re.compile(r"^model\."), "language_model.model."),
     (re.compile(r"^lm_head\."), "language_model.lm_head."),
 ]
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 TOWER = "model.vision_tower.vision_tower."
 TEXT_FIELDS = (
     *("attention_bias", "attention_dropout", "bos_token_id", "eos_token_id", "hidden_act", "hidden_size"),
@@ -62,6 +63,12 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def is_original(config: dict[str, Any]) -> bool:
     return "mm_vision_tower" in config
+
+
+def tower_folder(folder: Path, config: dict[str, Any]) -> str:
+    """Where an original checkpoint's vision tower is: a folder inside its own, another folder, or a hub id."""
+    name = str(config["mm_vision_tower"])
+    return str(Path(folder) / name) if (Path(folder) / name).is_dir() else name
 
 
 def weights(folder: Path) -> Iterator[tuple[str, Tensor]]:

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = -200  # what stands for an image in the original's token ids
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 CLASSES = {
     "fastv": ("llava.model.language_model.llava_llama", "LlavaLlamaForCausalLM"),
     "himap": ("llava.model.language_model.llava_llama", "LlavaLlamaForCausalLM"),
@@ -271,7 +270,7 @@ def tower_of(
     tower.image_processor = CLIPImageProcessor(
         size={"shortest_edge": side},
         crop_size={"height": side, "width": side},
-        image_mean=list(normal.get("image_mean", CLIP_MEAN)),
-        image_std=list(normal.get("image_std", CLIP_STD)),
+        image_mean=list(normal.get("image_mean", layout.CLIP_MEAN)),
+        image_std=list(normal.get("image_std", layout.CLIP_STD)),
     )
     tower.is_loaded = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import os
 import sys
 import time
@@ -43,7 +44,9 @@ def start(setting: dict[str, Any]) -> load.Fork:
     config, vision, normal = layout.read_config(folder), None, None
     state = layout.weights(folder)
     original = layout.is_original(config)
-    if not original:
+    if original:
+        config["mm_vision_tower"] = layout.tower_folder(folder, config)
+    else:
         vision, normal = config["vision_config"], setting["normal"]
         config = layout.original_config(config, "")
         state = ((layout.to_original(name), weight) for name, weight in state)
@@ -86,7 +89,7 @@ def answer(fork: load.Fork, question: dict[str, Any]) -> dict[str, Any]:
         image = Image.open(io.BytesIO(base64.b64decode(question["image"]))).convert("RGB")
         size = image.size
         pixels = process_images([image], fork.tower.image_processor, fork.model.config)
-    side = int(fork.tower.num_patches_per_side)
+    side = math.isqrt(fork.tokens)
     spans = [Span(places[0], (side, side), size=size)] if places else []
     seen: dict[int, list[int]] = {}
     begun = time.perf_counter()

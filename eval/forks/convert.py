@@ -1,0 +1,161 @@
+"""Rewrite a LLaVA-1.5 checkpoint from Hugging Face's layout into the original one, or back.
+
+    python -m eval.forks.convert SRC DST          which way is read off SRC/config.json
+
+The fork backend reads both layouts as they are; this is for the authors' own scripts, and for checkpoints of theirs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from eval.forks import layout
+
+TOWER = "clip-vision-tower"  # VisPruner's builder takes a tower for a CLIP by its name
+SHARD = 4 << 30
+TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "generation_config.json", "*.jinja")
+
+
+def convert(source: Path, target: Path) -> str:
+    """Write `target`, a new folder; returns the layout it has."""
+    if target.exists() and any(target.iterdir()):
+        raise ValueError(f"{target} is not empty; name a new folder")
+    config = layout.read_config(source)
+    target.mkdir(parents=True, exist_ok=True)
+    for pattern in TOKENIZER:
+        for file in source.glob(pattern):
+            shutil.copyfile(file, target / file.name)
+    if layout.is_original(config):
+        back(source, target, config)
+        return "Hugging Face"
+    forth(source, target, config)
+    return "original"
+
+
+def forth(source: Path, target: Path, config: dict[str, Any]) -> None:
+    tower = target / TOWER
+    tower.mkdir()
+    save(target / "config.json", layout.original_config(config, TOWER))
+    save(tower / "config.json", {**config["vision_config"], "model_type": "clip_vision_model"})
+    save(tower / "preprocessor_config.json", settings(source, config["vision_config"]))
+
+    def named(inside: bool) -> Iterator[tuple[str, Tensor]]:
+        for name, weight in layout.weights(source):
+            new = layout.to_original(name)
+            if new.startswith(layout.TOWER) == inside:
+                yield new[len(layout.TOWER) :] if inside else new, weight
+
+    write(target, named(False))
+    write(tower, named(True))
+
+
+def back(source: Path, target: Path, config: dict[str, Any]) -> None:
+    tower = layout.tower_folder(source, config)
+    if not Path(tower).is_dir():
+        raise ValueError(
+            f"{source} takes its vision tower from {tower}, which is no folder. Download it, and write its folder as "
+            f"mm_vision_tower into {source / 'config.json'}"
+        )
+    vision = layout.read_config(Path(tower))
+    vision = vision.get("vision_config", vision)
+    image = image_token(target, int(config["vocab_size"]))
+    made = layout.hf_config(config, vision, image)
+    rows = made["text_config"]["vocab_size"]
+    save(target / "config.json", made)
+    save(target / "preprocessor_config.json", settings(Path(tower), vision))
+
+    def named() -> Iterator[tuple[str, Tensor]]:
+        for name, weight in layout.weights(source):
+            if not name.startswith(layout.TOWER) and "rotary_emb" not in name:
+                yield layout.to_hf(name), layout.grow(name, weight, rows)
+        for name, weight in layout.weights(Path(tower)):
+            if name.startswith("vision_model.") and not name.endswith("position_ids"):
+                yield f"vision_tower.{name}", weight
+
+    write(target, named())
+
+
+def image_token(folder: Path, rows: int) -> int:
+    """The id of <image> in the folder's tokenizer, which is given one where it has none."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    known = tokenizer.get_vocab()
+    if "<image>" not in known:
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+        tokenizer.save_pretrained(folder)
+    return int(tokenizer.convert_tokens_to_ids("<image>"))
+
+
+def settings(folder: Path, vision: dict[str, Any]) -> dict[str, Any]:
+    """How pictures are prepared: the checkpoint's numbers, in a form that old and new versions read."""
+    found: dict[str, Any] = {}
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        if (folder / name).is_file():
+            read = json.loads((folder / name).read_text(encoding="utf-8"))
+            found.update(read.get("image_processor", read))
+    side = int(vision["image_size"])
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "image_mean": found.get("image_mean", layout.CLIP_MEAN),
+        "image_std": found.get("image_std", layout.CLIP_STD),
+        "size": {"shortest_edge": side},
+        "crop_size": {"height": side, "width": side},
+        "resample": 3,
+    }
+
+
+def save(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def write(folder: Path, pairs: Iterable[tuple[str, Tensor]]) -> None:
+    """Safetensors in shards, with an index where there is more than one."""
+    from safetensors.torch import save_file
+
+    shards: list[dict[str, str]] = []
+    part: dict[str, Tensor] = {}
+
+    def flush() -> None:
+        name = f"model-{len(shards) + 1:05d}.safetensors"
+        save_file(part, folder / name, {"format": "pt"})
+        shards.append(dict.fromkeys(part, name))
+        part.clear()
+
+    for name, weight in pairs:
+        part[name] = weight.contiguous()
+        if sum(held.nbytes for held in part.values()) >= SHARD:
+            flush()
+    if part:
+        flush()
+    if len(shards) == 1:
+        (folder / "model-00001.safetensors").rename(folder / "model.safetensors")
+        return
+    weight_map = {name: file for shard in shards for name, file in shard.items()}
+    save(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("target", type=Path)
+    args = parser.parse_args()
+    try:
+        made = convert(args.source, args.target)
+    except ValueError as error:
+        print(f"convert: {error}", file=sys.stderr)
+        return 1
+    print(f"{args.target} holds the {made} layout", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
