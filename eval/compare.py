@@ -184,8 +184,8 @@ def score_table(title: str, found: Sequence[Scored]) -> Table:
         missing += sum(result.score.missing - result.failed for result in one.arms.values())
     notes = []
     if len(found) > 1:
-        means = [_mean_of([one.arms.get(arm) for one in found]) for arm in arms]
-        rows.append(["average", "mean of the above (MME / 20)", None, *means])
+        means = arm_means(found)
+        rows.append(["average", "mean of the above (MME / 20)", None, *(means[arm] for arm in arms)])
         values = [
             {one.arms[arm].score.name: one.arms[arm].score.value for one in found if arm in one.arms} for arm in arms
         ]
@@ -206,10 +206,14 @@ def _value(result: Result | None) -> float | None:
     return None if result is None else result.score.value
 
 
-def _mean_of(results: Sequence[Result | None]) -> float | None:
-    if any(result is None for result in results):
-        return None
-    return _mean([result.score.value / scale(result.score.name) for result in results if result])
+def arm_means(found: Sequence[Scored]) -> dict[str, float | None]:
+    """The plain mean of each arm over the benchmarks; None for an arm that lacks one of them."""
+    means: dict[str, float | None] = {}
+    for arm in dict.fromkeys(arm for one in found for arm in one.arms):
+        scores = [one.arms[arm].score for one in found if arm in one.arms]
+        complete = len(scores) == len(found)
+        means[arm] = _mean([score.value / scale(score.name) for score in scores]) if complete else None
+    return means
 
 
 HEAD = [

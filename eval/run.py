@@ -286,5 +286,9 @@ def finish(
     tables.write(shown, folder.path)
     report.write(folder, scored, shown, folder.path / "report.html", args.report_samples)
     say(f"rows, scores, tables and report.html are in {folder.path}")
-    averages = dict(zip(shown[0].head[3:], shown[0].rows[-1][3:], strict=True))
-    return {**summary, "scores": scores, "averages": averages, "comparisons": [asdict(one) for one in found]}
+    return {
+        **summary,
+        "scores": scores,
+        "averages": compare.arm_means(scored),
+        "comparisons": [asdict(one) for one in found],
+    }

@@ -46,7 +46,7 @@ def test_later_cuts_and_the_tower_take_no_part():
 def test_fit_writes_a_file_that_run_takes(checkpoints, world, tmp_path, capsys):
     out = tmp_path / "trends.toml"
     common = ["--model", str(checkpoints["image"]), "--data", str(world)]
-    for method in ("fastv", "pyramiddrop"):
+    for method in ("fastv", "himap"):
         assert (
             main(
                 [
@@ -68,7 +68,7 @@ def test_fit_writes_a_file_that_run_takes(checkpoints, world, tmp_path, capsys):
         found = json.loads(capsys.readouterr().out)
         assert found["method"] == method
         assert {"rate", "r2", "length", "model", "layer", "prompt", "questions", "data", "attention"} <= found.keys()
-    assert {record["method"] for record in files.load(out)} == {"fastv", "pyramiddrop"}  # the first one stayed
+    assert {record["method"] for record in files.load(out)} == {"fastv", "himap"}  # the first one stayed
     trend = files.find("fastv", None, out)
     assert isinstance(trend, Trend)
     flags = [
