@@ -6,6 +6,7 @@ Benchmarks, prompts, pictures, arms and scorers are those of the native backend;
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import os
@@ -182,7 +183,8 @@ class Worker:
 
     def close(self) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         try:
             self.process.wait(timeout=20)
         except subprocess.TimeoutExpired:

@@ -1,0 +1,228 @@
+"""The authors' code itself: the patch at the pin, identity without a context, and agreement with the native methods.
+
+Needs `bash setup.sh --forks`; each fork that is not there is skipped, with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from debias import Debias, Padding, Trend
+from eval.fork import Fork
+from eval.fork_options import options
+from eval.fork_setup import ROOT, blob_id, environment, setups
+from eval.sample import Sample
+from pruners import make
+
+pytestmark = pytest.mark.forks
+NAMES = sorted(setups())
+LLAVA = [name for name in NAMES if name != "illava"]
+BENCHMARK = SimpleNamespace(name="made up", conversation="vicuna_v1", max_new_tokens=4)
+ARMS = {
+    "none": Debias(),
+    "trend": Debias(Trend.exponential(0.02)),
+    "padding": Debias(padding=Padding()),
+    "both": Debias(Trend.exponential(0.02), Padding()),
+}
+# Settings for the 64 patches and 10 layers of the checkpoint; FastV in the mode that has a cache.
+FIELDS = {
+    "fastv": {"keep": 20, "mode": "mask"},
+    "pyramiddrop": {"layers": (2, 4, 7), "ratios": (0.5, 0.3, 0.1)},
+    "sparsevlm": {"layers": (3, 5, 8), "keeps": (40, 24, 10)},
+    "himap": {"keeps": (24, 12), "second": 5},
+    "tokencarve": {"keep": 20},
+    "vispruner": {"keep": 20},
+}
+
+
+def there(name):
+    try:
+        return environment(name)
+    except ValueError as reason:
+        pytest.skip(str(reason))
+
+
+def bash(script, *names):
+    done = subprocess.run(["bash", script, *names], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory):
+    """copies(name): a folder with that fork's code as pinned, our scripts and patches, and what a probe needs."""
+
+    def make_copy(name):
+        python, _ = there(name)
+        setup, folder = setups()[name], tmp_path_factory.mktemp(name)
+        for part in ("scripts", "patches", "eval/forks", "tests/golden"):
+            shutil.copytree(ROOT / part, folder / part)
+        inside = folder / "third_party" / setup.submodule
+        inside.mkdir(parents=True)
+        wanted = {file["name"] for file in setup.files}
+        wanted |= {p.split("/", 2)[2] for p in setup.path if p.startswith(f"third_party/{setup.submodule}/")}
+        if f"third_party/{setup.submodule}" in setup.path:
+            wanted = {"llava"}
+        archive = ["git", "-C", setup.folder, "archive", setup.commit, *sorted(wanted)]
+        packed = subprocess.run(archive, capture_output=True, check=True).stdout
+        subprocess.run(["tar", "-x", "-C", inside], input=packed, check=True)
+        subprocess.run(["git", "init", "-q", inside], check=True)
+        if name == "tokencarve":
+            (folder / "third_party" / "LLaVA").symlink_to(ROOT / "third_party" / "LLaVA")
+        return SimpleNamespace(folder=folder, setup=setup, python=python)
+
+    return make_copy
+
+
+def probe(copy, name):
+    fields = {"keep": 0.7, "layer": 8} if name == "illava" else probe_options(name)
+    path = os.pathsep.join([*(str(copy.folder / part) for part in copy.setup.path), str(ROOT)])
+    command = [
+        copy.python,
+        ROOT / "tests/forks/probe.py",
+        name,
+        copy.folder / "eval/forks",
+        copy.folder / "tests/golden",
+    ]
+    environ = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, json.dumps(fields)], capture_output=True, text=True, env=environ, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def probe_options(name):
+    return options(name, make(name, **FIELDS[name]), 64, 24)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_patch_fits_the_pin_and_changes_nothing_without_a_context(copies, name):
+    copy = copies(name)
+    script, files = copy.folder / "scripts/apply_patches.sh", copy.setup.files
+    inside = copy.folder / "third_party" / copy.setup.submodule
+    assert [blob_id(inside / file["name"]) for file in files] == [file["before"] for file in files]
+    unpatched = probe(copy, name)
+    assert "patched" in bash(script, name)
+    assert [blob_id(inside / file["name"]) for file in files] == [file["after"] for file in files]
+    assert probe(copy, name) == unpatched
+    assert "restored" in bash(script, "--reverse", name)
+    assert [blob_id(inside / file["name"]) for file in files] == [file["before"] for file in files]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A wide and a tall picture of coloured blocks, and a question without one."""
+    folder = tmp_path_factory.mktemp("pictures")
+    made = []
+    for name, size in (("wide.png", (320, 180)), ("tall.png", (120, 200))):
+        image = Image.effect_noise(size, 90).convert("RGB")
+        image.paste((200, 30, 30), (10, 10, 60, 90))
+        image.paste((20, 60, 220), (60, 60, 110, 150))
+        image.save(folder / name)
+        made.append(Sample(name, "What is red?", image=folder / name))
+    return [*made, Sample("text", "Is snow white?")]
+
+
+def start(name, checkpoint, longest=None, **fields):
+    there(name)
+    pruner = make(name, **{**FIELDS[name], **fields})
+    length = (lambda _: longest) if longest else (lambda benchmark: benchmark.max_new_tokens)
+    return Fork(name, pruner, checkpoint, lambda _, arm: ARMS[arm], longest=length)
+
+
+@pytest.mark.parametrize("name", LLAVA)
+def test_every_arm_agrees_with_the_native_method(checkpoint, pictures, name):
+    from eval.parity import compare
+    from pruners.models import adapter
+
+    fork = start(name, checkpoint)
+    loaded = adapter(checkpoint).load(checkpoint, dtype="float32", device="cpu")
+    chosen = SimpleNamespace(
+        adapter=lambda _: loaded,
+        pruner=fork.pruner,
+        debias=lambda _, arm: ARMS[arm],
+        longest=lambda _: 4,
+    )
+    benchmark = SimpleNamespace(**vars(BENCHMARK), media="image")
+    shown = pictures[:2]
+    try:
+        if not fork.patched:
+            pytest.skip(f"third_party/{setups()[name].submodule} is not patched: bash scripts/apply_patches.sh {name}")
+        found = {arm: compare(chosen, fork, benchmark, shown, arm) for arm in ARMS}
+        kept = {arm: [fork.ask(sample, arm, benchmark)["kept"] for sample in shown] for arm in ARMS}
+        plain = compare(chosen, fork, benchmark, pictures, "unpruned")
+    finally:
+        fork.close()
+    for arm, one in found.items():
+        assert one["kept_same"] == len(shown), (arm, one)
+        assert one["logit_max"] < 1e-4, (arm, one)
+        # HiMAP's code has no cache and prunes again for every new token: only the first one is the same question.
+        assert name == "himap" or one["answers_same"] == len(shown), (arm, one)
+    assert plain["logit_max"] < 1e-4
+    assert plain["answers_same"] == len(pictures)
+    assert kept["none"] != kept["padding"]
+    # VisPruner's attention is that of a tower which looks both ways: it has no trend to divide by.
+    assert (kept["none"] == kept["trend"]) == (name == "vispruner")
+
+
+@pytest.mark.parametrize("name", LLAVA)
+def test_text_alone_and_long_answers(checkpoint, pictures, name):
+    fork = start(name, checkpoint, longest=170)
+    try:
+        arm = "both" if fork.patched else "none"
+        wide, text = (fork.ask(pictures[i], arm, BENCHMARK) for i in (0, 2))
+        again = fork.ask(pictures[0], arm, BENCHMARK)
+    finally:
+        fork.close()
+    assert text["kept"] == []
+    assert text["start"] is None
+    assert wide["start"] == again["start"] > 0
+    assert (wide["ids"], wide["kept"]) == (again["ids"], again["kept"]), "nothing of one question is left for the next"
+    for reply in (wide, text):
+        assert 1 <= len(reply["ids"]) <= 170
+        assert len(reply["ids"]) == 170 or reply["ids"][-1] == 2
+
+
+def test_fastv_in_place(checkpoint, pictures):
+    fork = start("fastv", checkpoint, mode="gather")
+    try:
+        rows = list(fork.answer(pictures, "none", BENCHMARK))
+    finally:
+        fork.close()
+    assert [key for key, _, _ in rows] == [sample.key for sample in pictures]
+    assert all("counts" in metadata for _, _, metadata in rows[:2])
+
+
+@pytest.mark.parametrize("name", ["fastv", "pyramiddrop"])
+def test_both_layouts_of_a_checkpoint_give_the_same_logits(checkpoint, tmp_path, name):
+    from eval.forks import convert
+
+    python, path = there(name)
+    convert.convert(checkpoint, tmp_path / "original")
+    code = (
+        "import sys, json, torch; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import layout, load\n"
+        "folder = Path(sys.argv[2]); config = layout.read_config(folder)\n"
+        "state = layout.weights(folder); vision = None\n"
+        "if layout.is_original(config): config['mm_vision_tower'] = layout.tower_folder(folder, config)\n"
+        "else:\n"
+        "    vision = config['vision_config']; config = layout.original_config(config, '')\n"
+        "    state = ((layout.to_original(n), w) for n, w in state)\n"
+        "fork = load.build(sys.argv[3], json.loads(sys.argv[4]), config, state, vision)\n"
+        "torch.manual_seed(0); fork.prepare(2)\n"
+        "print(fork.generate([1, 5, -200, 6, 7], torch.randn(1, 3, 112, 112), 3))\n"
+    )
+    fields = json.dumps(options(name, make(name, **FIELDS[name]), 64, 10))
+    said = []
+    for folder in (checkpoint, tmp_path / "original"):
+        command = [python, "-c", code, ROOT / "eval/forks", folder, name, fields]
+        environ = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        said.append(done.stdout)
+    assert said[0] == said[1]
