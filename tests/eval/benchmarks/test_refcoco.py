@@ -93,6 +93,8 @@ def test_paths_that_leave_the_data_are_refused(folder, image):
     ("change", "message"),
     [
         ({"bbox": [20, 10, 5, 50]}, r"expected x1 < x2 and y1 < y2 in 'bbox', found .* \(x, y, width, height\?\)"),
+        ({"bbox": [20, 10, 60, 10]}, "expected x1 < x2 and y1 < y2 in 'bbox'"),
+        ({"bbox": [20, 10, 20, 50]}, "expected x1 < x2 and y1 < y2 in 'bbox'"),
         ({"bbox": [1, 2, 3]}, "expected four numbers in 'bbox'"),
         ({"width": 0}, "expected a width and a height of at least 1, found 0 x 100"),
         ({"sent": 3}, "expected a string in 'sent', found 3"),

@@ -302,6 +302,19 @@ def test_textvqa(folder, answered):
     assert score.name == "textvqa"
 
 
+def test_textvqa_files_must_agree(folder):
+    textvqa(folder)
+    path = folder / "textvqa/TextVQA_0.5.1_val.json"
+    path.write_text(path.read_text().replace("WHO WON?", "WHO LOST?"))
+    with pytest.raises(
+        ValueError, match=r"ocr.jsonl, line 3: '2c: who won\?' is not in .*TextVQA_0.5.1_val.json; expected"
+    ):
+        get("textvqa").load(folder.root)
+    path.write_text(path.read_text().replace("WHAT YEAR IS IT?", "WHAT IS THE BRAND?"))
+    with pytest.raises(ValueError, match=r"val.json, record 3: asks '0a1b: what is the brand\?' a second time"):
+        get("textvqa").load(folder.root)
+
+
 def test_textvqa_without_ocr(folder, answered):
     textvqa(folder)
     samples = get("textvqa").load(folder.root, ocr=False)
@@ -334,6 +347,10 @@ def test_textvqa_prompts_that_hold_no_question(folder):
     samples = textvqa(folder)
     with pytest.raises(ValueError, match=r"textvqa: the answer for '2c': expected a question, .* found 'Who\\nwon"):
         get("textvqa").score([{"question_id": "2c", "prompt": "Who\nwon?\nin\n4 lines", "text": "x"}], samples)
+    with pytest.raises(ValueError, match="textvqa: the answer for '2c': expected a question"):
+        get("textvqa").score(
+            [{"question_id": "2c", "prompt": "Who won?\nx\nReference OCR token: 7", "text": "x"}], samples
+        )
     with pytest.raises(ValueError, match="textvqa: the answer for '2c' has no prompt"):
         get("textvqa").score([{"question_id": "2c", "text": "x"}], samples)
     with pytest.raises(ValueError, match=r"question '2c: who lost\?', none of"):
