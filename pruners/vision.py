@@ -29,9 +29,10 @@ class Vision:
         self.shrinking = list(pruner.vision_layers(self.tower.feature_layer + 1))
         if pruner.vision and self.shrinking:
             raise ValueError(f"{pruner} both reads the vision tower's output and prunes inside it; it can do only one")
-        if self.shrinking and not self.tower.plain:
+        if not self.tower.plain and (self.shrinking or not pruner.tiles):
+            kind = adapter.model.config.model_type
             raise ValueError(
-                f"{pruner} prunes inside the vision tower, whose patches are tiles here and not the tokens"
+                f"{pruner} takes patches of the vision tower for tokens of the prompt, which {kind} does not"
             )
         if any(layer > self.tower.feature_layer for layer in self.shrinking):
             last = self.tower.feature_layer
@@ -53,15 +54,18 @@ class Vision:
         for stage, number in enumerate(self.shrinking):
             layer = tower.layers[number]
             handles.append(layer.register_forward_pre_hook(self.enter, with_kwargs=True))
-            handles.append(layer.self_attn.register_forward_hook(self.attend, with_kwargs=True))
+            handles.append(self.attn(number).register_forward_hook(self.attend, with_kwargs=True))
             handles.append(layer.register_forward_hook(partial(self.shrink, stage)))
         chosen = tower.layers[tower.feature_layer]
         if self.pruner.vision:
-            handles.append(chosen.self_attn.register_forward_pre_hook(self.look, with_kwargs=True))
+            handles.append(self.attn(tower.feature_layer).register_forward_pre_hook(self.look, with_kwargs=True))
         handles.append(chosen.register_forward_hook(self.keep_features))
         if self.shrinking:
             handles.append(tower.module.register_forward_hook(self.restore))
         return handles
+
+    def attn(self, number: int) -> Any:
+        return getattr(self.tower.layers[number], self.tower.attention)
 
     @property
     def rows(self) -> int:
@@ -84,18 +88,16 @@ class Vision:
             raise ValueError("the vision tower did not run inside this `with` block, so there is nothing to score by")
         if not self.tower.cls:
             raise ValueError("this vision tower has no CLS token, whose attention the method ranks by")
-        first = sum(self.adapter.views(span) for span in spans[:image])
-        attn, parts = self.tower.layers[self.tower.feature_layer].self_attn, []
-        for row in range(first, first + self.adapter.views(spans[image])):
+        start = sum(self.adapter.views(span) for span in spans[:image])
+        attn, parts = self.attn(self.tower.feature_layer), []
+        for row in range(start, start + self.adapter.views(spans[image])):
             query, key = heads(attn, "q", self.states[row, :1]), heads(attn, "k", self.states[row])
             weights = (query.float() @ key.float().transpose(1, 2) * attn.scale).softmax(-1)
-            parts.append(Patches(weights[:, 0, 1:], self.features[row, 1:], key[:, 1:], self.features[row, 0]))
+            view = Patches(weights[:, 0, 1:], self.features[row, 1:], key[:, 1:], self.features[row, 0])
+            parts.append(self.adapter.joined(view))
         if len(parts) == 1:
             return parts[0]
-        shown = self.adapter.shows(spans[image])
-        if shown is None or not self.pruner.tiles:
-            raise ValueError(f"{type(self.pruner).__name__} does not know what to do with a picture of several views")
-        shown = shown.to(self.features.device)
+        shown = self.adapter.shows(spans[image]).to(self.features.device)
         none, place = shown < 0, shown.clamp(min=0)
         return Patches(
             torch.cat([part.attention for part in parts], 1)[:, place].masked_fill(none, 0),
@@ -181,7 +183,9 @@ class Vision:
 
 def heads(attn: Any, which: str, states: Tensor) -> Tensor:
     """[h, n, c] of normed [n, C]."""
+    norm = getattr(attn, f"{which}_norm", None)
     projected: Tensor = getattr(attn, f"{which}_proj")(states)
+    projected = projected if norm is None else norm(projected)
     return projected.view(len(states), -1, attn.head_dim).transpose(0, 1)
 
 

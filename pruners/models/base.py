@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from PIL import Image
@@ -18,6 +18,9 @@ from torch import Tensor
 from debias import Span
 from pruners.models import images, prompts
 from pruners.models.request import IMAGE, VIDEO, Encoded, Request, Shown, Size, cut, left_padded, place
+
+if TYPE_CHECKING:
+    from pruners.view import Patches
 
 A = TypeVar("A", bound="Adapter")
 T = TypeVar("T")
@@ -33,6 +36,7 @@ class Tower:
     feature_layer: int
     cls: bool = True
     plain: bool = True
+    attention: str = "self_attn"  # the name of a layer's attention
 
 
 class Adapter:
@@ -75,9 +79,13 @@ class Adapter:
         """How many rows of the tower's batch show a picture; more than one if there are tiles."""
         return 1
 
-    def shows(self, span: Span) -> Tensor | None:
-        """[length] which patch of its views, laid end to end, each token shows; -1: none. None: all, in order."""
-        return None
+    def joined(self, patches: Patches) -> Patches:
+        """What the tower knows of one view, where one token of the prompt shows several patches."""
+        return patches
+
+    def shows(self, span: Span) -> Tensor:
+        """[length] which (joined) patch of its views, laid end to end, each token shows; -1: none."""
+        return torch.arange(span.total)
 
     def hooks(self, run: Any) -> list[Any]:
         """Further hooks of the family for the time of the run; each has .remove()."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from PIL import Image
@@ -15,6 +15,9 @@ from debias import Span
 from pruners.models import images
 from pruners.models.base import Adapter, Tower, runs, shared
 from pruners.models.request import IMAGE, Request, Shown, Size
+
+if TYPE_CHECKING:
+    from pruners.view import Patches
 
 
 class InternVL(Adapter):
@@ -47,8 +50,27 @@ class InternVL(Adapter):
 
     @property
     def tower(self) -> Tower:
-        raise ValueError(
-            "InternVL joins four patches to a token behind its vision tower; methods that prune there cannot run on it"
+        module, chosen = self.inner.vision_tower, int(self.model.config.vision_feature_layer)
+        layers = module.encoder.layer
+        number = chosen - 1 if chosen >= 0 else len(layers) + chosen  # entry 0 of the hidden states is the embeddings
+        return Tower(module, layers, number, plain=False, attention="attention")
+
+    def views(self, span: Span) -> int:
+        return span.frames
+
+    def joined(self, patches: Patches) -> Patches:
+        """A token shows 2 x 2 patches: their attention and keys are averaged, their features lie side by side."""
+        ratio = float(self.model.config.downsample_ratio)
+        fold, side = round(1 / ratio), self.side
+        features = patches.features
+        if int(self.model.config.vision_feature_layer) == -1:
+            features = self.inner.vision_tower.layernorm(features)
+        square, grid = features.view(1, side * fold, side * fold, -1), (side, fold, side, fold)
+        return replace(
+            patches,
+            attention=patches.attention.view(-1, *grid).mean((2, 4)).flatten(1),
+            features=self.inner.pixel_shuffle(square, scale_factor=ratio).flatten(0, 2),
+            keys=patches.keys.reshape(len(patches.keys), *grid, -1).mean((2, 4)).flatten(1, 2),
         )
 
     def begin(self) -> list[int]:

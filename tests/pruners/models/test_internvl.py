@@ -10,9 +10,11 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import (
     get_optimal_tiled_canvas,
 )
 
+import pruners
 from debias import Padding
 from pruners.models import Request
 from pruners.models.internvl import arranged
+from pruners.vispruner import important_and_distinct
 
 SIZES = [(40, 70), (131, 50), (200, 301), (112, 112), (640, 480)]
 
@@ -131,3 +133,35 @@ def test_stray_image_tokens_are_named(adapters):
     one = adapters("internvl")
     with pytest.raises(ValueError, match="15 image tokens at 1"):
         one.spans({"input_ids": torch.tensor([[3, *[one.model.config.image_token_id] * 15, 4]])})
+
+
+def test_vispruner_prunes_each_tile_by_itself(builders):
+    """As on the eager attention of the whole tower, four patches to a token; tiles and thumbnail share the budget."""
+    one = builders.adapter("internvl")
+    with torch.no_grad():  # layers that do something
+        for layer in one.inner.vision_tower.encoder.layer:
+            layer.lambda_1.uniform_(0.5, 1.5)
+    encoded = one.encode(
+        [Request("Why?", [builders.picture(20, 20)]), Request("Why?", [builders.picture(300, 100, 1)])]
+    )
+    spans = [row[0] for row in one.spans(encoded.inputs, encoded.sizes)]
+    assert [span.frames for span in spans] == [1, 4]
+    with torch.no_grad(), pruners.make("vispruner", keep=0.5)(one.model, sizes=encoded.sizes) as trace:
+        one.model.generate(**encoded.inputs, max_new_tokens=2)
+    tower = one.inner.vision_tower
+    tower.set_attn_implementation("eager")
+    with torch.no_grad():
+        seen = tower(encoded.inputs["pixel_values"], output_attentions=True)
+        cls = seen.attentions[-1].mean(1)[:, 0, 1:].view(-1, 8, 8)
+        scores = torch.nn.functional.avg_pool2d(cls[:, None], 2).flatten(1)
+        features = one.inner.pixel_shuffle(seen.last_hidden_state[:, 1:].reshape(-1, 8, 8, 32), 0.5).flatten(1, 2)
+    expected = important_and_distinct(features, scores, 8)
+    assert trace.kept[0][0].tolist() == expected[0].tolist()
+    assert trace.kept[0][1].tolist() == (expected[1:] + 16 * torch.arange(4)[:, None]).flatten().tolist()
+
+
+@pytest.mark.parametrize("method", ["visionzip", "illava"])
+def test_methods_that_take_patches_for_tokens_are_refused(method, adapters):
+    model = adapters("internvl").model
+    with pytest.raises(ValueError, match="which internvl does not"), pruners.make(method, keep=0.5)(model):
+        pass
