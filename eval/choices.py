@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from eval.backends import UNPRUNED, Backend, Native
 from eval.benchmarks.base import Benchmark
 from eval.checkpoints import digest_of, folder_of, layout
 from eval.cli import one_of
+from eval.fields import parse_fields
 from eval.flags import options
 from eval.plan import world
 
@@ -93,9 +93,10 @@ class Choice:
         if not self.arms:  # without attention from the decoder there is no trend to divide by
             self.arms = list(names.ARMS) if trends.trended(self.pruner) else ["none", "padding"]
         self.options = options(getattr(args, "option", []))
+        self.stages = getattr(args, "stages", "first")
         self._loaded: tuple[str, Any, Backend] | None = None
         self._fork: Any = None
-        self._fitted: dict[str, Any] = {}
+        self._fitted: dict[tuple[str, str], Any] = {}
 
     def _pruner(self) -> Any:
         from pruners import find
@@ -117,7 +118,7 @@ class Choice:
             "dtype": self.dtype,
             "attention": self.args.attention,
             "device": self.device.split(":")[0],
-            "trend": trends.identity(self.args.trend),
+            "trend": trends.identity(self.args.trend, self.stages),
         }
 
     def facts(self, benchmark: Benchmark) -> dict[str, Any]:
@@ -142,17 +143,17 @@ class Choice:
         path = folder_of(self.models[media]) / "trends.toml"
         return path if path.is_file() else None
 
-    def fitted(self, media: str) -> Any:
+    def fitted(self, media: str, kind: str = "exponential") -> Any:
         """A trend fitted now, on pictures that no benchmark scores."""
-        if media not in self._fitted:
+        if (media, kind) not in self._fitted:
             from debias import trends as files
-            from eval.fit import QUESTIONS, heldout, record
+            from eval.fit import QUESTIONS, Fit, heldout, record
 
             log.info("fitting the trend of %s on the embedded held-out %ss", self.args.method, media)
-            found = record(self, media, heldout(), None, QUESTIONS)
+            found, _ = record(self, media, heldout(), None, QUESTIONS, Fit(kind))
             log.info("fitted: rate %.6f per token, r2 %.3f", found.get("rate", 0.0), found.get("r2", 0.0))
-            self._fitted[media] = files.make(found, "fitted on the way")
-        return self._fitted[media]
+            self._fitted[media, kind] = files.make(found, "fitted on the way")
+        return self._fitted[media, kind]
 
     def adapter(self, media: str) -> Any:
         """The model for pictures or clips, loaded once; the other one leaves."""
@@ -210,10 +211,3 @@ class Choice:
         if self._fork is not None:
             self._fork.close()
             self._fork = None
-
-
-def parse_fields(kind: type, words: Sequence[str], program: str) -> Any:
-    """A dataclass from the flags of its fields."""
-    import tyro
-
-    return tyro.cli(kind, args=list(words), prog=program, description=kind.__doc__)

@@ -226,3 +226,24 @@ def overlay(picture: Any, kept: Sequence[int], grid: tuple[int, int], size: tupl
     cells = Image.fromarray(mask.reshape(grid)).resize(square.size, Image.Resampling.NEAREST)
     dimmed = Image.blend(square, Image.new("RGB", square.size, (255, 255, 255)), 0.75)
     return Image.composite(square, dimmed, cells)
+
+
+def fits(curves: Mapping[str, Sequence[float]], trends: Mapping[str, Sequence[float]]) -> Figure:
+    """Measured mean scores by position (dots) and trends (lines), each relative to its own mean."""
+    drawn = figure(6.2, 3.2)
+    with matplotlib.rc_context(STYLE):
+        axis = drawn.subplots()
+        for number, (name, values) in enumerate(curves.items()):
+            curve = np.asarray(values, dtype=float)
+            shade = MORE_COLOURS[number % len(MORE_COLOURS)]
+            axis.plot(curve / np.nanmean(curve), ".", markersize=2, color=shade, alpha=0.6, label=name)
+        for number, (name, values) in enumerate(trends.items()):
+            line = np.asarray(values, dtype=float)
+            same = number < len(curves)  # a fit has the colour of what it was fitted to
+            shade = MORE_COLOURS[number % len(MORE_COLOURS)] if same else "#000000"
+            style = "-" if same else (":" if number % 2 else "--")
+            axis.plot(line / line.mean(), style, color=shade, linewidth=1.4, label=name)
+        axis.set_xlabel("original position")
+        axis.set_ylabel("relative to its mean")
+        axis.legend(fontsize=7)
+    return drawn

@@ -1,11 +1,16 @@
 """Fit the positional trend of a method's score on a model: the mean score at the method's first cut, by position.
 
-The pictures come from data that is not scored: by default the embedded world's held-out half.
+The pictures come from data that is not scored: by default the embedded world's held-out half. `--each` fits one trend
+to every benchmark of the data, as the released ones are, and shows the held-out one beside them. `--kind prior`
+measures the average attention that D2Pruner divides by. A trend fitted to each score as it comes needs no file:
+`run --trend online`.
 
 examples:
   python -m eval fit --method fastv                                  the embedded model, into its trends.toml
-  python -m eval fit --method fastv --model llava-hf/llava-1.5-7b-hf --out fastv-7b.toml
+  python -m eval fit --method fastv --model llava-hf/llava-1.5-7b-hf --out fastv-7b.toml --plot fastv-7b
   python -m eval fit --method fastv --model DIR --data playground/data/eval --benchmarks gqa --limit 500 --out gqa.toml
+  python -m eval fit --method himap --each --model DIR --data playground/data/eval --out himap.toml
+  python -m eval fit --method fastv --video --scope factorised       clips: one trend within frames, one over them
   python -m eval run --method fastv --model DIR --trend gqa.toml ...
 """
 
@@ -22,6 +27,8 @@ import torch
 
 from debias import Debias, Padding, Trend, names
 from debias import trends as files
+from debias.fit import KINDS
+from debias.trend import SCOPES
 from eval.benchmarks.base import Benchmark
 from eval.images import open_image
 from eval.plan import batches, limited
@@ -33,12 +40,22 @@ QUESTIONS = 64  # of each benchmark, when a trend is fitted on the way to a run
 
 
 @dataclasses.dataclass(frozen=True)
+class Fit:
+    """What is fitted to a curve."""
+
+    kind: str = "exponential"
+    scope: str = "sequence"
+    refine: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Probe(Debias):
     """Sums up the scores of first cuts by original position, leaving out padding; changes nothing."""
 
     padding: Padding | None = dataclasses.field(default_factory=lambda: Padding(0.5, "even"))
     sums: dict[int, torch.Tensor] = dataclasses.field(default_factory=dict, compare=False)  # span length -> [2, length]
     special: dict[int, torch.Tensor] = dataclasses.field(default_factory=dict, compare=False)
+    frames: dict[int, int] = dataclasses.field(default_factory=dict, compare=False)
 
     def __call__(self, score: Any, span: Any, stage: int = 0, role: str = "select") -> Any:
         if stage == 0 and role in ("select", "weigh"):
@@ -49,6 +66,7 @@ class Probe(Debias):
             flat = score.detach().double().reshape(-1, score.shape[-1]).mean(0)
             total[0].index_add_(0, index[there].cpu(), flat[there].cpu())
             total[1].index_add_(0, index[there].cpu(), torch.ones(int(there.sum()), dtype=torch.float64))
+            self.frames[span.total] = span.frames
             if span.special is not None:
                 self.special[span.total] = span.special.cpu()
         return score
@@ -73,15 +91,27 @@ def measure(adapter: Any, pruner: Any, asked: Iterable[tuple[Benchmark, Sequence
     return probe
 
 
-def fitted(probe: Probe) -> tuple[Trend, torch.Tensor]:
-    """The exponential that fits the mean curve, and the curve. Spans of several lengths have no one curve."""
+def fitted(probe: Probe, how: Fit = Fit(), **options: Any) -> tuple[Trend, torch.Tensor]:
+    """The trend that fits the mean curve, and the curve. Spans of several lengths have no one curve: the commonest."""
     if not probe.sums:
         raise ValueError("the method scored no visual token of these questions, so there is no trend to fit")
     length = max(probe.sums, key=lambda length: float(probe.sums[length][1].sum()))
     total, seen = probe.sums[length]
     curve = total / seen  # positions that were never seen are NaN, and left out
-    trend = Trend.fit(curve, ignore=probe.special.get(length))
-    return dataclasses.replace(trend, length=length, residual=None), curve
+    special, frames = probe.special.get(length), probe.frames.get(length, 1)
+    asked = {"scope": how.scope, "frames": 1 if how.scope == "sequence" else frames, "refine": how.refine}
+    trend = Trend.fit(curve, how.kind, special, **asked, **options)
+    if how.scope == "sequence":
+        trend = dataclasses.replace(trend, length=length)
+    return dataclasses.replace(trend, residual=None), curve
+
+
+def rotary(adapter: Any) -> dict[str, Any]:
+    """What the rope trend needs to know of a model."""
+    config = adapter.model.config.get_text_config()
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    known = getattr(config, "rope_parameters", None) or {}
+    return {"head_dim": width, "theta": float(known.get("rope_theta") or getattr(config, "rope_theta", 10_000.0))}
 
 
 def heldout() -> Path:
@@ -97,19 +127,23 @@ def calibration(media: str, data: Path, only: Sequence[str] | None = None, limit
 
     found = [benchmarks.get(name) for name in only or benchmarks.NAMES]
     found = [one for one in found if one.media == media and (only or there(one, data))]
-    return [(one, limited([s for s in one.load(data) if s.image or s.video], limit)) for one in found]
+    asked = [(one, limited([s for s in one.load(data) if s.image or s.video], limit)) for one in found]
+    if not asked:
+        raise ValueError(f"{data} holds no {media} benchmark to fit on")
+    return asked
 
 
-def record(choice: Any, media: str, data: Path, only: Sequence[str] | None, limit: int) -> dict[str, Any]:
-    """One fitted trend with where it comes from, as a record of a trends file."""
+def record(
+    choice: Any, media: str, data: Path, only: Sequence[str] | None, limit: int, how: Fit = Fit()
+) -> tuple[dict[str, Any], torch.Tensor]:
+    """One fitted trend with where it comes from, as a record of a trends file; and the curve."""
     from eval.checkpoints import digest_of
     from eval.video import Clips
 
     adapter = choice.adapter(media)
     asked = calibration(media, data, only, limit)
-    if not asked:
-        raise ValueError(f"{data} holds no {media} benchmark to fit on")
-    trend, _ = fitted(measure(adapter, choice.pruner, asked, Clips()))
+    options = rotary(adapter) if how.kind == "rope" else {}
+    trend, curve = fitted(measure(adapter, choice.pruner, asked, Clips()), how, **options)
     cut = choice.pruner.cuts(len(adapter.decoder.layers))[0]
     own = data == heldout()
     return {
@@ -124,22 +158,44 @@ def record(choice: Any, media: str, data: Path, only: Sequence[str] | None, limi
         "questions": sum(len(samples) for _, samples in asked),
         "data": "tiny world, held-out half" if own else f"{data.name}: {', '.join(one.name for one, _ in asked)}",
         "command": "python -m eval fit",
-    }
+    }, curve
+
+
+def prior(choice: Any, data: Path, out: Path, limit: int = 1000) -> dict[str, Any]:
+    """The average attention that D2Pruner divides by, over the pictures of the data, one of each."""
+    from pruners.prior import Prior
+
+    adapter, pictures = choice.adapter("image"), {}
+    for _, samples in calibration("image", data, None, limit):
+        for sample in samples:
+            pictures.setdefault(str(sample.image), sample)
+    chosen = list(pictures.values())[:limit]
+    tile = int(adapter.model.config.image_seq_length) if choice.layout["image"].tokens is None else None
+    cut = choice.pruner.cuts(len(adapter.decoder.layers))[0].layer
+    found = Prior.measure(adapter, (open_image(sample) for sample in chosen), layer=cut, tile=tile)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    found.save(out)
+    say(f"prior of layer {found.layer} over {found.images} pictures written to {out}")
+    return {"kind": "prior", "layer": found.layer, "pictures": found.images, "digest": found.digest, "file": str(out)}
 
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
-    parser.add_argument("--method", default="fastv", help="the method whose first cut is measured")
-    parser.add_argument("--model", help="a checkpoint folder or hub id (default: the embedded model)")
-    parser.add_argument("--video", action="store_true", help="fit the video model on clips")
-    parser.add_argument("--data", help="a data root (default: the embedded world's held-out half)")
-    parser.add_argument("--benchmarks", help="names with commas (default: all that the data holds)")
-    parser.add_argument(
-        "--limit", type=int, default=QUESTIONS, help="questions of each benchmark (default %(default)s)"
-    )
-    parser.add_argument("--out", help="a trends file; this method's trend in it is replaced (default: the model's own)")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--attention", default="sdpa")
-    parser.add_argument("--device")
+    add = parser.add_argument
+    add("--method", default="fastv", help="the method whose first cut is measured")
+    add("--model", help="a checkpoint folder or hub id (default: the embedded model)")
+    add("--video", action="store_true", help="fit the video model on clips")
+    add("--data", help="a data root (default: the embedded world's held-out half; with --each its scored half)")
+    add("--benchmarks", help="names with commas (default: all that the data holds)")
+    add("--limit", type=int, default=QUESTIONS, help="questions of each benchmark (default %(default)s)")
+    add("--kind", default="exponential", choices=[*KINDS, "prior"], help="what is fitted (default %(default)s)")
+    add("--scope", default="sequence", choices=SCOPES, help="clips: over the whole clip, in every frame, or both")
+    add("--refine", action="store_true", help="an exponential with an offset, by non-linear least squares")
+    add("--each", action="store_true", help="one trend per benchmark of the data, as the released ones; needs --out")
+    add("--plot", type=Path, metavar="STEM", help="draw curve, fit and stored trend into STEM.svg and STEM.png")
+    add("--out", help="a trends file; this method's trends in it are replaced (default: the model's own)")
+    add("--dtype", default="auto")
+    add("--attention", default="sdpa")
+    add("--device")
     parser.set_defaults(takes_fields=True)
     return work
 
@@ -151,19 +207,93 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     from pruners import names as methods
 
     one_of("method", args.method, methods())
+    if args.each and not args.out:
+        raise ValueError("--each fits to questions that are scored; name the file that may hold such trends with --out")
     media = "video" if args.video else "image"
     model = args.model or str(EMBEDDED[media])
-    data = Path(args.data) if args.data else heldout()
     only = [names.benchmark(name) for name in args.benchmarks.split(",")] if args.benchmarks else None
-    out = Path(args.out) if args.out else folder_of(model) / "trends.toml"
+    how = Fit(args.kind, args.scope, args.refine)
     choice = Choice(args, [], [], {media: model})
     try:
-        found = record(choice, media, data, only, args.limit)
+        if args.kind == "prior":
+            out = Path(args.out) if args.out else folder_of(model) / "prior.safetensors"
+            return prior(choice, Path(args.data) if args.data else heldout(), out, args.limit)
+        found = (each if args.each else together)(choice, media, args.data, only, args.limit, how)
+        out = Path(args.out) if args.out else folder_of(model) / "trends.toml"
+        stored = known(choice, media)
     finally:
         choice.close()
+    written = [one for name, (one, _) in found.items() if name != HELDOUT] or [one for one, _ in found.values()]
     others = [one for one in files.load(out) if one["method"] != args.method] if out.exists() else []
-    files.dump(sorted([*others, found], key=lambda one: (one["method"], one["benchmark"])), out)
-    rows = [[name, value if isinstance(value, str) else f"{value:.6g}"] for name, value in found.items()]
-    show(Table(f"trend of {args.method}", ["", ""], rows))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    files.dump(sorted([*others, *written], key=lambda one: (one["method"], one["benchmark"])), out)
+    show(table(args.method, {name: one for name, (one, _) in found.items()}))
     say(f"written to {out}")
-    return {**found, "file": str(out)}
+    drawn = plot(args.plot, found, stored) if args.plot else []
+    first = written[0] if not args.each else {"trends": written, "heldout": found[HELDOUT][0]}
+    return {**first, "file": str(out), "figures": drawn}
+
+
+HELDOUT = "held-out"
+Found = dict[str, tuple[dict[str, Any], torch.Tensor]]  # where it was measured -> record, curve
+
+
+def together(choice: Any, media: str, data: str | None, only: Sequence[str] | None, limit: int, how: Fit) -> Found:
+    """One trend for everything."""
+    one, curve = record(choice, media, Path(data) if data else heldout(), only, limit, how)
+    return {one["data"]: (one, curve)}
+
+
+def each(choice: Any, media: str, data: str | None, only: Sequence[str] | None, limit: int, how: Fit) -> Found:
+    """The held-out trend, and one of every benchmark of the data."""
+    from tiny.benchmarks import ensure
+
+    found = {HELDOUT: record(choice, media, heldout(), None, limit, how)}
+    root = Path(data) if data else ensure()
+    for benchmark, _ in calibration(media, root, only, 1):
+        one, curve = record(choice, media, root, [benchmark.name], limit, how)
+        found[benchmark.name] = ({**one, "benchmark": benchmark.name}, curve)
+    return found
+
+
+def known(choice: Any, media: str) -> dict[str, Trend]:
+    """Trends that are there already: beside the checkpoint, and the released ones of this method."""
+    out, method, own = {}, choice.args.method, choice.own_trends(media)
+    if own is not None and any(one["method"] == method for one in files.load(own)):
+        out["beside the checkpoint"] = files.find(method, None, own)
+    if choice.layout[media].tokens == 576 and any(one["method"] == method for one in files.load()):
+        out["released"] = files.find(method)
+    return out
+
+
+def table(method: str, found: dict[str, dict[str, Any]]) -> Table:
+    head = ["measured on", "kind", "rate", "rise", "R^2", "layer", "questions"]
+    rows = []
+    for name, one in found.items():
+        rate, length = one.get("rate"), one.get("length")
+        rise = rate * (length - 1) if rate is not None and length else None
+        rows.append([name, one["kind"], None if rate is None else f"{rate:.6f}", rise, one.get("r2"), one["layer"],
+                     one["questions"]])  # fmt: skip
+    first = next(iter(found.values()))
+    notes = [f"{first['pruner']} on {first['model']}", "rise: rate x (positions - 1), the log of last over first"]
+    return Table(f"Trend of {method}", head, rows, notes)
+
+
+def plot(stem: Path, found: Found, stored: dict[str, Trend]) -> list[str]:
+    """The measured curves with what was fitted to them, and stored trends of the same layout."""
+    from eval import drawings
+
+    curves, fits = {}, {}
+    for name, (one, curve) in found.items():
+        trend = files.make(one, name)
+        curves[name] = curve.tolist()
+        fits[f"{name}, {one['kind']}"] = inverse(trend, len(curve))
+    fits |= {name: inverse(trend, len(curve)) for name, trend in stored.items() if trend.length in (None, len(curve))}
+    return [str(path) for path in drawings.save(drawings.fits(curves, fits), stem)]
+
+
+def inverse(trend: Trend, length: int) -> list[float]:
+    """The trend itself: what scores are divided by."""
+    frames = length // trend.length if trend.scope != "sequence" and trend.length else 1
+    values: list[float] = (1 / trend.weight(None, length, frames)).tolist()
+    return values

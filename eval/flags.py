@@ -46,7 +46,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--backend", default="native", choices=["native", "fork"], help="fork: the authors' code in its own environment"
     )
-    add("--trend", default="auto", help="auto, published, fitted, online, or a trends file that `fit` wrote")
+    add(
+        "--trend",
+        default="auto",
+        help="auto, published, online (fitted to each score), a trends file that `fit` wrote, or fitted now on "
+        "held-out questions: fitted (exponential), average (the mean attention itself), inverse_cubic, rope",
+    )
+    add(
+        "--stages", default="first", choices=["first", "all"], help="debias the first cut, as the paper, or all of them"
+    )
     add(
         "--dtype",
         default="auto",

@@ -13,11 +13,14 @@ from debias import trends as files
 from eval.benchmarks.base import Benchmark
 
 log = logging.getLogger("debias")
-MODES = ("auto", "published", "fitted", "online")
+KINDS = {"fitted": "exponential", "average": "average", "inverse_cubic": "inverse_cubic", "rope": "rope"}  # fitted now
+MODES = ("auto", "published", "online", *KINDS)
 
 
-def identity(mode: str) -> str:
-    """What of the choice decides numbers: the way it is made, or the content of the file."""
+def identity(mode: str, stages: str = "first") -> str:
+    """What of the choice decides numbers: the way it is made, or the content of the file; and the cuts it acts at."""
+    if stages != "first":
+        return f"{identity(mode)}, {stages} cuts"
     if mode in MODES:
         return mode
     path = Path(mode)
@@ -31,7 +34,7 @@ def identity(mode: str) -> str:
 def debias(choice: Any, benchmark: Benchmark, arm: str) -> Debias:
     """The debias of one arm. Padding is the released setting of the method; the trend depends on the model."""
     method = choice.args.method
-    padding = Debias.paper(method, benchmark.name, "padding").with_arm(arm)
+    padding = replace(Debias.paper(method, benchmark.name, "padding").with_arm(arm), stages=choice.stages)
     if arm not in ("trend", "both") or not trended(choice.pruner):
         return padding
     return replace(padding, trend=choose(choice, benchmark))
@@ -56,7 +59,7 @@ def choose(choice: Any, benchmark: Benchmark) -> Trend:
             return files.find(method, benchmark.name, own)
         if choice.layout[benchmark.media].tokens == 576 and benchmark.media == "image" and _is_published(method):
             return Trend.published(method, _published_on(method, benchmark))
-    return choice.fitted(benchmark.media)
+    return choice.fitted(benchmark.media, KINDS.get(mode, "exponential"))
 
 
 def _is_published(method: str) -> bool:

@@ -1,0 +1,31 @@
+"""A method's flags: plain fields, and fields that are values of their own."""
+
+import pytest
+
+from eval.fields import parse_fields
+from pruners import find, make
+from pruners.mis import MIS
+from pruners.scores import Scores
+
+
+@pytest.mark.parametrize(
+    ("method", "words", "expected"),
+    [
+        ("fastv", "--keep 0.5 --mode mask", {"keep": 0.5, "mode": "mask"}),
+        ("pyramiddrop", "--layers 1 2 --keep 3", {"layers": (1, 2), "keep": 3}),
+        ("deeplayer", "--scores ratio --keep=7", {"scores": Scores("ratio"), "keep": 7}),
+        ("deeplayer", "--scores ratio --scores.shallow 3", {"scores": Scores("ratio", shallow=3)}),
+        ("deeplayer", "--scores.no-rope --selection topk", {"scores": Scores(rope=False), "selection": "topk"}),
+        ("d2pruner", "--selection.alpha 1.0 --layer 3", {"selection": MIS(alpha=1.0), "layer": 3}),
+    ],
+)
+def test_flags_are_fields(method, words, expected):
+    assert parse_fields(find(method), words.split(), "program") == make(method, **expected)
+
+
+def test_unknown_flags_are_bad_usage(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_fields(find("deeplayer"), ["--scorse", "ratio"], "program")
+    assert stop.value.code == 2
+    with pytest.raises(ValueError, match="unknown score arithmetic"):
+        parse_fields(find("deeplayer"), ["--scores", "rato"], "program")
