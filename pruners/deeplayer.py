@@ -1,6 +1,7 @@
 """Deep-layer pruning: look from the middle of the decoder, where attention finds objects, and keep distinct tokens.
 
 The score arithmetic, the selection and the debias are three independent choices, so that an ablation grid is a loop.
+https://analemma.ai/papers/424d9225-e893-4a73-b97e-5c9c85c010e2
 """
 
 from __future__ import annotations

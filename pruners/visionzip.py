@@ -55,17 +55,16 @@ class VisionZip(Pruner):
 
     def merge(self, view: View, kept: Tensor) -> Merged | None:
         patches = view.vision
-        if len(kept) == len(patches.features):
+        if len(kept) == len(patches.features) or not view.count:
             return None
-        rest = torch.ones(len(patches.features), dtype=torch.bool, device=kept.device).index_fill_(0, kept, False)
-        count = view.count - 1 - len(kept)
-        if view.valid is not None and (rest & view.valid).sum() >= count:
-            rest &= view.valid
-        targets, gathered = contextual(
-            patches.features, patches.keys.transpose(0, 1).flatten(1), rest.nonzero()[:, 0], count
-        )
+        out = torch.ones(len(patches.features), dtype=torch.bool, device=kept.device).index_fill_(0, kept, False)
+        rest, count = out.nonzero()[:, 0], view.count - 1 - len(kept)
+        if view.valid is not None:  # padding takes no part, unless there is too little else to make the tokens of
+            valid = view.valid[rest]
+            enough = max(int(valid.sum()), count)
+            rest = rest[valid.argsort(descending=True, stable=True)[:enough]].sort().values
+        targets, gathered = contextual(patches.features, patches.keys.float().mean(0), rest, count)
         features = torch.cat([patches.cls[None], patches.features[kept], gathered])
-        first = kept[:1] if len(kept) else targets[:1]  # [CLS] stands where the first token stands
-        place = torch.cat([first, kept, targets])
+        place = torch.cat([torch.cat([kept, rest])[:1], kept, targets])  # [CLS] stands where the first token stands
         own = torch.arange(len(place), device=kept.device) > 0
         return Merged(view.project(features), place, own)

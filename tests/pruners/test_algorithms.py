@@ -295,3 +295,108 @@ def test_d2pruner(llava, prompt):
         h, weights = run.layer(i, h, positions)
     measured = Prior(tuple(prior.tolist()), layer=1, model="tiny")
     check(llava, prompt, pruners.make("d2pruner", keep=10, prior=measured), [kept], run.logits(h))
+
+
+class Tower:
+    """A CLIP tower, spelled out, up to the layer whose output LLaVA projects."""
+
+    def __init__(self, model, pixels):
+        self.layers = model.model.vision_tower.encoder.layers[: model.config.vision_feature_layer + 1]
+        seen = []
+        first = model.model.vision_tower.encoder.layers[0]
+        handle = first.register_forward_pre_hook(lambda _, args, kwargs: seen.append(args[0]), with_kwargs=True)
+        model.model.vision_tower(pixels)
+        handle.remove()
+        self.embedded = seen[0][0]
+
+    def middle(self, layer, h):
+        """After attention and residual, before the MLP; the attention; the keys."""
+        attn, x = layer.self_attn, layer.layer_norm1(h)
+        q, k, v = (
+            project(x).view(len(h), -1, attn.head_dim).transpose(0, 1)
+            for project in (attn.q_proj, attn.k_proj, attn.v_proj)
+        )
+        weights = (q @ k.transpose(1, 2) * attn.head_dim**-0.5).softmax(-1)
+        return h + attn.out_proj((weights @ v).transpose(0, 1).flatten(1)), weights, k
+
+    def run(self):
+        h = self.embedded
+        for layer in self.layers:
+            m, weights, keys = self.middle(layer, h)
+            h = m + layer.mlp(layer.layer_norm2(m))
+        return h, weights, keys
+
+
+def after(llava, prompt, visual, positions=None):
+    """Next-token logits with `visual` in the place of the image."""
+    run = Decoder(llava, prompt)
+    h = torch.cat([run.embedded[:START], llava.model.multi_modal_projector(visual), run.embedded[START + TOKENS :]])
+    positions = torch.arange(len(h)) if positions is None else positions
+    for i in range(LAYERS):
+        h, _ = run.layer(i, h, positions)
+    return run.logits(h)
+
+
+@torch.no_grad()
+def test_vispruner(llava, prompt):
+    h, weights, _ = Tower(llava, prompt["pixel_values"]).run()
+    attention, features = weights.mean(0)[0, 1:], h[1:]
+    unit = normalize(features, dim=-1)
+    order = attention.argsort(descending=True).tolist()
+    kept, rest = order[:6], order[6:]
+    while len(rest) > 7:
+        a, b = rest[0::2], rest[1::2]
+        best = {i: max((unit[i] @ unit[j]).item() for j in b) for i in a}
+        rest = sorted(a, key=lambda i: -best[i])[min(8, len(rest) - 7, len(a)) :] + b
+    kept = sorted(kept + rest)
+    assert len(kept) == 13
+    check(llava, prompt, pruners.make("vispruner", keep=13), [kept], after(llava, prompt, features[kept]))
+
+
+@torch.no_grad()
+def test_visionzip(llava, prompt):
+    h, weights, keys = Tower(llava, prompt["pixel_values"]).run()
+    dominant = weights.sum(0)[0, 1:].topk(10).indices.sort().values + 1  # 11 of 13 with [CLS]
+    rest = torch.tensor([i for i in range(1, TOKENS + 1) if i not in dominant.tolist()])
+    metric = normalize(keys.mean(0), dim=-1)
+    step = len(rest) // 2
+    targets = rest[::step][:2]
+    others = torch.tensor([i for i in rest.tolist() if i not in targets.tolist()])
+    match = (metric[others] @ metric[targets].T).argmax(-1)
+    gathered = torch.stack([h[t] + h[others[match == i]].mean(0) for i, t in enumerate(targets)])
+    visual = torch.cat([h[:1], h[dominant], gathered])
+    trace, ours = native(llava, prompt, pruners.make("visionzip", keep=13))
+    assert sorted(trace.kept[0][0].tolist()) == sorted((torch.cat([dominant, targets]) - 1).tolist())
+    assert trace.counts[0]["after"] == [13]
+    torch.testing.assert_close(ours, after(llava, prompt, visual), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_illava_in_the_tower(llava, prompt):
+    tower = Tower(llava, prompt["pixel_values"])
+    h, left = tower.embedded, torch.arange(-1, TOKENS)
+    for number, layer in enumerate(tower.layers):
+        m, weights, _ = tower.middle(layer, h)
+        if number in (0, 1):
+            score = weights.mean((0, 1))[1:]
+            r = {0: 8, 1: 8}[number]
+            order = score.argsort(descending=True)
+            group, weight = order[len(order) - r - 1 :] + 1, torch.arange(1, r + 2).float()
+            m = m.clone()
+            m[group[0]] = (weight[:, None] * m[group]).sum(0) / weight.sum()
+            stay = torch.cat([torch.zeros(1, dtype=torch.long), order[: len(order) - r].sort().values + 1])
+            m, left = m[stay], left[stay]
+        h = m + layer.mlp(layer.layer_norm2(m))
+    pruner = pruners.make("illava", keep=36, tower_keep=20, tower_layers=(0, 1))
+    assert pruner.tower_count(TOKENS) == 36  # never fewer than the decoder keeps
+    pruner = pruners.make("illava", keep=20, tower_keep=20, tower_layers=(0, 1))
+    positions = torch.cat([torch.arange(START), START + left[1:], torch.arange(START + TOKENS, START + TOKENS + 7)])
+    check(llava, prompt, pruner, [left[1:].tolist()] * 2, after(llava, prompt, h[1:], positions))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", ["himap", "sparsevlm"])
+def test_text_that_is_not_there_cannot_rank(llava, prompt, method):
+    cut_off = {**prompt, "input_ids": prompt["input_ids"][:, : START + TOKENS]}
+    with pytest.raises(ValueError, match="ends with one"), pruners.make(method, keep=9)(llava):
+        llava(**cut_off)

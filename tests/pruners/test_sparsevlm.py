@@ -1,5 +1,7 @@
 import torch
 
+import pruners
+from debias import Debias, Padding
 from pruners.sparsevlm import raters, recycle, recycled
 
 generator = torch.Generator().manual_seed(0)
@@ -38,3 +40,19 @@ def test_recycles_the_best_of_the_dropped():
     other = states.clone()
     other[[i for i in range(40) if i not in pool]] = 0
     assert torch.equal(recycle(other, score, kept)[1], means)
+
+
+def test_recycling_follows_the_debias(get, requests):
+    """Recycled padding is what the release leaves in; the debias can be told to."""
+    adapter = get("llava")
+    encoded = adapter.encode(requests[:1])
+    valid = Padding().valid(encoded.sizes[0], (6, 6))
+    centres = {}
+    for wanted in (True, False):
+        debias = Debias(padding=Padding(), recycle=wanted)
+        with pruners.make("sparsevlm", keeps=(8,), layers=(2,))(adapter, debias, encoded.sizes) as trace:
+            adapter.model(**encoded.inputs)
+        assert valid[trace.kept[0][0]].all()
+        centres[wanted] = trace.merged[0][0]
+    assert valid[centres[True]].all()
+    assert centres[True].tolist() != centres[False].tolist()

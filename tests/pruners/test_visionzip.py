@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+import pruners
+from debias import Debias, Padding
 from pruners.visionzip import contextual
 
 generator = torch.Generator().manual_seed(0)
@@ -22,3 +24,17 @@ def test_contextual_tokens(rest, count):
     for row, t in enumerate(expected):
         mean = torch.stack([features[i] for i in joined[t]]).mean(0) if joined[t] else torch.zeros(6)
         torch.testing.assert_close(out[row], features[t] + mean)
+
+
+def test_contextual_tokens_are_made_of_the_picture(get, requests):
+    """VisionZip: padding is no target while a valid patch is left out, and joins none."""
+    adapter = get("llava")
+    encoded = adapter.encode(requests[:1])
+    valid = Padding().valid(encoded.sizes[0], (6, 6))
+    for keep in (1, 2, 9, 24, 25, 26, 27, 30, 35):
+        with pruners.make("visionzip", keep=keep)(adapter, Debias(padding=Padding()), encoded.sizes) as trace:
+            adapter.model(**encoded.inputs)
+        kept = trace.kept[0][0]
+        assert len(kept) == keep - 1
+        assert valid[kept].sum() == min(keep - 1, int(valid.sum()))
+        assert trace.counts[0]["after"] == [keep]

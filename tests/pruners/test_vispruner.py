@@ -30,7 +30,7 @@ def example(n, seed, channels=6):
     return torch.randn(n, channels, generator=generator), torch.rand(n, generator=generator)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(n=st.integers(1, 70), seed=st.integers(0, 10**6), data=st.data())
 def test_equals_the_definition_for_every_budget(n, seed, data):
     features, attention = example(n, seed)
@@ -41,7 +41,7 @@ def test_equals_the_definition_for_every_budget(n, seed, data):
     assert len(kept) == keep
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(n=st.integers(2, 60), seed=st.integers(0, 10**6), data=st.data())
 def test_padding_is_in_no_half(n, seed, data):
     features, attention = example(n, seed)
@@ -52,7 +52,7 @@ def test_padding_is_in_no_half(n, seed, data):
     assert valid[kept].sum() == min(keep, int(valid.sum()))
 
 
-@pytest.mark.parametrize(("keep", "ratio"), [(64, 0.5), (64, 0.75), (128, 0.5), (192, 0.5)])
+@pytest.mark.parametrize(("keep", "ratio"), [(64, 0.75), (128, 0.5)])
 def test_published_settings_on_576_patches(keep, ratio):
     features, attention = example(576, keep)
     kept = important_and_distinct(features[None], attention[None], keep, ratio)[0]
