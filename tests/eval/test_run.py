@@ -296,3 +296,61 @@ def test_one_question_too_many_for_memory_is_said(flags, tmp_path, capsys, monke
     monkeypatch.setattr(Native, "_generate", never)
     err = here([*flags, "--benchmarks", "gqa", "--limit", 1, "--out", tmp_path], capsys, status=1).err
     assert "does not fit into memory even alone" in err
+
+
+def test_missing_pictures_are_named_before_a_model_is_loaded(flags, world, tmp_path, capsys):
+    data = copied(world, tmp_path, "gqa")
+    picture = next(path for path in sorted((data / "gqa").rglob("*.jpg")))
+    picture.unlink()
+    common = [*flags, "--benchmarks", "gqa", "--data", data, "--out", tmp_path / "run", "--arms", "none"]
+    seen = here(common, capsys, status=1)
+    assert "gqa: 1 of " in seen.err
+    assert f"files are missing, first {picture}" in seen.err
+    assert not (tmp_path / "run").exists()
+    score = json.loads(here([*common, "--skip-broken", "--json"], capsys).out)["scores"]["gqa"]["none"]
+    assert score["failed"] == score["missing"] > 0
+
+
+def test_a_split_without_public_answers_is_answered_and_left_to_export(flags, tmp_path, capsys):
+    common = [
+        *flags,
+        "--benchmarks",
+        "vqav2",
+        "--option",
+        "vqav2.split=test-dev",
+        "--limit",
+        4,
+        "--out",
+        tmp_path / "run",
+    ]
+    seen = here([*common, "--arms", "none", "--json"], capsys)
+    found = json.loads(seen.out)
+    assert found["complete"]
+    assert found["scores"] == {}
+    assert "vqav2: the answers are not public" in seen.err
+    assert len(read(tmp_path / "run" / "vqav2" / "none.0.jsonl")) >= 1
+    err = here(
+        [*common[:-4], "--limit", 4, "--out", tmp_path / "run", "--option", "vqav2.split=val2014"], capsys, status=1
+    ).err
+    assert "vqav2 is not what this run began with" in err
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("vqav2", "expected BENCHMARK.NAME=VALUE"), ("vqav2.color=red", "vqav2 has no option 'color'")],
+)
+def test_a_wrong_option_is_named(flags, tmp_path, capsys, option, message):
+    common = [*flags, "--benchmarks", "vqav2", "--option", option, "--out", tmp_path / "run"]
+    assert message in here(common, capsys, status=1).err
+
+
+def test_several_methods_in_one_command(flags, tmp_path, capsys):
+    common = [*flags, "--benchmarks", "gqa,pope", "--limit", 1, "--out", tmp_path / "runs", "--json"]
+    seen = here([*common, "--method", "random,fastv"], capsys)
+    found = json.loads(seen.out)
+    assert list(found["methods"]) == ["random", "fastv"]
+    assert (tmp_path / "runs" / "random" / "run.json").exists()
+    assert Folder(tmp_path / "runs" / "random").arms("gqa") == ["none", "padding"]  # it has no attention to debias
+    assert "All methods" in seen.err
+    assert (tmp_path / "runs" / "table.md").exists()
+    assert "unknown method 'fastvv'" in here([*common, "--method", "random,fastvv"], capsys, status=1).err
