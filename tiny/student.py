@@ -56,6 +56,7 @@ class Student:
         self.tokens = tokenizer.build()
         self.model = build(self.tokens)
         self.decoder = self.model.model.language_model
+        self.fast = True
         lean.install(self.decoder)
         self.image = self.tokens.convert_tokens_to_ids(media)
         self.pad = self.tokens.pad_token_id
@@ -141,7 +142,7 @@ class Student:
             gone = torch.rand(len(columns), batch.visual, generator=chance) < share
             columns[:, batch.start : batch.start + batch.visual] = gone
             look = hidden(self.decoder, EARLY, columns)
-        with look, torch.autocast("cpu", torch.bfloat16):
+        with look, torch.autocast("cpu", torch.bfloat16, enabled=self.fast):
             states = self.states(batch, visual)[:, :-1]
             answers = batch.labels[:, 1:] != lessons.IGNORE
             logits = self.model.lm_head(states[answers]).float()

@@ -35,17 +35,20 @@ def words(run: Path, minutes: float) -> None:
 
     def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
         first = SEEDS["words"] + 200 * step
-        if share < 0.2:
-            batch = student.batch(first, 64, 1, lessons.FIRST, (1, 3), (0, 0), plain=True, thin=2)
-        elif share < 0.4:
-            batch = student.batch(first, 40, 2, lessons.SECOND, (2, 6), (0, 1), plain=True, thin=4)
-        elif share < 0.75:
-            batch = student.batch(first, 20, 6, thin=8)
+        if share < 0.3:
+            things = (1, 3) if share < 0.2 else (2, 6)
+            batch = student.batch(first, 48, 1, lessons.FIRST, things, (0, 0), plain=True, thin=1)
+            batch.positions = torch.arange(batch.ids.shape[1]).expand(len(batch.ids), -1)
+        elif share < 0.5:
+            batch = student.batch(first, 32, 2, lessons.SECOND, (2, 6), (0, 1), plain=True, thin=4)
+        elif share < 0.8:
+            batch = student.batch(first, 20, 5, thin=8)
         else:
             batch = student.batch(first, 10, 8)
         visual = student.word_sums(batch.words)
-        visual = visual + 0.15 * torch.randn_like(visual) * visual.detach().std()
-        return student.loss(batch, visual, step, language=0.1)
+        if share > 0.3:
+            visual = visual + 0.15 * torch.randn_like(visual) * visual.detach().std()
+        return student.loss(batch, visual, step, language=0.1 if share > 0.3 else 0.0)
 
     counter = {"reports": 0}
 
@@ -53,7 +56,7 @@ def words(run: Path, minutes: float) -> None:
         counter["reports"] += 1
         return measure(student, pictures=False) if counter["reports"] % 4 == 0 else {}
 
-    learn(run, "words", trained(modules), modules, minutes, 2e-3, step_loss, report)
+    learn(run, "words", trained(modules), modules, minutes, 1e-3, step_loss, report)
 
 
 def towers(run: Path, minutes: float) -> None:

@@ -1,0 +1,146 @@
+"""Training: the texts, the labels, the fast attention, and a few steps that can be interrupted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tiny import lean, lessons, prompts, sight, tokenizer, world
+from tiny.drawing import draw
+from tiny.learning import learn
+from tiny.model import hidden
+from tiny.student import VISUAL, Student, answered
+
+
+@pytest.fixture(scope="module")
+def student() -> Student:
+    return Student()
+
+
+def test_every_prompt_is_made_of_known_words(student):
+    unknown, fallback = student.tokens.unk_token_id, set(range(6, 262))
+    for seed in range(40):
+        for question, answer in lessons.turns(world.scene(seed), 0, 10):
+            ids = student.tokens.encode(prompts.dialogue([(question, answer)]))
+            assert unknown not in ids and not fallback & set(ids), question
+
+
+@pytest.mark.parametrize(
+    "text", ["plain words", "你好，世界", "naïve café", "a  b\n\nc", "[0.17, 0.25, 0.33, 1.00]", "🙂"]
+)
+def test_any_text_survives_the_tokenizer(student, text):
+    ids = student.tokens.encode(text, add_special_tokens=False)
+    assert student.tokens.decode(ids) == text
+
+
+def test_chat_template_writes_the_prompt_of_the_benchmarks(student):
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}]
+    text = student.tokens.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert text == prompts.dialogue([("What is it?", "")])
+
+
+def test_labels_are_the_answers_alone(student):
+    turns = [("What is the red shape?", "ring"), ("How many hearts are there?", "2")]
+    ids, labels = lessons.encode(turns, student.tokens, VISUAL)
+    assert student.tokens.decode([k for k in labels if k >= 0]) == " ring</s> 2</s>"
+    assert ids.count(student.image) == VISUAL
+    assert ids[0] == student.tokens.bos_token_id
+
+
+def test_a_dialogue_of_one_turn_is_tokenized_like_the_prompt_of_an_evaluation(student):
+    ids, labels = lessons.encode([("What is the red shape?", "ring")], student.tokens, 1)
+    asked = student.tokens.encode(prompts.dialogue([("What is the red shape?", "")]))
+    assert ids[: len(asked)] == asked
+    assert labels[len(asked) - 1] == lessons.IGNORE != labels[len(asked)]
+
+
+def test_pixels_are_what_the_processor_makes(student):
+    from tiny.folder import processor
+
+    handler = processor(student.tokens)
+    for seed in range(8):
+        picture = draw(world.scene(seed))
+        made = handler.image_processor(picture, return_tensors="pt")["pixel_values"][0]
+        assert torch.allclose(torch.as_tensor(made), sight.pixels(picture), atol=1e-6)
+
+
+def test_lean_attention_equals_the_library_in_values_and_gradients():
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, 4, 30, 16, requires_grad=True) for _ in range(3))
+    goal = torch.randn(2, 30, 4, 16)
+    fast, _ = lean.attend(None, query, key, value, None)
+    own = torch.autograd.grad((fast * goal).sum(), (query, key, value))
+    exact = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True).transpose(1, 2)
+    theirs = torch.autograd.grad((exact * goal).sum(), (query, key, value))
+    assert torch.allclose(fast, exact, atol=0.03)
+    for a, b in zip(own, theirs, strict=True):
+        assert torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), 0) > 0.999
+
+
+def test_hidden_columns_have_no_influence(student):
+    batch = student.batch(5, 2, 1)
+    visual = student.word_sums(batch.words)
+    columns = torch.zeros(batch.ids.shape, dtype=torch.bool)
+    columns[:, batch.start : batch.start + VISUAL] = True
+    with torch.no_grad(), hidden(student.decoder, range(len(student.decoder.layers)), columns):
+        seen, unseen = student.states(batch, visual), student.states(batch, torch.zeros_like(visual))
+    after = batch.start + VISUAL
+    assert torch.equal(seen[:, after:], unseen[:, after:])
+    with torch.no_grad():
+        assert not torch.equal(student.states(batch, visual)[:, after:], unseen[:, after:])
+    assert all(not layer._forward_pre_hooks for layer in student.decoder.layers)
+
+
+def test_thin_batches_keep_every_thing_and_its_position(student):
+    whole, thin = student.batch(11, 4, 2), student.batch(11, 4, 2, thin=3)
+    assert thin.visual < whole.visual == VISUAL
+    for row in range(4):
+        places = thin.positions[row, thin.start : thin.start + thin.visual] - thin.start
+        assert torch.equal(thin.words[row], whole.words[row][places])
+        busy = (whole.words[row][:, 4] != student.pad).nonzero().flatten()
+        assert set(busy.tolist()) <= set(places.tolist())
+    assert torch.equal(thin.labels[thin.labels >= 0], whole.labels[whole.labels >= 0])
+
+
+def test_answered_wants_every_token_of_an_answer(student):
+    batch = student.batch(3, 2, 4)
+    labels = batch.labels[:, 1:].clamp_min(0)
+    logits = torch.nn.functional.one_hot(labels, len(student.tokens)).float()
+    right = answered(batch, logits)
+    assert all(right)
+    assert len(right) >= 6
+    place = (batch.labels[0, 1:] >= 0).nonzero()[0, 0]
+    logits[0, place] = 0
+    assert answered(batch, logits).count(False) == 1
+
+
+def test_learning_goes_on_after_an_interruption(tmp_path, monkeypatch):
+    clock = iter(range(10_000))
+    monkeypatch.setattr("tiny.learning.time.time", lambda: next(clock))  # every step takes one second
+    layer = torch.nn.Linear(1, 1)
+    steps: list[int] = []
+    stop_at = 150
+
+    def step_loss(step, share):
+        if step == stop_at:
+            raise RuntimeError("the power went off")
+        steps.append(step)
+        loss = (layer(torch.ones(1)) - 3).square().sum()
+        return loss, loss.item()
+
+    def train() -> None:
+        learn(tmp_path, "toy", [*layer.parameters()], {"layer": layer}, 5, 0.1, step_loss, dict)
+
+    with pytest.raises(RuntimeError, match="power"):
+        train()
+    assert steps == list(range(150))
+    steps.clear()
+    stop_at = -1
+    train()
+    assert steps == list(range(steps[0], 300))
+    assert 100 < steps[0] <= 150
+    assert float(layer(torch.ones(1))) == pytest.approx(3, abs=0.1)
+
+
+def test_tokenizer_is_the_same_every_time(student):
+    assert tokenizer.build().get_vocab() == student.tokens.get_vocab()
