@@ -66,3 +66,31 @@ def test_the_nearest_name():
     with pytest.raises(ValueError, match="no benchmark 'zzz'; vqav2, gqa"):
         get("zzz")
     assert [get(name).name for name in NAMES] == list(NAMES)
+
+
+# As LLaVA's and Video-LLaVA's scripts ask them: questions of the official set, longest answer, conversation.
+OFFICIAL = {
+    "vqav2": (107_394, 128, "vicuna_v1"),
+    "gqa": (12_578, 128, "vicuna_v1"),
+    "vizwiz": (8_000, 128, "vicuna_v1"),
+    "scienceqa": (2_017, 1024, "vicuna_v1"),
+    "textvqa": (5_000, 128, "vicuna_v1"),
+    "pope": (8_910, 128, "vicuna_v1"),
+    "mme": (2_374, 128, "vicuna_v1"),
+    "mmbench": (4_377, 1024, "vicuna_v1"),
+    "mmbench_cn": (4_329, 1024, "vicuna_v1"),
+    "mmvet": (218, 1024, "vicuna_v1"),
+    "tgif": (25_751, 1024, "llava_v1"),
+    "msvd": (13_157, 1024, "llava_v1"),
+    "msrvtt": (72_821, 1024, "llava_v1"),
+    "refcoco": (21_586, 100, "vicuna_v1"),
+    "refcoco+": (21_373, 100, "vicuna_v1"),
+    "refcocog": (14_498, 100, "vicuna_v1"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_how_it_is_asked(name):
+    benchmark = get(name)
+    assert (benchmark.expected_n, benchmark.max_new_tokens, benchmark.conversation) == OFFICIAL[name]
+    assert benchmark.media == ("video" if benchmark.conversation == "llava_v1" else "image")

@@ -112,6 +112,9 @@ def test_mme_faults(folder):
     )
     with pytest.raises(ValueError, match=r"count/000000000001.txt, line 1: expected a question, a tab, and Yes or No"):
         get("mme").load(folder.root)
+    folder.text("MME/MME_Benchmark_release_version/count/000000000001.txt", "Are there 1 cats?\tMaybe")
+    with pytest.raises(ValueError, match=r"000000000001.txt, line 1: expected a question, a tab, and Yes or No"):
+        get("mme").load(folder.root)
     folder.text("MME/MME_Benchmark_release_version/count/000000000001.txt", "Other?\tYes\nElse?\tNo")
     with pytest.raises(ValueError, match=r"llava_mme.jsonl, line 3: 'Are there 1 cats\?' is not in"):
         get("mme").load(folder.root)

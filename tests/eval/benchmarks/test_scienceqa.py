@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from eval.benchmarks import get, scienceqa
@@ -101,4 +103,13 @@ def test_scienceqa_files_must_agree(folder):
     path = folder / "scienceqa/llava_test_CQM-A.json"
     path.write_text(path.read_text().replace('"gpt", "value": "C"', '"gpt", "value": "A"'))
     with pytest.raises(ValueError, match=r"record 3: question '7': the answer is 'A' here and 'C' in .*problems.json"):
+        get("scienceqa").load(folder.root)
+    records = json.loads(path.read_text())
+    records[1]["conversations"].pop()
+    path.write_text(json.dumps(records))
+    with pytest.raises(ValueError, match=r"record 2: question '6': expected a question and an answer in 'conversat"):
+        get("scienceqa").load(folder.root)
+    records[1]["conversations"] = ["x", "y"]
+    path.write_text(json.dumps(records))
+    with pytest.raises(ValueError, match=r"record 2: question '6': expected a question and an answer in 'conversat"):
         get("scienceqa").load(folder.root)

@@ -87,13 +87,21 @@ def test_gqa_distribution_by_hand(folder, answered):
     assert score.missing == 1
 
 
+def test_gqa_where_its_archive_unpacks_to(folder):
+    samples = gqa(folder)
+    (folder / "gqa/data/questions1.2").mkdir()
+    name = "testdev_balanced_questions.json"
+    (folder / "gqa/data" / name).rename(folder / "gqa/data/questions1.2" / name)
+    assert get("gqa").load(folder.root) == samples
+
+
 def test_gqa_versions_must_match(folder):
     gqa(folder)
     folder.json("gqa/data/testdev_balanced_questions.json", {"999": {"answer": "x"}})
     with pytest.raises(ValueError, match=r"jsonl, line 1: question '201' is not in .*testdev_balanced_questions.json"):
         get("gqa").load(folder.root)
     (folder / "gqa/data/testdev_balanced_questions.json").unlink()
-    with pytest.raises(ValueError, match=r"testdev_balanced_questions.json: no such file"):
+    with pytest.raises(ValueError, match=r"gqa/data/testdev_balanced_questions.json: no such file"):
         get("gqa").load(folder.root)
 
 
