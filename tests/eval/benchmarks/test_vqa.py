@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eval.benchmarks import get
+from eval.sample import Sample
 
 SHORT = "\nAnswer the question using a single word or phrase."
 UNANSWERABLE = "\nWhen the provided information is insufficient, respond with 'Unanswerable'."
@@ -85,6 +86,14 @@ def test_gqa_distribution_by_hand(folder, answered):
     # weather: one "yes" expected, none said: (0 - 1)^2 / 1 = 1; colour: 0. Mean over two questions, / 100.
     assert score.parts["distribution"] == pytest.approx(0.005)
     assert score.missing == 1
+
+
+def test_gqa_distribution_of_larger_groups(answered):
+    asked = [("1", "yes", "weather"), ("2", "yes", "weather"), ("3", "no", "weather"), ("4", "red", "colour")]
+    samples = [Sample(id, "?", target=answer, meta={"groups": {"global": group}}) for id, answer, group in asked]
+    score = get("gqa").score(answered(samples, {"1": "no", "2": "no", "3": "no", "4": "red"}), samples)
+    # weather, three questions: yes (0 - 2)^2 / 2 = 2 and no (3 - 1)^2 / 1 = 4; colour, one: 0. (3 * 6 + 1 * 0) / 4 / 100.
+    assert score.parts["distribution"] == pytest.approx(0.045)
 
 
 def test_gqa_where_its_archive_unpacks_to(folder):
