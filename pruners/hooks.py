@@ -227,13 +227,14 @@ class Run:
 
     def rotary(self, segment: Segment, hidden: Tensor, tables: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """The tables of a segment's tokens. While decoding the model's own are right, unless tokens are renumbered."""
-        if segment.columns is None or (self.step and self.pruner.positions == "original"):
+        renumbered = self.pruner.positions == "compact" and self.adapter.renumbers
+        if segment.columns is None or (self.step and not renumbered):
             return tables
         if segment.rotary is None:
-            if self.pruner.positions == "original":
-                segment.rotary = take(tables[0], segment.columns), take(tables[1], segment.columns)
-            else:
+            if renumbered:
                 segment.rotary = self.adapter.rotary(hidden, segment.positions(self.step))
+            else:
+                segment.rotary = take(tables[0], segment.columns), take(tables[1], segment.columns)
         return segment.rotary
 
     # -- a cut ---------------------------------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ class Adapter:
     """A family's knowledge, bound to one model."""
 
     pads: ClassVar[bool] = True  # sources are padded, so a padding debias needs their sizes
+    renumbers: ClassVar[bool] = True  # positions count tokens, so that methods may number what is left anew
     media: ClassVar[tuple[str, ...]] = ()  # further inputs of the model that spans() reads
     gap: ClassVar[str] = "\n"  # what follows a picture that stands before the question
     prepared: ClassVar[Mapping[str, Any]] = images.CLIP  # how pictures are prepared where the checkpoint does not say

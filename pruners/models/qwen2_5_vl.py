@@ -17,9 +17,14 @@ from pruners.models.request import Encoded, Request, Shown, Size
 
 
 class Qwen25VL(Adapter):
-    """Positions have three axes (time, row, column), which the model mixes into one rotary table for all layers."""
+    """Positions have three axes (time, row, column), which the model mixes into one rotary table for all layers.
+
+    They are places and not counts. Numbering the tokens that are left without gaps would move every one of them in the
+    picture, also when none has left; so here all tokens keep their positions, whatever a method does elsewhere.
+    """
 
     pads: ClassVar[bool] = False
+    renumbers: ClassVar[bool] = False
     media: ClassVar[tuple[str, ...]] = ("image_grid_thw", "video_grid_thw")
     gap: ClassVar[str] = ""
     fps: float = 2.0  # frames per second of the clips that are passed in
@@ -37,10 +42,6 @@ class Qwen25VL(Adapter):
     def merge(self) -> int:
         """Patches along one side of a token."""
         return int(self.model.config.vision_config.spatial_merge_size)
-
-    def rotary(self, like: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Text counts the same on all three axes; so do renumbered tokens."""
-        return super().rotary(like, positions.expand(3, *positions.shape))
 
     def spans(self, inputs: Mapping[str, Any], sizes: Sequence[Size | None] | None = None) -> list[list[Span]]:
         config = self.model.config
