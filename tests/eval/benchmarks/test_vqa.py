@@ -92,7 +92,7 @@ def test_gqa_distribution_of_larger_groups(answered):
     asked = [("1", "yes", "weather"), ("2", "yes", "weather"), ("3", "no", "weather"), ("4", "red", "colour")]
     samples = [Sample(id, "?", target=answer, meta={"groups": {"global": group}}) for id, answer, group in asked]
     score = get("gqa").score(answered(samples, {"1": "no", "2": "no", "3": "no", "4": "red"}), samples)
-    # weather, three questions: yes (0 - 2)^2 / 2 = 2 and no (3 - 1)^2 / 1 = 4; colour, one: 0. (3 * 6 + 1 * 0) / 4 / 100.
+    # weather, three questions: yes (0 - 2)^2 / 2 = 2, no (3 - 1)^2 / 1 = 4; colour, one: 0. (3 * 6 + 1 * 0) / 4 / 100.
     assert score.parts["distribution"] == pytest.approx(0.045)
 
 
