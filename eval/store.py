@@ -218,5 +218,10 @@ def _lock(file: IO[Any]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError as error:
+        raise ValueError(
+            f"{file.name}: the file system has no locks ({error.strerror}), so two processes might write one shard. "
+            "Give an --out on another one."
+        ) from None

@@ -7,8 +7,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from eval import benchmarks, compare
+from eval import benchmarks
 from eval.cli import main
+from eval.contrast import contrast
 from eval.plan import digest
 from eval.results import Result, scored
 from eval.sample import make_row
@@ -37,7 +38,7 @@ def test_right_against_wrong(asked):
         result(asked, lambda s: s.target, "both"),
         result(asked, lambda s: "no" if s.target == "yes" else "yes"),
     )
-    found, _ = compare.contrast(benchmarks.get("pope"), asked, wrong, right, draws=300)
+    found, _ = contrast(benchmarks.get("pope"), asked, wrong, right, draws=300)
     assert (found.value_a, found.value_b, found.delta) == (0, 100, 100)
     assert (found.low, found.high) == (100, 100)
     assert (found.up, found.down, found.n) == (len(asked), 0, len(asked))
@@ -47,7 +48,7 @@ def test_right_against_wrong(asked):
 
 def test_an_arm_against_itself(asked):
     same = result(asked, lambda s: "yes")
-    found, _ = compare.contrast(benchmarks.get("pope"), asked, same, same, draws=200)
+    found, _ = contrast(benchmarks.get("pope"), asked, same, same, draws=200)
     assert (found.delta, found.low, found.high, found.p, found.up, found.down) == (0, 0, 0, 1, 0, 0)
 
 
@@ -66,7 +67,7 @@ def test_the_resampled_metric_is_the_metric(world, name):
         return Result("x", replace(blank, items=items, value=value), [], 0, None)
 
     a, b = scores(0.4), scores(0.7)
-    found, drawn = compare.contrast(benchmark, samples, a, b, draws=400)
+    found, drawn = contrast(benchmark, samples, a, b, draws=400)
     assert found.delta == pytest.approx(b.score.value - a.score.value)
     assert np.mean(drawn) == pytest.approx(found.delta, abs=0.35 * abs(found.delta) + 15)
     assert found.low <= found.delta <= found.high
@@ -75,7 +76,7 @@ def test_the_resampled_metric_is_the_metric(world, name):
 def test_questions_of_one_arm_only_are_named(asked):
     a, b = result(asked, lambda s: "yes"), result(asked[1:], lambda s: "yes")
     with pytest.raises(ValueError, match="was asked in only one of"):
-        compare.contrast(benchmarks.get("pope"), asked, a, b)
+        contrast(benchmarks.get("pope"), asked, a, b)
 
 
 def made(tmp_path, world, name="run", run="r1", **arms):
