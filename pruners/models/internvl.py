@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -96,15 +97,15 @@ class InternVL(Adapter):
         ]
 
     def places(self, span: Span) -> tuple[Tensor, Tensor]:
-        """Tiles lie side by side on one canvas, view 0; the thumbnail is view 1."""
+        """Tiles lie side by side on one canvas, view 0; the thumbnail is view 1. Where the picture's size is not known,
+        nor is how its tiles lie: then each is a view of its own."""
         xy, view = super().places(span)
         tiles = span.frames - 1
         if not tiles:
             return xy, view
         if span.size is None:
-            raise ValueError(
-                f"{tiles} tiles can lie in several ways: pass sizes=[(width, height), ...] of the pictures"
-            )
+            warnings.warn("how InternVL's tiles lie is told by the pictures' sizes; pass sizes=[...]", stacklevel=2)
+            return xy, view
         columns, _ = closest(span.size, [(n, tiles // n) for n in range(1, tiles + 1) if tiles % n == 0])
         corner = torch.stack([view % columns, view // columns], -1) * self.side
         thumbnail = view == tiles

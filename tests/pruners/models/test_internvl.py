@@ -82,8 +82,10 @@ def test_places_on_the_canvas(adapters):
     assert canvas.sum() == columns * rows * 16
     assert torch.allclose(seen[canvas] * torch.tensor([columns, rows]) * 4, xy[canvas] + 0.5, atol=0.2)
     assert torch.allclose(seen[~canvas] * 4, xy[~canvas] + 0.5, atol=0.2)
-    with pytest.raises(ValueError, match="pass sizes"):
-        one.places(one.spans({"input_ids": ids})[0][0])
+    with pytest.warns(UserWarning, match="pass sizes"):
+        alone, views = one.places(one.spans({"input_ids": ids})[0][0])
+    assert torch.equal(views, torch.arange(len(views)) // 16)
+    assert torch.equal(alone[~canvas], xy[~canvas])
 
 
 def test_nothing_is_padding(adapters, builders):
