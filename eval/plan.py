@@ -40,7 +40,7 @@ def world(environment: Mapping[str, str] | None = None) -> World:
 
 
 def number(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def share(samples: Sequence[Sample], place: World) -> list[Sample]:

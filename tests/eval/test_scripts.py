@@ -24,7 +24,7 @@ def test_a_script_is_one_line_that_passes_its_flags_on(name):
     text = path.read_text()
     assert os.access(path, os.X_OK)
     assert "set -euo pipefail" in text
-    assert re.findall(r"-m eval (.*)", text) == [f'run --method {METHODS[name]} "$@"']
+    assert re.findall(r'^exec "\$PYTHON" -m eval (.*)$', text, re.MULTILINE) == [f'run --method {METHODS[name]} "$@"']
     assert METHODS[name] == "all" or METHODS[name] in names()
 
 
