@@ -1,4 +1,4 @@
-"""What debiasing costs beside the prefill of a 7B decoder: python tests/bench/speed_debias.py [--json]
+"""What debiasing costs beside the prefill of a 7B decoder (`python -m eval speed --debias`).
 
 One decoder layer of LLaVA-1.5-7B's shape is timed at each length on the same machine in the same run; 32 of them are
 the prefill. The debias is the dearest one: a trend, padding to silence, and a layout that is already known.
@@ -6,17 +6,16 @@ the prefill. The debias is the dearest one: a trend, padding to silence, and a l
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
-import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from debias import Debias, Padding, Span, Trend
+from eval.tables import Table, show
 
 LAYERS, WIDTH, HEADS, INNER = 32, 4096, 32, 11008
 
@@ -72,7 +71,7 @@ class Layer:
 
 
 @torch.inference_mode()
-def measure(lengths: list[int], device: torch.device, rounds: int) -> dict:
+def measure(lengths: list[int], device: torch.device, rounds: int) -> dict[str, Any]:
     dice = torch.Generator().manual_seed(0)
     debias, layer, rows = Debias(Trend.exponential(0.003), Padding()), Layer(device), []
     for length in lengths:
@@ -102,24 +101,15 @@ def measure(lengths: list[int], device: torch.device, rounds: int) -> dict:
     }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--lengths", default="576,2056,2880,3328")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--rounds", type=int, default=3, help="times each layer is run; the quickest counts")
-    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    given = parser.parse_args()
-    result = measure([int(length) for length in given.lengths.split(",")], torch.device(given.device), given.rounds)
-    if given.json:
-        print(json.dumps(result))
-        return 0
-    print(f"{result['device']}, {result['threads']} thread(s), torch {result['torch']}", file=sys.stderr)
-    print("tokens  debias us  one layer ms  % of a 32-layer prefill")
-    for row in result["rows"]:
-        print("{tokens:6d}  {debias_us:9.1f}  {layer_ms:12.2f}  {percent_of_prefill:.5f}".format(**row))
-    print(f"mask of a new image size: {result['mask_of_a_new_size_us']} us")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+def report(device: torch.device, lengths: tuple[int, ...] = (576, 2056, 2880, 3328), rounds: int = 3) -> dict[str, Any]:
+    """Measure, and show as a table."""
+    result = measure(list(lengths), device, rounds)
+    rows = [
+        [row["tokens"], row["debias_us"], row["layer_ms"], f"{row['percent_of_prefill']:.5f}"] for row in result["rows"]
+    ]
+    notes = [
+        f"{result['device']}, {result['threads']} thread(s), torch {result['torch']}",
+        f"mask of a new image size: {result['mask_of_a_new_size_us']} us",
+    ]
+    show(Table("One debias call", ["tokens", "debias us", "one layer ms", "% of a 32-layer prefill"], rows, notes))
+    return result

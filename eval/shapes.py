@@ -1,0 +1,130 @@
+"""Real architectures with random weights, made on the device: what speed is measured on. Nothing is downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from debias import Span
+from pruners.models.llava import Llava
+from pruners.models.request import Size
+
+BEFORE, AFTER = 35, 30  # text tokens before the picture (LLaVA-1.5's system sentence) and after it (a short question)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder, how many visual tokens it usually reads, and the vision tower where one belongs to the measurement."""
+
+    width: int
+    inner: int
+    layers: int
+    heads: int
+    groups: int  # key-value heads
+    vocabulary: int
+    tokens: int
+    tower: Mapping[str, int] | None = None
+
+
+CLIP_LARGE = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+}
+CLIP_TINY = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "image_size": 336,
+    "patch_size": 14,
+}
+SHAPES = {
+    "tiny": Shape(64, 128, 6, 4, 4, 1000, 576, CLIP_TINY),
+    "small": Shape(1024, 2752, 16, 16, 16, 32064, 576, CLIP_TINY),
+    "medium": Shape(2048, 5504, 24, 16, 16, 32064, 576, CLIP_TINY),
+    "llava-1.5-7b": Shape(4096, 11008, 32, 32, 32, 32064, 576, CLIP_LARGE),
+    "llava-1.5-13b": Shape(5120, 13824, 40, 40, 40, 32064, 576, CLIP_LARGE),
+    "llava-next-7b": Shape(4096, 11008, 32, 32, 32, 32064, 2880),
+    "video-llava-7b": Shape(4096, 11008, 32, 32, 32, 32064, 2056),
+    "internvl2.5-8b": Shape(4096, 14336, 32, 32, 8, 92553, 3328),
+}
+
+
+class Laid(Llava):
+    """LLaVA's adapter for any number of visual tokens: one picture a row, its tokens side by side."""
+
+    tokens = 576
+
+    def spans(self, inputs: Mapping[str, Any], sizes: Sequence[Size | None] | None = None) -> list[list[Span]]:
+        side = round(self.tokens**0.5)
+        grid = (side, side) if side * side == self.tokens else (1, self.tokens)
+        size = None if sizes is None else sizes[0]
+        return [[Span(BEFORE, grid, size=size if grid[0] > 1 else None)] for _ in inputs["input_ids"]]
+
+
+def build(shape: Shape, tokens: int, device: str, dtype: torch.dtype, attention: str) -> Laid:
+    """The model with random weights, its visual features fixed unless the shape has a tower for that many tokens."""
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    whole = shape.tower is not None and tokens == (shape.tower["image_size"] // shape.tower["patch_size"]) ** 2
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**(shape.tower if whole and shape.tower else CLIP_TINY)),
+        text_config=LlamaConfig(
+            vocab_size=shape.vocabulary,
+            hidden_size=shape.width,
+            intermediate_size=shape.inner,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.groups,
+            max_position_embeddings=8192,
+        ),
+        image_token_index=shape.vocabulary - 1,
+        attn_implementation=attention,
+    )
+    before = torch.get_default_dtype()
+    torch.manual_seed(0)
+    try:
+        torch.set_default_dtype(dtype)
+        with torch.device(device):
+            model = LlavaForConditionalGeneration(config).eval()
+    finally:
+        torch.set_default_dtype(before)
+    family = Laid(model)
+    family.tokens = tokens
+    if not whole:
+        _fix_features(model, torch.randn(tokens, shape.width, device=device, dtype=dtype))
+    return family
+
+
+def _fix_features(model: Any, features: Tensor) -> None:
+    """The same features for every picture: the tower is not part of what is measured."""
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    def fixed(pixel_values: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return BaseModelOutputWithPooling(pooler_output=[features] * len(pixel_values))
+
+    model.model.get_image_features = fixed
+
+
+def prompt(family: Laid, batch: int) -> dict[str, Tensor]:
+    """Random text around one picture, `batch` times."""
+    config, device = family.model.config, family.model.device
+    dice = torch.Generator().manual_seed(1)
+    text = torch.randint(3, config.text_config.vocab_size - 1, (batch, BEFORE + AFTER), generator=dice)
+    ids = torch.full((batch, BEFORE + family.tokens + AFTER), config.image_token_id)
+    ids[:, :BEFORE], ids[:, BEFORE + family.tokens :] = text[:, :BEFORE], text[:, BEFORE:]
+    edge = config.vision_config.image_size
+    pixels = torch.randn(batch, 3, edge, edge, generator=dice)
+    return {
+        "input_ids": ids.to(device),
+        "attention_mask": torch.ones_like(ids).to(device),
+        "pixel_values": pixels.to(device, family.model.dtype),
+    }
