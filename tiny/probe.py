@@ -68,17 +68,12 @@ class Probe:
         else:
             pictures = [draw(here) for _, here, _, _ in rows]
         batch = self.processor(text=texts, images=pictures, padding=True, padding_side="right", return_tensors="pt")
-        pixels = batch["pixel_values"]
-        seen = torch.cat([self.model.model.get_image_features(part).pooler_output for part in self._parts(pixels)])
+        seen = torch.cat(list(self.model.model.get_image_features(batch["pixel_values"]).pooler_output))
         embedded = self.decoder.embed_tokens(batch["input_ids"])
         where = batch["input_ids"] == self.image
         embedded[where] = seen.reshape(-1, seen.shape[-1])
         self.lengths = (batch["input_ids"] != tokens.pad_token_id).sum(1)
         return batch["input_ids"], embedded
-
-    @staticmethod
-    def _parts(pixels: torch.Tensor) -> list[torch.Tensor]:
-        return list(pixels.split(1)) if pixels.dim() == 5 else [pixels]
 
     @torch.no_grad()
     def answers(

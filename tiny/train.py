@@ -35,26 +35,26 @@ def words(run: Path, minutes: float) -> None:
 
     def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
         first = SEEDS["words"] + 200 * step
-        if share < 0.3:
-            things = (1, 3) if share < 0.2 else (2, 6)
+        if share < 0.18:
+            things = (1, 3) if share < 0.12 else (2, 6)
             batch = student.batch(first, 48, 1, lessons.FIRST, things, (0, 0), plain=True, thin=1)
             batch.positions = torch.arange(batch.ids.shape[1]).expand(len(batch.ids), -1)
-        elif share < 0.5:
+        elif share < 0.3:
             batch = student.batch(first, 32, 2, lessons.SECOND, (2, 6), (0, 1), plain=True, thin=4)
-        elif share < 0.8:
-            batch = student.batch(first, 20, 5, thin=8)
+        elif share < 0.9:
+            batch = student.batch(first, 16, 4, things=(2, 7), plain=step % 2 == 0, thin=6)
         else:
             batch = student.batch(first, 10, 8)
         visual = student.word_sums(batch.words)
-        if share > 0.3:
+        if share > 0.18:
             visual = visual + 0.15 * torch.randn_like(visual) * visual.detach().std()
-        return student.loss(batch, visual, step, language=0.1 if share > 0.3 else 0.0)
+        return student.loss(batch, visual, step, language=0.05 if share > 0.18 else 0.0)
 
     counter = {"reports": 0}
 
     def report() -> dict:
         counter["reports"] += 1
-        return measure(student, pictures=False) if counter["reports"] % 4 == 0 else {}
+        return measure(student, pictures=False, size=10) if counter["reports"] % 6 == 0 else {}
 
     learn(run, "words", trained(modules), modules, minutes, 1e-3, step_loss, report)
 
@@ -143,7 +143,7 @@ def tune(run: Path, minutes: float) -> None:
 
     def report() -> dict:
         counter["reports"] += 1
-        return measure(student, pictures=True) if counter["reports"] % 4 == 0 else {}
+        return measure(student, pictures=True, size=10) if counter["reports"] % 6 == 0 else {}
 
     learn(run, "tune", trained(modules), modules, minutes, 1e-3, step_loss, report)
 
