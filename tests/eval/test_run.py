@@ -111,7 +111,7 @@ def test_any_number_of_processes_gives_the_same_results(reference, tmp_path, siz
     outputs = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0] * size, outputs
     assert (folder / "scores.json").read_bytes() == (whole / "scores.json").read_bytes()
-    assert len(list(folder.glob("pope/none.*.jsonl"))) == size
+    assert 1 < len(list(folder.glob("pope/none.*.jsonl"))) <= size  # the work was shared
     for name in ("pope", "msvd"):
         for arm in ("none", "both"):
             order = sorted(row["metadata"]["key"] for row in Folder(whole).rows(name, arm))
