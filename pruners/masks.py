@@ -18,11 +18,11 @@ def segment_mask(
     columns: how many columns the cache returns, when that is more than `seen` (static caches).
     """
     rows = like.shape[1]
-    columns = seen if columns is None else columns
     if kernel.startswith("flash"):
         return None if valid is None else pad(valid, (0, seen - valid.shape[1]), value=True)
-    if valid is None and kernel == "sdpa" and (rows > 1 or columns == seen):
+    if valid is None and kernel == "sdpa" and (rows > 1 or columns is None):
         return None  # the kernel's own causal rule is aligned to the upper left, which is where an empty cache starts
+    columns = seen if columns is None else columns
     queries = torch.arange(seen - rows, seen, device=like.device)
     allowed = (torch.arange(columns, device=like.device) <= queries[:, None])[None, None]
     if valid is not None:

@@ -1,0 +1,108 @@
+"""The matrix: every method on every family, with every kernel and cache. A new method or family is one line here."""
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+import pruners
+from pruners.models import Request
+
+torch.set_num_threads(1)  # these models are so small that threads would only wait for each other
+
+METHODS = {  # name: fields, for the 8-layer models below
+    "fastv": {"keep": 0.3},
+    "pyramiddrop": {"keep": 0.3},
+    "sparsevlm": {"keep": 0.3},
+    "himap": {"keep": 0.3},
+    "tokencarve": {"keep": 0.3},
+    "illava": {"keep": 0.3},
+    "vispruner": {"keep": 0.3},
+    "d2pruner": {"keep": 0.3, "scores": "ratio", "layer": 3},
+    "deeplayer": {"keep": 0.3},
+    "visionzip": {"keep": 0.3},
+    "random": {"keep": 0.3},
+    "grid": {"keep": 0.3},
+}
+FAMILIES = ("llava", "llava_next", "video_llava", "internvl", "qwen2_5_vl", "qwen3_vl")
+TOWER = {  # methods that prune at the vision tower, and the families that let them
+    "illava": {"llava"},
+    "visionzip": {"llava"},
+    "vispruner": {"llava", "llava_next", "internvl"},
+}
+KERNELS = ("sdpa", "eager")
+CACHES = ("dynamic", "static")
+LAYERS = 8
+
+
+@cache
+def load_builders():
+    spec = importlib.util.spec_from_file_location("builders", Path(__file__).parent / "builders.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@cache
+def load_adapter(family, kernel="sdpa"):
+    return load_builders().adapter(family, attention=kernel, layers=LAYERS)
+
+
+@pytest.fixture(scope="session")
+def builders():
+    return load_builders()
+
+
+@pytest.fixture(scope="session")
+def get():
+    """get(family, kernel) -> the adapter of a tiny random model."""
+    return load_adapter
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture(scope="session")
+def requests():
+    """Questions of different lengths about pictures of different shapes."""
+    sizes, words = ((90, 50), (40, 80), (64, 64)), ("What is it?", "What is the colour of the human?", "Is it?")
+    pictures = [load_builders().picture(*size, seed) for seed, size in enumerate(sizes)]
+    return [Request(text, [picture]) for text, picture in zip(words, pictures, strict=True)]
+
+
+def pruner(name, **fields):
+    return pruners.make(name, **{**METHODS[name], **fields})
+
+
+@pytest.fixture(scope="session")
+def make():
+    """make(name, **fields) -> the method at the matrix's settings."""
+    return pruner
+
+
+def possible(method, family):
+    return family in TOWER.get(method, FAMILIES)
+
+
+def pytest_generate_tests(metafunc):
+    """Arguments named method, family, kernel and cached run over the matrix; LLaVA-1.5 over all of it, other families
+    over a diagonal of kernels and caches."""
+    names = metafunc.fixturenames
+    given = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    if "method" not in names or "method" in given:
+        return
+    if "family" not in names:
+        metafunc.parametrize("method", METHODS)
+        return
+    pairs = [(m, f) for m in METHODS for f in FAMILIES if possible(m, f)]
+    if "kernel" not in names:
+        metafunc.parametrize(("method", "family"), pairs)
+        return
+    every = [(k, c) for k in KERNELS for c in CACHES]
+    cases = [(m, f, k, c) for m, f in pairs for k, c in (every if f == "llava" else zip(KERNELS, CACHES, strict=True))]
+    metafunc.parametrize(("method", "family", "kernel", "cached"), cases)

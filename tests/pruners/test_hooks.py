@@ -1,0 +1,535 @@
+"""The mechanism by itself: scores, positions, unusual prompts, and what it refuses."""
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+import torch
+import transformers
+
+import pruners
+from debias import Debias, Padding, Trend
+from pruners.base import Cut, Merged, Pruner
+from pruners.limits import Unsupported
+from pruners.models import Request
+
+LAYERS = 8
+
+
+@dataclass(frozen=True)
+class Spy(Pruner):
+    """Keeps evenly spaced tokens and notes what its view shows."""
+
+    source: str = "previous"
+    rows: str = "last"
+    layer: int = 3
+    also: tuple[int, ...] = ()
+    look: Any = None
+    seen: list = field(default_factory=list)
+
+    def cuts(self, layers):
+        return [Cut(self.layer, self.keep, self.source, self.rows, self.also)]
+
+    def score(self, view):
+        self.seen.append(self.look(view) if self.look else None)
+        return torch.arange(len(view.tokens)).float().sin()
+
+
+@dataclass(frozen=True)
+class Compact(Spy):
+    positions: ClassVar[str] = "compact"
+
+
+@pytest.fixture(scope="module")
+def llava(get):
+    return get("llava")
+
+
+def run(adapter, encoded, **options):
+    settings = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "disable_compile": True, **options}
+    return adapter.model.generate(**encoded.inputs, **settings, return_dict_in_generate=True, output_logits=True)
+
+
+def attentions(get, encoded):
+    """Eager attention weights of the plain model, per layer [B, H, n, n]."""
+    model = get("llava", "eager").model
+    return model(**encoded.inputs, output_attentions=True, use_cache=False).attentions
+
+
+# scores ---------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+@pytest.mark.parametrize("cached", ["dynamic", "static", None])
+@pytest.mark.parametrize(("source", "layer"), [("previous", 2), ("same", 3)])
+@pytest.mark.parametrize("rows", ["last", "text", "visual", "all"])
+def test_scores_are_the_eager_attention(rows, source, layer, cached, kernel, get, requests):
+    adapter = get("llava", kernel)
+    encoded = adapter.encode(requests[:2])
+    whole = attentions(get, encoded)[layer]
+    spy = Spy(0.5, source, rows, look=lambda view: view.attention)
+    options = {"cache_implementation": "static"} if cached == "static" else {"use_cache": cached is not None}
+    with spy(adapter):
+        run(adapter, encoded, max_new_tokens=1, min_new_tokens=1, **options)
+    for row, span in enumerate(adapter.spans(encoded.inputs)):
+        image = slice(span[0].start, span[0].start + 36)
+        first = int((encoded.inputs["attention_mask"][row] == 0).sum())
+        queries = {"last": slice(-1, None), "text": slice(image.stop, None), "visual": image, "all": slice(None)}[rows]
+        expected = whole[row, :, queries, image]
+        ours = spy.seen[row]
+        if rows == "all":  # what padding looks at is nobody's business
+            ours, expected = ours[:, first:], expected[:, first:]
+        assert ours.shape == expected.shape
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6)
+
+
+def test_further_layers_and_unrotated_scores(get, requests):
+    adapter = get("llava")
+    encoded = adapter.encode(requests[:1])
+    layer, start = adapter.decoder.layers[1], adapter.spans(encoded.inputs)[0][0].start
+    inputs = {}
+    handle = layer.self_attn.register_forward_pre_hook(lambda m, a, k: inputs.update(k), with_kwargs=True)
+    adapter.model(**encoded.inputs, use_cache=False)
+    handle.remove()
+    normed = inputs["hidden_states"][0]
+    query = layer.self_attn.q_proj(normed[-1:]).view(1, 4, 8).transpose(0, 1)
+    key = layer.self_attn.k_proj(normed).view(-1, 2, 8).transpose(0, 1).repeat_interleave(2, 0)
+    expected = (query @ key.transpose(1, 2) * 8**-0.5).softmax(-1)[..., start : start + 36]
+    for use_cache in (True, False):
+        spy = Spy(0.5, also=(1,), look=lambda view: (view.attend(1), view.attend(1, rotary=False)))
+        with spy(adapter):
+            adapter.model(**encoded.inputs, use_cache=use_cache)
+        rotated, plain = spy.seen[0]
+        torch.testing.assert_close(plain, expected, rtol=0, atol=1e-6)
+        whole = attentions(get, encoded)[1]
+        torch.testing.assert_close(rotated, whole[0, :, -1:, start : start + 36], rtol=0, atol=1e-6)
+
+
+def test_a_view_shows_states_keys_and_values(get, requests):
+    adapter = get("llava")
+    encoded = adapter.encode(requests[:2])
+    out = adapter.model(**encoded.inputs, output_hidden_states=True)
+    spy = Spy(0.5, look=lambda view: (view.hidden, view.text, view.keys, view.values, view.span.raster(), view.count))
+    with spy(adapter):
+        adapter.model(**encoded.inputs)
+    for row, span in enumerate(adapter.spans(encoded.inputs)):
+        image = slice(span[0].start, span[0].start + 36)
+        hidden, text, keys, values, raster, count = spy.seen[row]
+        torch.testing.assert_close(hidden, out.hidden_states[3][row, image], rtol=0, atol=1e-6)
+        torch.testing.assert_close(text, out.hidden_states[3][row, image.stop :], rtol=0, atol=1e-6)
+        torch.testing.assert_close(keys, out.past_key_values.layers[2].keys[row, :, image], rtol=0, atol=1e-6)
+        torch.testing.assert_close(values, out.past_key_values.layers[2].values[row, :, image], rtol=0, atol=1e-6)
+        assert raster.tolist() == list(range(36))
+        assert count == 18
+
+
+def test_the_start_sees_the_input_embeddings(get, requests):
+    @dataclass(frozen=True)
+    class Starting(Spy):
+        def start(self, view):
+            return view.hidden, view.text
+
+    adapter = get("llava")
+    encoded = adapter.encode(requests[:1])
+    pruner = Starting(0.5, look=lambda view: view.memo)
+    embedded = adapter.model(**encoded.inputs, output_hidden_states=True).hidden_states[0][0]
+    with pruner(adapter):
+        adapter.model(**encoded.inputs)
+    start = adapter.spans(encoded.inputs)[0][0].start
+    assert torch.equal(pruner.seen[0][0], embedded[start : start + 36])
+    assert torch.equal(pruner.seen[0][1], embedded[start + 36 :])
+
+
+# positions, caches ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("kind", "renumbered"), [(Spy, False), (Compact, True)])
+def test_caches_are_ragged_and_positions_follow(kind, renumbered, llava, requests):
+    encoded = llava.encode(requests[:1])
+    length = encoded.inputs["input_ids"].shape[1]
+    tables = {2: [], 5: []}
+    handles = [
+        llava.decoder.layers[i].self_attn.register_forward_pre_hook(
+            lambda m, a, k, i=i: tables[i].append(k["position_embeddings"][0]), with_kwargs=True
+        )
+        for i in tables
+    ]
+    with kind(10)(llava) as trace:
+        out = run(llava, encoded)
+    for handle in handles:
+        handle.remove()
+    lengths = [layer.keys.shape[2] for layer in out.past_key_values.layers]
+    assert lengths == [length + 2] * 3 + [length - 26 + 2] * 5
+    start = llava.spans(encoded.inputs)[0][0].start
+    kept = [*range(start), *(start + trace.kept[0][0]).tolist(), *range(start + 36, length)]
+    behind = list(range(len(kept))) if renumbered else kept
+    newest = len(kept) if renumbered else length
+    for layer, prompt, new in ((2, list(range(length)), length), (5, behind, newest)):
+        for step, positions in enumerate((prompt, [new], [new + 1])):
+            expected = llava.rotary(torch.zeros(1), torch.tensor([positions]))[0]
+            torch.testing.assert_close(tables[layer][step], expected)
+
+
+@pytest.mark.parametrize("layer", [0, 3])
+@pytest.mark.parametrize("kind", [Spy, Compact])
+def test_decoding_by_hand_is_generate(kind, layer, llava, requests):
+    """Without position ids the model counts by layer 0's cache, which a cut before layer 0 has made shorter."""
+    encoded = llava.encode(requests[:1])
+    with kind(10, layer=layer)(llava):
+        wanted = run(llava, encoded)
+    with kind(10, layer=layer)(llava):
+        out = llava.model(**encoded.inputs)
+        for step in range(3):
+            torch.testing.assert_close(out.logits[:, -1], wanted.logits[step], rtol=0, atol=1e-5)
+            token = wanted.sequences[:, step - 3, None]
+            out = llava.model(input_ids=token, past_key_values=out.past_key_values)
+
+
+@pytest.mark.parametrize("cached", ["dynamic", "static"])
+def test_the_cache_below_can_be_cut_too(cached, llava, requests):
+    @dataclass(frozen=True)
+    class Shrinking(Spy):
+        shrink_cache: ClassVar[bool] = True
+
+    encoded = llava.encode(requests[:2])
+    full = run(llava, encoded, max_new_tokens=1, min_new_tokens=1).past_key_values
+    options = {"cache_implementation": "static"} if cached == "static" else {}
+    with Shrinking(10)(llava) as trace:
+        out = run(llava, encoded, max_new_tokens=2, min_new_tokens=2, **options)
+    length = encoded.inputs["input_ids"].shape[1] - 26
+    for row, span in enumerate(llava.spans(encoded.inputs)):
+        start = span[0].start
+        kept = [*range(start), *(start + trace.kept[0][row]).tolist(), *range(start + 36, length + 26)]
+        for number in range(3):
+            held = out.past_key_values.layers[number]
+            assert held.get_seq_length() == length + 1
+            pads = int((encoded.inputs["attention_mask"][row] == 0).sum())
+            expected = full.layers[number].keys[row, :, kept[pads:]]
+            torch.testing.assert_close(held.keys[row, :, pads:length], expected, rtol=0, atol=1e-5)
+
+
+def test_without_a_cache_every_token_ranks_anew(llava, requests):
+    encoded = llava.encode(requests[:1])
+    fastv = pruners.make("fastv", keep=6)
+    with fastv(llava):
+        out = run(llava, encoded, use_cache=False)
+    inputs = dict(encoded.inputs)
+    for step in range(3):
+        inputs["input_ids"] = out.sequences[:, : encoded.inputs["input_ids"].shape[1] + step]
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        with fastv(llava):
+            fresh = llava.model(**inputs).logits[:, -1]
+        torch.testing.assert_close(out.logits[step], fresh, rtol=0, atol=1e-5)
+
+
+# FastV's published protocol -------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+@pytest.mark.parametrize("cached", ["dynamic", "static"])
+def test_masking_ranks_by_every_new_token(kernel, cached, get, requests):
+    """Against the protocol written out: nothing leaves the caches, each step hides what its token does not look at."""
+    adapter, eager = get("llava", kernel), get("llava", "eager")
+    encoded = adapter.encode(requests[:1])
+    start, keep, layer = adapter.spans(encoded.inputs)[0][0].start, 6, 2
+    options = {"cache_implementation": "static"} if cached == "static" else {}
+    with pruners.make("fastv", keep=keep, layer=layer, mode="mask")(adapter) as trace:
+        out = run(adapter, encoded, **options)
+    length = encoded.inputs["input_ids"].shape[1]
+    if cached == "dynamic":
+        assert {held.keys.shape[2] for held in out.past_key_values.layers} == {length + 2}
+
+    hidden = {}
+
+    def hide(module, args, kwargs):
+        return args, {**kwargs, "attention_mask": hidden["mask"]}
+
+    def rank(module, args, kwargs, output):
+        weights = output[1][0].mean(0)[-1, start : start + 36]
+        keep_columns = weights.topk(keep).indices + start
+        queries, columns = output[1].shape[2:]
+        causal = torch.arange(columns) <= torch.arange(columns - queries, columns)[:, None]
+        allowed = causal.clone()
+        allowed[:, start : start + 36] = False
+        allowed[:, keep_columns] = causal[:, keep_columns]
+        hidden["mask"] = torch.zeros(1, 1, queries, columns).masked_fill(~allowed, torch.finfo(torch.float32).min)
+        hidden.setdefault("kept", keep_columns.sort().values - start)
+
+    layers = eager.decoder.layers
+    handles = [layers[layer - 1].self_attn.register_forward_hook(rank, with_kwargs=True)]
+    handles += [held.register_forward_pre_hook(hide, with_kwargs=True) for held in layers[layer:]]
+    expected = run(eager, encoded)
+    for handle in handles:
+        handle.remove()
+    assert trace.kept[0][0].tolist() == hidden["kept"].tolist()
+    for ours, theirs in zip(out.logits, expected.logits, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+
+
+def test_masking_and_gathering_agree_on_the_first_token(llava, requests):
+    encoded = llava.encode(requests)
+    first = []
+    for mode in ("gather", "mask"):
+        with pruners.make("fastv", keep=6, mode=mode)(llava):
+            first.append(run(llava, encoded).logits[0])
+    torch.testing.assert_close(*first, rtol=0, atol=1e-4)
+
+
+# prompts --------------------------------------------------------------------------------------------------------------
+def prompts(adapter, rows):
+    """Rows of text (ints) and pictures ("image") as a left-padded batch."""
+    token = adapter.model.config.image_token_id
+    ids = [[part for piece in row for part in ([token] * 36 if piece == "image" else [piece])] for row in rows]
+    longest = max(map(len, ids))
+    count = sum(piece == "image" for row in rows for piece in row)
+    generator = torch.Generator().manual_seed(5)
+    pixels = torch.randn(count, 3, 84, 84, generator=generator)
+    inputs = {
+        "input_ids": torch.tensor([[0] * (longest - len(row)) + row for row in ids]),
+        "attention_mask": torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids]),
+    }
+    return SimpleNamespace(inputs={**inputs, **({"pixel_values": pixels} if count else {})})
+
+
+ROWS = {
+    "start": ["image", 7, 8, 9],
+    "middle": [1, 5, 6, "image", 7, 8, 9],
+    "end": [1, 5, 6, 7, "image", 9],
+    "text": [1, 5, 6, 7],
+    "two": [1, "image", 5, "image", 6, 7],
+    "adjacent": [1, "image", "image", 6, 7, 8, 9],
+}
+
+
+@pytest.mark.parametrize("method", ["fastv", "pyramiddrop", "sparsevlm", "himap", "vispruner", "illava", "grid"])
+def test_any_mixture_of_prompts_is_its_singles(method, llava, make):
+    batch = prompts(llava, ROWS.values())
+    pruner = make(method)
+    with pruner(llava) as trace:
+        together = run(llava, batch)
+        kept, rows = [[k.tolist() for k in stage] for stage in trace.kept], trace.rows
+    assert rows == [0, 1, 2, 4, 4, 5, 5]
+    picture = 0
+    for number, row in enumerate(ROWS.values()):
+        alone, count = prompts(llava, [row]), sum(piece == "image" for piece in row)
+        if count:
+            alone.inputs["pixel_values"] = batch.inputs["pixel_values"][picture : picture + count]
+        with pruner(llava) as trace:
+            single = run(llava, alone)
+        for stage, images in enumerate(trace.kept):
+            assert [k.tolist() for k in images] == kept[stage][picture : picture + count]
+        picture += count
+        for ours, theirs in zip(together.logits, single.logits, strict=True):
+            torch.testing.assert_close(ours[number], theirs[0], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["fastv", "vispruner", "illava"])
+def test_text_alone_is_the_plain_model(method, llava, make):
+    batch = prompts(llava, [ROWS["text"], [1, 5]])
+    plain = run(llava, batch)
+    with make(method)(llava) as trace:
+        pruned = run(llava, batch)
+    assert trace.kept == []
+    assert trace.counts == []
+    assert torch.equal(torch.stack(plain.logits), torch.stack(pruned.logits))
+
+
+@pytest.mark.parametrize("keep", [0, 1])
+def test_hardly_anything_can_stay(keep, llava, requests):
+    with pruners.make("fastv", keep=keep)(llava) as trace:
+        out = run(llava, llava.encode(requests))
+    assert [len(kept) for kept in trace.kept[0]] == [keep] * 3
+    assert all(logits.isfinite().all() for logits in out.logits)
+
+
+def test_sampling_runs(llava, requests):
+    with pruners.make("fastv", keep=6)(llava) as trace:
+        torch.manual_seed(0)
+        run(llava, llava.encode(requests), do_sample=True, num_return_sequences=2)
+    assert trace.stages == 1
+
+
+# merging --------------------------------------------------------------------------------------------------------------
+def test_merged_tokens_stand_where_the_method_says(llava, requests):
+    @dataclass(frozen=True)
+    class Adding(Spy):
+        def merge(self, view, kept):
+            new = torch.full((2, view.hidden.shape[1]), 3.0)
+            place = torch.cat([kept[:1], kept, torch.tensor([35])])
+            own = torch.tensor([False, *[True] * len(kept), False])
+            return Merged(torch.cat([new[:1], view.hidden[kept], new[1:]]), place, own)
+
+    encoded = llava.encode(requests[:2])
+    entering = {}
+    handle = llava.decoder.layers[3].register_forward_pre_hook(
+        lambda m, a, k: entering.update(hidden=a[0], **k), with_kwargs=True
+    )
+    with Adding(4)(llava) as trace:
+        handle.remove()  # ours must come behind the pruner's to see what it hands on
+        handle = llava.decoder.layers[3].register_forward_pre_hook(
+            lambda m, a, k: entering.update(hidden=a[0], **k), with_kwargs=True
+        )
+        llava.model(**encoded.inputs)
+    handle.remove()
+    for row, span in enumerate(llava.spans(encoded.inputs)):
+        start = span[0].start
+        states = entering["hidden"][row, start : start + 6]
+        assert (states[[0, 5]] == 3).all()
+        assert not (states[1:5] == 3).any()
+        kept = trace.kept[0][row]
+        positions = start + torch.cat([kept[:1], kept, torch.tensor([35])])
+        expected = llava.rotary(torch.zeros(1), positions[None])[0][0]
+        torch.testing.assert_close(entering["position_embeddings"][0][row, start : start + 6], expected)
+        assert trace.merged[0][row].tolist() == [int(kept[0]), 35]
+        assert trace.counts[row]["after"] == [6]
+
+
+# what it refuses ------------------------------------------------------------------------------------------------------
+def test_what_cannot_be_done_exactly_is_refused(llava, builders, requests):
+    encoded = llava.encode(requests[:1])
+    fastv = pruners.make("fastv", keep=6)
+
+    def refused(words, use):
+        with pytest.raises(Unsupported, match=words), fastv(llava):
+            use()
+
+    length = encoded.inputs["input_ids"].shape[1]
+    refused("chunked prefill", lambda: run(llava, encoded, prefill_chunk_size=length - 4))
+    echo = prompts(llava, [[1, "image", 5, 6, 7, 8, 5, 6]])
+    refused("assisted decoding", lambda: run(llava, echo, prompt_lookup_num_tokens=2, max_new_tokens=8))
+    embeds = llava.model.get_input_embeddings()(encoded.inputs["input_ids"])
+    refused("pass input_ids", lambda: llava.model(inputs_embeds=embeds))
+    cache = llava.model(**encoded.inputs).past_key_values
+    refused("outside this `with` block", lambda: llava.model(input_ids=torch.tensor([[5]]), past_key_values=cache))
+
+    def second_turn():
+        out = llava.model(**encoded.inputs)
+        llava.model(input_ids=torch.tensor([[5, 6]]), past_key_values=out.past_key_values)
+
+    refused("second turn", second_turn)
+    right = dict(llava.encode(requests[:2]).inputs)
+    right["attention_mask"] = right["attention_mask"].flip(1)
+    refused("padding must be on the left", lambda: llava.model(**right))
+    refused("being pruned already", lambda: fastv(llava).__enter__())
+    for name, value, words in (
+        ("_attn_implementation", "flex_attention", "attention 'flex_attention'"),
+        ("sliding_window", 16, "sliding-window"),
+    ):
+        other = builders.adapter("llava")
+        setattr(other.decoder.config, name, value)
+        with pytest.raises(Unsupported, match=words):
+            fastv(other).__enter__()
+    with pytest.raises(ValueError, match="no adapter for models of type 'llama'"):
+        fastv(llava.decoder).__enter__()
+
+
+def test_a_bad_pruner_is_told_so(llava, requests):
+    encoded = llava.encode(requests[:1])
+    with pytest.raises(ValueError, match="the model has layers 0 to 7"):
+        pruners.make("fastv", keep=6, layer=9)(llava).__enter__()
+    for keep in (-1, 1.5, True, "6"):
+        with pytest.raises(ValueError, match="give a count"):
+            pruners.make("fastv", keep=keep)
+    with pytest.raises(ValueError, match="no pruning method is called 'fastvv'"):
+        pruners.make("fastvv")
+    with pytest.raises(ValueError, match="no pruning method is called 'hooks'"):
+        pruners.make("hooks")
+
+    @dataclass(frozen=True)
+    class Wrong(Spy):
+        def score(self, view):
+            return torch.ones(3)
+
+    with pytest.raises(ValueError, match=r"expected \(36,\)"), Wrong(6)(llava):
+        llava.model(**encoded.inputs)
+    with (
+        pytest.raises(ValueError, match="attention of layer 0 was not recorded"),
+        Spy(6, look=lambda v: v.attend(0))(llava),
+    ):
+        llava.model(**encoded.inputs)
+    with pytest.raises(ValueError, match="the vision tower was not recorded"), Spy(6, look=lambda v: v.vision)(llava):
+        llava.model(**encoded.inputs)
+    llava.model(**encoded.inputs)  # and nothing of all that is left
+
+
+# the rest -------------------------------------------------------------------------------------------------------------
+def test_the_trace_tells_what_happened(llava, requests):
+    encoded = llava.encode(requests)
+    debias = Debias(Trend.exponential(0.05), Padding())
+    with pruners.make("fastv", keep=30, layer=2)(llava, debias, encoded.sizes) as trace:
+        run(llava, encoded)
+    assert len(trace.kept[0]) == len(trace.scores[0]) == 3
+    for number, (before, after) in enumerate(trace.scores[0]):
+        valid = debias.padding.valid(encoded.sizes[number], (6, 6))
+        weight = torch.exp(-0.05 * torch.arange(36.0))
+        torch.testing.assert_close(after[valid], (before * weight)[valid])
+        counts = trace.counts[number]
+        assert counts == {
+            "after": [30],
+            "mean": (2 * 36 + 6 * 30) / 8,
+            "own": 30.0,
+            "padding": [max(0, 30 - int(valid.sum()))],
+        }
+    assert trace.ms["prefill"] > 0
+    assert trace.ms["decode"] > 0
+    assert trace.ms["steps"] == 2
+    assert trace.rows == [0, 1, 2]
+
+
+def test_only_the_first_cut_is_debiased_unless_asked(llava, requests):
+    encoded = llava.encode(requests[:1])
+    for stages in ("first", "all"):
+        with pruners.make("pyramiddrop", keep=0.4)(llava, Debias(Trend.exponential(0.05), stages=stages)) as trace:
+            run(llava, encoded)
+        there = torch.arange(36)
+        for stage, images in enumerate(trace.scores):
+            before, after = images[0]
+            weight = torch.exp(-0.05 * there) if stage == 0 or stages == "all" else 1
+            torch.testing.assert_close(after, before * weight)
+            there = trace.kept[stage][0]
+
+
+def test_budgets_can_be_matched():
+    assert pruners.find("fastv").matched(mean=128).keep == 98
+    assert pruners.find("pyramiddrop").matched(mean=128).keep == 128
+    pyramid = pruners.make("pyramiddrop", keep=128)
+    assert pyramid.counts(32, 576) == [184, 92, 46]
+    assert pyramid.mean_count(32, 576) == 128
+    released = pruners.make("pyramiddrop", ratios=(0.32, 0.16, 0.08))
+    assert released.counts(32, 576) == [184, 92, 46]
+    assert [cut.layer for cut in released.cuts(32)] == [2, 10, 20]
+    assert pruners.make("fastv", keep=128).mean_count(32, 576) == 156
+    assert pruners.make("pyramiddrop", keep=0.5).mean_count(32, 576) == pytest.approx(288, abs=0.5)
+    with pytest.raises(ValueError, match="cannot keep 20 of 576"):
+        pruners.make("pyramiddrop", keep=20).counts(32, 576)
+    for name in pruners.names():
+        if name != "d2pruner":
+            matched = pruners.find(name).matched(mean=300)
+            assert matched.mean_count(32, 576) == pytest.approx(300, abs=4), name
+
+
+def test_the_baselines_are_what_they_say(llava, requests):
+    encoded = llava.encode(requests)
+    kept = {}
+    for name in ("random", "grid"):
+        for order in (requests, requests[::-1]):
+            with pruners.make(name, keep=9)(llava) as trace:
+                run(llava, llava.encode(order))
+            kept.setdefault(name, []).extend(index.tolist() for index in trace.kept[0])
+        assert all(index == kept[name][0] for index in kept[name])  # whatever the picture, place and batch
+    assert kept["grid"][0] == [2, 6, 10, 14, 18, 22, 26, 30, 34]
+    with pruners.make("random", keep=9, seed=1)(llava) as trace:
+        run(llava, encoded)
+    assert trace.kept[0][0].tolist() != kept["random"][0]
+    valid = Padding().valid((90, 50), (6, 6)).nonzero()[:, 0]
+    with pruners.make("grid", keep=6)(llava, Debias(None, Padding()), encoded.sizes) as trace:
+        run(llava, encoded)
+    step = len(valid) // 6
+    assert trace.kept[0][0].tolist() == valid[step // 2 :: step].tolist()[:6]
+
+
+def test_an_adapter_or_its_model_will_do(llava, requests):
+    encoded = llava.encode(requests[:1])
+    kept = []
+    for model in (llava, llava.model):
+        with pruners.make("fastv", keep=6)(model) as trace:
+            run(llava, encoded)
+        kept.append(trace.kept[0][0].tolist())
+    assert kept[0] == kept[1]
+    assert isinstance(llava.model, transformers.LlavaForConditionalGeneration)
+    assert Request("x").images == ()
