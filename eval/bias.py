@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from scipy.stats import rankdata
 
-from debias import Trend
+from debias import Span, Trend
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -99,22 +99,34 @@ def prompt_stability(by_prompt: Array) -> float:
     return float(product[:, first, second].mean())
 
 
-def kept_shares(kept: Sequence[Array], tokens: int, columns: int, padding: Sequence[Array | None]) -> dict[str, Array]:
-    """Per picture: the share of the kept tokens that show padding, and that lie in the lowest third of the picture.
+def places(span: Span) -> tuple[Array, Array]:
+    """(row in its view, view) of every token of an unpruned span; -1 for tokens that are no patch."""
+    rows, columns = span.grid
+    patch = np.ones(span.total, bool) if span.special is None else ~span.special.numpy()
+    number = np.cumsum(patch) - 1
+    row, view = number // columns % rows, number // (rows * columns)
+    return np.where(patch, row, -1), np.where(patch, view, -1)
+
+
+def kept_shares(kept: Sequence[Array], row: Array, view: Array, padding: Sequence[Array | None]) -> dict[str, Array]:
+    """Per picture: the share of the kept tokens that show padding, that lie in the lowest third of the picture, and,
+    of a clip, in the last third of its frames.
 
     The picture is the rows that hold at least one patch that is no padding; kept padding counts towards no third.
     """
-    in_padding, lowest = [], []
-    row = np.arange(tokens) // columns
+    shares: dict[str, list[float]] = {"padding": [], "lowest_third": [], "last_frames": []}
     for indices, pad in zip(kept, padding, strict=True):
-        empty = np.zeros(tokens, bool) if pad is None else pad
+        empty = np.zeros(len(row), bool) if pad is None else pad
         chosen = np.asarray(indices)[np.asarray(indices) >= 0]
-        in_padding.append(float(empty[chosen].mean()) if len(chosen) else 0.0)
-        shown = chosen[~empty[chosen]]
-        rows = row[~empty]
-        edge = rows.min() + 2 / 3 * (rows.max() + 1 - rows.min()) if len(rows) else 0
-        lowest.append(float((row[shown] + 0.5 >= edge).mean()) if len(shown) else 0.0)
-    return {"padding": np.array(in_padding), "lowest_third": np.array(lowest)}
+        shares["padding"].append(float(empty[chosen].mean()) if len(chosen) else 0.0)
+        shown, there = chosen[~empty[chosen] & (row[chosen] >= 0)], ~empty & (row >= 0)
+        for name, place in (("lowest_third", row), ("last_frames", view)):
+            known = place[there]
+            edge = known.min() + 2 / 3 * (known.max() + 1 - known.min()) if len(known) else 0
+            shares[name].append(float((place[shown] + 0.5 >= edge).mean()) if len(shown) else 0.0)
+    if view.max() == 0:
+        del shares["last_frames"]
+    return {name: np.array(values) for name, values in shares.items()}
 
 
 def token_box_iou(cells: Array, kept: Array, box: tuple[float, float, float, float], canvas: tuple[int, int]) -> float:

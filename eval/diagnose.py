@@ -3,12 +3,14 @@
     python -m eval diagnose                                  the embedded model, on drawn scenes
     python -m eval diagnose --model llava-hf/llava-1.5-7b-hf --images photos/ --keep 128
     python -m eval diagnose --layers 1,7,15 --heads --json
+    python -m eval diagnose --video                          the embedded video model, on drawn clips
 
 For every layer and arm: how steeply attention rises with position (`rise`: log of last over first of the fitted
 exponential, with R^2), its rank correlation with position (signed mean over pictures; and the mean absolute value that
 the deep-layer paper reports, which chance alone lifts to the noise floor), entropy, and where `--keep` tokens would
-lie: in padding, and in the lowest third of the picture. In brackets: 95 % bootstrap intervals over pictures. The trend
-of the arms is fitted on one half of the pictures and everything is measured on the other.
+lie: in padding, in the lowest third of the picture, and of a clip in the last third of its frames. In brackets: 95 %
+bootstrap intervals over pictures. The trend of the arms is fitted on one half of the pictures and everything is
+measured on the other.
 """
 
 from __future__ import annotations
@@ -22,12 +24,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from debias import Debias, Padding, Trend
 from debias.fit import fit_all
 from debias.names import ARMS
 from eval import bias
+from eval.choices import EMBEDDED
 from eval.images import open_image
 from eval.probe import Seen, watch
 from eval.sample import Sample
@@ -40,6 +42,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Measured = tuple[float, float, float]  # value, and its 95 % interval
 DRAWS = 300
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
 # Five requests; the first is the one that everything but the stability over prompts is measured with.
 PROMPTS = (
     "What colour is the circle?\nAnswer the question using a single word or phrase.",
@@ -51,10 +54,9 @@ PROMPTS = (
 
 
 def command(parser: argparse.ArgumentParser) -> Any:
-    parser.add_argument(
-        "--model", default="assets/tiny-llava", help="checkpoint folder or hub id (default: %(default)s)"
-    )
-    parser.add_argument("--images", type=Path, help="folder of pictures (default: scenes of the tiny world)")
+    parser.add_argument("--model", help="checkpoint folder or hub id (default: the embedded model)")
+    parser.add_argument("--video", action="store_true", help="clips instead of pictures")
+    parser.add_argument("--images", type=Path, help="folder of pictures, or of videos (default: the tiny world's)")
     parser.add_argument("--prompts", type=Path, help="text file, one request a line; the first is the main one")
     parser.add_argument("--limit", type=int, default=64, help="how many pictures (default: %(default)s)")
     parser.add_argument("--keep", type=float, default=0.11, help="tokens that would be kept: a count, or a share < 1")
@@ -69,29 +71,37 @@ def command(parser: argparse.ArgumentParser) -> Any:
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    family = adapter(args.model).load(args.model, device=device)
-    pictures = drawn(args.limit, args.seed) if args.images is None else found(args.images, args.limit)
-    if len(pictures) < 4:
-        raise ValueError(f"{len(pictures)} pictures are too few: a half fits the trend, the other half is measured")
+    model = args.model or str(EMBEDDED["video" if args.video else "image"])
+    family = adapter(model).load(model, device=device)
+    shown = (
+        drawn(args.limit, args.seed, args.video) if args.images is None else found(args.images, args.limit, args.video)
+    )
     prompts = PROMPTS if args.prompts is None else tuple(filter(None, args.prompts.read_text("utf-8").splitlines()))
-    say(f"diagnose: {len(pictures)} pictures, {len(prompts)} prompts, {args.model} on {device}")
+    say(f"diagnose: {len(shown)} {kind(args)}, {len(prompts)} prompts, {model} on {device}")
 
     def look(prompt: str, rotary: bool = True) -> Seen:
-        return watch(family, [Request(prompt, [picture]) for picture in pictures], rotary, args.batch_size)
+        requests = [Request(prompt, [], one) if args.video else Request(prompt, [one]) for one in shown]
+        return watch(family, requests, rotary, args.batch_size)
 
-    main, plain = look(prompts[0]), look(prompts[0], rotary=False)
-    others = [look(prompt).heads_mean for prompt in prompts[1:]]
+    main = look(prompts[0])
+    if len(main.spans) < 4:
+        raise ValueError(
+            f"{len(main.spans)} {kind(args)} are too few: a half fits the trend, the other half is measured"
+        )
+    plain, others = look(prompts[0], rotary=False), [look(prompt).heads_mean for prompt in prompts[1:]]
     depth = main.attention.shape[1]
     layers = range(depth) if args.layers is None else [int(word) for word in args.layers.split(",")]
     if wrong := [layer for layer in layers if not 0 <= layer < depth]:
         raise ValueError(f"--layers names layer {wrong[0]}, but the model has layers 0 to {depth - 1}")
     result = {
-        "model": str(args.model),
-        "pictures": len(pictures),
-        "source": "scenes of the tiny world" if args.images is None else "pictures of --images",
+        "model": str(model),
+        "pictures": len(main.spans),
+        "left_out": len(shown) - len(main.spans),
+        "source": f"drawn {kind(args)} of the tiny world" if args.images is None else f"{kind(args)} of --images",
         "prompt": prompts[0],
         "tokens": main.attention.shape[-1],
         "grid": list(main.spans[0].grid),
+        "frames": main.spans[0].frames,
         "noise_floor": bias.noise_floor(main.attention.shape[-1]),
         "kept": budget(args.keep, main.attention.shape[-1]),
         "layers": [layer_report(main, plain, others, layer, args) for layer in layers],
@@ -101,6 +111,10 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
+
+
+def kind(args: argparse.Namespace) -> str:
+    return "clips" if args.video else "pictures"
 
 
 def layer_report(
@@ -115,7 +129,9 @@ def layer_report(
     report["row_profile"] = bias.row_profile(without_padding(main, patches(main, scores)), main.spans[0].grid).tolist()
     if args.heads:
         heads = main.attention[:, layer].swapaxes(0, 1)
-        report["heads"] = [bias.strength(without_padding(main, head)).span for head in heads]
+        marked = special(main)
+        ignore = None if marked is None else marked.numpy()
+        report["heads"] = [bias.strength(without_padding(main, head), ignore).span for head in heads]
     return report
 
 
@@ -132,8 +148,8 @@ def curves(seen: Seen, scores: Array) -> dict[str, list[float]]:
         "average": Trend.average(torch.as_tensor(filled)).curve(len(filled)).numpy(),
         "exponential": Trend.fit(torch.as_tensor(first), ignore=special(seen)).curve(len(filled)).numpy(),
     }
-    found = {name: second * weight for name, weight in weights.items()}
-    found["with padding"] = np.asarray(scores[half:].mean(0))
+    found = {name: patches(seen, second * weight) for name, weight in weights.items()}
+    found["with padding"] = patches(seen, np.asarray(scores[half:].mean(0)))
     return {name: (np.nan_to_num(curve) / np.nanmean(curve)).tolist() for name, curve in found.items()}
 
 
@@ -145,7 +161,7 @@ def arms(
     curve = np.nanmean(without_padding(seen, scores)[:half], 0)
     trend = Trend.fit(torch.as_tensor(curve), ignore=special(seen))
     full, spans, out = Debias(trend, Padding()), seen.spans[half:], {}
-    keep, columns = budget(args.keep, scores.shape[1]), seen.spans[0].grid[1]
+    keep = budget(args.keep, scores.shape[1])
     padding = [None if span.size is None else ~Padding().valid(span).numpy() for span in spans]
     for name in names:
         debias = full.with_arm(name)
@@ -155,7 +171,9 @@ def arms(
         values = np.stack([row.numpy() for row in after])
         if debias.padding is not None:
             values = without_padding(seen, values, half)
-        shares = bias.kept_shares(kept, scores.shape[1], columns, padding)
+        if (marked := special(seen)) is not None:
+            values = np.where(marked.numpy(), np.nan, values)
+        shares = bias.kept_shares(kept, *bias.places(seen.spans[0]), padding)
         out[name] = measures(values, special(seen), seen.spans[0].grid, args.seed) | {
             f"kept_in_{where}": mean(share, args.seed) for where, share in shares.items()
         }
@@ -208,39 +226,47 @@ def special(seen: Seen) -> torch.Tensor | None:
 def patches(seen: Seen, values: Array) -> Array:
     """Without tokens that are no patch (frame CLS, newlines)."""
     marked = special(seen)
-    return values if marked is None else values[:, ~marked.numpy()]
+    return values if marked is None else values[..., ~marked.numpy()]
 
 
 def budget(keep: float, tokens: int) -> int:
     return min(tokens, round(keep * tokens) if keep < 1 else round(keep))
 
 
-def drawn(count: int, seed: int) -> list[Image.Image]:
-    """Scenes of the tiny world, of every aspect ratio."""
+def drawn(count: int, seed: int, video: bool = False) -> list[Any]:
+    """Scenes of the tiny world, of every aspect ratio; or clips, as lists of frames."""
     from tiny import world
 
-    return [world.draw(world.scene(2 * 10**9 + 10**6 * seed + number)) for number in range(count)]
+    seeds = [2 * 10**9 + 10**6 * seed + number for number in range(count)]
+    return [world.draw_clip(world.clip(one)) if video else world.draw(world.scene(one)) for one in seeds]
 
 
-def found(folder: Path, limit: int) -> list[Image.Image]:
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+def found(folder: Path, limit: int, video: bool = False) -> list[Any]:
+    """Pictures of a folder, or clips as lists of frames; the same ones every time."""
+    from eval.video import read_frames
+
+    endings = VIDEOS if video else PICTURES
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in endings)
     if not paths:
-        raise ValueError(f"{folder} holds no pictures ({', '.join(PICTURES)})")
+        raise ValueError(f"{folder} holds no {'videos' if video else 'pictures'} ({', '.join(endings)})")
     random.Random(0).shuffle(paths)
-    return [open_image(Sample(path.name, "", image=path)) for path in paths[:limit]]
+    return [read_frames(path) if video else open_image(Sample(path.name, "", image=path)) for path in paths[:limit]]
 
 
 def table(result: dict[str, Any]) -> Table:
     rows: list[list[str | float | int | None]] = []
+    columns = {key: name for key, name in COLUMNS.items() if key in result["layers"][0]["arms"]["none"]}
     for layer in result["layers"]:
         for name, measured in {**layer["arms"], "no RoPE": layer["no_rope"]}.items():
-            shown = [bracket(measured[key]) for key in COLUMNS]
+            shown = [bracket(measured[key]) for key in columns]
             rows.append([layer["layer"] if name == "none" else None, name, *shown])
     notes = [
         f"{result['pictures']} {result['source']}; {result['tokens']} visual tokens; {result['kept']} kept",
         f"|correlation| of {result['noise_floor']:.3f} is what chance alone gives",
     ]
-    return Table(f"Attention of {result['model']}", ["layer", "arm", *COLUMNS.values()], rows, notes)
+    if result["left_out"]:
+        notes.append(f"{result['left_out']} were left out: a trend belongs to one layout, and theirs is another one")
+    return Table(f"Attention of {result['model']}", ["layer", "arm", *columns.values()], rows, notes)
 
 
 COLUMNS = {
@@ -251,6 +277,7 @@ COLUMNS = {
     "entropy": "entropy",
     "kept_in_padding": "kept: padding",
     "kept_in_lowest_third": "kept: lowest third",
+    "kept_in_last_frames": "kept: last frames",
 }
 
 

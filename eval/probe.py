@@ -51,7 +51,7 @@ class Seen:
 
 @torch.inference_mode()
 def watch(family: Adapter, requests: Sequence[Request], rotary: bool = True, batch: int = 8) -> Seen:
-    """Runs the prompts once each. All pictures must lay out into the same number of tokens."""
+    """Runs the prompts once each; returns what was seen of the pictures of the commonest layout."""
     rows, spans = [], []
     for first in range(0, len(requests), batch):
         encoded = family.encode(requests[first : first + batch])
@@ -63,10 +63,8 @@ def watch(family: Adapter, requests: Sequence[Request], rotary: bool = True, bat
         for image, _, seen in sorted(probe.seen, key=lambda entry: entry[0]):
             rows.append(seen.numpy())
             spans.append(known[image])
-    counts = {len(span) for span in spans}
-    if len(counts) != 1:
-        raise ValueError(
-            f"the pictures lay out into {len(counts)} different numbers of tokens ({min(counts)} to {max(counts)}); "
-            "choose pictures of one aspect ratio: a trend belongs to one layout"
-        )
-    return Seen(np.stack(rows), spans)
+    # A trend belongs to one layout, so the commonest one is taken where tiles or clips make several.
+    lengths = [len(span) for span in spans]
+    common = max(sorted(set(lengths)), key=lengths.count)
+    chosen = [number for number, length in enumerate(lengths) if length == common]
+    return Seen(np.stack([rows[number] for number in chosen]), [spans[number] for number in chosen])

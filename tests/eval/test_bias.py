@@ -6,8 +6,10 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import spearmanr
 
+from debias import Span
 from eval import bias
 
 
@@ -99,10 +101,23 @@ def test_kept_shares_count_thirds_inside_the_picture():
     pad = np.zeros(36, bool)
     pad[:6] = pad[30:] = True  # first and last of six rows; the picture is rows 1..4
     kept = [np.array([0, 7, 25, 29])]  # one in the padding, one in row 1, two in row 4
-    shares = bias.kept_shares(kept, 36, 6, [pad])
+    shares = bias.kept_shares(kept, *bias.places(Span(0, (6, 6))), [pad])
     assert shares["padding"][0] == pytest.approx(1 / 4)
     assert shares["lowest_third"][0] == pytest.approx(2 / 3)
-    assert bias.kept_shares([np.arange(36)], 36, 6, [None])["lowest_third"][0] == pytest.approx(1 / 3)
+    even = bias.kept_shares([np.arange(36)], *bias.places(Span(0, (6, 6))), [None])
+    assert even["lowest_third"][0] == pytest.approx(1 / 3)
+    assert "last_frames" not in even
+
+
+def test_places_skip_tokens_that_are_no_patch():
+    special = torch.zeros(3 * 7, dtype=torch.bool)
+    special[::7] = True  # a CLS before the six patches of each frame
+    row, view = bias.places(Span(0, (2, 3), frames=3, special=special))
+    assert row.tolist() == 3 * [-1, 0, 0, 0, 1, 1, 1]
+    assert view.tolist() == [-1, *[0] * 6, -1, *[1] * 6, -1, *[2] * 6]
+    last = bias.kept_shares([np.arange(14, 21)], row, view, [None])  # the third frame, its CLS among it
+    assert last["last_frames"][0] == 1
+    assert last["lowest_third"][0] == pytest.approx(1 / 2)
 
 
 def test_token_box_iou():

@@ -1,0 +1,142 @@
+"""What can be reproduced (assets/artefacts.toml), and what was published about it (assets/published.toml)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+from eval.cli import one_of
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+ARMS = ("none", "both")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of an artefact: a method with its budget and fields, in some arms."""
+
+    label: str
+    method: str
+    arms: tuple[str, ...]
+    called: str  # what published rows call it
+    keep: float | None = None
+    of: int = 576  # visual tokens of the model that the budget belongs to
+    depth: int | None = None  # the cut, as a layer of 32
+    trend: str | None = None
+    stages: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def facts(self) -> dict[str, tuple[Any, ...]]:
+        """What a published row may say about its run, to be told from others of its method; in every spelling."""
+        budget = (self.keep, self.keep / self.of) if self.keep is not None else (None,)
+        layer = self.fields.get("layer", self.depth)
+        return {"budget": budget, "layer": (layer,), "shallow": (self.fields.get("scores.shallow"),)}
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """One table of a paper: what is run, what is measured, and where its numbers were published."""
+
+    name: str
+    title: str
+    model: str
+    measure: str
+    benchmarks: tuple[str, ...]
+    columns: tuple[str, ...]
+    published: tuple[str, ...]
+    runs: tuple[Planned, ...]
+    folder: str  # of the runs, below --out
+
+
+@dataclass(frozen=True)
+class Published:
+    """One row of a published table."""
+
+    table: str
+    label: str
+    arm: str
+    facts: Mapping[str, Any]
+    values: Mapping[str, float]
+    how: str
+
+    def of(self, planned: Planned, arm: str) -> bool:
+        """Whether it is about this arm of this run: nothing it says differs from what the run says."""
+        if self.label != ("unpruned" if arm == "unpruned" else planned.called):
+            return False
+        mine = planned.facts
+        same = all(value in mine[name] for name, value in self.facts.items() if mine[name] != (None,))
+        return same and self.arm == ("none" if arm == "unpruned" else arm)
+
+
+def artefacts() -> dict[str, Artefact]:
+    found: dict[str, Artefact] = {}
+    for name, entry in _read("artefacts.toml").items():
+        source = entry.get("from", name)
+        arms = tuple(entry.get("arms", ARMS))
+        runs = tuple(_planned(run, arms) for run in entry["runs"])
+        if source != name:
+            runs = tuple(run for run in found[source].runs if run.arms != ("unpruned",))
+        found[name] = Artefact(
+            name,
+            entry["title"],
+            entry["model"],
+            entry.get("measure", "scores"),
+            tuple(entry["benchmarks"]),
+            tuple(entry.get("columns", ())),
+            tuple(entry["published"]),
+            runs,
+            source,
+        )
+    return found
+
+
+def artefact(name: str) -> Artefact:
+    known = artefacts()
+    return known[one_of("artefact", name, list(known))]
+
+
+def _planned(entry: Mapping[str, Any], arms: tuple[str, ...]) -> Planned:
+    rest = dict(entry)
+    own = {
+        name: rest.pop(name) for name in ("label", "method", "keep", "of", "depth", "trend", "stages") if name in rest
+    }
+    called = rest.pop("as", own["label"])
+    return Planned(**own, called=called, arms=tuple(rest.pop("arms", arms)), fields=rest)
+
+
+def tables() -> dict[str, dict[str, Any]]:
+    """The published tables by id."""
+    return {table["id"]: table for table in _read("published.toml")["table"]}
+
+
+def published(ids: tuple[str, ...]) -> list[Published]:
+    """The rows of some published tables. An empty cell is no value."""
+    known, rows = tables(), []
+    for name in ids:
+        table = known[one_of("published table", name, list(known))]
+        for row in table["rows"]:
+            cells = zip(table["columns"], row["values"], strict=True)
+            values = {column: float(value) for column, value in cells if value != ""}
+            if "mean" in row:
+                values[table["mean"]] = float(row["mean"])
+            said = {key: row[key] for key in ("budget", "layer", "shallow") if key in row}
+            rows.append(
+                Published(name, row["name"], row.get("arm", "none"), said, values, row.get("how", table["how"]))
+            )
+    return rows
+
+
+def _read(name: str) -> dict[str, Any]:
+    path = ASSETS / name
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; `reproduce` needs the repository's assets folder")
+    return tomllib.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,330 @@
+"""The tables and figures of the papers: declared runs, answered, scored and shown beside what was published.
+
+examples:
+  python -m eval reproduce --list                              what there is
+  python -m eval reproduce main --limit 8                      the embedded model and data
+  python -m eval reproduce main --model llava-hf/llava-1.5-7b-hf --data playground/data/eval
+  python -m eval reproduce main --list                         what of it is done, and what is missing
+  python -m eval reproduce all --limit 8                       every one after the other
+
+Each run is a run folder in OUT/NAME/LABEL: the same command goes on where it stopped, and `report`, `compare` and
+`figures` read it like any other. Other flags are passed on to `run`: --batch-size, --device, --dtype, --judge-url, ...
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from eval import artefacts, measures, run, tables
+from eval.artefacts import Artefact, Planned
+from eval.averages import AVERAGES
+from eval.checkpoints import config_of, folder_of, layout
+from eval.cli import Parser
+from eval.compare import scale
+from eval.results import Scored, results
+from eval.store import Folder
+from eval.tables import Table, say
+
+REFCOCO = ("refcoco", "refcoco+", "refcocog")
+
+
+def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
+    add = parser.add_argument
+    add("name", nargs="?", help=f"one of {', '.join(artefacts.artefacts())}, or all")
+    add("--list", action="store_true", help="say what there is, or what of NAME is done, and stop")
+    add("--model", help="a checkpoint folder or hub id (default: the embedded models)")
+    add("--data", help="the data root, LLaVA's playground/data/eval (default: the embedded tiny world)")
+    add("--out", type=Path, default=Path("runs/reproduce"), help="where the runs go (default: %(default)s)")
+    add("--limit", type=int, help="at most so many questions of each benchmark, pictures or repetitions")
+    parser.set_defaults(takes_fields=True)
+    return work
+
+
+def work(args: argparse.Namespace) -> dict[str, Any]:
+    if args.name is None:
+        if not args.list:
+            raise ValueError("name an artefact, or ask for the list of them: --list")
+        return overview()
+    if args.name == "all":
+        done = {name: one(artefact, args) for name, artefact in artefacts.artefacts().items()}
+        return {"artefacts": done, "exit": max(found.get("exit", 0) for found in done.values())}
+    return one(artefacts.artefact(args.name), args)
+
+
+def overview() -> dict[str, Any]:
+    known = artefacts.artefacts()
+    rows = [[a.name, a.title, len(a.runs) or a.measure, a.model, ", ".join(a.published)] for a in known.values()]
+    tables.show(Table("What can be reproduced", ["name", "title", "runs", "made for", "published tables"], rows))
+    return {"artefacts": {a.name: {"title": a.title, "runs": [r.label for r in a.runs]} for a in known.values()}}
+
+
+@dataclass(frozen=True)
+class Task:
+    """An artefact on a model and data."""
+
+    artefact: Artefact
+    model: str | None
+    data: str | None
+    out: Path
+    limit: int | None
+    more: tuple[str, ...]  # flags of `run`
+    benchmarks: tuple[str, ...]  # those that the data holds
+
+    @property
+    def media(self) -> str:
+        from eval import benchmarks
+
+        return benchmarks.get(self.artefact.benchmarks[0]).media
+
+    @property
+    def checkpoint(self) -> str:
+        from eval.choices import EMBEDDED
+
+        return self.model or str(EMBEDDED[self.media])
+
+    @property
+    def here(self) -> Path:
+        """What the artefact itself writes; its runs may be another one's."""
+        return self.out / self.artefact.name
+
+    def folder(self, planned: Planned) -> Path:
+        return self.out / self.artefact.folder / planned.label
+
+    def args(self, planned: Planned) -> argparse.Namespace:
+        """The run, as its command line would say it."""
+        parser = Parser(prog="python -m eval run")
+        run.command(parser)
+        args, fields = parser.parse_known_args(self.words(planned))
+        args.fields = fields
+        return args
+
+    def words(self, planned: Planned) -> list[str]:
+        """The flags of the run."""
+        words = [*self.more, "--method", planned.method, "--arms", ",".join(planned.arms)]  # what is declared wins
+        words += ["--benchmarks", ",".join(self.benchmarks), "--out", str(self.folder(planned))]
+        named = {"model": self.model, "data": self.data, "limit": self.limit}
+        named |= {"trend": planned.trend, "stages": planned.stages}
+        words += [word for name, value in named.items() if value is not None for word in (f"--{name}", str(value))]
+        if layout(self.checkpoint).kind == "internvl":
+            words += [w for name in REFCOCO if name in self.benchmarks for w in ("--option", f"{name}.style=internvl")]
+        return [*words, *self.fields(planned)]
+
+    def fields(self, planned: Planned) -> list[str]:
+        """The method's flags. Budgets and depths that belong to another model are carried over in proportion."""
+        from pruners.schedule import at_depth
+
+        words = []
+        if planned.keep is not None:
+            tokens = layout(self.checkpoint).tokens
+            tokens = tokens * 8 if tokens and self.media == "video" else tokens
+            share = isinstance(planned.keep, float) or tokens == planned.of
+            words += ["--keep", repr(planned.keep if share else planned.keep / planned.of)]
+        if planned.depth is not None:
+            config = config_of(self.checkpoint)
+            layers = (config.get("text_config") or config)["num_hidden_layers"]
+            words += ["--layer", str(at_depth(planned.depth, layers))]
+        for name, value in planned.fields.items():
+            flag = name.replace("_", "-")
+            if isinstance(value, bool):
+                head, _, last = flag.rpartition(".")
+                words.append(f"--{head + '.' if head else ''}{'' if value else 'no-'}{last}")
+            else:
+                words += [f"--{flag}", str(value)]
+        if planned.method == "d2pruner" and not (folder_of(self.checkpoint) / "prior.safetensors").is_file():
+            words += ["--prior", str(self.out / self.artefact.folder / "prior.safetensors")]
+        return words
+
+
+def one(artefact: Artefact, args: argparse.Namespace) -> dict[str, Any]:
+    task = Task(artefact, args.model, args.data, args.out, args.limit, tuple(args.fields), artefact.benchmarks)
+    say(f"\n{artefact.name}: {artefact.title}")
+    if args.model is None:
+        say(f"on the embedded model; the published numbers belong to {artefact.model}")
+    task, absent = held(task)
+    if args.list:
+        found = status(task)
+        tables.show(state_table(task, found))
+        return {"name": artefact.name, "runs": found, "absent": absent}
+    failed = answer(task) if artefact.measure in ("scores", "iou") else {}
+    task.here.mkdir(parents=True, exist_ok=True)
+    shown = MEASURES[artefact.measure](task)
+    for table in shown:
+        tables.show(table)
+    tables.write(shown, task.here)
+    (task.here / "artefact.json").write_text(json.dumps(plain(shown), indent=1) + "\n", encoding="utf-8")
+    if absent:
+        say(f"missing in {task.data}: {', '.join(absent)}; docs/benchmarks.md says where each comes from")
+    for label, message in failed.items():
+        say(f"{label} was not done: {message}")
+    say(f"tables and runs are in {task.here}")
+    exit_code = 1 if failed or absent else 0
+    return {"name": artefact.name, "tables": plain(shown), "failed": failed, "absent": absent, "exit": exit_code}
+
+
+def plain(shown: Sequence[Table]) -> list[dict[str, Any]]:
+    return [{"title": t.title, "head": t.head, "rows": t.rows, "notes": t.notes} for t in shown]
+
+
+def held(task: Task) -> tuple[Task, list[str]]:
+    """The task on the benchmarks that the data holds, and the names of the others."""
+    from eval import benchmarks
+    from eval.choices import there
+
+    if task.data is None:
+        return task, []
+    found = tuple(name for name in task.benchmarks if there(benchmarks.get(name), Path(task.data)))
+    if not found:
+        wanted = ", ".join(task.benchmarks)
+        raise ValueError(f"--data {task.data} holds none of {wanted}; docs/benchmarks.md says where each comes from")
+    return replace(task, benchmarks=found), [name for name in task.benchmarks if name not in found]
+
+
+def answer(task: Task) -> dict[str, str]:
+    """Answer what is not answered; returns what could not be done, and why."""
+    failed = {}
+    for planned in task.artefact.runs:
+        say(f"\n{task.artefact.name} / {planned.label}")
+        try:
+            words = task.args(planned)
+            if "--prior" in words.fields:
+                prepare_prior(task, planned, words)
+            found = run.one(words)
+            if not found["complete"]:
+                failed[planned.label] = f"{found['open']} answers are to come from other processes"
+        except (ValueError, OSError) as error:  # the others can still run
+            failed[planned.label] = str(error)
+            say(str(error))
+    return failed
+
+
+def prepare_prior(task: Task, planned: Planned, args: argparse.Namespace) -> None:
+    """Measure the average attention that D2Pruner divides by, once, when the checkpoint comes without one."""
+    from eval.choices import Choice
+    from eval.fit import heldout, prior
+
+    out = Path(args.fields[args.fields.index("--prior") + 1])
+    if out.is_file():
+        return
+    before = argparse.Namespace(**{**vars(args), "fields": args.fields[: args.fields.index("--prior")]})
+    choice = Choice(before, [], [], {"image": task.checkpoint})
+    try:
+        prior(choice, Path(task.data) if task.data else heldout(), out, min(1000, task.limit or 1000))
+    finally:
+        choice.close()
+
+
+# -- what is done --------------------------------------------------------------------------------------------------
+
+
+def status(task: Task) -> dict[str, dict[str, Any]]:
+    """Of every run: how many answers there are, of how many; None where it was not begun."""
+    found = {}
+    for planned in task.artefact.runs:
+        folder = Folder(task.folder(planned))
+        there, wanted = 0, None
+        if (folder.path / "run.json").exists():
+            info = folder.info()["benchmarks"]
+            wanted = sum(facts["n"] for facts in info.values()) * len(planned.arms)
+            there = sum(len(folder.rows(name, arm)) for name in info for arm in planned.arms)
+        lacking = [name for name in task.benchmarks if wanted is None or name not in info]
+        found[planned.label] = {"answers": there, "of": wanted, "benchmarks_to_come": lacking}
+    return found
+
+
+def state_table(task: Task, found: Mapping[str, Mapping[str, Any]]) -> Table:
+    rows = []
+    for planned in task.artefact.runs:
+        one = found[planned.label]
+        done = one["of"] is not None and one["answers"] >= one["of"] and not one["benchmarks_to_come"]
+        state = "done" if done else "not begun" if one["of"] is None else "open"
+        flags = " ".join(task.words(planned)).split(" --out ")[0]
+        rows.append([planned.label, state, one["answers"], one["of"], f"python -m eval run {flags} ..."])
+    if not rows:
+        rows.append(
+            [task.artefact.measure, "done" if (task.here / "artefact.json").exists() else "not begun", 0, 0, ""]
+        )
+    return Table(task.artefact.title, ["run", "state", "answers", "of", "as a command"], rows)
+
+
+# -- ours beside what was published ----------------------------------------------------------------------------------
+
+
+def scores(task: Task) -> list[Table]:
+    """Every run and arm, each followed by what was published about it."""
+    known = artefacts.published(task.artefact.published)
+    ours, instead = {}, {}
+    for planned in task.artefact.runs:
+        if not (task.folder(planned) / "run.json").exists():
+            continue
+        scored = results(Folder(task.folder(planned)), task.data)
+        instead |= {s.name: one.benchmark.name for one in scored for r in one.arms.values() for s in [r.score]}
+        ours[planned.label] = {arm: values([one for one in scored if arm in one.arms], arm) for arm in planned.arms}
+    columns = [c for c in task.artefact.columns if c != "mme_total" or any(c in row.values for row in known)]
+    rows: list[list[Any]] = []
+    for planned in task.artefact.runs:
+        for arm in planned.arms:
+            mine = ours.get(planned.label, {}).get(arm, {})
+            rows.append([planned.label, arm, "ours", *(mine.get(column) for column in columns), mine.get("tokens")])
+            rows += [
+                [planned.label, arm, f"published: {row.table}", *(row.values.get(column) for column in columns), None]
+                for row in known
+                if row.of(planned, arm)
+            ]
+    head = ["run", "arm", "whose", *columns, "tokens"]
+    stand_ins = [f"{own} ({name})" for name, own in instead.items() if name != own]
+    notes = ["tokens: visual tokens that a layer sees, mean."]
+    if stand_ins:
+        notes.append(f"Scored by stand-ins, never comparable with the published: {', '.join(stand_ins)}.")
+    return [Table(task.artefact.title, head, rows, [*notes, *sources(task.artefact)])]
+
+
+def values(scored: Sequence[Scored], arm: str) -> dict[str, float]:
+    """Everything a column can ask for, of one arm."""
+    found: dict[str, float] = {}
+    splits = []
+    for one in scored:
+        score, name = one.arms[arm].score, one.benchmark.name
+        found[name] = score.value
+        if name == "mme":
+            found["mme_total"] = score.parts["total"]
+        if name in REFCOCO:
+            own = {split: value for split, value in score.parts.items() if "/" not in split}
+            found |= {f"{name}_{split}": value for split, value in own.items()}
+            splits += own.values()
+    parts = {name: value / scale(name) for name, value in found.items() if name in {o.benchmark.name for o in scored}}
+    if len(parts) == len(scored) and parts:
+        found["mean"] = sum(parts.values()) / len(parts)
+    if set(parts) == set(AVERAGES["avg10"].members):
+        found["avg10"] = found["mean"]
+    if splits:
+        found["overall"] = sum(splits) / len(splits)
+    tokens = [one.arms[arm].tokens for one in scored]
+    if tokens and None not in tokens:
+        found["tokens"] = sum(tokens) / len(tokens)  # type: ignore[arg-type]
+    return found
+
+
+def sources(artefact: Artefact) -> list[str]:
+    known, notes = artefacts.tables(), []
+    for name in artefact.published:
+        table = known[name]
+        notes.append(f"{name} ({table['how']}): {table['source']}. {table['protocol']}.")
+        if table.get("conflicts") in artefact.published:
+            notes.append(f"{name} contradicts {table['conflicts']}; both are shown as they are.")
+    if not artefact.published:
+        notes.append("No published numbers of this table are known.")
+    return notes
+
+
+MEASURES: dict[str, Callable[[Task], list[Table]]] = {
+    "scores": scores,
+    "bias": measures.bias_strengths,
+    "layers": measures.layers,
+    "iou": measures.iou,
+    "overhead": measures.overhead,
+}

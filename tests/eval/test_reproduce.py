@@ -1,0 +1,174 @@
+"""The published tables agree with themselves, and every artefact runs from the first question to its table."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval import artefacts, cells, fit, reproduce
+from eval.averages import AVERAGES
+from eval.benchmarks import NAMES
+from eval.cli import main
+
+BUILDERS = Path(__file__).parent.parent / "pruners" / "builders.py"
+KNOWN = artefacts.artefacts()
+
+
+# -- what is declared ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", artefacts.tables())
+def test_published_means_agree_with_their_parts(name):
+    table = artefacts.tables()[name]
+    assert table["source"]
+    assert table["protocol"]
+    assert table["how"] in ("read", "reported", "computed")
+    assert table.get("conflicts", name) in artefacts.tables()
+    for row in table["rows"]:
+        assert len(row["values"]) == len(table["columns"]), row
+        cells = dict(zip(table["columns"], row["values"], strict=True))
+        if "overall" in cells:  # the sets have three, three and two splits
+            parts = 3 * cells["refcoco"] + 3 * cells["refcoco+"] + 2 * cells["refcocog"]
+            assert cells["overall"] == pytest.approx(parts / 8, abs=0.0101), row
+        if "mean" in row:
+            mean = AVERAGES["avg10"](cells) if table["mean"] == "avg10" else np.mean(row["values"])
+            assert row["mean"] == pytest.approx(mean, abs=0.0501 if table["id"] == "ablation" else 0.00501), row
+
+
+def test_artefacts_name_what_there_is():
+    for one in KNOWN.values():
+        assert set(one.benchmarks) <= set(NAMES)
+        assert set(one.published) <= set(artefacts.tables())
+        assert len({run.label for run in one.runs}) == len(one.runs)
+        assert one.measure in reproduce.MEASURES
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, one in KNOWN.items() if one.measure in ("scores", "iou") and one.published]
+)
+def test_published_rows_find_their_runs(name):
+    """Every artefact that names published tables shows a row of each of them; the columns hold their values."""
+    one = KNOWN[name]
+    for table in one.published:
+        rows = [
+            row for row in artefacts.published((table,)) for run in one.runs for arm in run.arms if row.of(run, arm)
+        ]
+        assert rows, table
+        assert any(set(row.values) & set(one.columns) for row in rows)
+
+
+def test_a_published_row_belongs_to_one_setting():
+    ratio = {run.label: run for run in KNOWN["ratio"].runs}
+    rows = artefacts.published(("ratio",))
+    for label, value in (("raw-L4", 38.70), ("raw-L12", 66.32), ("ratio-L12-2", 61.10), ("ratio-L12-3", 54.63)):
+        assert [row.values["overall"] for row in rows if row.of(ratio[label], "none")] == [value]
+    assert not any(row.of(ratio["ratio-L12-8"], "none") for row in rows)
+    video = next(run for run in KNOWN["video"].runs if run.label == "fastv")
+    found = [row.values for row in artefacts.published(("video-fastervlm",)) if row.of(video, "none")]
+    assert [values["tgif"] for values in found] == [19.4]  # 512 of 2048 is a quarter
+
+
+# -- running -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory):
+    """A random LLaVA with as many layers as the embedded one."""
+    spec = importlib.util.spec_from_file_location("builders", BUILDERS)
+    builders = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(builders)
+    return builders.checkpoint("llava", tmp_path_factory.mktemp("deep"), layers=12)
+
+
+@pytest.fixture
+def quick(monkeypatch, deep, checkpoints, world, tmp_path):
+    """Flags of a quick run on random models; an artefact is cut to two of its benchmarks."""
+    monkeypatch.setattr(fit, "heldout", lambda: world)
+    monkeypatch.setattr(fit, "QUESTIONS", 2)
+    monkeypatch.setattr(
+        artefacts, "artefacts", lambda: {n: replace(one, benchmarks=one.benchmarks[:2]) for n, one in KNOWN.items()}
+    )
+
+    def flags(name):
+        model = checkpoints["video"] if name == "video" else deep
+        places = ["--model", str(model), "--data", str(world), "--out", str(tmp_path / "out")]
+        return [*places, "--limit", "1", "--max-new-tokens", "1", "--draws", "20", "--report-samples", "0",
+                "--trend", "online"]  # fmt: skip
+
+    return flags
+
+
+def run(capsys, *words):
+    capsys.readouterr()
+    code = main(["reproduce", *words, "--json"])
+    out, err = capsys.readouterr()
+    return code, json.loads(out) if code == 0 or out.strip() else None, err
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", KNOWN)
+def test_every_artefact_runs(name, quick, capsys, tmp_path):
+    code, found, err = run(capsys, name, *quick(name))
+    assert code == 0, err
+    (table,) = found["tables"]
+    assert table["rows"]
+    ours = [row for row in table["rows"] if "ours" in row]
+    if KNOWN[name].measure == "scores":
+        assert len(ours) == sum(len(one.arms) for one in KNOWN[name].runs)
+        assert all(any(isinstance(cell, float) for cell in row[3:]) for row in ours)
+    assert {"table.md", "table.csv", "table.tex", "artefact.json"} <= {
+        p.name for p in (tmp_path / "out" / name).iterdir()
+    }
+
+
+@pytest.mark.long
+def test_what_is_done_and_what_is_missing(quick, capsys, tmp_path):
+    code, before, _ = run(capsys, "rope", *quick("rope"), "--list")
+    assert code == 0
+    assert all(one["of"] is None for one in before["runs"].values())
+    assert run(capsys, "rope", *quick("rope"))[0] == 0
+    _, after, err = run(capsys, "rope", *quick("rope"), "--list")
+    assert all(one["answers"] == one["of"] > 0 for one in after["runs"].values())
+    assert "--scores.no-rope" in err  # the run as a command
+    rows = sorted((tmp_path / "out").rglob("*.jsonl"))
+    stamps = [path.stat().st_mtime_ns for path in rows]
+    assert run(capsys, "rope", *quick("rope"))[0] == 0  # nothing is answered twice
+    assert [path.stat().st_mtime_ns for path in rows] == stamps
+
+
+def test_data_that_lacks_everything_and_unknown_names(capsys, deep, tmp_path):
+    code, _, err = run(capsys, "main", "--model", str(deep), "--data", str(tmp_path))
+    assert code == 1
+    assert "holds none of vqav2" in err
+    assert run(capsys, "mian")[2].count("did you mean main") == 1
+    assert run(capsys)[0] == 1
+
+
+def test_list_names_every_artefact(capsys):
+    code, found, _ = run(capsys, "--list")
+    assert code == 0
+    assert list(found["artefacts"]) == list(KNOWN)
+
+
+# -- cells ---------------------------------------------------------------------------------------------------------
+
+
+def test_cells_of_a_padded_square():
+    canvas = cells.padded((40, 20), 4)
+    assert canvas.size == (40, 40)
+    assert canvas.cells[5].tolist() == [10, 10, 20, 20]
+    assert canvas.box((0, 0, 40, 20)) == (0, 10, 40, 30)  # the picture lies in the middle
+
+
+def test_cells_of_tiles_and_their_thumbnail():
+    canvas = cells.tiled((640, 320), 112, 4, most=2)
+    assert canvas.size == (224, 112)
+    assert len(canvas.cells) == 3 * 16
+    assert canvas.cells[16].tolist() == [112, 0, 140, 28]  # first of the right tile
+    assert canvas.cells[32].tolist() == [0, 0, 56, 28]  # first of the thumbnail, which shows everything
+    assert canvas.box((320, 0, 640, 320)) == (112, 0, 224, 112)
