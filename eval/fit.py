@@ -6,7 +6,7 @@ measures the average attention that D2Pruner divides by. A trend fitted to each 
 `run --trend online`.
 
 examples:
-  python -m eval fit --method fastv                                  the embedded model, into its trends.toml
+  python -m eval fit --method all                                    the embedded model, into its trends.toml
   python -m eval fit --method fastv --model llava-hf/llava-1.5-7b-hf --out fastv-7b.toml --plot fastv-7b
   python -m eval fit --method fastv --model DIR --data playground/data/eval --benchmarks gqa --limit 500 --out gqa.toml
   python -m eval fit --method himap --each --model DIR --data playground/data/eval --out himap.toml
@@ -181,7 +181,7 @@ def prior(choice: Any, data: Path, out: Path, limit: int = 1000) -> dict[str, An
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
     add = parser.add_argument
-    add("--method", default="fastv", help="the method whose first cut is measured")
+    add("--method", default="fastv", help="the method whose first cut is measured; several with commas, or all")
     add("--model", help="a checkpoint folder or hub id (default: the embedded model)")
     add("--video", action="store_true", help="fit the video model on clips")
     add("--data", help="a data root (default: the embedded world's held-out half; with --each its scored half)")
@@ -201,12 +201,21 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    from eval.flags import methods
+    from eval.trends import trended
+    from pruners import find
+
+    wanted = methods(args.method)
+    if len(wanted) == 1:
+        return fit_one(argparse.Namespace(**{**vars(args), "method": wanted[0]}))
+    having = [method for method in wanted if trended(find(method))]
+    return {"methods": {method: fit_one(argparse.Namespace(**{**vars(args), "method": method})) for method in having}}
+
+
+def fit_one(args: argparse.Namespace) -> dict[str, Any]:
     from eval.checkpoints import folder_of
     from eval.choices import EMBEDDED, Choice
-    from eval.cli import one_of
-    from pruners import names as methods
 
-    one_of("method", args.method, methods())
     if args.each and not args.out:
         raise ValueError("--each fits to questions that are scored; name the file that may hold such trends with --out")
     media = "video" if args.video else "image"
