@@ -39,7 +39,7 @@ class Setup:
     @property
     def patched(self) -> bool:
         """Whether our lines are in; a file that is neither the pinned one nor our result is refused."""
-        found = set()
+        found: set[bool] = set()
         for file in self.files:
             blob = blob_id(self.folder / file["name"])
             if blob not in (file["before"], file["after"]):

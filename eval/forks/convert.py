@@ -66,7 +66,7 @@ def back(source: Path, target: Path, config: dict[str, Any]) -> None:
         )
     vision = layout.read_config(Path(tower))
     vision = vision.get("vision_config", vision)
-    image = image_token(target, int(config["vocab_size"]))
+    image = image_token(target)
     made = layout.hf_config(config, vision, image)
     rows = made["text_config"]["vocab_size"]
     save(target / "config.json", made)
@@ -83,7 +83,7 @@ def back(source: Path, target: Path, config: dict[str, Any]) -> None:
     write(target, named())
 
 
-def image_token(folder: Path, rows: int) -> int:
+def image_token(folder: Path) -> int:
     """The id of <image> in the folder's tokenizer, which is given one where it has none."""
     from transformers import AutoTokenizer
 
@@ -92,7 +92,7 @@ def image_token(folder: Path, rows: int) -> int:
     if "<image>" not in known:
         tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
         tokenizer.save_pretrained(folder)
-    return int(tokenizer.convert_tokens_to_ids("<image>"))
+    return int(tokenizer.get_vocab()["<image>"])
 
 
 def settings(folder: Path, vision: dict[str, Any]) -> dict[str, Any]:

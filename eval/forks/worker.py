@@ -110,7 +110,7 @@ def answer(fork: load.Fork, question: dict[str, Any]) -> dict[str, Any]:
             debias.kept = whole
     text = None if fork.tokenizer is None else fork.tokenizer.decode(found, skip_special_tokens=True).strip()
     reply = {"ids": found, "text": text, "ms": 1000 * (time.perf_counter() - begun), "start": (places or [None])[0]}
-    reply["kept"] = [seen[stage] for stage in sorted(seen)]
+    reply["kept"] = [seen[stage] for stage in sorted(seen)] if question["prune"] else []
     if question["logits"]:
         reply["logits"] = logits.tolist()
         reply["prompt"] = ids
