@@ -147,10 +147,10 @@ class Choice:
         """A trend fitted now, on pictures that no benchmark scores."""
         if (media, kind) not in self._fitted:
             from debias import trends as files
-            from eval.fit import QUESTIONS, Fit, heldout, record
+            from eval.fit import QUICK, Fit, heldout, record
 
             log.info("fitting the trend of %s on the embedded held-out %ss", self.args.method, media)
-            found, _ = record(self, media, heldout(), None, QUESTIONS, Fit(kind))
+            found, _ = record(self, media, heldout(), None, QUICK, Fit(kind))
             log.info("fitted: rate %.6f per token, r2 %.3f", found.get("rate", 0.0), found.get("r2", 0.0))
             self._fitted[media, kind] = files.make(found, "fitted on the way")
         return self._fitted[media, kind]

@@ -36,7 +36,8 @@ from eval.sample import Sample
 from eval.tables import Table, say, show
 
 log = logging.getLogger("debias")
-QUESTIONS = 64  # of each benchmark, when a trend is fitted on the way to a run
+QUESTIONS = 64  # of each benchmark
+QUICK = 16  # the same, when a trend is fitted on the way to a run
 
 
 @dataclasses.dataclass(frozen=True)
