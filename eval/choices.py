@@ -152,7 +152,8 @@ class Choice:
             log.info("fitting the trend of %s on the embedded held-out %ss", self.args.method, media)
             found, _ = record(self, media, heldout(), None, QUICK, Fit(kind))
             log.info("fitted: rate %.6f per token, r2 %.3f", found.get("rate", 0.0), found.get("r2", 0.0))
-            self._fitted[media, kind] = files.make(found, "fitted on the way")
+            # Rounded, so that another process or a later start, whose sums differ in the last bit, divides by the same.
+            self._fitted[media, kind] = files.make(rounded(found), "fitted on the way")
         return self._fitted[media, kind]
 
     def adapter(self, media: str) -> Any:
@@ -211,3 +212,16 @@ class Choice:
         if self._fork is not None:
             self._fork.close()
             self._fork = None
+
+
+def rounded(record: dict[str, Any]) -> dict[str, Any]:
+    """A trend's record with four significant digits."""
+
+    def short(value: Any) -> Any:
+        if isinstance(value, float):
+            return float(f"{value:.4g}")
+        if isinstance(value, list):
+            return [short(entry) for entry in value]
+        return rounded(value) if isinstance(value, dict) else value
+
+    return {name: short(value) for name, value in record.items()}

@@ -108,3 +108,13 @@ def test_trends_beside_the_checkpoint_are_the_default(checkpoints, world, tmp_pa
     ]
     assert main(["run", "--method", "fastv", "--model", str(model), "--data", str(world), *flags]) == 0
     assert "0.123" in (tmp_path / "run" / "run.json").read_text()
+
+
+def test_a_trend_fitted_on_the_way_does_not_depend_on_the_last_bit():
+    from eval.choices import rounded
+
+    one = {"kind": "table", "rate": 0.0123456789, "values": [1.0, 0.98765432], "length": 2, "between": {"rate": 0.1}}
+    other = {**one, "rate": 0.0123456788, "values": [1.0, 0.98765431]}
+    assert rounded(one) == rounded(other)
+    assert rounded(one)["rate"] == pytest.approx(one["rate"], rel=1e-3)
+    assert rounded(one)["length"] == 2
