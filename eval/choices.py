@@ -16,6 +16,7 @@ from eval.checkpoints import digest_of, folder_of, layout
 from eval.cli import one_of
 from eval.fields import parse_fields
 from eval.flags import options
+from eval.fork_setup import described
 from eval.plan import world
 
 log = logging.getLogger("debias")
@@ -113,7 +114,7 @@ class Choice:
     def identity(self) -> dict[str, Any]:
         return {
             "method": repr(self.pruner),
-            "backend": self.args.backend,
+            "backend": "native" if self.args.backend == "native" else described(self.args.method),
             "models": {media: f"{Path(model).name} {digest_of(model)}" for media, model in self.models.items()},
             "dtype": self.dtype,
             "attention": self.args.attention,

@@ -83,3 +83,10 @@ def environment(name: str) -> tuple[Path, str]:
     if not wanted.python.exists():
         raise ValueError(f"the environment of {name} is not here: {wanted.python.relative_to(ROOT)} is missing. {how}")
     return wanted.python, os.pathsep.join([*(str(ROOT / part) for part in wanted.path), str(ROOT)])
+
+
+def described(name: str) -> str:
+    """Whose code answers, for the record of a run: repository, commit, and whether our lines are in."""
+    environment(name)
+    wanted = setup(name)
+    return f"fork {wanted.submodule}@{wanted.commit[:7]}{'' if wanted.patched else ' unpatched'}"
