@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from eval.cells import Canvas
 from eval.store import decode
 
 ARM_COLOURS = {
@@ -53,6 +55,14 @@ def save(drawn: Figure, stem: Path) -> list[Path]:
         for path in paths:
             drawn.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else {"Software": None})
     return paths
+
+
+def vector(drawn: Figure) -> bytes:
+    """The figure as an SVG file."""
+    out = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        drawn.savefig(out, format="svg", metadata={"Date": None})
+    return out.getvalue()
 
 
 def maps(curves: Mapping[str, Sequence[float]], grid: tuple[int, int], title: str) -> Figure:
@@ -212,20 +222,80 @@ def frequency(rows: Iterable[Mapping[str, Any]]) -> Figure:
     return drawn
 
 
-def overlay(picture: Any, kept: Sequence[int], grid: tuple[int, int], size: tuple[int, int]) -> Any:
-    """A picture padded to its square, with everything that was not kept dimmed. Returns a PIL image."""
-    from PIL import Image
+def overlay(picture: Any, kept: Sequence[int] | None, canvas: Canvas) -> Any:
+    """A picture on the canvas of its tokens, with everything that was not kept dimmed. Returns a PIL image."""
+    from PIL import Image, ImageDraw
 
-    side = max(size)
-    square = Image.new("RGB", (side, side), (122, 116, 104))
-    square.paste(picture, ((side - size[0]) // 2, (side - size[1]) // 2))
-    scale = max(1, round(336 / side))
-    square = square.resize((side * scale, side * scale), Image.Resampling.NEAREST)
-    mask = np.zeros(grid[0] * grid[1], np.uint8)
-    mask[[place for place in kept if 0 <= place < len(mask)]] = 255
-    cells = Image.fromarray(mask.reshape(grid)).resize(square.size, Image.Resampling.NEAREST)
-    dimmed = Image.blend(square, Image.new("RGB", square.size, (255, 255, 255)), 0.75)
-    return Image.composite(square, dimmed, cells)
+    zoom = max(1.0, 336 / max(canvas.size))
+    size = tuple(round(edge * zoom) for edge in canvas.size)
+    whole = Image.new("RGB", size, (122, 116, 104))
+    there = [round(edge * scale * zoom) for edge, scale in zip(picture.size, canvas.scale, strict=True)]
+    corner = tuple(round(value * zoom) for value in canvas.offset)
+    whole.paste(picture.resize(there, Image.Resampling.NEAREST), corner)
+    if kept is None:
+        return whole
+    mask = Image.new("L", size, 0)
+    pen = ImageDraw.Draw(mask)
+    for place in kept:
+        x1, y1, x2, y2 = np.round(canvas.cells[place] * zoom).astype(int).tolist()
+        pen.rectangle((x1, y1, x2 - 1, y2 - 1), fill=255)
+    dimmed = Image.blend(whole, Image.new("RGB", size, (255, 255, 255)), 0.75)
+    return Image.composite(whole, dimmed, mask)
+
+
+def overlays(panels: Mapping[str, Mapping[str, tuple[Any, str]]], title: str) -> Figure:
+    """Runs by arms: the picture with the kept tokens, and the answer below."""
+    arms = list(dict.fromkeys(arm for row in panels.values() for arm in row))
+    drawn = figure(1.9 * len(arms) + 0.4, 2.3 * len(panels) + 0.4)
+    with matplotlib.rc_context(STYLE):
+        axes = drawn.subplots(len(panels), len(arms), squeeze=False)
+        for line, (name, row) in zip(axes, panels.items(), strict=True):
+            for number, (axis, arm) in enumerate(zip(line, arms, strict=True)):
+                axis.set_xticks([])
+                axis.set_yticks([])
+                axis.set_title(arm, fontsize=9)
+                if number == 0:
+                    axis.set_ylabel(name)
+                if arm in row:
+                    axis.imshow(row[arm][0])
+                    axis.set_xlabel(plain(row[arm][1], 24))
+        drawn.suptitle(plain(title, 90), fontsize=9)
+    return drawn
+
+
+def plain(text: str, longest: int) -> str:
+    """A model's words as matplotlib shows them: one line, no formulas."""
+    line = " ".join(text.split()).replace("$", r"\$")
+    return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
+def ratio(shallow: Mapping[int, float], references: Mapping[str, float]) -> Figure:
+    """Mean score of ratio debiasing by the shallow layer that is divided by; other arithmetic as lines across."""
+    drawn = figure(5.2, 3.0)
+    with matplotlib.rc_context(STYLE):
+        axis = drawn.subplots()
+        x, y = zip(*sorted(shallow.items()), strict=True)
+        axis.plot(x, y, "o-", color=MORE_COLOURS[0], label="divided by the shallow layer")
+        for number, (name, value) in enumerate(references.items(), 1):
+            axis.axhline(value, linestyle="--", linewidth=1, color=MORE_COLOURS[number % 8], label=name)
+        axis.set_xlabel("shallow layer, of 32")
+        axis.set_ylabel("mean score")
+        axis.legend(fontsize=8)
+    return drawn
+
+
+def boxes(measured: Mapping[str, tuple[float, float, float]]) -> Figure:
+    """IoU of kept tokens with the box that is referred to; whiskers are 95 % intervals."""
+    drawn = figure(5.2, 0.4 * len(measured) + 1.0)
+    with matplotlib.rc_context(STYLE):
+        axis = drawn.subplots()
+        for number, (name, (value, low, high)) in enumerate(measured.items()):
+            arm = name.split()[-1]
+            axis.barh(number, value, color=colour(arm, number), xerr=[[value - low], [high - value]], ecolor="#333333")
+        axis.set_yticks(range(len(measured)), list(measured))
+        axis.invert_yaxis()
+        axis.set_xlabel("IoU of the kept tokens with the box")
+    return drawn
 
 
 def fits(curves: Mapping[str, Sequence[float]], trends: Mapping[str, Sequence[float]]) -> Figure:

@@ -3,6 +3,8 @@
 python -m eval figures runs/fastv                        where kept tokens lie, by aspect ratio; scores of the arms
 python -m eval figures runs/fastv runs/pyramiddrop ...   also the radar of methods
 python -m eval figures runs/fastv-16 runs/fastv-32 ...   also accuracy against budget
+python -m eval figures runs/reproduce/ratio/*            also what dividing by a shallow layer does
+python -m eval figures RUN [RUN ...] --sample KEY        what each run and arm kept of one question's picture
 python -m eval figures diagnosis.json --layer 1          mean attention maps and trends (from `diagnose --out`)
 """
 
@@ -10,15 +12,18 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from eval import drawings
+from eval import benchmarks, cells, drawings
+from eval.images import open_image
 from eval.results import Scored, results
-from eval.store import Folder
+from eval.store import Folder, decode
 from eval.tables import say
 
 
@@ -29,6 +34,11 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     parser.add_argument("--out", type=Path, help="where the figures go (default: figures/ in the first run folder)")
     parser.add_argument("--layer", type=int, help="layer of a diagnosis (default: the one before FastV's cut)")
     parser.add_argument("--data", help="where the annotations are now, when they moved")
+    parser.add_argument("--sample", metavar="KEY", help="draw what was kept of this question's picture, and only that")
+    parser.add_argument("--arms", help="of --sample, with commas (default: all)")
+    parser.add_argument(
+        "--model", help="of --sample: the checkpoint, whose config says how it cuts pictures into tiles"
+    )
     return work
 
 
@@ -37,6 +47,10 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     folders = [path for path in args.sources if path.suffix != ".json"]
     out = args.out or ((folders[0] if folders else files[0].parent) / "figures")
     made: dict[str, Figure] = {}
+    if args.sample is not None:
+        arms = args.arms.split(",") if args.arms else None
+        made[f"kept-{re.sub('[^A-Za-z0-9]+', '-', args.sample)[:60]}"] = kept(folders, args.sample, arms, args)
+        folders = []
     for path in files:
         made |= diagnosis_figures(json.loads(path.read_text(encoding="utf-8")), args.layer)
     runs = {path: results(Folder(path), args.data) for path in folders}
@@ -85,14 +99,23 @@ def points(scored: list[Scored]) -> dict[str, dict[str, float]]:
 def together(runs: Mapping[Path, tuple[Mapping[str, Any], list[Scored]]]) -> dict[str, Figure]:
     """What takes several runs: methods against each other, budgets against each other."""
     means: dict[str, dict[str, float]] = {}
+    ratios: dict[int, float] = {}
+    references: dict[str, float] = {}
     budgets: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for path, (info, scored) in runs.items():
         values = points(scored)
-        method = str(info["settings"]["method"]).split("(")[0]
+        setting = str(info["settings"]["method"])
+        method = setting.split("(")[0]
+        label = f"{method}\n{path.name}" if method in means else method
         for arm in dict.fromkeys(arm for by_arm in values.values() for arm in by_arm):
             there = [by_arm[arm] for by_arm in values.values() if arm in by_arm]
             value = sum(there) / len(there)
-            means.setdefault(f"{method}\n{path.name}" if method in means else method, {})[arm] = value
+            means.setdefault(label, {})[arm] = value
+            if arm == "none" and (found := re.search(r"Scores\(kind='(\w+)', shallow=(\d+)", setting)):
+                if found[1] == "ratio":
+                    ratios[int(found[2])] = value
+                else:
+                    references[path.name] = value
             tokens = [one.arms[arm].tokens for one in scored if arm in one.arms and one.arms[arm].tokens is not None]
             if tokens:
                 mean = sum(filter(None, tokens)) / len(tokens)
@@ -103,4 +126,44 @@ def together(runs: Mapping[Path, tuple[Mapping[str, Any], list[Scored]]]) -> dic
         made["radar"] = drawings.radar(methods)
     if any(len(line) > 1 for arms in budgets.values() for line in arms.values()):
         made["budget"] = drawings.budget(budgets)
+    if len(ratios) > 1:
+        made["ratio"] = drawings.ratio(ratios, references)
     return made
+
+
+def kept(folders: Sequence[Path], key: str, arms: Sequence[str] | None, args: argparse.Namespace) -> Figure:
+    """One question's picture, as every run and arm left it."""
+    from eval.results import questions
+
+    panels: dict[str, dict[str, tuple[Any, str]]] = {}
+    title = ""
+    for path in folders:
+        info = Folder(path).info()
+        for name, facts in info["benchmarks"].items():
+            for arm in Folder(path).arms(name):
+                row = next((row for row in Folder(path).rows(name, arm) if row["metadata"]["key"] == key), None)
+                if row is None or "size" not in row["metadata"] or (arms is not None and arm not in arms):
+                    continue
+                data = args.data or facts["data"]
+                sample = next(one for one in questions(benchmarks.get(name), data, None, facts.get("options"))
+                              if one.key == key)  # fmt: skip
+                title = f"{name}: {sample.text.splitlines()[0]}"
+                canvas = canvas_for(facts, args.model)(tuple(row["metadata"]["size"]))
+                stayed = row["metadata"]["kept"][-1] if "kept" in row["metadata"] else None
+                shown = drawings.overlay(open_image(sample), None if stayed is None else decode(stayed), canvas)
+                panels.setdefault(path.name, {})[arm] = (shown, row["text"])
+    if not panels:
+        raise ValueError(f"no run has an answer about a picture with the key {key!r}; keys stand in the rows' metadata")
+    return drawings.overlays(panels, title)
+
+
+def canvas_for(facts: Mapping[str, Any], model: str | None) -> Callable[[tuple[int, int]], Any]:
+    """How pictures of a benchmark were cut: by a checkpoint's config, or as one padded square."""
+    if model is not None:
+        return cells.canvas_of(model)
+    side = math.isqrt(facts.get("tokens") or 0)
+    if side * side != facts.get("tokens"):
+        raise ValueError(
+            "the run does not say how its model cuts pictures into tokens; name the checkpoint with --model"
+        )
+    return lambda size: cells.padded(size, side)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from eval import artefacts, bias, diagnose
+from eval import artefacts, bias, diagnose, drawings
 from eval.results import questions, results
 from eval.store import Folder, decode
 from eval.tables import Table
@@ -24,7 +24,7 @@ ROUNDS = 7  # times that every variant is timed
 
 def diagnosis(task: Task) -> dict[str, Any]:
     """A diagnosis of the model on the pictures of the artefact's benchmarks, or on drawn scenes; also as figures."""
-    from eval import drawings, figures
+    from eval import figures
 
     parser = argparse.ArgumentParser()
     work = diagnose.command(parser)
@@ -94,6 +94,7 @@ def iou(task: Task) -> list[Table]:
 
     known = artefacts.published(task.artefact.published)
     rows: list[list[Any]] = []
+    drawn: dict[str, tuple[float, float, float]] = {}
     for planned in task.artefact.runs:
         if not (task.folder(planned) / "run.json").exists():
             continue
@@ -102,12 +103,15 @@ def iou(task: Task) -> list[Table]:
             found = np.array([value for one in scored for value in overlaps(one, arm, canvas_of(task.checkpoint))])
             if len(found):
                 low, high = bias.bootstrap(lambda pick, f=found: float(f[pick].mean()), len(found))  # type: ignore[misc]
+                drawn[f"{planned.label} {arm}"] = float(found.mean()), low, high
                 rows.append([planned.label, arm, "ours", float(found.mean()), f"[{low:.3f}, {high:.3f}]", len(found)])
             for row in known:
                 if row.of(planned, arm):
                     rows.append(
                         [planned.label, arm, f"published: {row.table}", row.values["token_box_iou"], None, None]
                     )
+    if drawn:
+        drawings.save(drawings.boxes(drawn), task.here / "figures" / "token-box-iou")
     for row in rows:
         row[3] = f"{row[3]:.3f}"
     notes = ["IoU of the kept tokens' area with the box; in brackets 95 % over questions.", *sources(task.artefact)]

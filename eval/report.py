@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a run: tables, and questions with the tokens that each arm kept.
+"""One self-contained HTML page of a run: tables, figures, and questions with the tokens that each arm kept.
 
 examples:
   python -m eval report runs/fastv                    writes runs/fastv/report.html
@@ -71,12 +71,30 @@ def write(
             {"title": t.title, "head": t.head, "rows": [[text(c) for c in r] for r in t.rows], "notes": t.notes}
             for t in tables
         ],
+        figures=pictures(scored) if count else [],
         cards=shown,
         size=THUMBNAIL,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(html, encoding="utf-8")
     return len(shown)
+
+
+CAPTIONS = {
+    "scores": "Score of every arm (MME / 20).",
+    "selection-frequency": "How often each place of the padded square is kept at the last cut, by aspect ratio.",
+}
+
+
+def pictures(scored: Sequence[Scored]) -> list[dict[str, str]]:
+    """The run's figures as data URIs."""
+    from eval import drawings, figures
+
+    return [
+        {"source": f"data:image/svg+xml;base64,{base64.b64encode(drawings.vector(figure)).decode()}",
+         "caption": CAPTIONS[name]}
+        for name, figure in figures.run_figures(list(scored)).items()
+    ]  # fmt: skip
 
 
 def cards(one: Scored, info: Mapping[str, Any], count: int, data: str | None) -> list[dict[str, Any]]:
@@ -88,6 +106,7 @@ def cards(one: Scored, info: Mapping[str, Any], count: int, data: str | None) ->
     def unlike(sample: Sample) -> bool:
         return len({items[arm].get(sample.key) for arm in items}) == 1  # False sorts first
 
+    first = "none" if "none" in items else next(iter(items), "")
     chosen = sorted((s for s in one.samples if all(s.key in rows[arm] for arm in rows)), key=unlike)[:count]
     limit, options = info["settings"].get("limit"), facts.get("options")
     pictures = {sample.key: sample for sample in questions(one.benchmark, data or facts["data"], limit, options)}
@@ -102,12 +121,14 @@ def cards(one: Scored, info: Mapping[str, Any], count: int, data: str | None) ->
             "picture": thumbnail(pictures[sample.key]),
             "side": square,
             "flip": not unlike(sample),
+            "shape": shape(rows, sample.key),
             "arms": [
                 {
                     "arm": arm,
                     "answer": rows[arm][sample.key]["text"],
                     "error": rows[arm][sample.key]["metadata"].get("error", ""),
                     "score": items[arm].get(sample.key),
+                    "turn": turn(items[first].get(sample.key), items[arm].get(sample.key)),
                     "kept": (rows[arm][sample.key]["metadata"].get("kept") or [None])[0],
                 }
                 for arm in rows
@@ -115,6 +136,23 @@ def cards(one: Scored, info: Mapping[str, Any], count: int, data: str | None) ->
         }
         for sample in chosen
     ]
+
+
+def shape(rows: Mapping[str, Mapping[str, Any]], key: str) -> str:
+    """The picture's aspect ratio in a word; "" without a picture."""
+    width, height = next(
+        (row[key]["metadata"]["size"] for row in rows.values() if "size" in row[key]["metadata"]), (0, 0)
+    )
+    if not width:
+        return ""
+    return "square" if width == height else "portrait" if width < height else "landscape"
+
+
+def turn(before: float | None, after: float | None) -> str:
+    """What an arm made of an answer, compared with the first arm."""
+    if before is None or after is None or before == after:
+        return ""
+    return "gained" if after > before else "lost"
 
 
 def _plain(target: Any) -> str:

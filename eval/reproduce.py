@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eval import artefacts, measures, run, tables
+from eval import artefacts, drawings, figures, measures, run, tables
 from eval.artefacts import Artefact, Planned
 from eval.averages import AVERAGES
 from eval.checkpoints import config_of, folder_of, layout
@@ -257,11 +257,13 @@ def state_table(task: Task, found: Mapping[str, Mapping[str, Any]]) -> Table:
 def scores(task: Task) -> list[Table]:
     """Every run and arm, each followed by what was published about it."""
     known = artefacts.published(task.artefact.published)
-    ours, instead = {}, {}
+    ours, instead, loaded = {}, {}, {}
     for planned in task.artefact.runs:
         if not (task.folder(planned) / "run.json").exists():
             continue
-        scored = results(Folder(task.folder(planned)), task.data)
+        folder = Folder(task.folder(planned))
+        scored = results(folder, task.data)
+        loaded[folder.path] = folder.info(), scored
         instead |= {s.name: one.benchmark.name for one in scored for r in one.arms.values() for s in [r.score]}
         ours[planned.label] = {arm: values([one for one in scored if arm in one.arms], arm) for arm in planned.arms}
     columns = [c for c in task.artefact.columns if c != "mme_total" or any(c in row.values for row in known)]
@@ -275,6 +277,8 @@ def scores(task: Task) -> list[Table]:
                 for row in known
                 if row.of(planned, arm)
             ]
+    for name, figure in figures.together(loaded).items():
+        drawings.save(figure, task.here / "figures" / name)
     head = ["run", "arm", "whose", *columns, "tokens"]
     stand_ins = [f"{own} ({name})" for name, own in instead.items() if name != own]
     notes = ["tokens: visual tokens that a layer sees, mean."]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from eval import cli, drawings, figures
+from eval import cells, cli, drawings, figures
 
+ARM_VALUES = (("none", 55.0, 9.0), ("both", 60.0, 9.0))
 ARMS = ("none", "trend", "padding", "both")
 
 
@@ -42,6 +45,11 @@ def rows() -> list[dict]:
     ]
 
 
+def panels() -> dict:
+    shown = drawings.overlay(Image.new("RGB", (60, 30), (200, 0, 0)), [14, 15], cells.padded((60, 30), 6))
+    return {"fastv": {"none": (shown, "$x_1$ <b>"), "both": (shown, "")}, "himap": {"none": (shown, "yes")}}
+
+
 METHODS = {name: {"none": 55.0 + k, "both": 60.0 + k} for k, name in enumerate(("fastv", "himap", "illava"))}
 MADE = {
     "maps": lambda: drawings.maps(diagnosis()["layers"][0]["curves"], (6, 6), "title"),
@@ -50,6 +58,12 @@ MADE = {
     "bars": lambda: drawings.bars({"pope": dict.fromkeys(ARMS, 50.0), "gqa": {"none": 40.0, "both": 45.0}}),
     "radar": lambda: drawings.radar(METHODS),
     "budget": lambda: drawings.budget({"fastv": {"none": [(10, 50.0), (20, 60.0)], "both": [(10, 55.0)]}}),
+    "fits": lambda: drawings.fits(
+        {"gqa": [1.0, 2.0, 4.0]}, {"gqa, exponential": [1.0, 2.0, 4.0], "released": [1, 1, 1]}
+    ),
+    "ratio": lambda: drawings.ratio({2: 60.0, 3: 55.0, 8: 62.0}, {"raw-L12": 66.0}),
+    "boxes": lambda: drawings.boxes({"fastv none": (0.15, 0.12, 0.18), "deeplayer none": (0.21, 0.2, 0.22)}),
+    "overlays": lambda: drawings.overlays(panels(), "pope: how much is $5 and $6?"),
     "frequency": lambda: drawings.frequency(rows()),
 }
 
@@ -86,7 +100,7 @@ def test_trends_print_the_rise_that_was_planted():
 
 def test_overlay_dims_what_is_gone():
     picture = Image.new("RGB", (60, 30), (200, 0, 0))
-    shown = drawings.overlay(picture, [14], (6, 6), (60, 30))
+    shown = drawings.overlay(picture, [14], cells.padded((60, 30), 6))
     cell = shown.size[0] // 6
     sharp = shown.getpixel((2 * cell + cell // 2, 2 * cell + cell // 2))
     dim = shown.getpixel((4 * cell + cell // 2, 2 * cell + cell // 2))
@@ -107,4 +121,30 @@ def test_command_draws_a_diagnosis(tmp_path, capsys):
 
 
 def test_radar_needs_three_methods_and_budget_two_points():
-    assert "radar" not in figures.together({})
+    scored = [
+        SimpleNamespace(
+            benchmark=SimpleNamespace(name="pope"),
+            arms={arm: SimpleNamespace(score=SimpleNamespace(value=v), tokens=t, rows=[]) for arm, v, t in ARM_VALUES},
+        )
+    ]
+    settings = [f"{name}(keep={keep})" for name, keep in (("FastV", 1), ("HiMAP", 1), ("ILLaVA", 1))]
+    runs = {Path(f"run-{n}"): ({"settings": {"method": text}}, scored) for n, text in enumerate(settings)}
+    assert "radar" not in figures.together(dict(list(runs.items())[:2]))
+    assert set(figures.together(runs)) == {"radar"}
+    more = {Path("run-x"): ({"settings": {"method": "FastV(keep=2)"}}, scored)}
+    assert set(figures.together({**runs, **more})) == {"radar", "budget"}
+
+
+def test_ratio_needs_two_shallow_layers():
+    scored = [
+        SimpleNamespace(
+            benchmark=SimpleNamespace(name="refcoco"),
+            arms={"none": SimpleNamespace(score=SimpleNamespace(value=50.0), tokens=None, rows=[])},
+        )
+    ]
+    texts = [
+        f"DeepLayer(scores=Scores(kind='{kind}', shallow={n}))" for kind, n in (("ratio", 2), ("ratio", 5), ("raw", 2))
+    ]
+    runs = {Path(f"run-{n}"): ({"settings": {"method": text}}, scored) for n, text in enumerate(texts)}
+    assert set(figures.together(runs)) == {"ratio"}
+    assert "ratio" not in figures.together(dict(list(runs.items())[1:]))
