@@ -4,12 +4,14 @@
 
 Prints the speed-up next to the one that the FLOPs allow (torch FlopCounterMode), and what the debias costs. Seconds are
 those of computing, so that other processes on the machine count little. A measurement, not a test: machines differ.
+With --arm plain (or pruned, debiased) it runs that arm alone, once, and prints the peak memory of the process.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -65,6 +67,7 @@ def main() -> None:
     parser.add_argument("--keep", type=int, default=128)
     parser.add_argument("--kernel", default="sdpa")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--arm", choices=("plain", "pruned", "debiased"))
     given = parser.parse_args()
 
     model = build(given.width, given.layers, given.kernel)
@@ -83,6 +86,12 @@ def main() -> None:
         model(**inputs, logits_to_keep=1)
         return time.process_time() - start
 
+    if given.arm is not None:
+        with torch.no_grad(), arms[given.arm]():
+            once()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({**vars(given), "peak_mib": peak}))
+        return
     flops, seconds = {}, {name: [] for name in arms}
     with torch.no_grad():
         for name, arm in arms.items():
