@@ -191,7 +191,7 @@ def budget(lines: Mapping[str, Mapping[str, Iterable[tuple[float, float]]]]) -> 
     return drawn
 
 
-def frequency(rows: Iterable[Mapping[str, Any]]) -> Figure:
+def frequency(rows: Iterable[Mapping[str, Any]], side: int) -> Figure:
     """How often each place of the grid is kept at the last cut: arms by aspect ratio."""
     shapes = {"portrait": [], "square": [], "landscape": []}  # type: dict[str, list[Any]]
     for row in rows:
@@ -199,8 +199,6 @@ def frequency(rows: Iterable[Mapping[str, Any]]) -> Figure:
         shape = "square" if width == height else "portrait" if width < height else "landscape"
         shapes[shape].append((row["metadata"]["arm"], decode(row["metadata"]["kept"][-1])))
     arms = [arm for arm in ARM_COLOURS if any(found == arm for entries in shapes.values() for found, _ in entries)]
-    highest = max((max(kept, default=0) for entries in shapes.values() for _, kept in entries), default=0)
-    side = math.isqrt(highest) + 1
     drawn = figure(1.7 * len(arms) + 1.2, 5.2)
     with matplotlib.rc_context(STYLE):
         axes = drawn.subplots(len(shapes), len(arms), squeeze=False)

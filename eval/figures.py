@@ -56,7 +56,8 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     runs = {path: results(Folder(path), args.data) for path in folders}
     for path, scored in runs.items():
         suffix = f"-{path.name}" if len(runs) > 1 else ""
-        made |= {f"{name}{suffix}": figure for name, figure in run_figures(scored).items()}
+        info = Folder(path).info()
+        made |= {f"{name}{suffix}": figure for name, figure in run_figures(scored, info).items()}
     if len(runs) > 1:
         made |= together({path: (Folder(path).info(), scored) for path, scored in runs.items()})
     paths = [str(path) for name, figure in made.items() for path in drawings.save(figure, out / name)]
@@ -78,15 +79,20 @@ def diagnosis_figures(result: Mapping[str, Any], layer: int | None) -> dict[str,
     }
 
 
-def run_figures(scored: list[Scored]) -> dict[str, Figure]:
-    rows = [row for one in scored for arm in one.arms.values() for row in arm.rows if "kept" in row["metadata"]]
+def run_figures(scored: Sequence[Scored], info: Mapping[str, Any]) -> dict[str, Figure]:
+    """Of one run. Where tokens lie is drawn for models that see one padded square."""
+    tokens = {info["benchmarks"][one.benchmark.name].get("tokens") for one in scored if one.benchmark.media == "image"}
+    squares = [one for one in scored if one.benchmark.media == "image"]
+    rows = [row for one in squares for arm in one.arms.values() for row in arm.rows
+            if {"kept", "size", "arm"} <= row["metadata"].keys()]  # fmt: skip
     made = {"scores": drawings.bars(points(scored))}
-    if rows:
-        made["selection-frequency"] = drawings.frequency(rows)
+    side = math.isqrt(next(iter(tokens)) or 0) if len(tokens) == 1 else 0
+    if rows and side and {side * side} == tokens:
+        made["selection-frequency"] = drawings.frequency(rows, side)
     return made
 
 
-def points(scored: list[Scored]) -> dict[str, dict[str, float]]:
+def points(scored: Sequence[Scored]) -> dict[str, dict[str, float]]:
     """benchmark -> arm -> value on the scale of 100."""
     from eval.compare import scale
 

@@ -71,7 +71,7 @@ def write(
             {"title": t.title, "head": t.head, "rows": [[text(c) for c in r] for r in t.rows], "notes": t.notes}
             for t in tables
         ],
-        figures=pictures(scored) if count else [],
+        figures=pictures(scored, info) if count else [],
         cards=shown,
         size=THUMBNAIL,
     )
@@ -86,14 +86,14 @@ CAPTIONS = {
 }
 
 
-def pictures(scored: Sequence[Scored]) -> list[dict[str, str]]:
+def pictures(scored: Sequence[Scored], info: Mapping[str, Any]) -> list[dict[str, str]]:
     """The run's figures as data URIs."""
     from eval import drawings, figures
 
     return [
         {"source": f"data:image/svg+xml;base64,{base64.b64encode(drawings.vector(figure)).decode()}",
          "caption": CAPTIONS[name]}
-        for name, figure in figures.run_figures(list(scored)).items()
+        for name, figure in figures.run_figures(scored, info).items()
     ]  # fmt: skip
 
 

@@ -64,7 +64,7 @@ MADE = {
     "ratio": lambda: drawings.ratio({2: 60.0, 3: 55.0, 8: 62.0}, {"raw-L12": 66.0}),
     "boxes": lambda: drawings.boxes({"fastv none": (0.15, 0.12, 0.18), "deeplayer none": (0.21, 0.2, 0.22)}),
     "overlays": lambda: drawings.overlays(panels(), "pope: how much is $5 and $6?"),
-    "frequency": lambda: drawings.frequency(rows()),
+    "frequency": lambda: drawings.frequency(rows(), 6),
 }
 
 
@@ -81,7 +81,7 @@ def test_drawn_and_reproducible(name, tmp_path):
 
 
 def test_frequency_shows_what_was_kept():
-    drawn = drawings.frequency(rows())
+    drawn = drawings.frequency(rows(), 6)
     pictures = [
         axis.images[0].get_array() for axis in drawn.axes if axis.images and len(axis.images[0].get_array()) == 6
     ]

@@ -106,6 +106,7 @@ def page(world, tmp_path_factory) -> Path:
                 facts = {
                     "key": sample.key,
                     "run": "r",
+                    "arm": arm,
                     "kept": ["0-11"] if arm == "none" else ["3,7,20-29"],
                     "size": size,
                 }
