@@ -79,7 +79,8 @@ def test_scores_are_the_eager_attention(rows, source, layer, cached, kernel, get
         if rows == "all":  # what padding looks at is nobody's business
             ours, expected = ours[:, first:], expected[:, first:]
         assert ours.shape == expected.shape
-        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6)
+        # the layers below ran on the kernel under test, and their rounding differs from eager's
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6 if kernel == "eager" else 4e-6)
 
 
 def test_further_layers_and_unrotated_scores(get, requests):
