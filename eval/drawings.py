@@ -136,7 +136,7 @@ def layers(reports: Sequence[Mapping[str, Any]], floor: float) -> Figure:
 def bars(points: Mapping[str, Mapping[str, float]]) -> Figure:
     """Every benchmark in every arm."""
     arms = list(dict.fromkeys(arm for by_arm in points.values() for arm in by_arm))
-    drawn = figure(max(4.0, 0.75 * len(points) + 1.5), 2.8)
+    drawn = figure(max(4.4, 0.75 * len(points) + 1.5), 3.0)
     with matplotlib.rc_context(STYLE):
         axis = drawn.subplots()
         width = 0.8 / len(arms)
@@ -146,7 +146,7 @@ def bars(points: Mapping[str, Mapping[str, float]]) -> Figure:
             axis.bar(places, heights, width, color=colour(arm, number), label=arm)
         axis.set_xticks(range(len(points)), list(points), rotation=30, ha="right")
         axis.set_ylabel("score")
-        axis.legend(ncols=len(arms), loc="lower left", bbox_to_anchor=(0, 1))
+        drawn.legend(ncols=len(arms), loc="outside upper left", fontsize=8)
     return drawn
 
 

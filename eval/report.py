@@ -68,7 +68,12 @@ def write(
         title=info["settings"]["method"],
         info=info,
         tables=[
-            {"title": t.title, "head": t.head, "rows": [[text(c) for c in r] for r in t.rows], "notes": t.notes}
+            {
+                "title": t.title,
+                "head": t.head,
+                "rows": [[(text(cell), "" if isinstance(cell, str) else "number") for cell in row] for row in t.rows],
+                "notes": t.notes,
+            }
             for t in tables
         ],
         figures=pictures(scored, info) if count else [],

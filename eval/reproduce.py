@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -232,7 +233,13 @@ def status(task: Task) -> dict[str, dict[str, Any]]:
             wanted = sum(facts["n"] for facts in info.values()) * len(planned.arms)
             there = sum(len(folder.rows(name, arm)) for name in info for arm in planned.arms)
         lacking = [name for name in task.benchmarks if wanted is None or name not in info]
-        found[planned.label] = {"answers": there, "of": wanted, "benchmarks_to_come": lacking}
+        flags = " ".join(map(shlex.quote, task.words(planned)))
+        found[planned.label] = {
+            "answers": there,
+            "of": wanted,
+            "benchmarks_to_come": lacking,
+            "command": f"python -m eval run {flags}",
+        }
     return found
 
 
@@ -242,8 +249,7 @@ def state_table(task: Task, found: Mapping[str, Mapping[str, Any]]) -> Table:
         one = found[planned.label]
         done = one["of"] is not None and one["answers"] >= one["of"] and not one["benchmarks_to_come"]
         state = "done" if done else "not begun" if one["of"] is None else "open"
-        flags = " ".join(task.words(planned)).split(" --out ")[0]
-        rows.append([planned.label, state, one["answers"], one["of"], f"python -m eval run {flags} ..."])
+        rows.append([planned.label, state, one["answers"], one["of"], one["command"]])
     if not rows:
         rows.append(
             [task.artefact.measure, "done" if (task.here / "artefact.json").exists() else "not begun", 0, 0, ""]

@@ -132,9 +132,11 @@ def test_what_is_done_and_what_is_missing(quick, capsys, tmp_path):
     assert code == 0
     assert all(one["of"] is None for one in before["runs"].values())
     assert run(capsys, "rope", *quick("rope"))[0] == 0
-    _, after, err = run(capsys, "rope", *quick("rope"), "--list")
+    _, after, _ = run(capsys, "rope", *quick("rope"), "--list")
     assert all(one["answers"] == one["of"] > 0 for one in after["runs"].values())
-    assert "--scores.no-rope" in err  # the run as a command
+    command = after["runs"]["fastv-without-rope"]["command"]
+    assert command.startswith("python -m eval run ")
+    assert "--layer 2 --selection topk --scores.no-rope" in command
     rows = sorted((tmp_path / "out").rglob("*.jsonl"))
     stamps = [path.stat().st_mtime_ns for path in rows]
     assert run(capsys, "rope", *quick("rope"))[0] == 0  # nothing is answered twice
