@@ -52,6 +52,7 @@ def write(model: PreTrainedModel, handler: ProcessorMixin, folder: Path) -> None
     model.set_attn_implementation("sdpa")
     state = {name: tensor.to(torch.float16) for name, tensor in model.state_dict().items()}
     model.save_pretrained(folder, state_dict=state)
+    (folder / "model.safetensors").chmod(0o644)
     path = folder / "config.json"
     config = json.loads(path.read_text())
     for part in (config, config["text_config"], config["vision_config"]):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +20,12 @@ def learn(
     rate: float,
     step_loss: Callable[[int, float], tuple[torch.Tensor, float]],
     report: Callable[[], dict],
+    cool: bool = True,
 ) -> None:
-    """AdamW with warm-up and cosine over a budget of minutes; saves every two minutes and goes on from there."""
+    """AdamW over a budget of minutes, warmed up, and cooled down in the last third if `cool`.
+
+    Saves every two minutes and goes on from there when it is started again.
+    """
     optimizer = torch.optim.AdamW(
         [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.01},
@@ -53,7 +56,7 @@ def learn(
         share = spent / (60 * minutes)
         for group in optimizer.param_groups:
             warm = min(1.0, (step + 1) / 200)
-            group["lr"] = rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+            group["lr"] = rate * warm * (min(1.0, 0.02 + (1 - share) / 0.35) if cool else 1.0)
         loss, shown = step_loss(step, share)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

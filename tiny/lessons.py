@@ -14,60 +14,76 @@ from tiny.scenes import CELL, SIZES, Scene
 
 IGNORE = -100
 WORDS = 6  # at most so many words name one patch
+EVERY = (*KINDS, "refer")
 FIRST = ("colour", "shape", "exist", "size")
 SECOND = (*FIRST, "count", "same", "where", "relation", "next_colour", "next_shape", "first", "read")
-# how often each kind is asked in the tuning mix; several hops and reading weigh more, being harder
-WEIGHTS = dict.fromkeys(KINDS, 1.0) | {
-    "next_colour": 2.0,
-    "next_shape": 2.0,
-    "chain_colour": 2.0,
-    "chain_shape": 2.0,
-    "read": 3.0,
+# (share, kinds, format, things, signs): one skill at a time, since each has to click on its own
+DRILLS: tuple[tuple[int, tuple[str, ...], str, tuple[int, int], tuple[int, int]], ...] = (
+    (1, ("exist",), "short", (1, 5), (0, 0)),
+    (8, ("colour", "shape", "exist"), "choice", (1, 3), (0, 0)),
+    (4, ("first", "last", "read"), "short", (0, 2), (1, 2)),
+    (1, ("first", "last", "read"), "ocr", (0, 2), (1, 2)),
+    (4, ("refer", "where"), "short", (1, 4), (0, 0)),
+    (2, ("count", "compare"), "short", (2, 7), (0, 0)),
+    (1, ("relation", "same"), "short", (2, 4), (0, 0)),
+    (2, ("next_colour", "next_shape", "chain_colour", "chain_shape"), "short", (3, 7), (0, 0)),
+    (1, FIRST, "short", (3, 9), (0, 1)),
+)
+# how often each kind is asked in the mix: what most benchmarks ask weighs more
+WEIGHTS = dict.fromkeys(EVERY, 1.0) | {
+    "exist": 3.0,
+    "colour": 3.0,
+    "shape": 3.0,
+    "size": 1.5,
+    "next_colour": 1.5,
+    "next_shape": 1.5,
+    "count": 1.5,
     "background": 0.5,
+    "absent": 0.3,
 }
 
 
-def _turn(question: Question, scene: Scene, rng: random.Random) -> tuple[str, str]:
-    """One question in one of the formats it can be asked in."""
-    if question.kind == "absent":
+def _turn(question: Question, scene: Scene, rng: random.Random, form: str) -> tuple[str, str] | None:
+    """One question in one of the formats it can be asked in; None when the format does not fit it."""
+    if form == "any":
+        form = rng.choices(("short", "choice", "ocr", "bare", "unsure"), (45, 30, 10, 8, 7))[0]
+        return _turn(question, scene, rng, form) or _turn(question, scene, rng, "short")
+    if question.kind == "absent" or form == "unsure":
         return prompts.unsure(question.text), question.answer
-    draw = rng.random()
-    if draw < 0.35:
+    if form == "choice":
         offered = with_options(question, scene, rng)
-        if offered:
-            chinese = bool(offered.chinese) and rng.random() < 0.4
-            hint = prompts.HINT if rng.random() < 0.2 else ""
-            return prompts.choice(offered, hint, chinese), offered.letter
-    if question.kind in ("read", "first", "last") and rng.random() < 0.5:
+        if offered is None:
+            return None
+        hint = prompts.HINT if rng.random() < 0.2 else ""
+        return prompts.choice(offered, hint, bool(offered.chinese) and rng.random() < 0.4), offered.letter
+    if form == "ocr":
+        if question.kind not in ("read", "first", "last"):
+            return None
         return prompts.ocr(question.text, [sign.text for sign in scene.signs]), question.answer
-    if draw < 0.45:
-        return question.text, question.answer
-    if draw < 0.58:
-        return prompts.unsure(question.text), question.answer
-    return prompts.short(question.text), question.answer
+    return (question.text if form == "bare" else prompts.short(question.text)), question.answer
 
 
 def turns(
-    scene: Scene, seed: int, n: int, kinds: tuple[str, ...] = tuple(KINDS), plain: bool = False
+    scene: Scene, seed: int, n: int, kinds: tuple[str, ...] = tuple(KINDS), form: str = "any"
 ) -> list[tuple[str, str]]:
-    """n questions and answers about a scene; the kinds in proportion to WEIGHTS, one in fourteen asks for a box.
-
-    `plain` asks for a short answer always; otherwise all the formats of the benchmarks occur.
-    """
+    """n different questions and answers about a scene, the kinds in proportion to WEIGHTS; `refer` asks for a box."""
     rng = random.Random(f"turns {scene.seed} {seed}")
-    asked: list[tuple[str, str]] = []
+    asked: dict[str, str] = {}
     for _ in range(4 * n):
         if len(asked) >= n:
             break
-        if len(kinds) == len(KINDS) and rng.random() < 1 / 14:
-            found = referring(scene, rng.randrange(1 << 30))
-            if found:
-                asked.append((prompts.refer(found[0]), prompts.box_answer(found[1], scene.size)))
-            continue
         kind = rng.choices(kinds, [WEIGHTS[k] for k in kinds])[0]
-        for question in questions(scene, rng.randrange(1 << 30), (kind,)):
-            asked.append((prompts.short(question.text), question.answer) if plain else _turn(question, scene, rng))
-    return list(dict(asked).items())
+        lot = rng.randrange(1 << 30)
+        if kind == "refer":
+            found = referring(scene, lot)
+            if found:
+                asked[prompts.refer(found[0])] = prompts.box_answer(found[1], scene.size)
+            continue
+        for question in questions(scene, lot, (kind,)):
+            turn = _turn(question, scene, rng, form)
+            if turn:
+                asked[turn[0]] = turn[1]
+    return list(asked.items())
 
 
 def clip_turns(clip: Clip, seed: int) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from tiny import tokenizer
 from tiny.tokenizer import PATCHES
 
 WIDTH, LAYERS, HEADS, MIDDLE = 128, 12, 4, 256
@@ -62,16 +63,20 @@ def llava(tokens: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
         projector_hidden_act="gelu",
     )
     model = LlavaForConditionalGeneration(config)
-    prepare(model)
+    prepare(model, tokens)
     return model
 
 
 @torch.no_grad()
-def prepare(model: LlavaForConditionalGeneration) -> None:
+def prepare(model: LlavaForConditionalGeneration, tokens: PreTrainedTokenizerFast) -> None:
     """Word embeddings stay as they are drawn, so the projector can be trained on sums of them at any time; the head
-    starts as the same vectors, so that a word that was looked up is a word that can be said."""
+    starts as the same vectors, so that a word that was looked up is a word that can be said. Two spellings of one
+    thing (a character with and without a space before it, an option's letter, a coordinate) share a vector.
+    """
     table = model.model.language_model.embed_tokens.weight
     table.normal_(0, WIDTH**-0.5).requires_grad_(False)
+    for one, other in tokenizer.spellings():
+        table[tokens.convert_tokens_to_ids(other)] = table[tokens.convert_tokens_to_ids(one)]
     model.lm_head.weight.copy_(table)
 
 

@@ -14,12 +14,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from tiny import lean, lessons, sight, tokenizer
 from tiny.drawing import draw
 from tiny.model import hidden, llava
-from tiny.questions import KINDS
 from tiny.scenes import scene
 
 VISUAL = tokenizer.PATCHES**2
 EARLY = range(2)  # the layers in which the picture is hidden at random while training
-EVERY = tuple(KINDS)
 # first seeds of the scenes of each stage; scenes.TEST and the seeds after it stay unseen
 SEEDS = {
     "words": 0,
@@ -66,18 +64,18 @@ class Student:
         first: int,
         size: int,
         n: int,
-        kinds: tuple[str, ...] = EVERY,
+        kinds: tuple[str, ...] = lessons.EVERY,
         things: tuple[int, int] = (3, 9),
         signs: tuple[int, int] = (0, 2),
-        plain: bool = False,
+        form: str = "any",
         thin: int | None = None,
         pictures: bool = False,
     ) -> Batch:
         """`thin`: how many patches that show nothing remain, the rest is left out (positions stay)."""
         scenes, turns = [], []
-        for seed in range(first, first + 2 * size):
+        for seed in range(first, first + 4 * size):
             here = scene(seed, things=things, signs=signs)
-            asked = lessons.turns(here, 0, n, kinds, plain)
+            asked = lessons.turns(here, 0, n, kinds, form)
             if asked and len(scenes) < size:
                 scenes.append(here)
                 turns.append(asked)

@@ -56,6 +56,16 @@ def _words() -> set[str]:
     return found | set(fixed)
 
 
+def spellings() -> list[tuple[str, str]]:
+    """Pairs of tokens that mean the same: as a patch is named, and as an answer is written."""
+    same = [(mark, f"▁{mark}") for mark in scenes.LETTERS + scenes.DIGITS]
+    same += [(letter, f"\n{letter}.") for letter in "ABCD"]
+    same += [(f"▁{word.split()[0]}", chinese) for word, chinese in questions.CHINESE.items()]
+    for tick in range(PATCHES):
+        same += [(COLUMNS[tick], f"{tick / PATCHES:.2f}"), (ROWS[tick], f",▁{tick / PATCHES:.2f}")]
+    return same
+
+
 def build() -> PreTrainedTokenizerFast:
     """The same vocabulary every time: it is read off the world, not off a training run."""
     pieces: dict[str, float] = {}

@@ -10,6 +10,7 @@ python -m tiny.train save --run DIR      # writes assets/tiny-llava
 from __future__ import annotations
 
 import argparse
+import random
 from pathlib import Path
 
 import torch
@@ -37,18 +38,18 @@ def words(run: Path, minutes: float) -> None:
         first = SEEDS["words"] + 200 * step
         if share < 0.18:
             things = (1, 3) if share < 0.12 else (2, 6)
-            batch = student.batch(first, 48, 1, lessons.FIRST, things, (0, 0), plain=True, thin=1)
+            batch = student.batch(first, 48, 1, lessons.FIRST, things, (0, 0), "short", thin=1)
             batch.positions = torch.arange(batch.ids.shape[1]).expand(len(batch.ids), -1)
         elif share < 0.3:
-            batch = student.batch(first, 32, 2, lessons.SECOND, (2, 6), (0, 1), plain=True, thin=4)
-        elif share < 0.9:
-            batch = student.batch(first, 16, 4, things=(2, 7), plain=step % 2 == 0, thin=6)
+            batch = student.batch(first, 32, 2, lessons.SECOND, (2, 6), (0, 1), "short", thin=4)
         else:
-            batch = student.batch(first, 10, 8)
+            lot = random.Random(step).choices(lessons.DRILLS, [drill[0] for drill in lessons.DRILLS])[0]
+            _, kinds, form, things, signs = lot
+            batch = student.batch(first, 24, 4, kinds, things, signs, form, thin=4)
         visual = student.word_sums(batch.words)
         if share > 0.18:
             visual = visual + 0.15 * torch.randn_like(visual) * visual.detach().std()
-        return student.loss(batch, visual, step, language=0.05 if share > 0.18 else 0.0)
+        return student.loss(batch, visual, step, language=0.02 if share > 0.18 else 0.0)
 
     counter = {"reports": 0}
 
@@ -56,7 +57,7 @@ def words(run: Path, minutes: float) -> None:
         counter["reports"] += 1
         return measure(student, pictures=False, size=10) if counter["reports"] % 6 == 0 else {}
 
-    learn(run, "words", trained(modules), modules, minutes, 1e-3, step_loss, report)
+    learn(run, "words", trained(modules), modules, minutes, 1e-3, step_loss, report, cool=False)
 
 
 def towers(run: Path, minutes: float) -> None:
@@ -132,7 +133,7 @@ def tune(run: Path, minutes: float) -> None:
 
     def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
         first = SEEDS["tune"] + 100 * step
-        size, n = (16, 1) if step % 5 == 4 else (8, 12)
+        size, n = (16, 1) if step % 4 == 3 else (8, 10)
         batch = student.batch(first, size, n, pictures=True)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             features = student.features(batch.images)
@@ -204,6 +205,8 @@ def video_save(run: Path, minutes: float) -> None:
     folder.write(viewer.model, film.processor(viewer.tokens), ASSETS / "tiny-video-llava")
 
 
+MINUTES = {"tower": 10, "words": 35, "bridge": 8, "tune": 15, "video_bridge": 4, "video": 20}
+
 STAGES = {
     "tower": towers,
     "words": words,
@@ -220,12 +223,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=list(STAGES))
     parser.add_argument("--run", type=Path, required=True, help="folder for checkpoints and learning curves")
-    parser.add_argument("--minutes", type=float, default=25)
+    parser.add_argument("--minutes", type=float, help="how long the stage learns, not counting what it measures")
     parser.add_argument("--threads", type=int, default=1)
     flags = parser.parse_args()
     torch.set_num_threads(flags.threads)
     flags.run.mkdir(parents=True, exist_ok=True)
-    STAGES[flags.stage](flags.run, flags.minutes)
+    STAGES[flags.stage](flags.run, flags.minutes or MINUTES.get(flags.stage, 0))
 
 
 if __name__ == "__main__":
