@@ -29,6 +29,7 @@ from debias import Debias, Padding, Trend
 from debias.fit import fit_all
 from debias.names import ARMS
 from eval import bias
+from eval.checkpoints import digest_of
 from eval.choices import EMBEDDED
 from eval.images import open_image
 from eval.probe import Seen, watch
@@ -94,7 +95,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     if wrong := [layer for layer in layers if not 0 <= layer < depth]:
         raise ValueError(f"--layers names layer {wrong[0]}, but the model has layers 0 to {depth - 1}")
     result = {
-        "model": str(model),
+        "model": f"{Path(model).name} {digest_of(model)}",
         "pictures": len(main.spans),
         "left_out": len(shown) - len(main.spans),
         "source": f"drawn {kind(args)} of the tiny world" if args.images is None else f"{kind(args)} of --images",
@@ -126,7 +127,7 @@ def layer_report(
     together = np.stack([scores, *(seen[:, layer] for seen in others)], axis=1)
     report["prompt_stability"] = bias.prompt_stability(together)
     report["curves"] = curves(main, scores)
-    report["row_profile"] = bias.row_profile(without_padding(main, patches(main, scores)), main.spans[0].grid).tolist()
+    report["row_profile"] = bias.row_profile(patches(main, without_padding(main, scores)), main.spans[0].grid).tolist()
     if args.heads:
         heads = main.attention[:, layer].swapaxes(0, 1)
         marked = special(main)

@@ -113,7 +113,7 @@ def trends(curves: Mapping[str, Sequence[float]], title: str) -> Figure:
 
 def layers(reports: Sequence[Mapping[str, Any]], floor: float) -> Figure:
     """Bias layer by layer in every arm, with the intervals."""
-    drawn = figure(7.5, 2.8)
+    drawn = figure(7.5, 3.1)
     with matplotlib.rc_context(STYLE):
         axes = drawn.subplots(1, 2)
         numbers = [report["layer"] for report in reports]
@@ -129,7 +129,7 @@ def layers(reports: Sequence[Mapping[str, Any]], floor: float) -> Figure:
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.set_title(f"{label} of attention with position")
         axes[1].axhspan(-floor, floor, color="black", alpha=0.06, linewidth=0)
-        axes[1].legend(fontsize=8)
+        drawn.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=len(series), fontsize=8)
     return drawn
 
 

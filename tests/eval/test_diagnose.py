@@ -103,7 +103,37 @@ def test_command_line(checkpoint, capsys):
     assert [layer["layer"] for layer in result["layers"]] == [1, 2]
     assert set(result["layers"][0]["arms"]) == {"none", "trend", "padding", "both"}
     assert all(math.isfinite(rise) for rise in result["layers"][0]["heads"])
-    assert "8 scenes of the tiny world" in err
+    assert "8 drawn pictures of the tiny world" in err
+
+
+def test_clips_with_tokens_that_are_no_patch(checkpoints, capsys):
+    words = ("--video", "--limit", "4", "--layers", "1", "--heads", "--json")
+    code, out, err = run(capsys, checkpoints["video"], *words)
+    assert code == 0, err
+    result = json.loads(out)
+    layer = result["layers"][0]
+    rows, columns = result["grid"]
+    assert result["frames"] == 8
+    assert result["tokens"] == 8 * (1 + rows * columns)
+    assert len(layer["curves"]["raw"]) == 8 * rows * columns  # a CLS of each frame takes no part
+    assert 0 <= layer["arms"]["none"]["kept_in_last_frames"][0] <= 1
+    assert "4 drawn clips of the tiny world" in err
+
+
+def test_tiled_pictures_of_the_commonest_layout_are_measured(tmp_path, capsys):
+    """Pictures of other shapes have other numbers of tiles: the commonest layout is measured, the others left out."""
+    spec = importlib.util.spec_from_file_location("builders", ROOT / "tests/pruners/builders.py")
+    builders = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(builders)
+    model = builders.checkpoint("internvl", tmp_path / "model")
+    (tmp_path / "pictures").mkdir()
+    for number, size in enumerate([(120, 60)] * 4 + [(60, 60)] * 2):
+        builders.picture(*size, seed=number).save(tmp_path / "pictures" / f"{number}.png")
+    code, out, err = run(capsys, model, "--images", str(tmp_path / "pictures"), "--layers", "1", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert (found["pictures"], found["left_out"]) == (4, 2)
+    assert "2 were left out" in err
 
 
 @pytest.mark.parametrize(
