@@ -35,7 +35,8 @@ for one in results(Folder(sys.argv[1])):
 print(best[1])
 PYTHON
 )
-do_ figures "$at/fastv" --sample "$sample" --out "$out"
+do_ figures "$at/fastv" --sample "$sample" --out "$at"
+for kind in svg png; do cp "$at/kept-$sample.$kind" "$out/kept.$kind"; done
 if [[ "${RADAR:-1}" == 1 ]]; then
   do_ reproduce main --limit "$questions" --out "$at"
   cp "$at"/main/figures/radar.* "$out"

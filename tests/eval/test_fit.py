@@ -7,8 +7,10 @@ import torch
 
 from debias import Span, Trend
 from debias import trends as files
+from eval import fit
 from eval.cli import main
-from eval.fit import Probe, fitted
+from eval.fit import Fit, Probe, fitted
+from pruners.prior import Prior
 
 
 def test_a_planted_trend_is_found():
@@ -118,3 +120,68 @@ def test_a_trend_fitted_on_the_way_does_not_depend_on_the_last_bit():
     assert rounded(one) == rounded(other)
     assert rounded(one)["rate"] == pytest.approx(one["rate"], rel=1e-3)
     assert rounded(one)["length"] == 2
+
+
+@pytest.mark.parametrize("kind", ["exponential", "inverse_cubic", "average", "rope"])
+def test_other_kinds_follow_the_same_curve(kind):
+    probe = Probe()
+    curve = torch.exp(0.02 * torch.arange(64.0))
+    options = {"head_dim": 8, "theta": 100.0} if kind == "rope" else {}
+    if kind == "rope":  # which is no straight line
+        curve = 1 / Trend.rope(3.0, **options).weight(None, 64)
+    probe(curve, Span(0, (8, 8)))
+    trend, _ = fitted(probe, Fit(kind), **options)
+    flat = curve * trend.weight(None, 64)
+    spread = {"exponential": 1e-3, "average": 1e-3, "inverse_cubic": 0.2, "rope": 1e-3}[kind]
+    assert float(flat.max() / flat.min() - 1) < spread * float(curve.max() / curve.min() - 1)
+
+
+def test_clips_are_fitted_over_frames_without_their_cls():
+    probe = Probe()
+    special = torch.zeros(4, 10, dtype=torch.bool)
+    special[:, 0] = True
+    within, frame = torch.arange(10.0).repeat(4), torch.arange(4.0).repeat_interleave(10)
+    score = torch.exp(0.03 * within + 0.5 * frame)
+    score[special.flatten()] = 1e4
+    probe(score, Span(0, (3, 3), frames=4, special=special.flatten()))
+    trend, _ = fitted(probe, Fit(scope="factorised"))
+    assert trend.rate == pytest.approx(0.03, abs=1e-5)
+    assert trend.between.rate == pytest.approx(0.5, abs=1e-5)
+    assert files.make(files.describe(trend), "x").weight(None, 40, 4)[39] == pytest.approx(
+        float(torch.exp(torch.tensor(-0.03 * 9 - 0.5 * 3))), rel=1e-4
+    )
+
+
+def test_each_benchmark_beside_the_held_out_half(checkpoints, world, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(fit, "heldout", lambda: world)
+    out, stem = tmp_path / "each.toml", tmp_path / "each"
+    words = ["--model", str(checkpoints["image"]), "--data", str(world), "--benchmarks", "pope,gqa", "--limit", "2"]
+    assert main(["fit", "--method", "himap", "--each", *words]) == 1
+    assert "name the file" in capsys.readouterr().err
+    assert main(["fit", "--method", "himap", "--each", *words, "--out", str(out), "--plot", str(stem), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {one["benchmark"] for one in files.load(out)} == {"pope", "gqa"}
+    assert found["heldout"]["benchmark"] == files.EVERY
+    assert [path.rsplit("/", 1)[1] for path in found["figures"]] == ["each.svg", "each.png"]
+
+
+def test_a_prior_is_measured_where_the_cut_reads(checkpoints, world, tmp_path, capsys):
+    out = tmp_path / "prior.safetensors"
+    words = ["--model", str(checkpoints["image"]), "--data", str(world), "--limit", "2", "--out", str(out), "--json"]
+    assert main(["fit", "--method", "d2pruner", "--kind", "prior", *words]) == 0
+    assert json.loads(capsys.readouterr().out)["layer"] == 1
+    assert len(Prior.load(out).values) == 36
+
+
+@pytest.mark.parametrize("trend", ["average", "rope"])
+def test_run_divides_by_what_it_fits_on_the_way(checkpoints, world, tmp_path, monkeypatch, trend):
+    monkeypatch.setattr(fit, "heldout", lambda: world)
+    monkeypatch.setattr(fit, "QUESTIONS", 1)
+    words = ["--model", str(checkpoints["image"]), "--data", str(world), "--benchmarks", "gqa", "--limit", "1"]
+    words += ["--max-new-tokens", "1", "--arms", "none,both", "--report-samples", "0", "--stages", "all"]
+    assert main(["run", "--method", "fastv", *words, "--trend", trend, "--out", str(tmp_path / "run")]) == 0
+    info = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert info["settings"]["trend"] == f"{trend}, all cuts"
+    said = info["benchmarks"]["gqa"]["debias"]["both"]
+    assert f"Trend('{'table' if trend == 'average' else trend}'" in said
+    assert "stages='all'" in said
