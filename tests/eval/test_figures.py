@@ -120,6 +120,25 @@ def test_command_draws_a_diagnosis(tmp_path, capsys):
     assert "no layer 7; it has 0, 1, 5" in capsys.readouterr().err
 
 
+def test_command_draws_what_was_kept_of_one_question(answered, tmp_path, capsys):
+    key = answered.rows("gqa", "none")[0]["metadata"]["key"]
+    words = ["figures", str(answered.path), "--out", str(tmp_path), "--json", "--sample"]
+    assert cli.main([*words, key]) == 0
+    made = json.loads(capsys.readouterr().out)["figures"]
+    assert [Path(path).name for path in made] == [f"kept-{key}.svg", f"kept-{key}.png"]
+    assert "both" in Path(made[0]).read_text()
+    assert cli.main([*words, key, "--arms", "none"]) == 0
+    assert ">both<" not in Path(json.loads(capsys.readouterr().out)["figures"][0]).read_text()
+    assert cli.main([*words, "nobody"]) == 1
+    assert "no run has an answer" in capsys.readouterr().err
+
+
+def test_command_draws_a_run(answered, tmp_path, capsys):
+    assert cli.main(["figures", str(answered.path), "--out", str(tmp_path), "--json"]) == 0
+    made = {Path(path).name for path in json.loads(capsys.readouterr().out)["figures"]}
+    assert made == {f"{name}.{kind}" for name in ("scores", "selection-frequency") for kind in ("svg", "png")}
+
+
 def test_radar_needs_three_methods_and_budget_two_points():
     scored = [
         SimpleNamespace(

@@ -10,10 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from eval import benchmarks
 from eval.cli import main
-from eval.sample import make_row
-from eval.store import Folder
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
@@ -21,7 +18,6 @@ pytestmark = [
     pytest.mark.long,
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt-get install chromium)"),
 ]
-EVIL = "</script><script>alert(1)</script><img src=http://x.invalid/y onerror=alert(2)>"
 
 
 class Browser:
@@ -88,33 +84,9 @@ class Browser:
 
 
 @pytest.fixture(scope="module")
-def page(world, tmp_path_factory) -> Path:
-    """The report of a made-up run of two benchmarks in two arms."""
-    folder = Folder(tmp_path_factory.mktemp("page") / "run")
-    from eval.plan import digest
-
-    info = {"run": "r", "settings": {"method": "FastV(keep=16)", "limit": None}, "benchmarks": {}}
-    for name in ("pope", "gqa"):
-        benchmark = benchmarks.get(name)
-        samples = benchmark.load(world)
-        info["benchmarks"][name] = {"n": len(samples), "digest": digest(samples), "data": str(world), "tokens": 36}
-        for arm in ("none", "both"):
-            shard = folder.shard(name, arm)
-            for number, sample in enumerate(samples):
-                text = EVIL if arm == "none" and number % 2 else str(sample.target)
-                size = [(96, 96), (96, 48), (48, 96)][number % 3]
-                facts = {
-                    "key": sample.key,
-                    "run": "r",
-                    "arm": arm,
-                    "kept": ["0-11"] if arm == "none" else ["3,7,20-29"],
-                    "size": size,
-                }
-                shard.append(make_row(sample, text, "m", facts))
-            shard.close()
-    folder.save("run.json", info)
-    assert main(["report", str(folder.path), "--samples", "6", "--draws", "50"]) == 0
-    return folder.path / "report.html"
+def page(answered) -> Path:
+    assert main(["report", str(answered.path), "--samples", "6", "--draws", "50"]) == 0
+    return answered.path / "report.html"
 
 
 @pytest.fixture(scope="module")
