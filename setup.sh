@@ -24,14 +24,20 @@ while [ $# -gt 0 ]; do
   shift
 done
 
+# usable PYTHON VARIABLE: it is there and new enough, or the message says which variable names another one.
+usable() {
+  command -v "$1" >/dev/null || fail "no '$1' on the PATH. Install Python 3.10 or newer, or name one: $2=/path/to/python3"
+  "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+    fail "Python 3.10 or newer is needed, but '$1' is $("$1" -V 2>&1 | cut -d' ' -f2). Name another one: $2=/path/to/python3"
+}
+
 if [ -n "${DEBIAS_PYTHON:-}" ]; then
-  "$DEBIAS_PYTHON" -c 'import torch, transformers, scipy' 2>/dev/null ||
-    fail "DEBIAS_PYTHON=$DEBIAS_PYTHON cannot import torch, transformers and scipy. Install requirements.txt there, or unset DEBIAS_PYTHON."
+  usable "$DEBIAS_PYTHON" DEBIAS_PYTHON
+  [ "$gpu" = 0 ] || fail "nothing is installed into DEBIAS_PYTHON; put flash-attn and deepspeed there yourself, or unset DEBIAS_PYTHON for --gpu."
+  # Looked up, not imported: this stands before every script.
+  "$DEBIAS_PYTHON" -c 'import importlib.util as u; assert all(map(u.find_spec, ("torch", "transformers", "scipy")))' 2>/dev/null ||
+    fail "DEBIAS_PYTHON=$DEBIAS_PYTHON lacks torch, transformers or scipy. Install requirements.txt there, or unset DEBIAS_PYTHON."
 else
-  base="${PYTHON:-python3}"
-  command -v "$base" >/dev/null || fail "no '$base' on the PATH. Install Python 3.10 or newer, or name one: PYTHON=/path/to/python3 bash setup.sh"
-  "$base" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
-    fail "Python 3.10 or newer is needed, but '$base' is $("$base" -V 2>&1 | cut -d' ' -f2). Name another one: PYTHON=/path/to/python3 bash setup.sh"
   # The stamp names what the environment was made from: unchanged means there is nothing to do.
   wanted=$( (cat requirements.txt pyproject.toml; echo "gpu=$gpu") | cksum)
   stamp=.venv/.made-from
@@ -39,7 +45,12 @@ else
   also=$( (cat requirements.txt pyproject.toml; echo "gpu=1") | cksum)
   made=$(cat "$stamp" 2>/dev/null || true)
   if [ "$made" != "$wanted" ] && [ "$made" != "$also" ]; then
-    [ -x .venv/bin/python ] || { echo "setup.sh: making .venv" >&2; "$base" -m venv .venv || fail "python3 -m venv failed (Debian and Ubuntu: install python3-venv)"; }
+    if [ ! -x .venv/bin/python ]; then
+      base="${PYTHON:-python3}"
+      usable "$base" PYTHON
+      echo "setup.sh: making .venv" >&2
+      "$base" -m venv .venv || fail "$base -m venv failed (Debian and Ubuntu: install python3-venv)"
+    fi
     echo "setup.sh: installing the pinned requirements into .venv (once; a few minutes)" >&2
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
