@@ -24,7 +24,7 @@ ARM_COLOURS = {
     "no RoPE": "#CC79A7",
 }
 MORE_COLOURS = ("#0072B2", "#D55E00", "#CC79A7", "#F0E442", "#009E73", "#56B4E9", "#E69F00", "#000000")
-STYLE = {
+STYLE: Any = {  # matplotlib types its settings by name
     "font.size": 9,
     "font.family": "sans-serif",
     "axes.spines.top": False,
@@ -168,7 +168,7 @@ def radar(methods: Mapping[str, Mapping[str, float]]) -> Figure:
         axis.set_xticks(angles, labels)
         axis.set_ylim(low, max(every) + 0.5)
         axis.tick_params(pad=12)
-        axis.set_rlabel_position(180 / len(names))
+        axis.set_rlabel_position(180 / len(names))  # type: ignore[attr-defined]
         drawn.legend(loc="outside lower center", ncols=2)
     return drawn
 

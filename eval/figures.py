@@ -94,7 +94,7 @@ def run_figures(scored: Sequence[Scored], info: Mapping[str, Any]) -> dict[str, 
 
 def points(scored: Sequence[Scored]) -> dict[str, dict[str, float]]:
     """benchmark -> arm -> value on the scale of 100."""
-    from eval.compare import scale
+    from eval.contrast import scale
 
     return {
         one.benchmark.name: {arm: result.score.value / scale(one.benchmark.name) for arm, result in one.arms.items()}

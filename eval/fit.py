@@ -112,7 +112,8 @@ def rotary(adapter: Any) -> dict[str, Any]:
     config = adapter.model.config.get_text_config()
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     known = getattr(config, "rope_parameters", None) or {}
-    return {"head_dim": width, "theta": float(known.get("rope_theta") or getattr(config, "rope_theta", 10_000.0))}
+    theta = known.get("rope_theta") or getattr(config, "rope_theta", None) or 10_000.0
+    return {"head_dim": width, "theta": float(theta)}
 
 
 def heldout() -> Path:
@@ -166,7 +167,8 @@ def prior(choice: Any, data: Path, out: Path, limit: int = 1000) -> dict[str, An
     """The average attention that D2Pruner divides by, over the pictures of the data, one of each."""
     from pruners.prior import Prior
 
-    adapter, pictures = choice.adapter("image"), {}
+    adapter = choice.adapter("image")
+    pictures: dict[str, Sample] = {}
     for _, samples in calibration("image", data, None, limit):
         for sample in samples:
             pictures.setdefault(str(sample.image), sample)

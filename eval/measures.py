@@ -112,8 +112,7 @@ def iou(task: Task) -> list[Table]:
                     )
     if drawn:
         drawings.save(drawings.boxes(drawn), task.here / "figures" / "token-box-iou")
-    for row in rows:
-        row[3] = f"{row[3]:.3f}"
+    rows = [[*cells[:3], f"{cells[3]:.3f}", *cells[4:]] for cells in rows]
     notes = ["IoU of the kept tokens' area with the box; in brackets 95 % over questions.", *sources(task.artefact)]
     return [Table(task.artefact.title, ["run", "arm", "whose", "token-box IoU", "interval", "questions"], rows, notes)]
 
@@ -177,7 +176,8 @@ def timed(choice: Any, benchmark: Any, task: Task, arms: Sequence[str]) -> dict[
     ((_, (sample, *_)),) = calibration("image", data, [benchmark.name], 1)
     request = Request(sample.text, [open_image(sample)], conversation=benchmark.conversation)
     encoded = adapter.encode([request]).to(adapter.model.device, adapter.model.dtype)
-    config, found = greedy(adapter.model, 1), {arm: [] for arm in arms}  # type: dict[str, list[float]]
+    config = greedy(adapter.model, 1)
+    found: dict[str, list[float]] = {arm: [] for arm in arms}
     debias = {arm: choice.debias(benchmark, arm) for arm in arms if arm != "unpruned"}
     for number in range(min(ROUNDS, task.limit or ROUNDS) + 1):
         for arm in arms:

@@ -17,6 +17,7 @@ from typing import Any
 
 from eval import compare
 from eval import judge as judging
+from eval.contrast import DRAWS
 from eval.images import open_image
 from eval.results import Scored, questions, results
 from eval.sample import Sample
@@ -34,7 +35,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
         "--samples", type=int, default=12, help="questions shown of each benchmark (default %(default)s)"
     )
     parser.add_argument("--data", help="where the data is, when it moved since the run")
-    parser.add_argument("--draws", type=int, default=compare.DRAWS)
+    parser.add_argument("--draws", type=int, default=DRAWS)
     judging.arguments(parser)
     return work
 
@@ -181,7 +182,7 @@ def thumbnail(sample: Sample) -> str:
     except ValueError:
         return ""
     canvas = Image.new("RGB", (max(image.size),) * 2, (122, 116, 104))
-    canvas.paste(image, tuple((canvas.width - edge) // 2 for edge in image.size))
+    canvas.paste(image, ((canvas.width - image.width) // 2, (canvas.height - image.height) // 2))
     packed = io.BytesIO()
     canvas.resize((THUMBNAIL, THUMBNAIL)).save(packed, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(packed.getvalue()).decode()

@@ -26,7 +26,7 @@ from eval.artefacts import Artefact, Planned
 from eval.averages import AVERAGES
 from eval.checkpoints import config_of, folder_of, layout
 from eval.cli import Parser
-from eval.compare import scale
+from eval.contrast import scale
 from eval.results import Scored, results
 from eval.store import Folder
 from eval.tables import Table, say
@@ -263,7 +263,9 @@ def state_table(task: Task, found: Mapping[str, Mapping[str, Any]]) -> Table:
 def scores(task: Task) -> list[Table]:
     """Every run and arm, each followed by what was published about it."""
     known = artefacts.published(task.artefact.published)
-    ours, instead, loaded = {}, {}, {}
+    ours: dict[str, dict[str, dict[str, float]]] = {}
+    instead: dict[str, str] = {}
+    loaded: dict[Path, Any] = {}
     for planned in task.artefact.runs:
         if not (task.folder(planned) / "run.json").exists():
             continue
@@ -296,7 +298,7 @@ def scores(task: Task) -> list[Table]:
 def values(scored: Sequence[Scored], arm: str) -> dict[str, float]:
     """Everything a column can ask for, of one arm."""
     found: dict[str, float] = {}
-    splits = []
+    splits: list[float] = []
     for one in scored:
         score, name = one.arms[arm].score, one.benchmark.name
         found[name] = score.value
