@@ -47,7 +47,7 @@ class VideoLlava(Llava):
             spans = [Span(start, grid) for start in pictures]
             spans += [Span(start, grid, frames=frames, special=special.flatten()) for start in films]
             rows.append(sorted(spans, key=lambda span: span.start))
-        known = shared(rows, sizes)
+        known = shared([[span.start for span in row] for row in rows], sizes)
         return [
             [
                 span if span.special is not None else Span(span.start, grid, size=size)

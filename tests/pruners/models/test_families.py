@@ -217,6 +217,23 @@ def test_beams_run_and_keep_the_same(family, adapters, builders):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("mode", ["gather", "mask"])
+def test_beams_share_the_sizes_of_their_pictures(mode, family, adapters, builders):
+    one = adapters(family)
+    encoded = one.encode(
+        [Request("What?", [builders.picture(90, 40)]), Request("And this?", [builders.picture(40, 90)])]
+    )
+    pruner, debias = pruners.make("fastv", keep=0.5, layer=3, mode=mode), Debias(padding=Padding())
+    with pruner(one.model, debias, encoded.sizes) as greedy:
+        generate(one.model, encoded.inputs)
+    with pruner(one.model, debias, encoded.sizes) as beams:
+        generate(one.model, encoded.inputs, num_beams=2)
+    assert [kept.tolist() for kept in beams.kept[0]] == [kept.tolist() for kept in greedy.kept[0]]
+    assert beams.counts == greedy.counts
+    assert beams.rows == [0, 1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_no_hook_stays(family, adapters):
     model = adapters(family).model
 
