@@ -11,7 +11,8 @@ import inspect
 import pkgutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from torch import Tensor
@@ -75,6 +76,27 @@ def check_budget(keep: Budget) -> None:
         raise ValueError(f"keep={keep!r}: give a count (an int >= 0) or a share of an image's tokens (a float <= 1.0)")
 
 
+def check_share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}={value!r}: give a share between 0 and 1")
+
+
+def check_word(what: str, word: str, known: Sequence[str]) -> None:
+    if word not in known:
+        raise ValueError(f"no {what} is called {word!r}; {there_are(known, word)}")
+
+
+def there_are(known: Sequence[str], word: str) -> str:
+    """The rest of a message about a `word` that is not `known`."""
+    near = get_close_matches(str(word), known, n=1)
+    return f"there are {', '.join(known)}" + (f"; did you mean {near[0]!r}?" if near else "")
+
+
+def is_whole(keep: Budget) -> bool:
+    """Whether a budget is the share of everything; the count 1 is not."""
+    return isinstance(keep, float) and keep == 1.0
+
+
 def tokens_kept(keep: Budget, tokens: int) -> int:
     """How many of an image's `tokens` a budget allows; shares are truncated, with room for float error."""
     return min(tokens, keep if isinstance(keep, int) else int(tokens * keep + 1e-6))
@@ -100,6 +122,7 @@ class Pruner:
 
     def __post_init__(self) -> None:
         check_budget(self.keep)
+        check_word("mode", self.mode, ("gather", "mask"))
 
     # -- what a method says ----------------------------------------------------------------------------------------
     def cuts(self, layers: int) -> list[Cut]:
@@ -184,13 +207,17 @@ def find(name: str) -> type[Pruner]:
     """The class of a method: the one that pruners/<name>.py defines."""
     found = _method(name) if name.isidentifier() else None
     if found is None:
-        raise ValueError(f"no pruning method is called {name!r}; there are {', '.join(names())}")
+        raise ValueError(f"no pruning method is called {name!r}; {there_are(names(), name)}")
     return found
 
 
-def make(name: str, **fields: Any) -> Pruner:
+def make(name: str, **values: Any) -> Pruner:
     """A method by name: make("fastv", keep=128, layer=2)."""
-    return find(name)(**fields)
+    method = find(name)
+    known = [field.name for field in fields(method)]
+    for field in values:
+        check_word(f"field of {name}", field, known)
+    return method(**values)
 
 
 def _method(name: str) -> type[Pruner] | None:

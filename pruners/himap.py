@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pruners.base import Cut, Pruner
-from pruners.schedule import at_depth, budgets
+from pruners.schedule import at_depth, budgets, check_keeps
 from pruners.view import View
 
 PUBLISHED = {128: (115, 90)}  # tokens after the two cuts, of 576; 125 a layer on average
@@ -23,6 +23,10 @@ class HiMAP(Pruner):
     layer: int = 2
     second: int | None = None  # layer 8 of 32
     keeps: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_keeps(self.keeps, 2)
 
     def cuts(self, layers: int) -> list[Cut]:
         second = max(self.layer + 1, at_depth(8, layers)) if self.second is None else self.second

@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pruners.base import check_share, check_word
+
 
 def independent(adjacent: Tensor, free: Tensor) -> Tensor:
     """The set a sequential greedy walk over nodes 0..n-1 picks from the `free` ones, in a few parallel rounds.
@@ -38,6 +40,10 @@ class MIS:
     rule: Literal["fused", "union", "semantic"] = "fused"
     suppress_pivots: bool = True
     radius: float = 1.5
+
+    def __post_init__(self) -> None:
+        check_word("rule of MIS", self.rule, ("fused", "union", "semantic"))
+        check_share("r_pivot", self.r_pivot)
 
     def graph(self, features: Tensor, xy: Tensor, view: Tensor) -> Tensor:
         """[N, N] bool: who repeats whom. `xy` [N, 2] are patch places, `view` [N] says which picture they lie in."""

@@ -22,6 +22,12 @@ def depths(published: Sequence[int], layers: int, reference: int = 32) -> tuple[
     return tuple(layer for layer in placed if layer < layers)
 
 
+def check_keeps(keeps: Sequence[int] | None, cuts: int) -> None:
+    """A ValueError unless there is a count for every cut, none above the one before."""
+    if keeps is not None and (len(keeps) != cuts or min(keeps) < 0 or list(keeps) != sorted(keeps, reverse=True)):
+        raise ValueError(f"keeps={keeps}: give {cuts} counts, one for each cut, none larger than the one before")
+
+
 def budgets(keep: Budget, tokens: int, published: Mapping[int, Sequence[int]]) -> tuple[int, ...]:
     """Tokens after each cut for a budget of `keep` (a count, or a share) of `tokens`.
 

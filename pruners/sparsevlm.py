@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pruners.base import Cut, Merged, Pruner, top
 from pruners.cluster import cluster_means, density_peaks
-from pruners.schedule import budgets, depths
+from pruners.schedule import budgets, check_keeps, depths
 from pruners.view import View
 
 LAYERS = (3, 7, 16)  # of 32: tokens leave after the layers that the authors number 2, 6 and 15
@@ -53,6 +53,10 @@ class SparseVLM(Pruner):
     keeps: tuple[int, ...] | None = None
 
     positions: ClassVar[str] = "compact"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_keeps(self.keeps, len(LAYERS if self.layers is None else self.layers))
 
     def cuts(self, layers: int) -> list[Cut]:
         places = depths(LAYERS, layers) if self.layers is None else self.layers

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from pruners.base import Cut, Merged, Pruner
+from pruners.base import Cut, Merged, Pruner, check_share, check_word
 from pruners.view import View
 
 
@@ -69,6 +69,11 @@ class TokenCarve(Pruner):
     rank: Literal["both", "information", "attention"] = "both"
 
     shrink_cache: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_word("rank of TokenCarve", self.rank, ("both", "information", "attention"))
+        check_share("weight", self.weight)
 
     def cuts(self, layers: int) -> list[Cut]:
         return [Cut(self.layer, self.keep)]

@@ -220,6 +220,8 @@ class View:
     def _look(self, layer: int | None) -> Look:
         if layer is None:
             layer = self.cut.layer if self.cut.source == "same" else self.cut.layer - 1
+        if layer < 0:
+            raise ValueError("there is no attention before layer 0: cut before a later layer, or use source='same'")
         if layer not in self.looks:
             raise ValueError(f"the attention of layer {layer} was not recorded for {self.cut}; name it in Cut.also")
         return self.looks[layer]

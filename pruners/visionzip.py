@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pruners.base import Cut, Merged, Pruner, top
+from pruners.base import Cut, Merged, Pruner, check_share, top
 from pruners.view import View
 
 
@@ -41,6 +41,10 @@ class VisionZip(Pruner):
     positions: ClassVar[str] = "compact"
     vision: ClassVar[bool] = True
     role: ClassVar[str] = "vision"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share("dominant", self.dominant)
 
     def cuts(self, layers: int) -> list[Cut]:
         return [Cut(0, self.keep)]

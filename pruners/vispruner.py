@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pruners.base import Cut, Pruner, top
+from pruners.base import Cut, Pruner, check_share, top
 from pruners.view import Patches, View
 
 STEP = 8  # near-duplicates that leave in one round
@@ -78,6 +78,10 @@ class VisPruner(Pruner):
     vision: ClassVar[bool] = True
     tiles: ClassVar[bool] = True
     role: ClassVar[str] = "vision"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share("important_ratio", self.important_ratio)
 
     def cuts(self, layers: int) -> list[Cut]:
         return [Cut(0, self.keep)]

@@ -9,6 +9,7 @@ import pkgutil
 from pathlib import Path
 from typing import Any, overload
 
+from pruners.base import there_are
 from pruners.models.base import Adapter
 from pruners.models.request import Encoded, Request
 
@@ -24,9 +25,9 @@ def family(model_type: str) -> type[Adapter]:
     """The adapter class of a model_type."""
     found = _defined(model_type) if model_type in _modules() else None
     if found is None:
-        known = ", ".join(families())
         raise ValueError(
-            f"no adapter for models of type {model_type!r}; there are {known}; docs/new_model.md tells how to add one"
+            f"no adapter for models of type {model_type!r}; {there_are(families(), model_type)}; "
+            "docs/new_model.md tells how to add one"
         )
     return found
 

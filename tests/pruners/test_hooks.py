@@ -12,6 +12,7 @@ import pruners
 from debias import Debias, Padding, Trend
 from pruners.base import Cut, Merged, Pruner
 from pruners.limits import Unsupported
+from pruners.mis import MIS
 from pruners.models import Request
 
 LAYERS = 8
@@ -319,11 +320,10 @@ def test_any_mixture_of_prompts_is_its_singles(method, llava, make):
             torch.testing.assert_close(ours[number], theirs[0], rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("method", ["fastv", "vispruner", "illava"])
 def test_text_alone_is_the_plain_model(method, llava, make):
     batch = prompts(llava, [ROWS["text"], [1, 5]])
     plain = run(llava, batch)
-    with make(method)(llava) as trace:
+    with make(method)(llava, Debias(Trend.exponential(0.02), Padding()), []) as trace:
         pruned = run(llava, batch)
     assert trace.kept == []
     assert trace.counts == []
@@ -338,11 +338,24 @@ def test_hardly_anything_can_stay(keep, llava, requests):
     assert all(logits.isfinite().all() for logits in out.logits)
 
 
-def test_sampling_runs(llava, requests):
-    with pruners.make("fastv", keep=6)(llava) as trace:
-        torch.manual_seed(0)
-        run(llava, llava.encode(requests), do_sample=True, num_return_sequences=2)
-    assert trace.stages == 1
+def test_sampling_follows_the_seed_and_the_pruned_distribution(llava, requests):
+    encoded = llava.encode(requests[:1])
+    fastv, answers = pruners.make("fastv", keep=6), []
+    options = {"do_sample": True, "temperature": 2.0, "num_return_sequences": 2, "max_new_tokens": 6}
+    for seed in (1, 1, 2):
+        with fastv(llava) as trace:
+            torch.manual_seed(seed)
+            answers.append(run(llava, encoded, **options))
+        assert trace.stages == 1
+    same, again, other = (answer.sequences for answer in answers)
+    assert torch.equal(same, again)
+    assert not torch.equal(same, other)
+    first = encoded.inputs["input_ids"].shape[1]
+    with fastv(llava):  # what was drawn, read again token by token
+        out = llava.model(**{name: value.repeat_interleave(2, 0) for name, value in encoded.inputs.items()})
+        for step, logits in enumerate(answers[0].logits):
+            torch.testing.assert_close(logits, out.logits[:, -1], rtol=0, atol=1e-5)
+            out = llava.model(input_ids=same[:, first + step, None], past_key_values=out.past_key_values)
 
 
 # merging --------------------------------------------------------------------------------------------------------------
@@ -426,10 +439,12 @@ def test_a_bad_pruner_is_told_so(llava, requests):
     for keep in (-1, 1.5, True, "6"):
         with pytest.raises(ValueError, match="give a count"):
             pruners.make("fastv", keep=keep)
-    with pytest.raises(ValueError, match="no pruning method is called 'fastvv'"):
+    with pytest.raises(ValueError, match=r"no pruning method is called 'fastvv'.*did you mean 'fastv'"):
         pruners.make("fastvv")
     with pytest.raises(ValueError, match="no pruning method is called 'hooks'"):
         pruners.make("hooks")
+    with pytest.raises(ValueError, match="there is no attention before layer 0"), pruners.make("fastv", layer=0)(llava):
+        llava.model(**encoded.inputs)
 
     @dataclass(frozen=True)
     class Wrong(Spy):
@@ -446,6 +461,30 @@ def test_a_bad_pruner_is_told_so(llava, requests):
     with pytest.raises(ValueError, match="the vision tower was not recorded"), Spy(6, look=lambda v: v.vision)(llava):
         llava.model(**encoded.inputs)
     llava.model(**encoded.inputs)  # and nothing of all that is left
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "words"),
+    [
+        ("fastv", {"mode": "Mask"}, "no mode is called 'Mask'; there are gather, mask; did you mean 'mask'"),
+        ("fastv", {"layers": 3}, "no field of fastv is called 'layers'.*did you mean 'layer'"),
+        ("tokencarve", {"rank": "svd"}, "no rank of TokenCarve is called 'svd'"),
+        ("tokencarve", {"weight": 2.0}, "weight=2.0: give a share"),
+        ("visionzip", {"dominant": 54}, "dominant=54: give a share"),
+        ("vispruner", {"important_ratio": -0.5}, "important_ratio=-0.5: give a share"),
+        ("himap", {"keeps": (5, 12)}, "give 2 counts"),
+        ("sparsevlm", {"keeps": (10,)}, "give 3 counts"),
+        ("sparsevlm", {"keeps": (10, 5, 3), "layers": (2, 4)}, "give 2 counts"),
+        ("deeplayer", {"selection": "best"}, "selection is 'mis', 'topk' or an MIS"),
+        ("deeplayer", {"scores": "ratios"}, "unknown score arithmetic 'ratios'"),
+        ("illava", {"tower_keep": 2.0}, "give a count"),
+    ],
+)
+def test_a_field_that_means_nothing_is_told_so(name, fields, words):
+    with pytest.raises(ValueError, match=words):
+        pruners.make(name, **fields)
+    with pytest.raises(ValueError, match=r"no rule of MIS is called 'fusd'.*did you mean 'fused'"):
+        MIS(rule="fusd")
 
 
 # the rest -------------------------------------------------------------------------------------------------------------
