@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pruners.base import Budget, Cut, Merged, Pruner, check_budget, tokens_kept
+from pruners.base import Budget, Cut, Merged, Pruner, check_budget, is_whole, tokens_kept
 from pruners.schedule import at_depth, depths
 from pruners.view import View, VisionView
 
@@ -46,11 +46,13 @@ class ILLaVA(Pruner):
 
     `keep`: what the decoder goes on with after `layer`. `tower_keep`: what the tower hands over, by default the share
     that the authors' setting leaves; 1.0 leaves the tower alone.
+    `silence_merge`: padding weighs nothing in the average. Off, it weighs by its place as upstream has it: most of all.
     """
 
     layer: int | None = None  # 8 of 32
     tower_keep: Budget = 284 / 576
     tower_layers: tuple[int, ...] | None = None  # 5, 6, 7, 8 of 24
+    silence_merge: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,12 +72,12 @@ class ILLaVA(Pruner):
         assert view.score is not None
         if len(kept) == len(view.score) or not len(kept):
             return None
-        silenced = None if view.valid is None else ~view.valid[None]
+        silenced = ~view.valid[None] if self.silence_merge and view.valid is not None else None
         _, states, _ = merge_least(view.hidden[None], view.score[None], len(kept), silenced)
         return Merged(states[0, kept], kept, torch.ones_like(kept, dtype=torch.bool))
 
     def vision_layers(self, layers: int) -> Sequence[int]:
-        if self.tower_keep == 1.0 or self.keep == 1.0:
+        if is_whole(self.tower_keep) or is_whole(self.keep):
             return ()
         return depths((5, 6, 7, 8), layers, reference=24) if self.tower_layers is None else self.tower_layers
 
@@ -88,12 +90,12 @@ class ILLaVA(Pruner):
             place = torch.arange(len(view.index), device=patch.device)
             return Merged(view.hidden, place, place >= 0, place < 0)
         score = view.attention.mean((0, 1))[patch]
-        silenced = None if view.valid is None else ~view.valid[patch]
-        if silenced is not None:
-            score = score.masked_fill(silenced, -1)
-        kept, states, average = merge_least(
-            view.hidden[patch][None], score[None], keep, None if silenced is None else silenced[None]
-        )
+        silenced = None
+        if view.valid is not None:
+            padding = ~view.valid[patch]
+            score = score.masked_fill(padding, -1)
+            silenced = padding[None] if self.silence_merge else None
+        kept, states, average = merge_least(view.hidden[patch][None], score[None], keep, silenced)
         hidden = view.hidden.index_copy(0, patch, states[0])
         place = torch.cat([(view.index < 0).nonzero()[:, 0], patch[kept[0]]]).sort().values
         return Merged(hidden[place], place, torch.ones_like(place, dtype=torch.bool), place == patch[average])

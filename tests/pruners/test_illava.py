@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+import pruners
+from debias import Debias, Padding
 from pruners.illava import merge_least
 
 generator = torch.Generator().manual_seed(0)
@@ -38,3 +40,35 @@ def test_a_group_of_padding_alone_is_averaged_as_upstream_does():
     silenced = torch.arange(6)[None] >= 3
     _, out, _ = merge_least(states, score, 5, silenced)
     torch.testing.assert_close(out[0, 4], (states[0, 4] + 2 * states[0, 5]) / 3)
+
+
+def test_one_token_is_not_everything():
+    """keep=1 is a count, keep=1.0 a share; Python calls them equal."""
+    assert pruners.make("illava", keep=1).vision_layers(24) == (5, 6, 7, 8)
+    assert pruners.make("illava", tower_keep=1).vision_layers(24) == (5, 6, 7, 8)
+    assert pruners.make("illava", keep=1.0).vision_layers(24) == ()
+    assert pruners.make("illava", tower_keep=1.0).vision_layers(24) == ()
+
+
+@pytest.mark.parametrize("tower_keep", [1.0, 20])
+def test_padding_in_the_average_can_be_left_as_upstream_has_it(tower_keep, get, requests, monkeypatch):
+    adapter = get("llava")
+    encoded = adapter.encode(requests[:1])
+    valid, groups = Padding().valid(encoded.sizes[0], (6, 6)), {}
+
+    def noting(states, score, keep, silenced=None):
+        groups.setdefault(name, []).append(silenced)
+        return merge_least(states, score, keep, silenced)
+
+    monkeypatch.setattr("pruners.illava.merge_least", noting)
+    kept, logits = {}, {}
+    for name in (True, False):
+        pruner = pruners.make("illava", keep=10, layer=3, tower_keep=tower_keep, tower_layers=(0,), silence_merge=name)
+        with pruner(adapter, Debias(padding=Padding()), encoded.sizes) as trace:
+            logits[name] = adapter.model(**encoded.inputs).logits[0, -1]
+        kept[name] = trace.kept[0][0]
+    assert groups[False] == [None] * len(groups[True])
+    assert torch.equal(groups[True][0][0], ~valid)
+    assert kept[True].tolist() == kept[False].tolist()
+    assert valid[kept[False]].sum() == min(len(kept[False]), int(valid.sum()))
+    assert (logits[True] - logits[False]).abs().max() > 1e-3
