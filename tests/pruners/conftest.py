@@ -75,6 +75,17 @@ def requests():
     return [Request(text, [picture]) for text, picture in zip(words, pictures, strict=True)]
 
 
+@pytest.fixture(scope="session")
+def run():
+    """run(adapter, encoded, **options) -> three tokens of answer and their logits."""
+
+    def generated(adapter, encoded, **options):
+        settings = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "disable_compile": True, **options}
+        return adapter.model.generate(**encoded.inputs, **settings, return_dict_in_generate=True, output_logits=True)
+
+    return generated
+
+
 def pruner(name, **fields):
     return pruners.make(name, **{**METHODS[name], **fields})
 

@@ -63,3 +63,22 @@ def test_any_depth_and_any_count(name):
                 counts = pruners.make(name, keep=keep).counts(layers, tokens)
                 assert all(a >= b for a, b in zip([tokens, *counts], counts, strict=False)), (layers, tokens, keep)
     assert pruners.make(name, keep=1.0).counts(32, 144)[-1] == 144
+
+
+def test_budgets_can_be_matched():
+    assert pruners.find("fastv").matched(mean=128).keep == 98
+    assert pruners.find("pyramiddrop").matched(mean=128).keep == 128
+    pyramid = pruners.make("pyramiddrop", keep=128)
+    assert pyramid.counts(32, 576) == [184, 92, 46]
+    assert pyramid.mean_count(32, 576) == 128
+    released = pruners.make("pyramiddrop", ratios=(0.32, 0.16, 0.08))
+    assert released.counts(32, 576) == [184, 92, 46]
+    assert [cut.layer for cut in released.cuts(32)] == [2, 10, 20]
+    assert pruners.make("fastv", keep=128).mean_count(32, 576) == 156
+    assert pruners.make("pyramiddrop", keep=0.5).mean_count(32, 576) == pytest.approx(288, abs=0.5)
+    with pytest.raises(ValueError, match="cannot keep 20 of 576"):
+        pruners.make("pyramiddrop", keep=20).counts(32, 576)
+    for name in pruners.names():
+        if name != "d2pruner":
+            matched = pruners.find(name).matched(mean=300)
+            assert matched.mean_count(32, 576) == pytest.approx(300, abs=4), name

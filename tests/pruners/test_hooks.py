@@ -1,7 +1,6 @@
-"""The mechanism by itself: scores, positions, unusual prompts, and what it refuses."""
+"""The mechanism by itself: scores, positions, merging, and what it tells."""
 
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -11,7 +10,6 @@ import transformers
 import pruners
 from debias import Debias, Padding, Trend
 from pruners.base import Cut, Merged, Pruner
-from pruners.limits import Unsupported
 from pruners.mis import MIS
 from pruners.models import Request
 
@@ -47,11 +45,6 @@ def llava(get):
     return get("llava")
 
 
-def run(adapter, encoded, **options):
-    settings = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "disable_compile": True, **options}
-    return adapter.model.generate(**encoded.inputs, **settings, return_dict_in_generate=True, output_logits=True)
-
-
 def attentions(get, encoded):
     """Eager attention weights of the plain model, per layer [B, H, n, n]."""
     model = get("llava", "eager").model
@@ -63,7 +56,7 @@ def attentions(get, encoded):
 @pytest.mark.parametrize("cached", ["dynamic", "static", None])
 @pytest.mark.parametrize(("source", "layer"), [("previous", 2), ("same", 3)])
 @pytest.mark.parametrize("rows", ["last", "text", "visual", "all"])
-def test_scores_are_the_eager_attention(rows, source, layer, cached, kernel, get, requests):
+def test_scores_are_the_eager_attention(rows, source, layer, cached, kernel, get, requests, run):
     adapter = get("llava", kernel)
     encoded = adapter.encode(requests[:2])
     whole = attentions(get, encoded)[layer]
@@ -143,7 +136,7 @@ def test_the_start_sees_the_input_embeddings(get, requests):
 
 # positions, caches ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("kind", "renumbered"), [(Spy, False), (Compact, True)])
-def test_caches_are_ragged_and_positions_follow(kind, renumbered, llava, requests):
+def test_caches_are_ragged_and_positions_follow(kind, renumbered, llava, requests, run):
     encoded = llava.encode(requests[:1])
     length = encoded.inputs["input_ids"].shape[1]
     tables = {2: [], 5: []}
@@ -171,7 +164,7 @@ def test_caches_are_ragged_and_positions_follow(kind, renumbered, llava, request
 
 @pytest.mark.parametrize("layer", [0, 3])
 @pytest.mark.parametrize("kind", [Spy, Compact])
-def test_decoding_by_hand_is_generate(kind, layer, llava, requests):
+def test_decoding_by_hand_is_generate(kind, layer, llava, requests, run):
     """Without position ids the model counts by layer 0's cache, which a cut before layer 0 has made shorter."""
     encoded = llava.encode(requests[:1])
     with kind(10, layer=layer)(llava):
@@ -185,7 +178,7 @@ def test_decoding_by_hand_is_generate(kind, layer, llava, requests):
 
 
 @pytest.mark.parametrize("cached", ["dynamic", "static"])
-def test_the_cache_below_can_be_cut_too(cached, llava, requests):
+def test_the_cache_below_can_be_cut_too(cached, llava, requests, run):
     @dataclass(frozen=True)
     class Shrinking(Spy):
         shrink_cache: ClassVar[bool] = True
@@ -207,7 +200,7 @@ def test_the_cache_below_can_be_cut_too(cached, llava, requests):
             torch.testing.assert_close(held.keys[row, :, pads:length], expected, rtol=0, atol=1e-5)
 
 
-def test_without_a_cache_every_token_ranks_anew(llava, requests):
+def test_without_a_cache_every_token_ranks_anew(llava, requests, run):
     encoded = llava.encode(requests[:1])
     fastv = pruners.make("fastv", keep=6)
     with fastv(llava):
@@ -219,143 +212,6 @@ def test_without_a_cache_every_token_ranks_anew(llava, requests):
         with fastv(llava):
             fresh = llava.model(**inputs).logits[:, -1]
         torch.testing.assert_close(out.logits[step], fresh, rtol=0, atol=1e-5)
-
-
-# FastV's published protocol -------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
-@pytest.mark.parametrize("cached", ["dynamic", "static"])
-def test_masking_ranks_by_every_new_token(kernel, cached, get, requests):
-    """Against the protocol written out: nothing leaves the caches, each step hides what its token does not look at."""
-    adapter, eager = get("llava", kernel), get("llava", "eager")
-    encoded = adapter.encode(requests[:1])
-    start, keep, layer = adapter.spans(encoded.inputs)[0][0].start, 6, 2
-    options = {"cache_implementation": "static"} if cached == "static" else {}
-    with pruners.make("fastv", keep=keep, layer=layer, mode="mask")(adapter) as trace:
-        out = run(adapter, encoded, **options)
-    length = encoded.inputs["input_ids"].shape[1]
-    if cached == "dynamic":
-        assert {held.keys.shape[2] for held in out.past_key_values.layers} == {length + 2}
-
-    hidden = {}
-
-    def hide(module, args, kwargs):
-        return args, {**kwargs, "attention_mask": hidden["mask"]}
-
-    def rank(module, args, kwargs, output):
-        weights = output[1][0].mean(0)[-1, start : start + 36]
-        keep_columns = weights.topk(keep).indices + start
-        queries, columns = output[1].shape[2:]
-        causal = torch.arange(columns) <= torch.arange(columns - queries, columns)[:, None]
-        allowed = causal.clone()
-        allowed[:, start : start + 36] = False
-        allowed[:, keep_columns] = causal[:, keep_columns]
-        hidden["mask"] = torch.zeros(1, 1, queries, columns).masked_fill(~allowed, torch.finfo(torch.float32).min)
-        hidden.setdefault("kept", keep_columns.sort().values - start)
-
-    layers = eager.decoder.layers
-    handles = [layers[layer - 1].self_attn.register_forward_hook(rank, with_kwargs=True)]
-    handles += [held.register_forward_pre_hook(hide, with_kwargs=True) for held in layers[layer:]]
-    expected = run(eager, encoded)
-    for handle in handles:
-        handle.remove()
-    assert trace.kept[0][0].tolist() == hidden["kept"].tolist()
-    for ours, theirs in zip(out.logits, expected.logits, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
-
-
-def test_masking_and_gathering_agree_on_the_first_token(llava, requests):
-    encoded = llava.encode(requests)
-    first = []
-    for mode in ("gather", "mask"):
-        with pruners.make("fastv", keep=6, mode=mode)(llava):
-            first.append(run(llava, encoded).logits[0])
-    torch.testing.assert_close(*first, rtol=0, atol=1e-4)
-
-
-# prompts --------------------------------------------------------------------------------------------------------------
-def prompts(adapter, rows):
-    """Rows of text (ints) and pictures ("image") as a left-padded batch."""
-    token = adapter.model.config.image_token_id
-    ids = [[part for piece in row for part in ([token] * 36 if piece == "image" else [piece])] for row in rows]
-    longest = max(map(len, ids))
-    count = sum(piece == "image" for row in rows for piece in row)
-    generator = torch.Generator().manual_seed(5)
-    pixels = torch.randn(count, 3, 84, 84, generator=generator)
-    inputs = {
-        "input_ids": torch.tensor([[0] * (longest - len(row)) + row for row in ids]),
-        "attention_mask": torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids]),
-    }
-    return SimpleNamespace(inputs={**inputs, **({"pixel_values": pixels} if count else {})})
-
-
-ROWS = {
-    "start": ["image", 7, 8, 9],
-    "middle": [1, 5, 6, "image", 7, 8, 9],
-    "end": [1, 5, 6, 7, "image", 9],
-    "text": [1, 5, 6, 7],
-    "two": [1, "image", 5, "image", 6, 7],
-    "adjacent": [1, "image", "image", 6, 7, 8, 9],
-}
-
-
-@pytest.mark.parametrize("method", ["fastv", "pyramiddrop", "sparsevlm", "himap", "vispruner", "illava", "grid"])
-def test_any_mixture_of_prompts_is_its_singles(method, llava, make):
-    batch = prompts(llava, ROWS.values())
-    pruner = make(method)
-    with pruner(llava) as trace:
-        together = run(llava, batch)
-        kept, rows = [[k.tolist() for k in stage] for stage in trace.kept], trace.rows
-    assert rows == [0, 1, 2, 4, 4, 5, 5]
-    picture = 0
-    for number, row in enumerate(ROWS.values()):
-        alone, count = prompts(llava, [row]), sum(piece == "image" for piece in row)
-        if count:
-            alone.inputs["pixel_values"] = batch.inputs["pixel_values"][picture : picture + count]
-        with pruner(llava) as trace:
-            single = run(llava, alone)
-        for stage, images in enumerate(trace.kept):
-            assert [k.tolist() for k in images] == kept[stage][picture : picture + count]
-        picture += count
-        for ours, theirs in zip(together.logits, single.logits, strict=True):
-            torch.testing.assert_close(ours[number], theirs[0], rtol=0, atol=1e-3)
-
-
-def test_text_alone_is_the_plain_model(method, llava, make):
-    batch = prompts(llava, [ROWS["text"], [1, 5]])
-    plain = run(llava, batch)
-    with make(method)(llava, Debias(Trend.exponential(0.02), Padding()), []) as trace:
-        pruned = run(llava, batch)
-    assert trace.kept == []
-    assert trace.counts == []
-    assert torch.equal(torch.stack(plain.logits), torch.stack(pruned.logits))
-
-
-@pytest.mark.parametrize("keep", [0, 1])
-def test_hardly_anything_can_stay(keep, llava, requests):
-    with pruners.make("fastv", keep=keep)(llava) as trace:
-        out = run(llava, llava.encode(requests))
-    assert [len(kept) for kept in trace.kept[0]] == [keep] * 3
-    assert all(logits.isfinite().all() for logits in out.logits)
-
-
-def test_sampling_follows_the_seed_and_the_pruned_distribution(llava, requests):
-    encoded = llava.encode(requests[:1])
-    fastv, answers = pruners.make("fastv", keep=6), []
-    options = {"do_sample": True, "temperature": 2.0, "num_return_sequences": 2, "max_new_tokens": 6}
-    for seed in (1, 1, 2):
-        with fastv(llava) as trace:
-            torch.manual_seed(seed)
-            answers.append(run(llava, encoded, **options))
-        assert trace.stages == 1
-    same, again, other = (answer.sequences for answer in answers)
-    assert torch.equal(same, again)
-    assert not torch.equal(same, other)
-    first = encoded.inputs["input_ids"].shape[1]
-    with fastv(llava):  # what was drawn, read again token by token
-        out = llava.model(**{name: value.repeat_interleave(2, 0) for name, value in encoded.inputs.items()})
-        for step, logits in enumerate(answers[0].logits):
-            torch.testing.assert_close(logits, out.logits[:, -1], rtol=0, atol=1e-5)
-            out = llava.model(input_ids=same[:, first + step, None], past_key_values=out.past_key_values)
 
 
 # merging --------------------------------------------------------------------------------------------------------------
@@ -394,44 +250,6 @@ def test_merged_tokens_stand_where_the_method_says(llava, requests):
 
 
 # what it refuses ------------------------------------------------------------------------------------------------------
-def test_what_cannot_be_done_exactly_is_refused(llava, builders, requests):
-    encoded = llava.encode(requests[:1])
-    fastv = pruners.make("fastv", keep=6)
-
-    def refused(words, use):
-        with pytest.raises(Unsupported, match=words), fastv(llava):
-            use()
-
-    length = encoded.inputs["input_ids"].shape[1]
-    refused("chunked prefill", lambda: run(llava, encoded, prefill_chunk_size=length - 4))
-    echo = prompts(llava, [[1, "image", 5, 6, 7, 8, 5, 6]])
-    refused("assisted decoding", lambda: run(llava, echo, prompt_lookup_num_tokens=2, max_new_tokens=8))
-    embeds = llava.model.get_input_embeddings()(encoded.inputs["input_ids"])
-    refused("pass input_ids", lambda: llava.model(inputs_embeds=embeds))
-    cache = llava.model(**encoded.inputs).past_key_values
-    refused("outside this `with` block", lambda: llava.model(input_ids=torch.tensor([[5]]), past_key_values=cache))
-
-    def second_turn():
-        out = llava.model(**encoded.inputs)
-        llava.model(input_ids=torch.tensor([[5, 6]]), past_key_values=out.past_key_values)
-
-    refused("second turn", second_turn)
-    right = dict(llava.encode(requests[:2]).inputs)
-    right["attention_mask"] = right["attention_mask"].flip(1)
-    refused("padding must be on the left", lambda: llava.model(**right))
-    refused("being pruned already", lambda: fastv(llava).__enter__())
-    for name, value, words in (
-        ("_attn_implementation", "flex_attention", "attention 'flex_attention'"),
-        ("sliding_window", 16, "sliding-window"),
-    ):
-        other = builders.adapter("llava")
-        setattr(other.decoder.config, name, value)
-        with pytest.raises(Unsupported, match=words):
-            fastv(other).__enter__()
-    with pytest.raises(ValueError, match="no adapter for models of type 'llama'"):
-        fastv(llava.decoder).__enter__()
-
-
 def test_a_bad_pruner_is_told_so(llava, requests):
     encoded = llava.encode(requests[:1])
     with pytest.raises(ValueError, match="the model has layers 0 to 7"):
@@ -488,7 +306,7 @@ def test_a_field_that_means_nothing_is_told_so(name, fields, words):
 
 
 # the rest -------------------------------------------------------------------------------------------------------------
-def test_the_trace_tells_what_happened(llava, requests):
+def test_the_trace_tells_what_happened(llava, requests, run):
     encoded = llava.encode(requests)
     debias = Debias(Trend.exponential(0.05), Padding())
     with pruners.make("fastv", keep=30, layer=2)(llava, debias, encoded.sizes) as trace:
@@ -511,7 +329,7 @@ def test_the_trace_tells_what_happened(llava, requests):
     assert trace.rows == [0, 1, 2]
 
 
-def test_only_the_first_cut_is_debiased_unless_asked(llava, requests):
+def test_only_the_first_cut_is_debiased_unless_asked(llava, requests, run):
     encoded = llava.encode(requests[:1])
     for stages in ("first", "all"):
         with pruners.make("pyramiddrop", keep=0.4)(llava, Debias(Trend.exponential(0.05), stages=stages)) as trace:
@@ -524,26 +342,7 @@ def test_only_the_first_cut_is_debiased_unless_asked(llava, requests):
             there = trace.kept[stage][0]
 
 
-def test_budgets_can_be_matched():
-    assert pruners.find("fastv").matched(mean=128).keep == 98
-    assert pruners.find("pyramiddrop").matched(mean=128).keep == 128
-    pyramid = pruners.make("pyramiddrop", keep=128)
-    assert pyramid.counts(32, 576) == [184, 92, 46]
-    assert pyramid.mean_count(32, 576) == 128
-    released = pruners.make("pyramiddrop", ratios=(0.32, 0.16, 0.08))
-    assert released.counts(32, 576) == [184, 92, 46]
-    assert [cut.layer for cut in released.cuts(32)] == [2, 10, 20]
-    assert pruners.make("fastv", keep=128).mean_count(32, 576) == 156
-    assert pruners.make("pyramiddrop", keep=0.5).mean_count(32, 576) == pytest.approx(288, abs=0.5)
-    with pytest.raises(ValueError, match="cannot keep 20 of 576"):
-        pruners.make("pyramiddrop", keep=20).counts(32, 576)
-    for name in pruners.names():
-        if name != "d2pruner":
-            matched = pruners.find(name).matched(mean=300)
-            assert matched.mean_count(32, 576) == pytest.approx(300, abs=4), name
-
-
-def test_the_baselines_are_what_they_say(llava, requests):
+def test_the_baselines_are_what_they_say(llava, requests, run):
     encoded = llava.encode(requests)
     kept = {}
     for name in ("random", "grid"):
@@ -563,7 +362,7 @@ def test_the_baselines_are_what_they_say(llava, requests):
     assert trace.kept[0][0].tolist() == valid[step // 2 :: step].tolist()[:6]
 
 
-def test_an_adapter_or_its_model_will_do(llava, requests):
+def test_an_adapter_or_its_model_will_do(llava, requests, run):
     encoded = llava.encode(requests[:1])
     kept = []
     for model in (llava, llava.model):
