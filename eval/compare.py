@@ -27,11 +27,10 @@ from eval.tables import Table, show, write
 def score_table(title: str, found: Sequence[Scored]) -> Table:
     arms = list(dict.fromkeys(arm for one in found for arm in one.arms))
     rows: list[list[Any]] = []
-    failed = missing = 0
+    failed, missing = failures(found), 0
     for one in found:
         first = next(iter(one.arms.values())).score
         rows.append([first.name, first.metric, first.n, *(_value(one.arms.get(arm)) for arm in arms)])
-        failed += sum(result.failed for result in one.arms.values())
         missing += sum(result.score.missing - result.failed for result in one.arms.values())
     notes = []
     if len(found) > 1:
@@ -44,13 +43,21 @@ def score_table(title: str, found: Sequence[Scored]) -> Table:
             if all(map(average.complete, values)):
                 rows.append([name, f"{average.recipe}, version {average.version}", None, *map(average, values)])
     if failed:
-        notes.append(f"{failed} answers are none (unreadable pictures, NaN); they count as wrong.")
+        notes.append(broken(failed))
     if missing:
         notes.append(f"{missing} questions have no answer yet; they count as wrong. Start the run again to finish it.")
     for one in found:
         if judge := next(iter(one.arms.values())).score.info.get("judge"):
             notes.append(f"{one.benchmark.name} was graded by {', '.join(judge)}.")
     return Table(title, ["benchmark", "metric", "n", *arms], rows, notes)
+
+
+def broken(failed: int) -> str:
+    return f"{failed} answers are none (unreadable pictures, NaN); they count as wrong."
+
+
+def failures(found: Sequence[Scored]) -> int:
+    return sum(result.failed for one in found for result in one.arms.values())
 
 
 def _value(result: Result | None) -> float | None:
@@ -84,7 +91,7 @@ HEAD = [
 ]
 
 
-def contrast_table(found: Sequence[Contrast], draws: int) -> Table:
+def contrast_table(found: Sequence[Contrast], draws: int, failed: int = 0) -> Table:
     baseline = found[0].a if found else ""
     rows = [
         [one.benchmark, one.b, one.value_b, one.delta, one.low, one.high, _p(one.p), _p(one.p_holm), one.up, one.down,
@@ -96,6 +103,8 @@ def contrast_table(found: Sequence[Contrast], draws: int) -> Table:
         "metrics that are no mean), whole images or groups drawn. p: exact McNemar for right/wrong, sign flips of "
         "groups otherwise; Holm over the benchmarks. up/down: questions won and lost. tokens: mean over layers.",
     ]
+    if failed:
+        notes.append(broken(failed))
     return Table(f"Differences to {baseline}", HEAD, rows, notes)
 
 
@@ -167,7 +176,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 def work(args: argparse.Namespace) -> dict[str, Any]:
     judge = judging.from_arguments(args)
     references = [_reference(text) for text in args.runs]
-    tables = []
+    tables, failed = [], 0
     if len(references) == 1 and references[0][1] is None:
         folder = references[0][0]
         scored = results(folder, args.data, judge=judge)
@@ -177,13 +186,14 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         if args.baseline not in arms:
             raise ValueError(f"{folder.path} has no arm {args.baseline!r}; it has {', '.join(sorted(arms))}")
         tables.append(score_table(str(folder.path), scored))
+        failed = failures(scored)
         found = within(scored, args.baseline, args.draws, args.seed)
     elif len(references) == 1:
         raise ValueError("compare needs a run folder, or at least two RUN:ARM")
     else:
         found = across([(folder, arm or "none") for folder, arm in references], args.data, judge, args.draws, args.seed)
     if found:
-        tables.append(contrast_table(found, args.draws))
+        tables.append(contrast_table(found, args.draws, failed))
     for table in tables:
         show(table)
     if args.out:

@@ -9,6 +9,7 @@ from PIL import Image, UnidentifiedImageError
 
 from eval.read import Fault
 from eval.sample import Sample
+from eval.video import playable
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # no format that runs another program
 MAX_SIDE = 16_384
@@ -30,11 +31,13 @@ def open_image(sample: Sample, root: Path | None = None) -> Image.Image:
 
 
 def check_image(sample: Sample) -> Fault | None:
-    """What is wrong with the sample's picture or video file, if anything. Decodes JPEGs at an eighth of their size."""
+    """What is wrong with the picture or clip, if anything: JPEGs decoded at an eighth, clips to their first frame."""
     if sample.video:
-        if sample.video.is_file() and sample.video.stat().st_size:
-            return None
-        return Fault(str(sample.video), f"question {sample.key!r}: expected a video, found no file or an empty one")
+        try:
+            playable(sample.video)
+        except ValueError as error:
+            return Fault(f"question {sample.key!r}", str(error))
+        return None
     name = ""
     try:
         name, image = _open(sample)

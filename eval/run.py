@@ -194,8 +194,11 @@ def overview(done: Mapping[str, Mapping[str, Any]]) -> tables.Table:
         last = next((c for c in found.get("comparisons", []) if c["benchmark"] == "average" and c["b"] == "both"), None)
         interval = f"{last['delta']:+.2f} [{last['low']:+.2f}, {last['high']:+.2f}]" if last else None
         rows.append([method, *(values.get(arm) for arm in arms), interval])
-    note = "Mean over the benchmarks (MME / 20); both - none with its 95 % interval."
-    return tables.Table("All methods", ["method", *arms, "both - none"], rows, [note])
+    notes = ["Mean over the benchmarks (MME / 20); both - none with its 95 % interval."]
+    scores = [score for found in done.values() for arms in found.get("scores", {}).values() for score in arms.values()]
+    if failed := sum(score["failed"] for score in scores):
+        notes.append(compare.broken(failed))
+    return tables.Table("All methods", ["method", *arms, "both - none"], rows, notes)
 
 
 def one(args: argparse.Namespace) -> dict[str, Any]:
@@ -280,7 +283,7 @@ def finish(
     baseline = "none" if any("none" in one.arms for one in scored) else next(iter(scored[0].arms))
     found = compare.within(scored, baseline, args.draws)
     if found:
-        shown.append(compare.contrast_table(found, args.draws))
+        shown.append(compare.contrast_table(found, args.draws, compare.failures(scored)))
     for table in shown:
         tables.show(table)
     tables.write(shown, folder.path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,13 @@ def score_file(
     samples = benchmark.load(data, media=False, **options)
     paths = [answers] if isinstance(answers, str | Path) else list(answers)
     try:
-        return benchmark.score(read_rows(paths), samples, judge)
+        score = benchmark.score(read_rows(paths), samples, judge)
     except ValueError as error:
         message = str(error)
         named = any(message.startswith(str(path)) for path in paths)
         raise ValueError(message if named else f"{', '.join(map(str, paths))}: {message}") from None
+    odd = "; ".join(benchmark.unofficial(samples))
+    return replace(score, info={**score.info, "size": odd}) if odd else score
 
 
 def as_json(score: Score, items: bool = False) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -23,11 +25,7 @@ def places(count: int, frames: int = FRAMES) -> list[int]:
 
 def read_frames(path: Path, frames: int = FRAMES) -> list[Image.Image]:
     """`frames` RGB pictures of a video file; ValueError names the file when it cannot be read."""
-    try:
-        import av
-    except ImportError:
-        raise ValueError("reading videos needs the package av: pip install 'debias[video]'") from None
-    try:
+    with _reading(path) as av:
         count = _packets(av, path)
         chosen, seen = _chosen(av, path, count, frames)
         if seen != count:  # what the file announces is not always what can be decoded
@@ -36,6 +34,24 @@ def read_frames(path: Path, frames: int = FRAMES) -> list[Image.Image]:
         if count < frames:
             log.warning("%s has %d frames; %d are shown, some twice", path, count, frames)
         return [chosen[i] for i in places(count, frames)]
+
+
+def playable(path: Path) -> None:
+    """ValueError unless it is a clip whose first frame can be decoded: cheap, and not the whole truth."""
+    with _reading(path) as av, av.open(str(path)) as container:
+        if not container.streams.video or next(container.decode(video=0), None) is None:
+            raise ValueError(f"{path}: expected a video, found no frame that can be decoded")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    """PyAV, with every error of it as a ValueError that names the file."""
+    try:
+        import av
+    except ImportError:
+        raise ValueError("reading videos needs the package av: pip install 'debias[video]'") from None
+    try:
+        yield av
     except FileNotFoundError:
         raise ValueError(f"{path}: no such video") from None
     except (av.FFmpegError, OSError, KeyError) as error:

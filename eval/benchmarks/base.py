@@ -81,9 +81,8 @@ class Benchmark:
             samples = self.load(data, faults=faults, **options)
         except ValueError as error:
             return [*faults.found, Fault(str(data), str(error))]
-        for what, n, expected in self.sizes(samples):
-            if n != expected:
-                faults.add(data, f"{what} has {n:,} questions, the official set {expected:,}", warning=True)
+        for line in self.unofficial(samples):
+            faults.add(data, line, warning=True)
         first = {sample.image or sample.video: sample for sample in reversed(samples)}
         first.pop(None, None)
         with ThreadPoolExecutor(8) as pool:
@@ -95,6 +94,14 @@ class Benchmark:
     def sizes(self, samples: Sequence[Sample]) -> list[tuple[str, int, int]]:
         """(what, how many there are, how many the official set has)."""
         return [(self.name, len(samples), self.expected_n)]
+
+    def unofficial(self, samples: Sequence[Sample]) -> list[str]:
+        """In what the questions are not the official set; empty when they are."""
+        return [
+            f"{what} has {n:,} questions, the official set {expected:,}"
+            for what, n, expected in self.sizes(samples)
+            if n != expected
+        ]
 
     # Answers --------------------------------------------------------------------------------------------
 

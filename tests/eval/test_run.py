@@ -233,7 +233,10 @@ def test_a_broken_picture_stops_the_check_and_skip_broken_goes_on(flags, world, 
     seen = here([*common, "--skip-broken", "--json"], capsys)
     score = json.loads(seen.out)["scores"]["pope"]["none"]
     assert score["failed"] == score["missing"] > 0
-    assert f"{score['failed']} answers are none" in seen.err
+    said = f"{score['failed']} answers are none"
+    assert seen.err.count(said) == 1  # one arm: one table
+    both = here([*common, "--skip-broken", "--arms", "none,both", "--json"], capsys)
+    assert both.err.count(f"{2 * score['failed']} answers are none") == 2  # scores, differences
     rows = Folder(tmp_path / "run").rows("pope", "none")
     broken = [row for row in rows if "error" in row["metadata"]]
     assert len(broken) == score["failed"]

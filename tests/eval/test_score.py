@@ -27,6 +27,7 @@ def test_an_answer_file_is_scored_without_pictures(tmp_path):
         score = score_file("vizwiz", home / "answers.jsonl", data)
         assert (score.name, score.value, score.missing) == ("vizwiz_val", 50, 1)
     assert "2 questions, 1 without an answer" in as_text(score)
+    assert "vizwiz val has 2 questions, the official set 4,319" in as_text(score)
 
 
 def test_an_error_names_the_answer_file(tmp_path):

@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from eval.images import check_image
+from eval.sample import Sample
 from eval.video import Clips, places, read_frames
 
 av = pytest.importorskip("av")
@@ -54,6 +56,13 @@ def test_what_is_no_clip_is_named(tmp_path, content):
         read_frames(path)
     with pytest.raises(ValueError, match=r"broken\.mkv"):
         Clips()(path)
+    fault = check_image(Sample(7, "What?", video=path))
+    assert "question '7'" in str(fault)
+    assert str(path) in str(fault)
+
+
+def test_a_whole_clip_passes_the_check(tmp_path):
+    assert check_image(Sample(7, "What?", video=clip(tmp_path / "good.mkv", 3))) is None
 
 
 def test_a_missing_clip_is_named(tmp_path):
