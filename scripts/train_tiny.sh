@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Trains assets/tiny-llava and assets/tiny-video-llava from nothing. Stopped and started again, it goes on where it was.
 #   bash scripts/train_tiny.sh [FOLDER]     # FOLDER holds checkpoints and learning curves, default .cache/tiny-training
-source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+# shellcheck source=scripts/env.sh
+source "$(dirname "$0")/env.sh"
 run="${1:-.cache/tiny-training}"
 for stage in tower words bridge tune save video_bridge video video_save; do
   "$PYTHON" -m tiny.train "$stage" --run "$run"
