@@ -80,20 +80,27 @@ class Viewer(Student):
         self.decoder.embed_tokens.requires_grad_(False)
 
     def clips(self, first: int, size: int) -> Batch:
+        """Clips with all their questions, or one, mostly bare as the benchmarks ask them."""
         films = [clip(seed) for seed in range(first, first + size)]
-        rows = []
+        dialogues, systems = [], []
         for film in films:
             rng = random.Random(film.seed)
             turns = lessons.clip_turns(film, 0)
-            if rng.random() < 0.3:  # the benchmarks ask one question
+            if rng.random() < 0.3:
                 turns = turns[:1]
-            turns = [(prompts.short(q) if rng.random() < 0.2 else q, a) for q, a in turns]
-            system = prompts.SYSTEM_VIDEO if rng.random() < 0.8 else prompts.SYSTEM
-            rows.append(lessons.encode(turns, self.tokens, VISUAL, "<video>", system))
+            dialogues.append([(prompts.short(q) if rng.random() < 0.2 else q, a) for q, a in turns])
+            systems.append(prompts.SYSTEM_VIDEO if rng.random() < 0.8 else prompts.SYSTEM)
+        return self.watch(films, dialogues, systems)
+
+    def watch(self, films: list[Clip], dialogues: list[list[tuple[str, str]]], systems: list[str]) -> Batch:
+        rows = [
+            lessons.encode(turns, self.tokens, VISUAL, "<video>", system)
+            for turns, system in zip(dialogues, systems, strict=True)
+        ]
         ids, labels = lessons.collate(rows, self.pad)
         words = torch.tensor([lessons.word_ids(frame_words(film), self.tokens) for film in films])
         frames = [torch.stack([sight.pixels(picture) for picture in draw_clip(film)]) for film in films]
-        positions = torch.arange(ids.shape[1]).expand(size, -1)
+        positions = torch.arange(ids.shape[1]).expand(len(ids), -1)
         start = int((ids[0] == self.image).nonzero()[0])
         return Batch(ids, labels, positions, words, start, torch.stack(frames))
 

@@ -14,11 +14,13 @@ from pathlib import Path
 import torch
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from tiny import folder, prompts
+from tiny import film, folder, prompts
+from tiny.clips import CLIP_KINDS, clip, clip_questions
 from tiny.drawing import draw
 from tiny.model import hidden
 from tiny.questions import KINDS, Question, questions, referring, with_options
 from tiny.scenes import TEST, Scene, scene
+from tiny.student import answered
 
 FORMS = ("choice", "chinese", "ocr", "bare", "refer")
 
@@ -179,6 +181,34 @@ def report(path: Path, scenes: int) -> dict:
     }
 
 
+@torch.no_grad()
+def report_clips(path: Path, clips: int) -> dict:
+    """Percent right by kind, one bare question a clip: with the clip, and with the clip of another question."""
+    viewer = film.Viewer()
+    viewer.model.load_state_dict(film.VideoLlavaForConditionalGeneration.from_pretrained(path).state_dict())
+    table = {}
+    for number, kind in enumerate(CLIP_KINDS):
+        films, dialogues = [], []
+        seed = TEST + 600_000_000 + number * 1_000_000
+        while len(films) < clips:
+            here = clip(seed)
+            for question in clip_questions(here, 0, (kind,)):
+                films.append(here)
+                dialogues.append([(question.text, question.answer)])
+            seed += 1
+        marks: dict[str, list[bool]] = {"whole": [], "blind": []}
+        for k in range(0, clips, 16):
+            part = slice(k, k + 16)
+            batch = viewer.watch(films[part], dialogues[part], [prompts.SYSTEM_VIDEO] * len(films[part]))
+            seen = viewer.seen(batch.images)
+            for name, shown in (("whole", seen), ("blind", seen.roll(1, 0))):
+                states = viewer.states(batch, shown)
+                marks[name] += answered(batch, viewer.model.lm_head(states[:, :-1]))
+        table[kind] = {name: round(100 * sum(m) / len(m), 1) for name, m in marks.items()} | {"n": clips}
+    mean = {name: round(sum(line[name] for line in table.values()) / len(table), 1) for name in ("whole", "blind")}
+    return {"kinds": table, "mean": mean}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -186,11 +216,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     flags = parser.parse_args()
     torch.set_num_threads(1)
-    found = report(flags.folder, flags.scenes)
+    video = (flags.folder / "config.json").read_text().find("video_llava") >= 0
+    found = report_clips(flags.folder, flags.scenes) if video else report(flags.folder, flags.scenes)
     if flags.json:
         flags.json.write_text(json.dumps(found, indent=1) + "\n")
     for kind, line in {**found["kinds"], "MEAN": found["mean"]}.items():
         print(f"{kind:14}" + "".join(f"{name} {value:6} " for name, value in line.items()))
+    if video:
+        return
     print("trend, log last over first token, by layer:", found["trend"])
     print("share of attention on padding (half of the tokens), by layer:", found["padding_share"])
 
