@@ -10,7 +10,6 @@ from transformers import (
     VideoLlavaConfig,
     VideoLlavaForConditionalGeneration,
     VideoLlavaImageProcessor,
-    VideoLlavaProcessor,
 )
 
 from tiny import lessons, prompts, sight, tokenizer
@@ -38,18 +37,10 @@ def video_llava(tokens: PreTrainedTokenizerFast) -> VideoLlavaForConditionalGene
     return VideoLlavaForConditionalGeneration(config)
 
 
-def processor(tokens: PreTrainedTokenizerFast) -> VideoLlavaProcessor:
-    """Without a video processor: transformers' own needs torchvision; frames are prepared as pictures are."""
+def frames_processor() -> VideoLlavaImageProcessor:
+    """Saved beside the tokenizer: transformers' whole processor of this model needs torchvision, ours do not."""
     side = SIDE * PATCH
-    images = VideoLlavaImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
-    return VideoLlavaProcessor(
-        images,
-        tokenizer=tokens,
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=tokens.chat_template,
-    )
+    return VideoLlavaImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
 
 
 def frame_words(film: Clip) -> list[list[str]]:

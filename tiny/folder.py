@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from transformers import (
@@ -12,12 +14,15 @@ from transformers import (
     LlavaProcessor,
     PreTrainedModel,
     PreTrainedTokenizerFast,
-    ProcessorMixin,
 )
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from tiny.model import PATCH
 from tiny.tokenizer import PATCHES
+
+
+class Saved(Protocol):
+    def save_pretrained(self, save_directory: Path, /) -> Any: ...
 
 
 def processor(tokens: PreTrainedTokenizerFast) -> LlavaProcessor:
@@ -38,10 +43,9 @@ def processor(tokens: PreTrainedTokenizerFast) -> LlavaProcessor:
     )
 
 
-def write(model: PreTrainedModel, handler: ProcessorMixin, folder: Path) -> None:
+def write(model: PreTrainedModel, tokens: PreTrainedTokenizerFast, handlers: Sequence[Saved], folder: Path) -> None:
     """Weights as 16-bit floats to keep the repository small; the config says float32, so loading widens them."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokens = handler.tokenizer
     model.generation_config = GenerationConfig(
         bos_token_id=tokens.bos_token_id,
         eos_token_id=tokens.eos_token_id,
@@ -58,7 +62,8 @@ def write(model: PreTrainedModel, handler: ProcessorMixin, folder: Path) -> None
     for part in (config, config["text_config"], config["vision_config"]):
         part["dtype"] = "float32"
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    handler.save_pretrained(folder)
+    for handler in handlers:
+        handler.save_pretrained(folder)
 
 
 def load(folder: Path) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:

@@ -152,7 +152,7 @@ def tune(run: Path, minutes: float) -> None:
 def save(run: Path, minutes: float) -> None:
     student = Student()
     recall(student, run, "bridge", "tune")
-    folder.write(student.model, folder.processor(student.tokens), ASSETS / "tiny-llava")
+    folder.write(student.model, student.tokens, [folder.processor(student.tokens)], ASSETS / "tiny-llava")
 
 
 def video_bridge(run: Path, minutes: float) -> None:
@@ -202,7 +202,7 @@ def video_save(run: Path, minutes: float) -> None:
     inner = viewer.model.model
     # one size of picture serves both towers of the class; pictures were not trained on
     inner.image_tower.load_state_dict(inner.video_tower.state_dict())
-    folder.write(viewer.model, film.processor(viewer.tokens), ASSETS / "tiny-video-llava")
+    folder.write(viewer.model, viewer.tokens, [viewer.tokens, film.frames_processor()], ASSETS / "tiny-video-llava")
 
 
 MINUTES = {"tower": 10, "words": 35, "bridge": 8, "tune": 15, "video_bridge": 4, "video": 20}
