@@ -112,7 +112,7 @@ def test_video_layouts(folder, name, where):
     benchmark = get(name.lower())
     assert (benchmark.media, benchmark.conversation, benchmark.max_new_tokens) == ("video", "llava_v1", 1024)
     faults = [str(fault) for fault in benchmark.check(folder.root)]
-    assert sum("x.mp4: question 'v_x_2': expected a video, found no file" in fault for fault in faults) == 1
+    assert sum("x.mp4" in fault and "'v_x_2'" in fault and "no such video" in fault for fault in faults) == 1, faults
 
 
 def test_video_answers_of_video_llava_are_joined_by_id(folder):
