@@ -56,7 +56,8 @@ def digest_of(model: str) -> str:
         return folder.name
     seen = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".model", ".txt", ".safetensors"):
+        # a prior measured on the model lies beside its weights, and does not make it another model
+        if path.suffix in (".json", ".model", ".txt", ".safetensors") and path.name != "prior.safetensors":
             seen.update(f"{path.name} {path.stat().st_size}".encode())
             with open(path, "rb") as file:
                 seen.update(file.read(64 << 20))
