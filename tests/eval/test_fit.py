@@ -12,6 +12,8 @@ from eval.cli import main
 from eval.fit import Fit, Probe, fitted
 from pruners.prior import Prior
 
+ONE_ANSWER = ("--benchmarks", "gqa", "--limit", "1", "--max-new-tokens", "2", "--arms", "trend")
+
 
 def test_a_planted_trend_is_found():
     probe, torch_state = Probe(), torch.Generator().manual_seed(0)
@@ -73,19 +75,10 @@ def test_fit_writes_a_file_that_run_takes(checkpoints, world, tmp_path, capsys):
     assert {record["method"] for record in files.load(out)} == {"fastv", "himap"}  # the first one stayed
     trend = files.find("fastv", None, out)
     assert isinstance(trend, Trend)
-    flags = [
-        "--benchmarks",
-        "gqa",
-        "--limit",
-        "1",
-        "--max-new-tokens",
-        "2",
-        "--arms",
-        "trend",
-        "--out",
-        str(tmp_path / "run"),
-    ]
-    assert main(["run", "--method", "fastv", *common, "--trend", str(out), *flags]) == 0
+    assert (
+        main(["run", "--method", "fastv", *common, "--trend", str(out), *ONE_ANSWER, "--out", str(tmp_path / "run")])
+        == 0
+    )
     info = json.loads((tmp_path / "run" / "run.json").read_text())
     assert f"rate={trend.rate}" in info["benchmarks"]["gqa"]["debias"]["trend"]
     assert info["settings"]["trend"].startswith("trends.toml ")
@@ -96,19 +89,23 @@ def test_trends_beside_the_checkpoint_are_the_default(checkpoints, world, tmp_pa
 
     model = shutil.copytree(checkpoints["image"], tmp_path / "model")
     files.dump([{"method": "fastv", **files.describe(Trend.exponential(0.123))}], model / "trends.toml")
-    flags = [
-        "--benchmarks",
-        "gqa",
-        "--limit",
-        "1",
-        "--max-new-tokens",
-        "2",
-        "--arms",
-        "trend",
-        "--out",
-        str(tmp_path / "run"),
-    ]
-    assert main(["run", "--method", "fastv", "--model", str(model), "--data", str(world), *flags]) == 0
+    assert (
+        main(
+            [
+                "run",
+                "--method",
+                "fastv",
+                "--model",
+                str(model),
+                "--data",
+                str(world),
+                *ONE_ANSWER,
+                "--out",
+                str(tmp_path / "run"),
+            ]
+        )
+        == 0
+    )
     assert "0.123" in (tmp_path / "run" / "run.json").read_text()
 
 
