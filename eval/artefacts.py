@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 if sys.version_info >= (3, 11):
@@ -14,8 +13,8 @@ else:
     import tomli as tomllib
 
 from eval.cli import one_of
+from eval.embedded import shipped
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
 ARMS = ("none", "both")
 
 
@@ -136,7 +135,4 @@ def published(ids: tuple[str, ...]) -> list[Published]:
 
 
 def _read(name: str) -> dict[str, Any]:
-    path = ASSETS / name
-    if not path.is_file():
-        raise ValueError(f"{path} is missing; `reproduce` needs the repository's assets folder")
-    return tomllib.loads(path.read_text(encoding="utf-8"))
+    return tomllib.loads(shipped(name).read_text(encoding="utf-8"))

@@ -14,14 +14,13 @@ from eval.backends import UNPRUNED, Backend, Native
 from eval.benchmarks.base import Benchmark
 from eval.checkpoints import digest_of, folder_of, layout
 from eval.cli import one_of
+from eval.embedded import EMBEDDED
 from eval.fields import parse_fields
 from eval.flags import options
-from eval.fork_setup import described
+from eval.fork_setup import code_of, described
 from eval.plan import world
 
 log = logging.getLogger("debias")
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
-EMBEDDED = {"image": ASSETS / "tiny-llava", "video": ASSETS / "tiny-video-llava"}
 REFERENCE = 576  # visual tokens of LLaVA-1.5, which the methods' default budgets are meant for
 
 
@@ -41,8 +40,7 @@ def choose(args: argparse.Namespace) -> Choice:
             )
     arms = [_arm(name.strip()) for name in (args.arms or "").split(",") if name.strip()]
     found = _benchmarks(args.benchmarks, data)
-    models = {"image": Path(EMBEDDED["image"]), "video": Path(EMBEDDED["video"])}
-    chosen = {media: str(models[media]) for media in models}
+    chosen = {media: str(folder) for media, folder in EMBEDDED.items()}
     if args.model:
         chosen = {"image": args.model, "video": args.video_model or args.model}
     elif args.video_model:
@@ -96,7 +94,7 @@ class Choice:
         self.options = options(getattr(args, "option", []))
         self.stages = getattr(args, "stages", "first")
         self._loaded: tuple[str, Any, Backend] | None = None
-        self._fork: Any = None
+        self._fork: tuple[str, Any] | None = None
         self._fitted: dict[tuple[str, str], Any] = {}
 
     def _pruner(self) -> Any:
@@ -114,13 +112,17 @@ class Choice:
     def identity(self) -> dict[str, Any]:
         return {
             "method": repr(self.pruner),
-            "backend": "native" if self.args.backend == "native" else described(self.args.method),
+            "backend": "native" if self.args.backend == "native" else self._forks(),
             "models": {media: f"{Path(model).name} {digest_of(model)}" for media, model in self.models.items()},
             "dtype": self.dtype,
             "attention": self.args.attention,
             "device": self.device.split(":")[0],
             "trend": trends.identity(self.args.trend, self.stages),
         }
+
+    def _forks(self) -> str:
+        kinds = [layout.kind == "video_llava" for layout in self.layout.values()]
+        return ", ".join(dict.fromkeys(described(code_of(self.args.method, film)) for film in kinds))
 
     def facts(self, benchmark: Benchmark) -> dict[str, Any]:
         settings = {arm: repr(self.debias(benchmark, arm)) for arm in self.arms if arm != UNPRUNED}
@@ -185,12 +187,15 @@ class Choice:
         return self._loaded[2]
 
     def fork(self, media: str) -> Any:
-        """The authors' code, in a process of its own that lives as long as this run."""
+        """The authors' code, in a process of its own that lives as long as its media are asked about."""
+        if self._fork is not None and self._fork[0] != media:
+            self._fork[1].close()
+            self._fork = None
         if self._fork is None:
             from eval.fork import Fork
 
             log.info("starting the authors' code of %s (%s)", self.args.method, self.device)
-            self._fork = Fork(
+            fork = Fork(
                 self.args.method,
                 self.pruner,
                 self.models[media],
@@ -200,8 +205,10 @@ class Choice:
                 dtype=self.dtype,
                 skip_broken=getattr(self.args, "skip_broken", False),
                 arms=self.arms,
+                media=media,
             )
-        return self._fork
+            self._fork = (media, fork)
+        return self._fork[1]
 
     def unload(self) -> None:
         if self._loaded is not None:
@@ -211,7 +218,7 @@ class Choice:
     def close(self) -> None:
         self.unload()
         if self._fork is not None:
-            self._fork.close()
+            self._fork[1].close()
             self._fork = None
 
 

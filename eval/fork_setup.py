@@ -19,14 +19,17 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """A section of patches/series.toml."""
+    """A section of patches/series.toml. needs: another submodule that this code stands on or under; patch: the section
+    whose patch serves this one too."""
 
     name: str
     submodule: str
     commit: str
     environment: str
     path: list[str]
-    files: list[dict[str, Any]]
+    files: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    needs: str | None = None
+    patch: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -39,6 +42,8 @@ class Setup:
     @property
     def patched(self) -> bool:
         """Whether our lines are in; a file that is neither the pinned one nor our result is refused."""
+        if self.patch is not None:
+            return setup(self.patch).patched
         found: set[bool] = set()
         for file in self.files:
             blob = blob_id(self.folder / file["name"])
@@ -56,7 +61,10 @@ class Setup:
 
 
 def setups() -> dict[str, Setup]:
-    parsed = tomllib.loads((ROOT / "patches" / "series.toml").read_text(encoding="utf-8"))
+    series = ROOT / "patches" / "series.toml"
+    if not series.is_file():
+        raise ValueError("the authors' code runs in a clone of the repository only; there: bash setup.sh --forks")
+    parsed = tomllib.loads(series.read_text(encoding="utf-8"))
     return {name: Setup(name=name, **section) for name, section in parsed.items()}
 
 
@@ -65,6 +73,16 @@ def setup(name: str) -> Setup:
     if name not in known:
         raise ValueError(f"the authors' code is here for {', '.join(known)}; not for {name}. Use --backend native")
     return known[name]
+
+
+def code_of(method: str, film: bool = False) -> str:
+    """The section whose code runs a method: the method's own, or Video-LLaVA with FastV's LLaMA in it."""
+    if film and method != "fastv":
+        raise ValueError(
+            f"of the authors' code only FastV's runs under Video-LLaVA, since it sits in the LLaMA of transformers; "
+            f"{method} sits in a LLaVA of its own. For clips use --backend native, or --method fastv"
+        )
+    return "video-llava" if film else method
 
 
 def blob_id(path: Path) -> str:
@@ -76,8 +94,7 @@ def environment(name: str) -> tuple[Path, str]:
     """The interpreter of a fork and the PYTHONPATH that reaches its code and ours; or what to run to get them."""
     wanted = setup(name)
     how = f"Get it with: bash setup.sh --forks {name}"
-    folders = [wanted.folder, *([ROOT / "third_party" / "LLaVA"] if name == "tokencarve" else [])]
-    for folder in folders:
+    for folder in [wanted.folder, *([ROOT / "third_party" / wanted.needs] if wanted.needs else [])]:
         if not (folder / ".git").exists():
             raise ValueError(f"the authors' code of {name} is not here: {folder.relative_to(ROOT)} is empty. {how}")
     if not wanted.python.exists():
@@ -89,4 +106,6 @@ def described(name: str) -> str:
     """Whose code answers, for the record of a run: repository, commit, and whether our lines are in."""
     environment(name)
     wanted = setup(name)
-    return f"fork {wanted.submodule}@{wanted.commit[:7]}{'' if wanted.patched else ' unpatched'}"
+    own = setup(wanted.patch) if wanted.patch else wanted
+    under = f" in {wanted.submodule}@{wanted.commit[:7]}" if wanted.patch else ""
+    return f"fork {own.submodule}@{own.commit[:7]}{under}{'' if wanted.patched else ' unpatched'}"

@@ -1,0 +1,103 @@
+"""The public names of debias and pruners, with their signatures: tests/api.txt lists them, and changes only on purpose.
+
+Meant to change? PYTHONPATH=. python tests/test_api.py writes the listing; tell what it shows in the changelog.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import inspect
+from pathlib import Path
+
+import pruners
+
+LISTING = Path(__file__).with_name("api.txt")
+PACKAGES = ("debias", "pruners", "pruners.models")  # public is what their __all__ names
+MODULES = {  # public modules, and what of them is
+    "debias.names": ("ARMS", "BENCHMARKS", "METHODS", "arm", "benchmark", "method"),
+    "debias.padding": ("RULES", "canvas_fraction", "fraction", "sampled"),
+    "debias.trends": ("EVERY", "describe", "dump", "find", "load", "make", "mean", "parse"),
+    "pruners.trace": ("Trace",),
+    "pruners.view": ("Patches", "View", "VisionView"),
+}
+PLAIN = (str, int, float, tuple)
+
+
+class Bare(str):
+    """Text that stands in a signature without quotes."""
+
+    __repr__ = str.__str__
+
+
+def signature(thing):
+    """The signature with annotations as they are written."""
+
+    def bare(annotation):
+        return Bare(annotation) if isinstance(annotation, str) else annotation
+
+    found = inspect.signature(thing)
+    parameters = [
+        p.replace(
+            annotation=bare(p.annotation), default=Bare(p.default.name) if isinstance(p.default, Path) else p.default
+        )
+        for p in found.parameters.values()
+    ]
+    return str(found.replace(parameters=parameters, return_annotation=bare(found.return_annotation)))
+
+
+def members(kind):
+    """Every public member that our own code defines; of a method only those that not every method has."""
+    bases = [base for base in reversed(kind.__mro__) if base.__module__.split(".")[0] in ("debias", "pruners")]
+    found = {name: value for base in bases for name, value in vars(base).items()}
+    fields = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()
+    common = set(dir(pruners.Pruner)) if issubclass(kind, pruners.Pruner) and kind is not pruners.Pruner else set()
+    for name, value in sorted(found.items()):
+        if (name == "__call__" or not name.startswith("_")) and name not in fields | common:
+            yield name, value
+
+
+def described(path, thing):
+    """The lines of one public name."""
+    if inspect.isclass(thing):
+        yield f"{path}{signature(thing)}"
+        for name, value in members(thing):
+            if isinstance(value, (property, functools.cached_property)):
+                getter = value.fget if isinstance(value, property) else value.func
+                yield f"{path}.{name}: {getter.__annotations__['return']}"
+            elif isinstance(value, PLAIN):
+                yield f"{path}.{name} = {value!r}"
+            elif callable(value) or isinstance(value, (classmethod, staticmethod)):
+                yield f"{path}.{name}{signature(getattr(thing, name))}"
+    elif callable(thing):
+        yield f"{path}{signature(thing)}"
+    elif isinstance(thing, PLAIN):
+        yield f"{path} = {thing!r}"
+
+
+def listing():
+    packages = {name: importlib.import_module(name).__all__ for name in PACKAGES}
+    methods = {f"pruners.{name}": (pruners.find(name).__name__,) for name in pruners.names()}
+    lines = [
+        line
+        for module, names in {**packages, **MODULES, **methods}.items()
+        for name in names
+        for line in described(f"{module}.{name}", getattr(importlib.import_module(module), name))
+    ]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def test_the_public_names_are_those_of_the_listing():
+    assert listing() == LISTING.read_text(encoding="utf-8"), f"public names or signatures changed. {__doc__}"
+
+
+def test_what_a_package_names_as_public_is_sorted_and_there():
+    for name in PACKAGES:
+        module = importlib.import_module(name)
+        assert sorted(module.__all__) == list(module.__all__), name
+        assert all(hasattr(module, entry) for entry in module.__all__), name
+
+
+if __name__ == "__main__":
+    LISTING.write_text(listing(), encoding="utf-8")
