@@ -44,13 +44,8 @@ class Mmbench(Benchmark):
                     raise ValueError(
                         f"question {index}: expected an answer among {', '.join(choices)}, found {answer!r:.40}"
                     )
-                prompt = "\n".join(
-                    [
-                        *([] if blank(row.get("hint", "")) else [row["hint"]]),
-                        row["question"],
-                        *(f"{letter}. {text}" for letter, text in choices.items()),
-                    ]
-                )
+                hint = row.get("hint", "")
+                prompt = asked("" if blank(hint) else hint, row["question"], choices)
                 picture = self._picture(row["image"], index, pictures) if media else None
                 yield Sample(
                     index,
@@ -109,6 +104,11 @@ class Mmbench(Benchmark):
             **means([sample.category for sample, _ in chosen], values, "category/"),
             **means([sample.meta["level"] for sample, _ in chosen], values, "l2-category/"),
         }
+
+
+def asked(hint: str, question: str, choices: Mapping[str, str]) -> str:
+    """A question as LLaVA is asked it, before the instruction."""
+    return "\n".join([*([hint] if hint else []), question, *(f"{letter}. {text}" for letter, text in choices.items())])
 
 
 def options(row: Mapping[str, str]) -> dict[str, str]:

@@ -1,0 +1,159 @@
+"""Run VLMEvalKit on pruned models, from its own checkout and without changing it.
+
+The models are named debias_METHOD_ARM. Flags that are neither below nor fields of the method go to the kit's run.py.
+Multiple choice and yes/no questions are put as LLaVA's evaluation puts them; the kit's own wording is for other models.
+
+examples:
+  python -m eval vlmevalkit --kit VLMEvalKit --method fastv --keep 128 --arms none,both \\
+                            --model llava-hf/llava-1.5-7b-hf --data MMBench_DEV_EN MME POPE --work-dir out
+  torchrun --nproc-per-node 8 -m eval vlmevalkit --kit VLMEvalKit ...     one model on each GPU
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import runpy
+import string
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from eval.benchmarks.base import SHORT
+from eval.benchmarks.mmbench import Mmbench, asked
+from eval.benchmarks.mmbench_cn import MmbenchCn
+from eval.cli import one_of
+from eval.flags import positive
+from eval.harness import SETTINGS, Pruned, Rows
+from pruners import find
+from pruners import names as methods
+
+
+def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
+    add = parser.add_argument
+    add("--kit", required=True, help="the folder of VLMEvalKit, the one with run.py")
+    add("--method", default="fastv", help=f"one of {', '.join(methods())}")
+    add("--arms", default="none,both", help="of none, trend, padding, both, unpruned (default %(default)s)")
+    add("--model", help="a checkpoint folder or hub id (default: the embedded model)")
+    add("--max-new-tokens", type=positive, default=1024, help="longest answer (default %(default)s)")
+    add("--rows", help="a file that gets a JSON line for each answer, with the tokens that stayed")
+    for name in SETTINGS:
+        add(f"--{name}", help=f"as for `python -m eval run`: its --{name}")
+    parser.set_defaults(takes_fields=True)
+    return work
+
+
+def work(args: argparse.Namespace) -> dict[str, Any]:
+    script = Path(args.kit) / "run.py"
+    if not (script.is_file() and (script.parent / "vlmeval").is_dir()):
+        raise ValueError(f"--kit {args.kit}: no VLMEvalKit there; expected its checkout, with run.py and vlmeval/")
+    one_of("method", args.method, methods())
+    fields, rest = split(args.fields, [field.name for field in dataclasses.fields(find(args.method))])
+    settings = {name: getattr(args, name) for name in SETTINGS} | fields
+    settings |= {"pretrained": args.model, "method": args.method, "rows": args.rows, "longest": args.max_new_tokens}
+    arms = [arm.strip() for arm in args.arms.split(",") if arm.strip()]
+    sys.path.insert(0, str(script.parent.resolve()))
+    registered = register(arms, settings)
+    given, sys.argv = sys.argv, [str(script), "--model", *registered, *rest]
+    try:
+        with redirect_stdout(sys.stderr):
+            runpy.run_path(str(script), run_name="__main__")
+    finally:
+        sys.argv = given
+        sys.path.remove(str(script.parent.resolve()))
+    return {"models": registered}
+
+
+def split(words: Sequence[str], fields: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
+    """(the method's fields among the flags, all other words)."""
+    known = {f"--{name.replace('_', '-')}": name for name in fields}
+    mine: dict[str, Any] = {}
+    rest: list[str] = []
+    into = rest
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag in known:
+            into = mine.setdefault(known[flag], [])
+            into += [value] if equals else []
+        elif word.startswith("--no-") and f"--{word[5:]}" in known:
+            mine[known[f"--{word[5:]}"]], into = False, rest
+        else:
+            into = rest if word.startswith("--") else into
+            into.append(word)
+    return mine, rest
+
+
+def register(arms: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
+    """The names under which the kit now knows the method, one for each arm."""
+    try:
+        from vlmeval.config import supported_VLM
+    except ImportError as error:
+        raise ValueError(f"VLMEvalKit does not start here: {error}. Install what its requirements.txt names") from error
+    kind = model_class()
+    names = []
+    for arm in arms:
+        names.append(f"debias_{settings['method']}_{arm}")
+        supported_VLM[names[-1]] = partial(kind, arm=arm, **settings)
+    return names
+
+
+def model_class() -> type:
+    """The class as the kit wants it."""
+    from vlmeval.dataset import DATASET_TYPE
+    from vlmeval.vlm.base import BaseModel
+
+    return type("Debias", (Model, BaseModel), {"type_of": staticmethod(DATASET_TYPE)})
+
+
+class Model:
+    """What the kit asks of a model. Its BaseModel is mixed in when it runs, and brings `generate` and `dump_image`."""
+
+    INTERLEAVE = True
+    VIDEO_LLM = False
+    type_of: Callable[[str], str]
+    dump_image: Callable[..., Sequence[str]]
+
+    def __init__(self, longest: int = 1024, rows: str | None = None, **settings: Any) -> None:
+        super().__init__()
+        # the kit shows each process the devices that it may use, so the first one is right
+        self.pruned = Pruned(**{"device": first_device(), **{k: v for k, v in settings.items() if v is not None}})
+        self.longest, self.rows = longest, None if rows is None else Rows(rows)
+        self.VIDEO_LLM = self.pruned.media == "video"
+
+    def use_custom_prompt(self, dataset: str) -> bool:
+        return self.type_of(dataset) in ("MCQ", "Y/N")
+
+    def build_prompt(self, line: Mapping[str, Any], dataset: str) -> list[dict[str, str]]:
+        pictures = [{"type": "image", "value": path} for path in self.dump_image(line, dataset)]
+        text = multiple_choice(line) if self.type_of(dataset) == "MCQ" else f"{line['question']}\n{SHORT}"
+        return [*pictures, {"type": "text", "value": text}]
+
+    def generate_inner(self, message: Sequence[Mapping[str, Any]], dataset: str | None = None) -> str:
+        request = self.pruned.request([(part["type"], part["value"]) for part in message])
+        answer = self.pruned([request], self.longest)[0]
+        if self.rows is not None:
+            self.rows.add(answer, task=dataset, prompt=request.text, arm=self.pruned.arm)
+        return answer.text
+
+
+def multiple_choice(line: Mapping[str, Any]) -> str:
+    """A question with its options, as MMBench's are put to LLaVA, in English or Chinese."""
+    there = {name: str(line[name]) for name in ("hint", "question", *string.ascii_uppercase) if present(line, name)}
+    choices = {letter: there[letter] for letter in string.ascii_uppercase if letter in there}
+    text = asked(there.get("hint", ""), there["question"], choices)
+    chinese = any("\u4e00" <= sign <= "\u9fff" for sign in text)
+    return f"{text}\n{(MmbenchCn if chinese else Mmbench).instruction}"
+
+
+def present(line: Mapping[str, Any], name: str) -> bool:
+    """Whether a cell of the kit's table is filled; an empty one is NaN, which is not equal to itself."""
+    return name in line and line[name] is not None and line[name] == line[name]
+
+
+def first_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
