@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +15,11 @@ from eval import cli, diagnose, probe
 from pruners.models import adapter
 from pruners.models.request import Request
 
-ROOT = Path(__file__).parents[2]
 ARGS = argparse.Namespace(keep=16, seed=0)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    spec = importlib.util.spec_from_file_location("builders", ROOT / "tests/pruners/builders.py")
-    builders = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(builders)
+def checkpoint(builders, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
     builders.checkpoint("llava", folder)
     return folder
@@ -52,6 +46,26 @@ def test_trend_arm_removes_a_planted_rise():
     assert found["none"]["correlation"][1] > 0.2 > abs(found["both"]["correlation"][0])
     assert found["none"]["kept_in_lowest_third"][0] > 0.5
     assert found["both"]["kept_in_lowest_third"][0] == pytest.approx(1 / 3, abs=0.1)
+
+
+def test_chance_is_the_noise_floor_of_every_number():
+    seen = planted(0.006, spike=20)
+    mixed = diagnose.shuffled(seen, seen.heads_mean[:, 0], 0)
+    chance = diagnose.arms(seen, mixed, ARGS, ("none",))["none"]
+    found = diagnose.arms(seen, seen.heads_mean[:, 0], ARGS, ("none",))["none"]
+    padded = np.mean([1 - Padding().valid(span).float().mean() for span in seen.spans])
+    assert chance["kept_in_padding"][1] < padded < chance["kept_in_padding"][2] < found["kept_in_padding"][1]
+    assert chance["kept_in_lowest_third"][0] == pytest.approx(1 / 3, abs=0.06)
+    assert abs(chance["correlation"][0]) < 0.05
+    assert chance["entropy"][0] == pytest.approx(found["entropy"][0])  # the same numbers
+
+
+def test_heads_are_measured_one_by_one():
+    flat, steep = planted(0.0), planted(0.006)
+    seen = probe.Seen(np.concatenate([flat.attention, steep.attention], axis=2), flat.spans)
+    (low, *_), (high, *_) = diagnose.heads(seen, 0, seed=0)
+    assert low == pytest.approx(0, abs=0.1)
+    assert high == pytest.approx(0.006 * 143, abs=0.1)
 
 
 def test_padding_arm_keeps_no_padding_and_the_others_do():
@@ -102,7 +116,12 @@ def test_command_line(checkpoint, capsys):
     assert code == 0
     assert [layer["layer"] for layer in result["layers"]] == [1, 2]
     assert set(result["layers"][0]["arms"]) == {"none", "trend", "padding", "both"}
-    assert all(math.isfinite(rise) for rise in result["layers"][0]["heads"])
+    layer = result["layers"][0]
+    for name in ("heads", "heads_no_rope"):
+        assert all(low <= rise <= high for rise, low, high in layer[name])
+    assert layer["heads"] != layer["heads_no_rope"]
+    assert set(layer["chance"]) == set(layer["arms"]["none"])
+    assert "Prompts and heads" in err
     assert "8 drawn pictures of the tiny world" in err
 
 
@@ -120,11 +139,8 @@ def test_clips_with_tokens_that_are_no_patch(checkpoints, capsys):
     assert "4 drawn clips of the tiny world" in err
 
 
-def test_tiled_pictures_of_the_commonest_layout_are_measured(tmp_path, capsys):
+def test_tiled_pictures_of_the_commonest_layout_are_measured(builders, tmp_path, capsys):
     """Pictures of other shapes have other numbers of tiles: the commonest layout is measured, the others left out."""
-    spec = importlib.util.spec_from_file_location("builders", ROOT / "tests/pruners/builders.py")
-    builders = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(builders)
     model = builders.checkpoint("internvl", tmp_path / "model")
     (tmp_path / "pictures").mkdir()
     for number, size in enumerate([(120, 60)] * 4 + [(60, 60)] * 2):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +13,6 @@ from eval.averages import AVERAGES
 from eval.benchmarks import NAMES
 from eval.cli import main
 
-BUILDERS = Path(__file__).parent.parent / "pruners" / "builders.py"
 KNOWN = artefacts.artefacts()
 
 
@@ -77,11 +74,8 @@ def test_a_published_row_belongs_to_one_setting():
 
 
 @pytest.fixture(scope="module")
-def deep(tmp_path_factory):
+def deep(builders, tmp_path_factory):
     """A random LLaVA with as many layers as the embedded one."""
-    spec = importlib.util.spec_from_file_location("builders", BUILDERS)
-    builders = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(builders)
     return builders.checkpoint("llava", tmp_path_factory.mktemp("deep"), layers=12)
 
 

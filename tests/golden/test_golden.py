@@ -6,21 +6,18 @@ tests/golden/*.safetensors hold what their code gave (numbers only; tests/golden
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 import torch
+import toy
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pruners import make
 
 HERE = Path(__file__).parent
-spec = importlib.util.spec_from_file_location("golden_toy", HERE / "toy.py")
-toy = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(toy)
 
 # What each recorded case is called here. Schedules are given in full: the defaults scale with depth.
 NATIVE = {

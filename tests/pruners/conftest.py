@@ -1,9 +1,8 @@
 """The matrix: every method on every family, with every kernel and cache. A new method or family is one line here."""
 
-import importlib.util
 from functools import cache
-from pathlib import Path
 
+import builders
 import pytest
 import torch
 
@@ -38,21 +37,8 @@ LAYERS = 8
 
 
 @cache
-def load_builders():
-    spec = importlib.util.spec_from_file_location("builders", Path(__file__).parent / "builders.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@cache
 def load_adapter(family, kernel="sdpa"):
-    return load_builders().adapter(family, attention=kernel, layers=LAYERS)
-
-
-@pytest.fixture(scope="session")
-def builders():
-    return load_builders()
+    return builders.adapter(family, attention=kernel, layers=LAYERS)
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +57,7 @@ def no_gradients():
 def requests():
     """Questions of different lengths about pictures of different shapes."""
     sizes, words = ((90, 50), (40, 80), (64, 64)), ("What is it?", "What is the colour of the human?", "Is it?")
-    pictures = [load_builders().picture(*size, seed) for seed, size in enumerate(sizes)]
+    pictures = [builders.picture(*size, seed) for seed, size in enumerate(sizes)]
     return [Request(text, [picture]) for text, picture in zip(words, pictures, strict=True)]
 
 

@@ -3,9 +3,6 @@
 Nothing here uses the mechanism: attention is spelled out, every layer runs on the shortened sequence, batch of one.
 """
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 from torch.nn.functional import cosine_similarity, normalize
@@ -20,10 +17,7 @@ LAYERS = 8
 
 
 @pytest.fixture(scope="module")
-def llava():
-    spec = importlib.util.spec_from_file_location("builders", Path(__file__).parent / "builders.py")
-    builders = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(builders)
+def llava(builders):
     return builders.model("llava", layers=LAYERS)
 
 

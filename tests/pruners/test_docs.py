@@ -1,6 +1,5 @@
 """The pages that show how to add things are run as they stand."""
 
-import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -18,10 +17,7 @@ def blocks(page, language):
 
 
 @pytest.fixture
-def llava():
-    spec = importlib.util.spec_from_file_location("builders", Path(__file__).parent / "builders.py")
-    builders = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(builders)
+def llava(builders):
     return builders.model("llava")
 
 

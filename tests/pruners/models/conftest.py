@@ -1,15 +1,4 @@
-import importlib.util
-from pathlib import Path
-
 import pytest
-
-
-@pytest.fixture(scope="session")
-def builders():
-    spec = importlib.util.spec_from_file_location("builders", Path(__file__).parents[1] / "builders.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")

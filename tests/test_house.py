@@ -1,0 +1,78 @@
+"""How the house is built: imports run eval -> pruners -> debias, never in a circle, and no file grows too long."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BELOW = {"debias": set(), "pruners": {"debias"}, "tiny": set(), "eval": {"debias", "pruners", "tiny"}}
+LONGEST = 400
+
+
+def files(*folders):
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def dotted(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(nodes, known=()):
+    """Every module that these statements import by name; `from a import b` is a.b where that is a `known` module."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"a relative import in line {node.lineno}"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in known else node.module
+
+
+def at_import(body):
+    """The statements that run when a module is imported."""
+    for node in body:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        yield node
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield from at_import([part for name in ("body", "orelse", "handlers") for part in getattr(node, name, [])])
+
+
+@pytest.mark.parametrize("package", BELOW)
+def test_imports_only_go_down(package):
+    for path in files(package):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        used = {module.split(".")[0] for module in imports(ast.walk(tree))} & set(BELOW)
+        assert used <= BELOW[package] | {package}, (
+            f"{path.relative_to(ROOT)} imports {used - BELOW[package] - {package}}"
+        )
+
+
+def test_no_module_waits_for_itself():
+    known = {dotted(path): ast.parse(path.read_text(encoding="utf-8")) for path in files(*BELOW)}
+    waits = {name: {*imports(at_import(tree.body), known)} & set(known) for name, tree in known.items()}
+    done, open_ = set(), []
+
+    def visit(name):
+        assert name not in open_, f"a circle of imports: {' -> '.join([*open_[open_.index(name) :], name])}"
+        if name not in done:
+            open_.append(name)
+            for module in sorted(waits[name]):
+                visit(module)
+            open_.pop()
+            done.add(name)
+
+    for name in sorted(known):
+        visit(name)
+
+
+@pytest.mark.parametrize("folder", [*BELOW, "tests"])
+def test_no_file_is_too_long(folder):
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in files(folder)}
+    long = {str(path.relative_to(ROOT)): length for path, length in lengths.items() if length > LONGEST}
+    assert not long, f"more than {LONGEST} lines: {long}"
