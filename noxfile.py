@@ -1,0 +1,81 @@
+"""The suite on every supported Python, and on the lowest and the highest supported transformers.
+
+    nox                             all of it, one after the other
+    nox -s python-3.12              one Python, with the newest versions that the ranges allow
+    nox -s transformers-lowest      the lowest supported transformers
+    nox -s release                  sdist and wheel: built, checked, installed into an empty environment and run
+    nox -s types                    mypy --strict
+
+What stands behind `--` goes to pytest. To use a torch that is there already, or a CPU build, set PIP_CONSTRAINT or
+PIP_INDEX_URL as for any pip.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+# The mechanism's own tests; those of the evaluation do not look at a decoder layer.
+QUICK = ("tests/debias", "tests/pruners", "-m", "not long", "-q")
+
+nox.options.sessions = ["python", "transformers", "release", "types"]
+nox.options.error_on_missing_interpreters = False
+
+
+def lowest(package: str) -> str:
+    """The lower end of a dependency's range in pyproject.toml."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    found = re.search(rf'"{package}>=([\d.]+)', text)
+    assert found, f"pyproject.toml gives no lowest version of {package}"
+    return found[1]
+
+
+def tests(session: nox.Session, *constraints: str) -> None:
+    session.install(".[video]", "pytest", "hypothesis", *constraints)
+    session.run(
+        "python", "-c", "import sys, torch, transformers as t; print(sys.version, torch.__version__, t.__version__)"
+    )
+    env = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    session.run("python", "-m", "pytest", *QUICK, *session.posargs, env=env)
+
+
+@nox.session(python=PYTHONS)
+def python(session: nox.Session) -> None:
+    """One Python with the newest versions that the ranges allow."""
+    tests(session)
+
+
+@nox.session(python="3.11")
+@nox.parametrize("version", [nox.param("lowest", id="lowest"), nox.param("highest", id="highest")])
+def transformers(session: nox.Session, version: str) -> None:
+    """Either end of the range of transformers."""
+    tests(session, *([f"transformers=={lowest('transformers')}"] if version == "lowest" else []))
+
+
+@nox.session(python="3.11")
+def release(session: nox.Session) -> None:
+    """Build, check, install into an empty environment, run."""
+    out = session.create_tmp()
+    session.install("build", "twine")
+    session.run("python", "-m", "build", "--outdir", out)
+    built = [str(path) for path in Path(out).iterdir()]
+    session.run("twine", "check", "--strict", *built)
+    session.run("python", "-m", "venv", "--clear", f"{out}/empty")
+    session.run(
+        f"{out}/empty/bin/pip", "install", "--quiet", *(path for path in built if path.endswith(".whl")), external=True
+    )
+    session.chdir(out)
+    session.run(f"{out}/empty/bin/python", "-c", "import debias, pruners", external=True)
+    run = ["run", "--method", "fastv", "--benchmarks", "pope", "--limit", "8", "--out", "run"]
+    session.run(f"{out}/empty/bin/debias", *run, external=True)
+
+
+@nox.session(python="3.11")
+def types(session: nox.Session) -> None:
+    """mypy --strict over the packages."""
+    session.install(".[video,judge]", "mypy")
+    session.run("mypy", "debias", "pruners", "eval", "tiny")
