@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Dict, Tuple
+from difflib import get_close_matches
+from typing import Dict, Iterable, Tuple
 
 METHODS: Tuple[str, ...] = (
     "fastv",
@@ -45,6 +46,12 @@ _BENCHMARK_ALIASES: Dict[str, str] = {"sqa": "scienceqa", "scivqa": "scienceqa",
 _ARM_ALIASES: Dict[str, str] = {"paper": "none", "before": "padding", "after": "both"}
 
 
+def nearest(word: str, known: Iterable[str]) -> str:
+    """What a message about an unknown `word` goes on with: the known name that it is nearest to, if one is near."""
+    close = get_close_matches(str(word), [str(name) for name in known], n=1, cutoff=0.5)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
 def _plain(name: str) -> str:
     return name.strip().lower().replace("-", "").replace("_", "").replace(" ", "")
 
@@ -59,7 +66,7 @@ def _one(what: str, name: str, known: Tuple[str, ...], aliases: Dict[str, str]) 
     try:
         return table[_plain(name)]
     except KeyError:
-        raise ValueError(f"unknown {what} {name!r}; known: {', '.join(known)}") from None
+        raise ValueError(f"unknown {what} {name!r}{nearest(name, known)}; known: {', '.join(known)}") from None
 
 
 def method(name: str) -> str:

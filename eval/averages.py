@@ -1,7 +1,8 @@
 """Averages over benchmarks. Each is a named, versioned recipe: averages of different recipes are never comparable.
 
-python -m eval average gqa=62.0 pope=85.9 mme=1510.7 ...            every average that the scores are complete for
-python -m eval average gqa=59.3 pope=84.6 --baseline gqa=62.0 pope=85.9      also: the share of the baseline left
+examples:
+  python -m eval average gqa=62.0 pope=85.9 mme=1510.7 ...                 every average that the scores suffice for
+  python -m eval average gqa=59.3 pope=84.6 --baseline gqa=62.0 pope=85.9  also: the share of the baseline left
 """
 
 from __future__ import annotations

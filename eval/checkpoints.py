@@ -8,6 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from debias.names import nearest
+
+
+# Checkpoints of the families, for messages; any other of the same classes will do.
+KNOWN = (
+    "llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf",
+    "llava-hf/llava-v1.6-vicuna-7b-hf", "llava-hf/llava-v1.6-vicuna-13b-hf",
+    "LanguageBind/Video-LLaVA-7B-hf",
+    "OpenGVLab/InternVL2_5-8B-MPO-hf", "OpenGVLab/InternVL3-8B-hf",
+    "Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct",
+    "Qwen/Qwen3-VL-4B-Instruct", "Qwen/Qwen3-VL-8B-Instruct",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -23,7 +36,7 @@ def layout(model: str) -> Layout:
     vision = config.get("vision_config") or {}
     if kind in ("llava", "video_llava") and "image_size" in vision:
         return Layout(kind, (int(vision["image_size"]) // int(vision["patch_size"])) ** 2)
-    return Layout(kind, None)
+    return Layout("video_llava" if "mm_video_tower" in config else kind, None)
 
 
 def config_of(model: str) -> dict[str, Any]:
@@ -38,7 +51,7 @@ def folder_of(model: str) -> Path:
         return Path(model)
     if Path(model).is_absolute() or model.startswith(".") or model.count("/") != 1:
         raise ValueError(
-            f"{model}: no such folder; expected a checkpoint folder or a hub id such as llava-hf/llava-1.5-7b-hf"
+            f"{model}: no such folder{like(model)}; expected a checkpoint folder or a hub id such as {KNOWN[0]}"
         )
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -46,7 +59,15 @@ def folder_of(model: str) -> Path:
     try:
         return Path(hf_hub_download(model, "config.json")).parent
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(f"{model}: neither a folder nor a model that the hub gives ({type(error).__name__})") from None
+        kind = type(error).__name__
+        raise ValueError(f"{model}: neither a folder nor a model that the hub gives ({kind}){like(model)}") from None
+
+
+def like(model: str) -> str:
+    """The folder beside it, or the known checkpoint, that a misspelt one is nearest to."""
+    beside = Path(model).parent
+    folders = [str(path) for path in beside.iterdir() if path.is_dir()] if beside.is_dir() else []
+    return nearest(model, [*KNOWN, *folders])
 
 
 def digest_of(model: str) -> str:

@@ -9,14 +9,16 @@ dict is the only thing written to standard output. What a command shows (tables,
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import importlib.util
 import json
 import logging
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, NoReturn
 
 from eval.tables import say
@@ -35,36 +37,66 @@ COMMANDS = {
     "diagnose": ("eval.diagnose", "measure recency, padding and sinks in a model's attention"),
     "figures": ("eval.figures", "draw the figures of runs and diagnoses"),
     "speed": ("eval.speed", "time and memory with and without pruning"),
+    "throughput": ("eval.throughput", "questions a second of a whole evaluation, and what sharing work brings"),
     "report": ("eval.report", "one self-contained HTML page of a run folder"),
     "reproduce": ("eval.reproduce", "the paper's tables, from runs to numbers"),
+    "completion": ("eval.completion", "completion of commands, flags and names for bash, zsh or fish"),
 }
 
 
+EXAMPLES = {
+    "run --method fastv": "FastV in four arms on the embedded model and data",
+    "run --method all --keep 64 --limit 200": "every method, 200 questions of each benchmark",
+    "compare runs/fastv": "the arms of a run, paired, with intervals",
+    "diagnose --model llava-hf/llava-1.5-7b-hf": "how biased a model's attention is; needs no benchmark",
+}
+
+
+class Misuse(ValueError):
+    """Flags that make no sense together: exit status 2."""
+
+
 class Parser(argparse.ArgumentParser):
-    """argparse with exit status 2, the nearest name for a misspelt one, and examples kept as written."""
+    """argparse with a usage of one line, the nearest name for a misspelt one, and examples kept as written."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
+    def format_help(self) -> str:
+        """The usage names what has to be given; the flags are listed below it anyway."""
+        words = [self.prog]
+        for action in self._actions:
+            name = action.metavar or action.dest.upper()
+            many = f"{name} ..." if action.nargs in ("+", "*") else str(name)
+            if not action.option_strings:
+                words.append(many if action.required else f"[{many}]")
+            elif action.required:
+                words.append(f"{action.option_strings[0]} {many}")
+        self.usage = " ".join([*words, "[FLAGS]"]).replace("%", "%%")
+        return super().format_help()
+
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments:"):
             flags = [word for word in message.split()[2:] if word.startswith("-")]
             message += "".join(nearest(flag.split("=")[0], self._option_string_actions) for flag in flags)
+        if choice := re.search(r"invalid choice: '?(.*?)'? \(choose from (.*)\)", message):
+            message += nearest(choice[1], re.findall(r"[^', ]+", choice[2]))
         say(f"{self.prog}: {message}\nTry: {self.prog} --help")
         raise SystemExit(2)
 
 
-def nearest(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, [str(name) for name in known], n=1, cutoff=0.5)
-    return f" (did you mean {close[0]}?)" if close else ""
+def nearest(word: str, known: Iterable[str]) -> str:
+    from debias.names import nearest  # not at the top: it brings torch, and help pages are quicker without
+
+    return nearest(word, known)
 
 
 def one_of(kind: str, word: str, known: Sequence[str]) -> str:
     """`word`, when it is known; else a ValueError with the nearest name and all of them."""
     if word in known:
         return word
-    raise ValueError(f"unknown {kind} {word!r}{nearest(word, known)}. Known: {', '.join(known)}")
+    raise ValueError(f"unknown {kind} {word!r}{nearest(word, known)}; known: {', '.join(known)}")
 
 
 def installed() -> dict[str, str]:
@@ -72,38 +104,74 @@ def installed() -> dict[str, str]:
     return {name: line for name, (module, line) in COMMANDS.items() if importlib.util.find_spec(module)}
 
 
+def program() -> str:
+    """What the user typed to get here."""
+    return "debias" if Path(sys.argv[0]).stem == "debias" else "python -m eval"
+
+
+def build(name: str) -> tuple[Parser, Work]:
+    """The parser of a subcommand, and what it does."""
+    module = importlib.import_module(COMMANDS[name][0])
+    described = (module.__doc__ or "").replace("python -m eval", program())
+    parser = Parser(prog=f"{program()} {name}", description=described.replace("%", "%%"))
+    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    return parser, module.command(parser)
+
+
+def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
+    """A command that takes a method's fields names their flags; it gets those that were given as `fields`."""
+    takes = parser.get_default("takes_fields")
+    if takes is None:
+        return parser.parse_args(words)
+    args, given = parser.parse_known_args(words)
+    args.fields = given
+    known = {*parser._option_string_actions, *takes()}
+    for word in given:
+        flag = word.split("=")[0].split(".")[0].replace("_", "-")
+        if word.startswith("--") and flag not in known:
+            parser.error(f"unknown flag {word}{nearest(flag, known)}")
+    return args
+
+
 def overview() -> str:
-    lines = ["usage: python -m eval COMMAND [FLAGS]", "", "commands:"]
-    lines += [f"  {name:<10} {line}" for name, line in installed().items()]
-    lines += ["", "python -m eval COMMAND --help shows the flags of one command, with examples.",
+    prog = program()
+    lines = [f"usage: {prog} COMMAND [FLAGS]", "", "examples:"]
+    lines += [f"  {prog} {words:<44} {what}" for words, what in EXAMPLES.items()]
+    lines += ["", "commands:", *(f"  {name:<10} {line}" for name, line in installed().items()), ""]
+    lines += [f"{prog} COMMAND --help shows the flags of one command, with examples.",
               "Every command takes --json: one JSON object on standard output and nothing else there.",
               "Exit status: 0 done, 1 something asked for could not be done, 2 bad usage."]  # fmt: skip
     return "\n".join(lines)
 
 
+def release() -> str:
+    try:
+        return f"debias {version('debias')}"
+    except PackageNotFoundError:
+        return "debias, from source"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help", "help"):
+    if words[:1] == ["help"]:
+        words = [*words[1:2], "--help"]
+    if not words or words[0] in ("-h", "--help"):
         print(overview())
         return 0 if words else 2
+    if words[0] == "--version":
+        print(release())
+        return 0
     name, rest = words[0], words[1:]
     if name not in installed():
-        say(f"python -m eval: unknown command {name!r}{nearest(name, installed())}\n\n{overview()}")
+        say(f"{program()}: unknown command {name!r}{nearest(name, installed())}\n\n{overview()}")
         return 2
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for noisy in ("httpx", "httpcore", "openai", "transformers"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     debug = os.environ.get("DEBIAS_DEBUG") == "1"
     try:
-        module = importlib.import_module(COMMANDS[name][0])
-        parser = Parser(prog=f"python -m eval {name}", description=module.__doc__)
-        parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-        work: Work = module.command(parser)
-        # A command that takes a method's fields gets the flags that are none of its own as `fields`.
-        fields = parser.get_default("takes_fields")
-        args, args_fields = parser.parse_known_args(rest) if fields else (parser.parse_args(rest), [])
-        if fields:
-            args.fields = args_fields
+        parser, work = build(name)
+        args = parse(parser, rest)
         result = work(args)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
@@ -113,8 +181,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         if debug:
             raise
-        say(f"python -m eval {name}: {error}")
-        return 1
+        say(f"{program()} {name}: {error}")
+        return 2 if isinstance(error, Misuse) else 1
     if args.json:
         json.dump(result or {}, sys.stdout, ensure_ascii=False, allow_nan=False, default=str)
         sys.stdout.write("\n")

@@ -167,7 +167,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     parser.add_argument(
         "--draws", type=int, default=DRAWS, help="bootstrap draws and permutations (default %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (default %(default)s)")
     parser.add_argument("--out", help="also write table.md, table.csv and table.tex into this folder")
     judging.arguments(parser)
     return work

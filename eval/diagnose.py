@@ -1,9 +1,10 @@
 """Measure the biases of a model's attention, layer by layer, before any benchmark is at hand.
 
-    python -m eval diagnose                                  the embedded model, on drawn scenes
-    python -m eval diagnose --model llava-hf/llava-1.5-7b-hf --images photos/ --keep 128
-    python -m eval diagnose --layers 1,7,15 --heads --json
-    python -m eval diagnose --video                          the embedded video model, on drawn clips
+examples:
+  python -m eval diagnose                                  the embedded model, on drawn scenes
+  python -m eval diagnose --model llava-hf/llava-1.5-7b-hf --images photos/ --keep 128
+  python -m eval diagnose --layers 1,7,15 --heads --json
+  python -m eval diagnose --video                          the embedded video model, on drawn clips
 
 For every layer and arm: how steeply attention rises with position (`rise`: log of last over first of the fitted
 exponential, with R^2), its rank correlation with position (signed mean over pictures; and the mean absolute value that
@@ -65,8 +66,8 @@ def command(parser: argparse.ArgumentParser) -> Any:
     parser.add_argument("--heads", action="store_true", help="also the rise of every head")
     parser.add_argument("--out", type=Path, help="also write the result to this file, for `python -m eval figures`")
     parser.add_argument("--device", help="device of the model (default: a GPU when there is one)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0, help="another seed draws other pictures (default %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=8, help="pictures at once (default %(default)s)")
     return work
 
 
@@ -125,14 +126,14 @@ def layer_report(
     report: dict[str, Any] = {"layer": layer, "arms": arms(main, scores, args)}
     report["no_rope"] = arms(plain, plain.heads_mean[:, layer], args, ("none",))["none"]
     together = np.stack([scores, *(seen[:, layer] for seen in others)], axis=1)
-    report["prompt_stability"] = bias.prompt_stability(together)
+    mixed = np.stack([shuffled(main, together[:, n], args.seed + n) for n in range(together.shape[1])], axis=1)
+    report["chance"] = arms(main, mixed[:, 0], args, ("none",))["none"]
+    report["prompt_stability"] = bias.mean(bias.prompt_stability(together), args.seed)
+    report["prompt_stability_chance"] = bias.mean(bias.prompt_stability(mixed), args.seed)
     report["curves"] = curves(main, scores)
     report["row_profile"] = bias.row_profile(patches(main, without_padding(main, scores)), main.spans[0].grid).tolist()
     if args.heads:
-        heads = main.attention[:, layer].swapaxes(0, 1)
-        marked = special(main)
-        ignore = None if marked is None else marked.numpy()
-        report["heads"] = [bias.strength(without_padding(main, head), ignore).span for head in heads]
+        report["heads"], report["heads_no_rope"] = (heads(seen, layer, args.seed) for seen in (main, plain))
     return report
 
 
@@ -176,7 +177,7 @@ def arms(
             values = np.where(marked.numpy(), np.nan, values)
         shares = bias.kept_shares(kept, *bias.places(seen.spans[0]), padding)
         out[name] = measures(values, special(seen), seen.spans[0].grid, args.seed) | {
-            f"kept_in_{where}": mean(share, args.seed) for where, share in shares.items()
+            f"kept_in_{where}": bias.mean(share, args.seed) for where, share in shares.items()
         }
     return out
 

@@ -1,7 +1,8 @@
 """Writes the file that a benchmark's server expects, and reads it again before calling it done.
 
-python -m eval export vqav2 --answers answers.jsonl --data playground/data/eval --out upload.json
-python -m eval export mmbench --answers answers.jsonl --data playground/data/eval --out upload.xlsx
+examples:
+  python -m eval export vqav2 --answers answers.jsonl --data playground/data/eval --out upload.json
+  python -m eval export mmbench --answers answers.jsonl --data playground/data/eval --out upload.xlsx
 """
 
 from __future__ import annotations

@@ -8,11 +8,25 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
+from eval.cli import Misuse, nearest
+
+
+def flags_of(kind: type) -> list[str]:
+    """The flags of a dataclass's fields."""
+    hints = typing.get_type_hints(kind)
+    named = [(field.name.replace("_", "-"), hints[field.name]) for field in dataclasses.fields(kind) if field.init]
+    return [flag for name, hint in named for flag in (f"--{name}", *([f"--no-{name}"] if hint is bool else []))]
+
 
 def parse_fields(kind: type, words: Sequence[str], program: str) -> Any:
     """A dataclass from the flags of its fields."""
     import tyro
 
+    own = flags_of(kind)
+    for word in words:
+        flag = word.split("=")[0].split(".")[0].replace("_", "-")
+        if word.startswith("--") and flag not in own:
+            raise Misuse(f"{kind.__name__} has no flag {flag}{nearest(flag, own)}; it has {', '.join(own)}")
     hints = typing.get_type_hints(kind)
     rest, nested = list(words), {}
     for field in dataclasses.fields(kind):

@@ -1,11 +1,12 @@
 """Draw the figures of a run, a diagnosis or several runs: each an .svg and a .png, from stored numbers alone.
 
-python -m eval figures runs/fastv                        where kept tokens lie, by aspect ratio; scores of the arms
-python -m eval figures runs/fastv runs/pyramiddrop ...   also the radar of methods
-python -m eval figures runs/fastv-16 runs/fastv-32 ...   also accuracy against budget
-python -m eval figures runs/reproduce/ratio/*            also what dividing by a shallow layer does
-python -m eval figures RUN [RUN ...] --sample KEY        what each run and arm kept of one question's picture
-python -m eval figures diagnosis.json --layer 1          mean attention maps and trends (from `diagnose --out`)
+examples:
+  python -m eval figures runs/fastv                        where kept tokens lie, by aspect ratio; scores of the arms
+  python -m eval figures runs/fastv runs/pyramiddrop ...   also the radar of methods
+  python -m eval figures runs/fastv-16 runs/fastv-32 ...   also accuracy against budget
+  python -m eval figures runs/reproduce/ratio/*            also what dividing by a shallow layer does
+  python -m eval figures RUN [RUN ...] --sample KEY        what each run and arm kept of one question's picture
+  python -m eval figures diagnosis.json --layer 1          mean attention maps and trends (from `diagnose --out`)
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ from debias import trends as files
 from debias.fit import KINDS
 from debias.trend import SCOPES
 from eval.benchmarks.base import Benchmark
+from eval.flags import methods, of_methods
 from eval.images import open_image
 from eval.plan import batches, limited
 from eval.sample import Sample
@@ -196,15 +197,14 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     add("--each", action="store_true", help="one trend per benchmark of the data, as the released ones; needs --out")
     add("--plot", type=Path, metavar="STEM", help="draw curve, fit and stored trend into STEM.svg and STEM.png")
     add("--out", help="a trends file; this method's trends in it are replaced (default: the model's own)")
-    add("--dtype", default="auto")
-    add("--attention", default="sdpa")
-    add("--device")
-    parser.set_defaults(takes_fields=True)
+    add("--dtype", default="auto", help="auto, float32, float16 or bfloat16 (default: the checkpoint's)")
+    add("--attention", default="sdpa", help="sdpa, eager or flash_attention_2 (default %(default)s)")
+    add("--device", help="cpu, cuda, cuda:1, or auto (default: cuda when there is one)")
+    parser.set_defaults(takes_fields=of_methods)
     return work
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
-    from eval.flags import methods
     from eval.trends import trended
     from pruners import find
 

@@ -10,6 +10,7 @@ from typing import Any
 from debias import names
 from eval import benchmarks
 from eval.cli import one_of
+from eval.fields import flags_of
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,7 +88,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         fields = [f"--{field.name.replace('_', '-')} {_default(field)}" for field in dataclasses.fields(find(name))]
         lines.append(f"  {name:<12} {' '.join(fields)}")
     parser.epilog = "flags of the methods, with their defaults:\n" + "\n".join(lines)
-    parser.set_defaults(takes_fields=True)
+    parser.set_defaults(takes_fields=of_methods)
 
 
 def methods(text: str) -> list[str]:
@@ -102,6 +103,14 @@ def _default(field: Any) -> str:
     if field.default is not dataclasses.MISSING:
         return str(field.default)
     return str(field.default_factory()) if field.default_factory is not dataclasses.MISSING else "..."
+
+
+def of_methods() -> set[str]:
+    """The flags of the fields of every method."""
+    from pruners import find
+    from pruners import names as known
+
+    return {flag for name in known() for flag in flags_of(find(name))}
 
 
 def positive(text: str) -> int:

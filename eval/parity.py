@@ -1,7 +1,9 @@
 """Run a native method and the authors' own code on the same questions, and say how far they agree.
 
-    python -m eval parity fastv                                   the embedded model and data, arms none and both
-    python -m eval parity pyramiddrop --model llava-hf/llava-1.5-7b-hf --data playground/data/eval --benchmarks pope
+examples:
+  python -m eval parity fastv                                   the embedded model and data, arms none and both
+  python -m eval parity fastv --mode mask --benchmarks tgif     clips, under Video-LLaVA's own code
+  python -m eval parity pyramiddrop --model llava-hf/llava-1.5-7b-hf --data playground/data/eval --benchmarks pope
 
 Per arm: the share of kept tokens that both keep (stage by stage, and how many questions keep exactly the same ones),
 the largest and mean difference of the logits of the prompt's last token, and how many answers are the same text.

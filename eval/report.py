@@ -29,13 +29,13 @@ THUMBNAIL = 288  # pixels of the square canvas that patches are drawn on
 
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
-    parser.add_argument("run", help="a run folder")
+    parser.add_argument("run", metavar="RUN", help="a run folder")
     parser.add_argument("--out", help="the page to write (default: report.html in the run folder)")
     parser.add_argument(
         "--samples", type=int, default=12, help="questions shown of each benchmark (default %(default)s)"
     )
     parser.add_argument("--data", help="where the data is, when it moved since the run")
-    parser.add_argument("--draws", type=int, default=DRAWS)
+    parser.add_argument("--draws", type=int, default=DRAWS, help="bootstrap draws (default %(default)s)")
     judging.arguments(parser)
     return work
 

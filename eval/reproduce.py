@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eval import artefacts, drawings, figures, measures, run, tables
+from eval import artefacts, budgets, drawings, figures, flags, measures, run, tables
 from eval.artefacts import Artefact, Planned
 from eval.averages import AVERAGES
 from eval.checkpoints import config_of, folder_of, layout
@@ -42,8 +42,15 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     add("--data", help="the data root, LLaVA's playground/data/eval (default: the embedded tiny world)")
     add("--out", type=Path, default=Path("runs/reproduce"), help="where the runs go (default: %(default)s)")
     add("--limit", type=int, help="at most so many questions of each benchmark, pictures or repetitions")
-    parser.set_defaults(takes_fields=True)
+    parser.set_defaults(takes_fields=of_runs)
     return work
+
+
+def of_runs() -> set[str]:
+    """The flags that go on to the runs."""
+    parser = Parser()
+    run.command(parser)
+    return {*parser._option_string_actions, *flags.of_methods()}
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """Scores an answer file, whoever wrote it. Only the benchmark's annotations are needed: no pictures, no model.
 
-python -m eval score pope --answers answers.jsonl --data playground/data/eval
-python -m eval score vizwiz --answers answers.jsonl --data playground/data/eval --split val --json
+examples:
+  python -m eval score pope --answers answers.jsonl --data playground/data/eval
+  python -m eval score vizwiz --answers answers.jsonl --data playground/data/eval --split val --json
+  python -m eval score gqa --answers runs/fastv/gqa/none.*.jsonl --data playground/data/eval      all shards of a run
 """
 
 from __future__ import annotations

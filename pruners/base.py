@@ -12,12 +12,12 @@ import pkgutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from torch import Tensor
 
 from debias import Debias
+from debias.names import nearest
 
 if TYPE_CHECKING:
     from pruners.trace import Trace
@@ -88,8 +88,7 @@ def check_word(what: str, word: str, known: Sequence[str]) -> None:
 
 def there_are(known: Sequence[str], word: str) -> str:
     """The rest of a message about a `word` that is not `known`."""
-    near = get_close_matches(str(word), known, n=1)
-    return f"there are {', '.join(known)}" + (f"; did you mean {near[0]!r}?" if near else "")
+    return f"there are {', '.join(known)}{nearest(word, known)}"
 
 
 def is_whole(keep: Budget) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from importlib import import_module
 
+from debias.names import nearest
 from eval.benchmarks.base import Benchmark
 
 NAMES = (
@@ -16,8 +16,7 @@ NAMES = (
 
 def get(name: str) -> Benchmark:
     if name not in NAMES:
-        near = get_close_matches(name, NAMES, 1)
-        raise ValueError(f"no benchmark {name!r}; " + (f"did you mean {near[0]!r}?" if near else ", ".join(NAMES)))
+        raise ValueError(f"unknown benchmark {name!r}{nearest(name, NAMES)}; known: {', '.join(NAMES)}")
     module = import_module(f".{'refcoco' if name.startswith('refcoco') else name}", __name__)
     found = [
         value

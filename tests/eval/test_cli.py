@@ -50,6 +50,36 @@ def test_an_unknown_flag_gets_the_nearest_name(extra, capsys):
     assert "--tims 3 (did you mean --times?)" in capsys.readouterr().err
 
 
+def test_a_wrong_choice_gets_the_nearest_name(capsys):
+    assert cli.main(["completion", "zhs"]) == 2
+    assert capsys.readouterr().err.count("(did you mean zsh?)") == 1
+
+
+@pytest.mark.parametrize("name", cli.installed())
+def test_every_command_explains_itself_by_example(name, capsys, monkeypatch):
+    parser, _ = cli.build(name)
+    assert "\nexamples:\n  " in parser.description
+    assert f"  {'debias' if name == 'completion' else 'python -m eval'} {name}" in parser.description
+    for action in parser._actions:
+        assert action.help, f"{name} {action.option_strings or action.dest} says nothing"
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/debias"])
+    assert cli.main([name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: debias {name}")
+    assert "python -m eval" not in shown.split("options:")[0]
+
+
+def test_the_usage_is_one_line_of_what_has_to_be_given(capsys):
+    assert cli.main(["help", "score"]) == 0
+    usage = "usage: python -m eval score BENCHMARK --answers FILE ... --data DIR [FLAGS]"
+    assert capsys.readouterr().out.splitlines()[0] == usage
+
+
+def test_the_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("debias")
+
+
 def test_help_of_a_command_keeps_its_examples(extra, capsys):
     extra(lambda args: None)
     assert cli.main(["try", "--help"]) == 0

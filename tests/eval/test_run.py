@@ -170,8 +170,8 @@ def copied(world, tmp_path, *names):
     ("arguments", "message"),
     [
         (["--method", "fastvv"], "unknown method 'fastvv' (did you mean fastv?)"),
-        (["--arms", "bth"], "unknown arm 'bth'"),
-        (["--benchmarks", "poppe"], "unknown benchmark 'poppe'"),
+        (["--arms", "bth"], "unknown arm 'bth' (did you mean both?)"),
+        (["--benchmarks", "poppe"], "unknown benchmark 'poppe' (did you mean pope?)"),
         (["--data", "no/such/folder"], "no/such/folder: no such folder"),
         (["--trend", "nowhere.toml"], "--trend nowhere.toml: no such file"),
         (["--model", "no/such/model/here"], "no/such/model/here: no such folder"),
@@ -194,7 +194,9 @@ def test_a_folder_without_benchmarks_is_named(flags, tmp_path, capsys):
         (["--limit", "0"], "expected a whole number of at least 1, not 0"),
         (["--limit", "many"], "invalid"),
         (["--backend", "other"], "invalid choice: 'other'"),
-        (["--kepe", "3"], "kepe"),
+        (["--kepe", "3"], "unknown flag --kepe (did you mean --keep?)"),
+        (["--benchmark", "pope"], "unknown flag --benchmark (did you mean --benchmarks?)"),
+        (["--seed", "3"], "FastV has no flag --seed"),
         (["--keep", "many"], "many"),
     ],
 )

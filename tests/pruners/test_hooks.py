@@ -257,7 +257,7 @@ def test_a_bad_pruner_is_told_so(llava, requests):
     for keep in (-1, 1.5, True, "6"):
         with pytest.raises(ValueError, match="give a count"):
             pruners.make("fastv", keep=keep)
-    with pytest.raises(ValueError, match=r"no pruning method is called 'fastvv'.*did you mean 'fastv'"):
+    with pytest.raises(ValueError, match=r"no pruning method is called 'fastvv'.*did you mean fastv"):
         pruners.make("fastvv")
     with pytest.raises(ValueError, match="no pruning method is called 'hooks'"):
         pruners.make("hooks")
@@ -284,8 +284,8 @@ def test_a_bad_pruner_is_told_so(llava, requests):
 @pytest.mark.parametrize(
     ("name", "fields", "words"),
     [
-        ("fastv", {"mode": "Mask"}, "no mode is called 'Mask'; there are gather, mask; did you mean 'mask'"),
-        ("fastv", {"layers": 3}, "no field of fastv is called 'layers'.*did you mean 'layer'"),
+        ("fastv", {"mode": "Mask"}, r"no mode is called 'Mask'; there are gather, mask \(did you mean mask"),
+        ("fastv", {"layers": 3}, "no field of fastv is called 'layers'.*did you mean layer"),
         ("tokencarve", {"rank": "svd"}, "no rank of TokenCarve is called 'svd'"),
         ("tokencarve", {"weight": 2.0}, "weight=2.0: give a share"),
         ("visionzip", {"dominant": 54}, "dominant=54: give a share"),
@@ -301,7 +301,7 @@ def test_a_bad_pruner_is_told_so(llava, requests):
 def test_a_field_that_means_nothing_is_told_so(name, fields, words):
     with pytest.raises(ValueError, match=words):
         pruners.make(name, **fields)
-    with pytest.raises(ValueError, match=r"no rule of MIS is called 'fusd'.*did you mean 'fused'"):
+    with pytest.raises(ValueError, match=r"no rule of MIS is called 'fusd'.*did you mean fused"):
         MIS(rule="fusd")
 
 
