@@ -126,14 +126,14 @@ def layer_report(
     report: dict[str, Any] = {"layer": layer, "arms": arms(main, scores, args)}
     report["no_rope"] = arms(plain, plain.heads_mean[:, layer], args, ("none",))["none"]
     together = np.stack([scores, *(seen[:, layer] for seen in others)], axis=1)
-    mixed = np.stack([shuffled(main, together[:, n], args.seed + n) for n in range(together.shape[1])], axis=1)
-    report["chance"] = arms(main, mixed[:, 0], args, ("none",))["none"]
-    report["prompt_stability"] = bias.mean(bias.prompt_stability(together), args.seed)
-    report["prompt_stability_chance"] = bias.mean(bias.prompt_stability(mixed), args.seed)
+    report["prompt_stability"] = bias.prompt_stability(together)
     report["curves"] = curves(main, scores)
     report["row_profile"] = bias.row_profile(patches(main, without_padding(main, scores)), main.spans[0].grid).tolist()
     if args.heads:
-        report["heads"], report["heads_no_rope"] = (heads(seen, layer, args.seed) for seen in (main, plain))
+        heads = main.attention[:, layer].swapaxes(0, 1)
+        marked = special(main)
+        ignore = None if marked is None else marked.numpy()
+        report["heads"] = [bias.strength(without_padding(main, head), ignore).span for head in heads]
     return report
 
 
@@ -177,7 +177,7 @@ def arms(
             values = np.where(marked.numpy(), np.nan, values)
         shares = bias.kept_shares(kept, *bias.places(seen.spans[0]), padding)
         out[name] = measures(values, special(seen), seen.spans[0].grid, args.seed) | {
-            f"kept_in_{where}": bias.mean(share, args.seed) for where, share in shares.items()
+            f"kept_in_{where}": mean(share, args.seed) for where, share in shares.items()
         }
     return out
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eval import artefacts, budgets, drawings, figures, flags, measures, run, tables
+from eval import artefacts, drawings, figures, flags, measures, run, tables
 from eval.artefacts import Artefact, Planned
 from eval.averages import AVERAGES
 from eval.checkpoints import config_of, folder_of, layout
