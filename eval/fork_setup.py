@@ -75,9 +75,14 @@ def setup(name: str) -> Setup:
     return known[name]
 
 
+def films(method: str) -> bool:
+    """Whether the authors' code of a method runs under Video-LLaVA."""
+    return method == "fastv"
+
+
 def code_of(method: str, film: bool = False) -> str:
     """The section whose code runs a method: the method's own, or Video-LLaVA with FastV's LLaMA in it."""
-    if film and method != "fastv":
+    if film and not films(method):
         raise ValueError(
             f"of the authors' code only FastV's runs under Video-LLaVA, since it sits in the LLaMA of transformers; "
             f"{method} sits in a LLaVA of its own. For clips use --backend native, or --method fastv"

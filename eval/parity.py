@@ -24,7 +24,6 @@ from eval import choices, flags
 from eval.benchmarks.base import Benchmark
 from eval.choices import Choice
 from eval.fork import UNPRUNED, Fork
-from eval.images import open_image
 from eval.results import questions
 from eval.sample import Sample
 from eval.tables import Table, show
@@ -40,16 +39,13 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
-    args.method = names.method(args.name)
-    args.video_model = None
+    args.method, args.backend = names.method(args.name), "fork"
     if args.benchmarks is None:
         args.benchmarks = "pope"
     chosen = choices.choose(args)
     found: dict[str, dict[str, dict[str, Any]]] = {}
     try:
         for benchmark, data in chosen.benchmarks:
-            if benchmark.media != "image":
-                raise ValueError(f"{benchmark.name}: the forks answer about pictures; compare on an image benchmark")
             # The fork first: what is missing shows before a model is loaded.
             fork = chosen.fork(benchmark.media)
             samples = questions(benchmark, data, args.limit)
@@ -69,7 +65,7 @@ def compare(chosen: Choice, fork: Fork, benchmark: Benchmark, samples: list[Samp
     differ: list[str] = []
     for sample in samples:
         theirs = fork.ask(sample, arm, benchmark, logits=True)
-        ours = native(chosen, benchmark, sample, arm)
+        ours = native(chosen, benchmark, sample, arm, *fork.reader.media(sample))
         gap = (torch.tensor(theirs["logits"]) - ours["logits"]).abs()
         gaps.append((float(gap.max()), float(gap.mean())))
         answers.append(theirs["text"] == ours["text"])
@@ -90,7 +86,9 @@ def compare(chosen: Choice, fork: Fork, benchmark: Benchmark, samples: list[Samp
     }
 
 
-def native(chosen: Choice, benchmark: Benchmark, sample: Sample, arm: str) -> dict[str, Any]:
+def native(
+    chosen: Choice, benchmark: Benchmark, sample: Sample, arm: str, images: list[Any], frames: list[Any] | None
+) -> dict[str, Any]:
     """Our answer to one question, with what it kept and the logits of the prompt's last token."""
     from contextlib import nullcontext
 
@@ -98,8 +96,7 @@ def native(chosen: Choice, benchmark: Benchmark, sample: Sample, arm: str) -> di
     from pruners.models import Request
 
     adapter = chosen.adapter(benchmark.media)
-    images = [] if sample.image is None else [open_image(sample)]
-    encoded = adapter.encode([Request(sample.text, images, None, conversation=benchmark.conversation)])
+    encoded = adapter.encode([Request(sample.text, images, frames, conversation=benchmark.conversation)])
     inputs = encoded.to(adapter.model.device, adapter.model.dtype).inputs
     debias = None if arm == UNPRUNED else chosen.debias(benchmark, arm)
     pruned: Any = nullcontext() if debias is None else chosen.pruner(adapter.model, debias, sizes=encoded.sizes)
@@ -107,7 +104,7 @@ def native(chosen: Choice, benchmark: Benchmark, sample: Sample, arm: str) -> di
     config.output_logits = config.return_dict_in_generate = True
     with pruned as trace, torch.inference_mode():
         out = adapter.model.generate(**inputs, generation_config=config)
-    kept = [] if trace is None or not images else [stage[0].tolist() for stage in trace.kept]
+    kept = [] if trace is None or not (images or frames) else [stage[0].tolist() for stage in trace.kept]
     text = adapter.decode(out.sequences[:, inputs["input_ids"].shape[1] :])[0]
     return {"text": text, "logits": out.logits[0][0].float().cpu(), "kept": kept}
 

@@ -47,6 +47,13 @@ state() {
   echo "$found"
 }
 
+# Where another section's patch serves, that one is meant.
+for i in "${!names[@]}"; do
+  served=$(field "${names[i]}" patch)
+  names[i]=${served:-${names[i]}}
+done
+mapfile -t names < <(printf '%s\n' "${names[@]}" | awk '!seen[$0]++')
+
 status=0
 for name in "${names[@]}"; do
   patch="patches/$name.patch" submodule=$(field "$name" submodule)

@@ -21,8 +21,8 @@ for name in "${names[@]}"; do
   [ -n "$submodule" ] || fail "unknown fork '$name'. There are: ${known[*]}"
   submodules+=("third_party/$submodule")
   environments+=("$(field "$name" environment)")
-  # TokenCarve is two files for a LLaVA; that LLaVA is a submodule of its own.
-  [ "$name" != tokencarve ] || submodules+=(third_party/LLaVA)
+  needs=$(field "$name" needs)
+  [ -z "$needs" ] || submodules+=("third_party/$needs")
 done
 
 for folder in "${submodules[@]}"; do

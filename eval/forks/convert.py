@@ -1,4 +1,4 @@
-"""Rewrite a LLaVA-1.5 checkpoint from Hugging Face's layout into the original one, or back.
+"""Rewrite a LLaVA-1.5 or Video-LLaVA checkpoint from Hugging Face's layout into the original one, or back.
 
     python -m eval.forks.convert SRC DST          which way is read off SRC/config.json
 
@@ -41,11 +41,16 @@ def convert(source: Path, target: Path) -> str:
 
 
 def forth(source: Path, target: Path, config: dict[str, Any]) -> None:
-    tower = target / TOWER
-    tower.mkdir()
+    vision = {**config["vision_config"], "model_type": "clip_vision_model"}
     save(target / "config.json", layout.original_config(config, TOWER))
-    save(tower / "config.json", {**config["vision_config"], "model_type": "clip_vision_model"})
-    save(tower / "preprocessor_config.json", settings(source, config["vision_config"]))
+    if layout.is_video(config):
+        for name in layout.VIDEO_TOWERS.values():
+            (target / name).mkdir()
+            save(target / name / "config.json", {"vision_config": {**vision, "add_time_attn": False}})
+    else:
+        (target / TOWER).mkdir()
+        save(target / TOWER / "config.json", vision)
+        save(target / TOWER / "preprocessor_config.json", settings(source, vision))
 
     def named(inside: bool) -> Iterator[tuple[str, Tensor]]:
         for name, weight in layout.weights(source):
@@ -54,45 +59,47 @@ def forth(source: Path, target: Path, config: dict[str, Any]) -> None:
                 yield new[len(layout.TOWER) :] if inside else new, weight
 
     write(target, named(False))
-    write(tower, named(True))
+    if not layout.is_video(config):
+        write(target / TOWER, named(True))
 
 
 def back(source: Path, target: Path, config: dict[str, Any]) -> None:
-    tower = layout.tower_folder(source, config)
-    if not Path(tower).is_dir():
+    film = layout.is_video(config)
+    key = "mm_video_tower" if film else "mm_vision_tower"
+    tower = Path(layout.tower_folder(source, config, key))
+    if not tower.is_dir():
         raise ValueError(
             f"{source} takes its vision tower from {tower}, which is no folder. Download it, and write its folder as "
-            f"mm_vision_tower into {source / 'config.json'}"
+            f"{key} into {source / 'config.json'}"
         )
-    vision = layout.read_config(Path(tower))
+    vision = layout.read_config(tower)
     vision = vision.get("vision_config", vision)
-    image = image_token(target)
-    made = layout.hf_config(config, vision, image)
+    made = layout.hf_config(config, vision, placeholders(target, ["<image>", "<video>"] if film else ["<image>"]))
     rows = made["text_config"]["vocab_size"]
     save(target / "config.json", made)
-    save(target / "preprocessor_config.json", settings(Path(tower), vision))
+    save(target / "preprocessor_config.json", settings(tower, vision))
 
     def named() -> Iterator[tuple[str, Tensor]]:
         for name, weight in layout.weights(source):
             if not name.startswith(layout.TOWER) and "rotary_emb" not in name:
                 yield layout.to_hf(name), layout.grow(name, weight, rows)
-        for name, weight in layout.weights(Path(tower)):
+        for name, weight in () if film else layout.weights(tower):
             if name.startswith("vision_model.") and not name.endswith("position_ids"):
                 yield f"vision_tower.{name}", weight
 
     write(target, named())
 
 
-def image_token(folder: Path) -> int:
-    """The id of <image> in the folder's tokenizer, which is given one where it has none."""
+def placeholders(folder: Path, names: list[str]) -> dict[str, int]:
+    """The ids of <image> and the like in the folder's tokenizer, which is given those it lacks."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    known = tokenizer.get_vocab()
-    if "<image>" not in known:
-        tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    missing = [name for name in names if name not in tokenizer.get_vocab()]
+    if missing:
+        tokenizer.add_special_tokens({"additional_special_tokens": missing})
         tokenizer.save_pretrained(folder)
-    return int(tokenizer.get_vocab()["<image>"])
+    return {name: int(tokenizer.get_vocab()[name]) for name in names}
 
 
 def settings(folder: Path, vision: dict[str, Any]) -> dict[str, Any]:

@@ -116,26 +116,58 @@ def fill(places: dict[str, Tensor], state: Iterable[tuple[str, Tensor]], what: s
         raise ValueError(f"{what}: {len(missing)} weights are missing, among them '{sorted(missing)[0]}'")
 
 
+def draw(places: dict[str, Tensor]) -> None:
+    """Random weights of the usual size."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, weight in places.items():
+            if "norm" in name:
+                weight.fill_(float(name.endswith("weight")))
+            else:
+                weight.normal_(0, 0.02)
+
+
 class Fork:
     """One fork's model, ready to answer."""
 
     def __init__(self, method: str, model: Any, options: dict[str, Any], tokenizer: Any = None) -> None:
         self.method, self.model, self.options, self.tokenizer = method, model, options, tokenizer
-        self.tower = model.get_vision_tower()
         self.device = next(model.parameters()).device
         self.dtype = next(model.parameters()).dtype
 
     @property
+    def tower(self) -> Any:
+        return self.model.get_vision_tower()
+
+    @property
     def tokens(self) -> int:
+        """Visual tokens of one picture."""
         return int(self.tower.num_patches)
 
-    def prepare(self, start: int | None, prune: bool = True) -> None:
-        """Tell the fork where this prompt's image begins (None: no image) and what to keep of it."""
+    def ids(self, prompt: str) -> list[int]:
+        """A prompt by the original's own tokenizer, IMAGE for every <image>."""
+        from llava.mm_utils import tokenizer_image_token
+
+        return list(tokenizer_image_token(prompt, self.tokenizer, IMAGE))
+
+    def pixels(self, image: Any) -> Tensor:
+        """What the model is given for a picture, by the original's own processor."""
+        from llava.mm_utils import process_images
+
+        found: Tensor = process_images([image], self.tower.image_processor, self.model.config)
+        return found
+
+    def shown(self, pixels: Tensor) -> Any:
+        """Pixels as the model's `images`."""
+        return pixels.to(self.device, self.dtype)
+
+    def prepare(self, start: int | None, prune: bool = True, tokens: int | None = None) -> None:
+        """Tell the fork where this prompt's image begins (None: no image), of how many tokens, and what to keep."""
         core, config, options = self.model.model, self.model.config, self.options
         on = prune and start is not None
         if self.method == "fastv":
             config.use_fast_v, config.fast_v_inplace = on, options["inplace"]
-            config.fast_v_sys_length, config.fast_v_image_token_length = start, self.tokens
+            config.fast_v_sys_length, config.fast_v_image_token_length = start, tokens or self.tokens
             config.fast_v_attention_rank, config.fast_v_agg_layer = options["keep"], options["layer"]
             core.reset_fastv()
         elif self.method == "himap":
@@ -182,7 +214,7 @@ class Fork:
             with torch.inference_mode():
                 out = self.model.generate(
                     prompt,
-                    images=None if pixels is None else pixels.to(self.device, self.dtype),
+                    images=None if pixels is None else self.shown(pixels),
                     do_sample=False,
                     max_new_tokens=new_tokens,
                     use_cache=self.options.get("cache", True),
@@ -199,13 +231,13 @@ def build(
     method: str,
     options: dict[str, Any],
     config: dict[str, Any],
-    state: Iterable[tuple[str, Tensor]],
+    state: Iterable[tuple[str, Tensor]] | None,
     vision: dict[str, Any] | None = None,
     normal: dict[str, Any] | None = None,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Fork:
-    """A fork from a configuration in the original layout and weights by original names.
+    """A fork from a configuration in the original layout and weights by original names; without weights, random ones.
 
     vision: configuration of a vision tower whose weights are among `state`; None: the tower has a folder of its own.
     """
@@ -241,7 +273,11 @@ def build(
             tower_of(tower, vision, normal or {}, where, dtype)
     tower.to(where, dtype)
     inside = {name: weight for name, weight in model.named_parameters() if vision or not name.startswith(layout.TOWER)}
-    fill(inside, (pair for pair in state if vision or not pair[0].startswith(layout.TOWER)), f"the fork of {method}")
+    if state is None:
+        draw(inside)
+    else:
+        outside = () if vision else (layout.TOWER,)
+        fill(inside, (pair for pair in state if not pair[0].startswith(outside)), f"the fork of {method}")
     model.eval().requires_grad_(False)
     if method == "sparsevlm":
         flash = importlib.import_module(

@@ -21,6 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import layout
 import load
 import torch
+from PIL import Image
+from torch import Tensor
 
 import debias
 from debias import Debias, Padding, Span, Trend
@@ -29,7 +31,7 @@ from debias import Debias, Padding, Span, Trend
 def trend_from(wire: dict[str, Any] | None) -> Trend | None:
     if wire is None:
         return None
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in wire.items()}
+    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in wire.items()}
     return Trend(**{**fields, "between": trend_from(wire["between"])})
 
 
@@ -40,26 +42,27 @@ def debias_from(wire: dict[str, Any]) -> Debias:
 
 def start(setting: dict[str, Any]) -> load.Fork:
     """The fork with its weights, and a tokenizer where the checkpoint has the original's."""
-    folder, method = Path(setting["folder"]), setting["method"]
-    config, vision, normal = layout.read_config(folder), None, None
-    state = layout.weights(folder)
+    where, dtype, method = setting["device"], getattr(torch, setting["dtype"]), setting["method"]
+    if "config" in setting:  # a shape with random weights, to measure speed
+        vision = setting["config"]["vision_config"]
+        config = layout.original_config(setting["config"], "")
+        return load.build(method, setting["options"], config, None, vision, None, where, dtype)
+    folder, vision, normal = Path(setting["folder"]), None, None
+    config, state = layout.read_config(folder), layout.weights(folder)
     original = layout.is_original(config)
-    if original:
+    if original and not layout.is_video(config):
         config["mm_vision_tower"] = layout.tower_folder(folder, config)
-    else:
+    elif not original:
         vision, normal = config["vision_config"], setting["normal"]
         config = layout.original_config(config, "")
         state = ((layout.to_original(name), weight) for name, weight in state)
-    fork = load.build(
-        method,
-        setting["options"],
-        config,
-        state,
-        vision=vision,
-        normal=normal,
-        device=setting["device"],
-        dtype=getattr(torch, setting["dtype"]),
-    )
+    fork: load.Fork
+    if layout.is_video(config):
+        import video
+
+        fork = video.build(setting["options"], config, state, setting["towers"], where, dtype)
+    else:
+        fork = load.build(method, setting["options"], config, state, vision, normal, where, dtype)
     if original:
         from transformers import AutoTokenizer
 
@@ -69,31 +72,30 @@ def start(setting: dict[str, Any]) -> load.Fork:
     return fork
 
 
-def ids_of(fork: load.Fork, question: dict[str, Any]) -> list[int]:
-    if fork.tokenizer is None:
-        return list(question["ids"])
-    from llava.mm_utils import tokenizer_image_token
-
-    return list(tokenizer_image_token(question["prompt"], fork.tokenizer, load.IMAGE))
+def media(fork: load.Fork, question: dict[str, Any], start: int) -> tuple[Tensor, Span]:
+    """The pixels of a question's picture or clip, and where its tokens stand."""
+    side = math.isqrt(fork.tokens)
+    if question["image"] is not None:
+        image = Image.open(io.BytesIO(base64.b64decode(question["image"]))).convert("RGB")
+        return fork.pixels(image), Span(start, (side, side), size=image.size)
+    data = bytearray(base64.b64decode(question["pixels"]["data"]))
+    pixels = torch.frombuffer(data, dtype=torch.float32).reshape(question["pixels"]["shape"])
+    if question["frames"] is None:
+        return pixels, Span(start, (side, side), size=tuple(question["size"]))
+    special = torch.zeros(question["frames"], 1 + side**2, dtype=torch.bool)
+    special[:, 0] = True  # each frame's CLS token
+    return pixels, Span(start, (side, side), frames=question["frames"], special=special.flatten())
 
 
 def answer(fork: load.Fork, question: dict[str, Any]) -> dict[str, Any]:
-    from llava.mm_utils import process_images
-    from PIL import Image
-
-    ids, pixels, size = ids_of(fork, question), None, None
+    ids = list(question["ids"]) if fork.tokenizer is None else fork.ids(question["prompt"])
     places = [place for place, token in enumerate(ids) if token == load.IMAGE]
-    if len(places) != (question["image"] is not None):
-        raise ValueError(f"the prompt has {len(places)} places for images; the forks take one picture or none")
-    if question["image"] is not None:
-        image = Image.open(io.BytesIO(base64.b64decode(question["image"]))).convert("RGB")
-        size = image.size
-        pixels = process_images([image], fork.tower.image_processor, fork.model.config)
-    side = math.isqrt(fork.tokens)
-    spans = [Span(places[0], (side, side), size=size)] if places else []
+    if len(places) != (question["frames"] or int(question["size"] is not None)):
+        raise ValueError(f"the prompt has {len(places)} places for images; the forks take one picture or clip, or none")
+    pixels, span = media(fork, question, places[0]) if places else (None, None)
     seen: dict[int, list[int]] = {}
-    begun = time.perf_counter()
-    with debias.using(debias_from(question["debias"]), spans) as context:
+    begun, worked = time.perf_counter(), time.process_time()
+    with debias.using(debias_from(question["debias"]), [span] if span else []) as context:
         whole = debias.kept
 
         def kept(what: Any, *, method: str, stage: int = 0, sample: int = 0) -> Any:
@@ -104,12 +106,13 @@ def answer(fork: load.Fork, question: dict[str, Any]) -> dict[str, Any]:
 
         debias.kept = kept
         try:
-            fork.prepare(places[0] if places else None, question["prune"])
+            fork.prepare(places[0] if places else None, question["prune"], span.total if span else None)
             found, logits = fork.generate(ids, pixels, question["new_tokens"])
         finally:
             debias.kept = whole
+    took, worked = 1000 * (time.perf_counter() - begun), 1000 * (time.process_time() - worked)
     text = None if fork.tokenizer is None else fork.tokenizer.decode(found, skip_special_tokens=True).strip()
-    reply = {"ids": found, "text": text, "ms": 1000 * (time.perf_counter() - begun), "start": (places or [None])[0]}
+    reply = {"ids": found, "text": text, "ms": took, "processor_ms": worked, "start": (places or [None])[0]}
     reply["kept"] = [seen[stage] for stage in sorted(seen)] if question["prune"] else []
     if question["logits"]:
         reply["logits"] = logits.tolist()

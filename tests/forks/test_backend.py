@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from debias import Debias, Padding, Trend
-from eval import fork, fork_options, fork_setup
+from eval import fork, fork_options, fork_reader, fork_setup
 from pruners import make
 
 SHAPE = (576, 32)  # LLaVA-1.5-7B
@@ -90,7 +90,7 @@ def test_missing_code_and_environments_are_named_with_the_command_that_brings_th
 
 
 def test_an_unpatched_fork_runs_no_debiased_arm():
-    backend = SimpleNamespace(method="himap", patched=False)
+    backend = SimpleNamespace(code="himap", patched=False)
     fork.Fork.refuse_unpatched(backend, ["none", "unpruned"])
     with pytest.raises(ValueError, match=r"apply_patches\.sh himap"):
         fork.Fork.refuse_unpatched(backend, ["none", "both"])
@@ -103,7 +103,7 @@ def test_pictures_are_folded_to_one_placeholder():
         side=2,
         encode=lambda _: SimpleNamespace(inputs={"input_ids": __import__("torch").tensor([ids])}),
     )
-    assert fork.folded(adapter, None) == [1, 7, -200, 8, -200, 5]
+    assert fork_reader.folded(adapter, SimpleNamespace(video=None)) == [1, 7, -200, 8, -200, 5]
 
 
 @pytest.fixture
