@@ -40,6 +40,7 @@ COMMANDS = {
     "throughput": ("eval.throughput", "questions a second of a whole evaluation, and what sharing work brings"),
     "report": ("eval.report", "one self-contained HTML page of a run folder"),
     "reproduce": ("eval.reproduce", "the paper's tables, from runs to numbers"),
+    "vlmevalkit": ("eval.vlmevalkit", "run VLMEvalKit on pruned models, from its own checkout"),
     "completion": ("eval.completion", "completion of commands, flags and names for bash, zsh or fish"),
 }
 
@@ -60,8 +61,8 @@ class Parser(argparse.ArgumentParser):
     """argparse with a usage of one line, the nearest name for a misspelt one, and examples kept as written."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+        kwargs = {"formatter_class": argparse.RawDescriptionHelpFormatter, **kwargs, "allow_abbrev": False}
+        super().__init__(*args, **kwargs)
 
     def format_help(self) -> str:
         """The usage names what has to be given; the flags are listed below it anyway."""

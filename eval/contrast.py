@@ -69,7 +69,7 @@ def contrast(
     if is_mean and set(np.unique([items_a, items_b])) <= {0.0, 1.0}:
         p, test = statistics.mcnemar(up, down), "McNemar, exact"
     else:
-        changed = np.bincount(place, items_a != items_b, len(names)) > 0
+        changed = (np.bincount(place, items_a != items_b, len(names)) > 0).astype(float)
         p, test = statistics.sign_flip(value, changed, draws, seed), "sign flips"
     found = Contrast(
         benchmark=a.score.name,

@@ -28,9 +28,10 @@ def parse_fields(kind: type, words: Sequence[str], program: str) -> Any:
         if word.startswith("--") and flag not in own:
             raise Misuse(f"{kind.__name__} has no flag {flag}{nearest(flag, own)}; it has {', '.join(own)}")
     hints = typing.get_type_hints(kind)
-    rest, nested = list(words), {}
+    rest = list(words)
+    nested: dict[str, Any] = {}
     for field in dataclasses.fields(kind):
-        inner = next((part for part in typing.get_args(hints[field.name]) if dataclasses.is_dataclass(part)), None)
+        inner: Any = next((part for part in typing.get_args(hints[field.name]) if dataclasses.is_dataclass(part)), None)
         if inner is None:
             continue
         plain, own, rest = apart(rest, field.name)
@@ -40,12 +41,12 @@ def parse_fields(kind: type, words: Sequence[str], program: str) -> Any:
             nested[field.name] = tyro.cli(inner, args=words, prog=f"{program} --{field.name}")
         elif plain:
             nested[field.name] = plain[0]
-    simple = [
+    simple: list[Any] = [
         (field.name, hints[field.name], dataclasses.field(default=field.default, default_factory=field.default_factory))
         for field in dataclasses.fields(kind)
         if field.init and not any(map(dataclasses.is_dataclass, typing.get_args(hints[field.name])))
     ]
-    flat = tyro.cli(
+    flat: Any = tyro.cli(
         dataclasses.make_dataclass(kind.__name__, simple), args=rest, prog=program, description=kind.__doc__
     )
     return kind(**{name: getattr(flat, name) for name, _, _ in simple}, **nested)

@@ -214,7 +214,7 @@ class Judge:
         if self.structured:
             schema = {"name": "verdict", "strict": True, "schema": rules.schema}
             extra["response_format"] = {"type": "json_schema", "json_schema": schema}
-        messages = [{"role": "system", "content": rules.system}, {"role": "user", "content": text}]
+        messages: list[Any] = [{"role": "system", "content": rules.system}, {"role": "user", "content": text}]
         try:
             done: Any = self.client.chat.completions.create(
                 model=self.model, messages=messages, temperature=temperature, max_tokens=64, **extra

@@ -75,8 +75,10 @@ def build(shape: Shape, tokens: int, device: str, dtype: torch.dtype, attention:
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
     whole = shape.tower is not None and tokens == (shape.tower["image_size"] // shape.tower["patch_size"]) ** 2
+    kernel: dict[str, Any] = {"attn_implementation": attention}
+    tower: dict[str, Any] = dict(shape.tower if whole and shape.tower else CLIP_TINY)
     config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**(shape.tower if whole and shape.tower else CLIP_TINY)),
+        vision_config=CLIPVisionConfig(**tower),
         text_config=LlamaConfig(
             vocab_size=shape.vocabulary,
             hidden_size=shape.width,
@@ -87,7 +89,7 @@ def build(shape: Shape, tokens: int, device: str, dtype: torch.dtype, attention:
             max_position_embeddings=8192,
         ),
         image_token_index=shape.vocabulary - 1,
-        attn_implementation=attention,
+        **kernel,
     )
     before = torch.get_default_dtype()
     torch.manual_seed(0)
@@ -109,7 +111,8 @@ def _fix_features(model: Any, features: Tensor) -> None:
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
     def fixed(pixel_values: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return BaseModelOutputWithPooling(pooler_output=[features] * len(pixel_values))
+        listed: Any = [features] * len(pixel_values)
+        return BaseModelOutputWithPooling(pooler_output=listed)
 
     model.model.get_image_features = fixed
 

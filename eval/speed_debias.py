@@ -6,7 +6,9 @@ the prefill. The debias is the dearest one: a trend, padding to silence, and a l
 
 from __future__ import annotations
 
+import functools
 import itertools
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -58,13 +60,17 @@ class Layer:
 
     def __init__(self, device: torch.device) -> None:
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        make = lambda rows, columns: torch.randn(rows, columns, device=device, dtype=dtype) / columns**0.5  # noqa: E731
+
+        def make(rows: int, columns: int) -> torch.Tensor:
+            return torch.randn(rows, columns, device=device, dtype=dtype) / math.sqrt(columns)
+
         self.qkv, self.out = make(3 * WIDTH, WIDTH), make(WIDTH, WIDTH)
         self.up, self.down = make(2 * INNER, WIDTH), make(WIDTH, INNER)
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         heads = F.linear(hidden, self.qkv).reshape(1, len(hidden), 3, HEADS, WIDTH // HEADS).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(*heads, is_causal=True)
+        query, key, value = heads
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         hidden = hidden + F.linear(mixed.transpose(1, 2).reshape(hidden.shape), self.out)
         gate, value = F.linear(hidden, self.up).chunk(2, dim=-1)
         return hidden + F.linear(F.silu(gate) * value, self.down)
@@ -79,8 +85,8 @@ def measure(lengths: list[int], device: torch.device, rounds: int) -> dict[str, 
         hidden = torch.randn(length, WIDTH, generator=dice).to(layer.out)
         debias(score, span)
         layer(hidden[:64])
-        ours = quickest(lambda score=score, span=span: debias(score, span), device, times=200, rounds=10)
-        theirs = quickest(lambda hidden=hidden: layer(hidden), device, times=1, rounds=rounds)
+        ours = quickest(functools.partial(debias, score, span), device, times=200, rounds=10)
+        theirs = quickest(functools.partial(layer, hidden), device, times=1, rounds=rounds)
         prefill = LAYERS * theirs
         rows.append(
             {

@@ -27,7 +27,7 @@ def mean_value(a: Array, b: Array, place: Array) -> Value:
 
     def value(weights: Array) -> Array:
         both = weights @ totals
-        return 100 * both[..., 0] / both[..., 1]
+        return np.asarray(100 * both[..., 0] / both[..., 1])
 
     return value
 

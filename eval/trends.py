@@ -60,7 +60,8 @@ def choose(choice: Any, benchmark: Benchmark) -> Trend:
             return files.find(method, benchmark.name, own)
         if choice.layout[benchmark.media].tokens == 576 and benchmark.media == "image" and _is_published(method):
             return Trend.published(method, _published_on(method, benchmark))
-    return choice.fitted(benchmark.media, KINDS.get(mode, "exponential"))
+    fitted: Trend = choice.fitted(benchmark.media, KINDS.get(mode, "exponential"))
+    return fitted
 
 
 def _is_published(method: str) -> bool:

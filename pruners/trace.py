@@ -40,7 +40,7 @@ class Clock:
     def _mark(device: torch.device) -> Any:
         if device.type != "cuda":
             return time.perf_counter()
-        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event: Any = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(device))
         return event
 

@@ -186,9 +186,7 @@ def layout(size: Size, told: Size, canvases: Canvases, edge: int, patch: int) ->
     across = covered(fit.canvas[0], fit.left, fit.shown[0], columns)
     down = covered(fit.canvas[1], fit.top, fit.shown[1], rows)
     border = (1 - down[:, None] * across).float()
-    left: Tensor = unpad_image(  # type: ignore[no-untyped-call]
-        torch.arange(rows * columns).view(1, rows, columns), told[::-1]
-    )[0]
+    left: Tensor = unpad_image(torch.arange(rows * columns).view(1, rows, columns), told[::-1])[0]
     cells = torch.nn.functional.pad(left, (0, 1), value=-1)  # the newline
     newline = torch.cat([torch.zeros(side * side, dtype=torch.bool), cells.flatten() < 0])
     fraction = torch.zeros(len(newline))
