@@ -6,8 +6,8 @@ A backend has `answer(samples, arm, benchmark)`, which yields (key, text, metada
 
 from __future__ import annotations
 
-import hashlib
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,12 +19,12 @@ import torch
 
 from debias import Debias
 from eval.benchmarks.base import Benchmark
-from eval.features import Features, shareable
-from eval.images import open_image
+from eval.features import Features
+from eval.media import Media, Shelf
 from eval.sample import Sample
 from eval.store import encode
-from eval.video import Clips
 from pruners import Pruner
+from pruners.prefix import Prefix
 
 log = logging.getLogger("debias")
 UNPRUNED = "unpruned"
@@ -55,16 +55,6 @@ class Poison:
 
 
 @dataclass
-class Media:
-    """The pictures of one question."""
-
-    images: list[Any]
-    video: list[Any] | None
-    size: tuple[int, int]
-    key: str  # by content: equal pictures, equal keys
-
-
-@dataclass
 class Batch:
     samples: list[Sample]  # those that could be read
     encoded: Any
@@ -82,14 +72,17 @@ class Native:
         workers: int = 4,
         feature_bytes: int = 2 << 30,
         skip_broken: bool = False,
+        share_prefix: bool = False,
     ) -> None:
         self.adapter, self.pruner, self.debias, self.longest = adapter, pruner, debias, longest
         self.skip_broken = skip_broken
         self.model = adapter.model
         self.features = Features(feature_bytes)
-        self.clips = Clips()
+        self.shelf = Shelf(adapter)
+        self.prefix = Prefix() if share_prefix else None
+        self.busy = 0.0  # seconds that the model was at work
         self.pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="media")
-        self.lookahead = 2 * max(1, workers)
+        self.lookahead = 2 * workers
         self._coming: OrderedDict[tuple[str, ...], list[Sample]] = OrderedDict()
         self._ready: dict[tuple[str, ...], Future[Batch]] = {}
         self._last: tuple[tuple[str, ...], Batch] | None = None
@@ -125,7 +118,7 @@ class Native:
         broken: dict[str, str] = {}
         for sample in samples:
             try:
-                found = self._media(sample)
+                found = self.shelf(sample)
             except ValueError as error:
                 if not self.skip_broken:
                     raise ValueError(f"{error}. Go on without such pictures, counted as wrong: --skip-broken") from None
@@ -134,16 +127,10 @@ class Native:
             good.append(sample)
             media.append(found)
             requests.append(Request(sample.text, found.images, found.video, conversation=benchmark.conversation))
-        return Batch(good, self.adapter.encode(requests) if requests else None, media, broken)
-
-    def _media(self, sample: Sample) -> Media:
-        if sample.video is not None:
-            frames = self.clips(sample.video)
-            return Media([], frames, frames[0].size, _content(frames))
-        if sample.image is None:
-            return Media([], None, (0, 0), "")
-        image = open_image(sample)
-        return Media([image], None, image.size, _content([image]))
+        encoded = self.adapter.encode(requests, device="cpu") if requests else None
+        if encoded is not None and self.model.device.type == "cuda":
+            encoded = encoded.pinned()  # so that the copy to the device waits for nothing
+        return Batch(good, encoded, media, broken)
 
     # -- answers -------------------------------------------------------------------------------------------------
 
@@ -174,15 +161,17 @@ class Native:
             yield sample.key, text, metadata
 
     def _generate(self, batch: Batch, arm: str, benchmark: Benchmark) -> dict[str, tuple[str, dict[str, Any]]]:
-        poison, trace = Poison(), None
+        begun, poison, trace = time.perf_counter(), Poison(), None
         inputs = batch.encoded.to(self.model.device, self.model.dtype).inputs
         with ExitStack() as inside, torch.inference_mode():
-            if self._shares(arm):
+            if not self._looks(arm):
                 keys = [media.key for media in batch.media if media.key]
                 inside.enter_context(self.features.shared(self.model, keys))
             if arm != UNPRUNED:
                 debias = self.debias(benchmark, arm)
-                trace = inside.enter_context(self.pruner(self.model, debias, sizes=batch.encoded.sizes))
+                trace = inside.enter_context(
+                    self.pruner(self.model, debias, sizes=batch.encoded.sizes, prefix=self.prefix)
+                )
             out = self.model.generate(
                 **inputs,
                 generation_config=greedy(self.model, self.longest(benchmark)),
@@ -191,6 +180,7 @@ class Native:
         new = out[:, inputs["input_ids"].shape[1] :]
         bad = poison.rows(len(batch.samples))
         texts = self.adapter.decode(new)
+        self.busy += time.perf_counter() - begun
         seen = [] if trace is None else what_was_kept(trace)
         found = {}
         for row, (sample, media) in enumerate(zip(batch.samples, batch.media, strict=True)):
@@ -202,10 +192,11 @@ class Native:
             found[sample.key] = ("" if bad[row] else texts[row].strip(), metadata)
         return found
 
-    def _shares(self, arm: str) -> bool:
+    def _looks(self, arm: str) -> bool:
+        """Whether the arm's method has to see the vision tower at work, so that its output cannot be taken over."""
         layers = getattr(self.model.config, "vision_config", None)
         looks = self.pruner.vision or self.pruner.vision_layers(getattr(layers, "num_hidden_layers", 24))
-        return shareable(self.model) and (arm == UNPRUNED or not looks)
+        return arm != UNPRUNED and bool(looks)
 
     def close(self) -> None:
         self.pool.shutdown(wait=False, cancel_futures=True)
@@ -231,14 +222,6 @@ def greedy(model: Any, max_new_tokens: int) -> Any:
 
 def _name(samples: Sequence[Sample]) -> tuple[str, ...]:
     return tuple(sample.key for sample in samples)
-
-
-def _content(images: Sequence[Any]) -> str:
-    seen = hashlib.sha256()
-    for image in images:
-        seen.update(f"{image.size}".encode())
-        seen.update(image.tobytes())
-    return seen.hexdigest()
 
 
 def what_was_kept(trace: Any) -> list[dict[str, Any]]:

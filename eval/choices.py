@@ -12,7 +12,7 @@ from debias import Debias, names
 from eval import benchmarks, trends
 from eval.backends import UNPRUNED, Backend, Native
 from eval.benchmarks.base import Benchmark
-from eval.checkpoints import digest_of, folder_of, layout
+from eval.checkpoints import config_of, digest_of, folder_of, layout
 from eval.cli import one_of
 from eval.embedded import EMBEDDED
 from eval.fields import parse_fields
@@ -85,7 +85,8 @@ class Choice:
 
         self.args, self.arms, self.benchmarks, self.models = args, arms, found, models
         local = world().local
-        self.device = args.device or (f"cuda:{local}" if torch.cuda.is_available() else "cpu")
+        self.split = world().size if getattr(args, "tensor_parallel", False) else 1
+        self.device = args.device or (f"cuda:{own_gpu(local)}" if torch.cuda.is_available() else "cpu")
         self.dtype = "float32" if args.dtype == "auto" and self.device == "cpu" else args.dtype
         self.layout = {media: layout(model) for media, model in models.items()}
         self.pruner = self._pruner()
@@ -96,6 +97,8 @@ class Choice:
         self._loaded: tuple[str, Any, Backend] | None = None
         self._fork: tuple[str, Any] | None = None
         self._fitted: dict[tuple[str, str], Any] = {}
+        if getattr(args, "share_prefix", False):
+            self._check_prefix()
 
     def _pruner(self) -> Any:
         from pruners import find
@@ -112,11 +115,26 @@ class Choice:
     def identity(self) -> dict[str, Any]:
         return {
             "method": repr(self.pruner),
+    def _check_prefix(self) -> None:
+        """Refuse --share-prefix for a method whose arms share no layer, before anything is loaded."""
+        from pruners.prefix import check_shared
+
+        if self.args.backend == "fork":
+            raise ValueError("--share-prefix belongs to the native backend; the authors' code runs every arm whole")
+        for model in self.models.values():
+            config = config_of(model)
+            depth = (config.get("text_config") or {}).get("num_hidden_layers", 32)
+            tower = (config.get("vision_config") or {}).get("num_hidden_layers", 24)
+            try:
+                check_shared(self.pruner, depth, tower)
+            except ValueError as error:
+                raise ValueError(f"{error}; leave out --share-prefix") from None
+
             "backend": "native" if self.args.backend == "native" else self._forks(),
             "models": {media: f"{Path(model).name} {digest_of(model)}" for media, model in self.models.items()},
             "dtype": self.dtype,
             "attention": self.args.attention,
-            "device": self.device.split(":")[0],
+            "device": self.device.split(":")[0] + (f", split in {self.split}" if self.split > 1 else ""),
             "trend": trends.identity(self.args.trend, self.stages),
         }
 
@@ -170,18 +188,21 @@ class Choice:
             self.unload()
             model = self.models[media]
             log.info("loading %s (%s, %s)", model, self.dtype, self.device)
-            loaded = adapter(model).load(model, dtype=self.dtype, device=self.device, attention=self.args.attention)
+            split, kernel = self.split, self.args.attention
+            loaded = adapter(model).load(model, self.dtype, self.device, kernel, tensor_parallel=split)
             self._loaded = (model, loaded, self._native(loaded))
         return self._loaded[1]
 
     def _native(self, loaded: Any) -> Native:
         budget = int(getattr(self.args, "feature_memory", 0) * 2**30)
         workers, skip = getattr(self.args, "workers", 1), getattr(self.args, "skip_broken", False)
-        return Native(loaded, self.pruner, self.debias, self.longest, workers, budget, skip)
+        share = getattr(self.args, "share_prefix", False)
+        return Native(loaded, self.pruner, self.debias, self.longest, workers, budget, skip, share)
 
     def backend(self, benchmark: Benchmark) -> Backend:
         if self.args.backend == "fork":
-            return self.fork(benchmark.media)
+            authors: Backend = self.fork(benchmark.media)
+            return authors
         self.adapter(benchmark.media)
         assert self._loaded is not None
         return self._loaded[2]
@@ -224,6 +245,13 @@ class Choice:
 
 def rounded(record: dict[str, Any]) -> dict[str, Any]:
     """A trend's record with four significant digits."""
+
+def own_gpu(local: int) -> int:
+    """Which of the GPUs that this process sees is its own; SLURM may show each process only one."""
+    import torch
+
+    return local % torch.cuda.device_count()
+
 
     def short(value: Any) -> Any:
         if isinstance(value, float):

@@ -1,7 +1,8 @@
-"""Vision features computed once per picture and shared by its questions and by the arms of a run.
+"""Vision features computed once and shared by questions and by the arms of a run.
 
-Only for models that encode a picture (or clip) on its own, and for methods that do not look into the vision tower. Each
-picture is encoded alone, so that its features do not depend on which others were in the batch or already known.
+Only for methods that do not look into the vision tower. Where a model encodes a picture (or clip) on its own, they are
+kept by picture: each is encoded alone, so that its features do not depend on which others were in the batch or already
+known. Where pictures become tiles or differ in size, the arms of one batch share what the tower made of it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Features:
     held: int = 0
     encoded: int = 0  # how often the tower ran
     _known: OrderedDict[str, Tensor] = field(default_factory=OrderedDict)
+    _batch: tuple[list[str], dict[Any, Any]] = field(default_factory=lambda: ([], {}))
 
     def get(self, key: str, encode: Callable[[], Tensor]) -> Tensor:
         if key in self._known:
@@ -48,9 +50,11 @@ class Features:
         replaced = []
         for entry, argument in ENTRIES.items():
             if hasattr(inner, entry):
-                setattr(
-                    inner, entry, self._lookup(getattr(inner, entry), argument, list(keys), model.config.model_type)
-                )
+                original, kind = getattr(inner, entry), model.config.model_type
+                if shareable(model):
+                    setattr(inner, entry, self._lookup(original, argument, list(keys), kind))
+                else:
+                    setattr(inner, entry, self._repeat(original, argument, list(keys)))
                 replaced.append(entry)
         try:
             yield
@@ -71,15 +75,35 @@ class Features:
             rest = {name: value for name, value in kwargs.items() if name not in (argument, "return_dict")}
             if pixels is None or len(pixels) != len(keys):
                 return original(*args, **kwargs)
-            found = []
+            found: list[Tensor] = []
             for i, key in enumerate(keys):
 
                 def encode(i: int = i) -> Tensor:
-                    outcome = original(pixels[i : i + 1], *args[1:], return_dict=True, **rest).pooler_output
-                    return outcome[0] if listed else outcome  # a clip is a block per frame
+                    outcome: Any = original(pixels[i : i + 1], *args[1:], return_dict=True, **rest).pooler_output
+                    block: Tensor = outcome[0] if listed else outcome  # a clip is a block per frame
+                    return block
 
                 found.append(self.get(key, encode).to(pixels.device))
-            return BaseModelOutputWithPooling(pooler_output=found if listed else torch.cat(found))
+            pooled: Any = found if listed else torch.cat(found)
+            return BaseModelOutputWithPooling(pooler_output=pooled)
+
+        return features
+
+    def _repeat(self, original: Callable[..., Any], argument: str, keys: list[str]) -> Callable[..., Any]:
+        """The whole outcome for the last batch of pictures, `keys` in order."""
+
+        @functools.wraps(original)
+        def features(*args: Any, **kwargs: Any) -> Any:
+            pixels = args[0] if args else kwargs.get(argument)
+            if pixels is None or not self.budget:
+                return original(*args, **kwargs)
+            if self._batch[0] != keys:
+                self._batch = keys, {}
+            name = argument, tuple(pixels.shape)  # a clip's method may call the pictures' one
+            if name not in self._batch[1]:
+                self._batch[1][name] = original(*args, **kwargs)
+                self.encoded += 1
+            return self._batch[1][name]
 
         return features
 

@@ -64,6 +64,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--attention", default="sdpa", help="attention kernel: sdpa, eager, flash_attention_2 (default %(default)s)")
     add("--device", help="cpu, cuda, cuda:1, or auto to spread a large model (default: cuda when there is one)")
+    add(
+        "--tensor-parallel",
+        action="store_true",
+        help="the processes of this launch (torchrun) hold one model together, each a part of every layer",
+    )
     add("--workers", type=positive, default=4, help="threads that read pictures ahead (default %(default)s)")
     add(
         "--feature-memory",
@@ -71,6 +76,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default=2.0,
         metavar="GIB",
         help="for vision features shared by questions and arms",
+    )
+    add(
+        "--share-prefix",
+        action="store_true",
+        help="compute the layers before the first cut once for all arms of a batch; answers stay the same",
     )
     add("--check", action="store_true", help="read every record and picture before a model is loaded")
     add("--skip-broken", action="store_true", help="go on without unreadable pictures; they count as wrong")
@@ -82,6 +92,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="questions of each benchmark in report.html (default %(default)s)",
     )
     add("--dry-run", action="store_true", help="say what would run, and stop")
+    add("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher says it twice; LOCAL_RANK counts
     add("--trust-remote-code", action="store_true", help=argparse.SUPPRESS)
     lines = []
     for name in known():

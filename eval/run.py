@@ -30,6 +30,8 @@ from eval.results import questions, results
 from eval.sample import Sample, make_row
 from eval.store import Folder
 from eval.tables import say
+from eval.team import Team
+from eval.throughput import Meter, Watch
 
 log = logging.getLogger("debias")
 
@@ -74,19 +76,31 @@ def versions() -> dict[str, str]:
     return found
 
 
-def answer(run: Run, folder: Folder, jobs: Sequence[Job], arms: Sequence[str], size: int, place: World) -> None:
+def answer(
+    run: Run,
+    folder: Folder,
+    jobs: Sequence[Job],
+    arms: Sequence[str],
+    size: int,
+    place: World,
+    device: str,
+    team: Team | None = None,
+) -> Meter:
     """Answer what is not answered yet. Batches are always the same ones, so that an interrupted run ends with the files
     of an uninterrupted one: a batch of which some rows are there is computed whole, and the missing rows are added."""
     plans = [batches(share(job.samples, place), size) for job in jobs]
     todo = [_missing(folder, job, arms, plan) for job, plan in zip(jobs, plans, strict=True)]
+    todo = todo if team is None else team.agree(todo)
     total = sum(len(batch) for plan in plans for batch in plan) * len(arms)
     left = sum(len(keys) for part in todo for keys in part.values())
     if left < total:
         log.info("%d of %d answers are there already", total - left, total)
-    with Progress(total, total - left) as progress:
+    meter = Meter()
+    with Progress(total, total - left) as progress, Watch(meter, device):
         for job, plan, missing in zip(jobs, plans, todo, strict=True):
             if any(missing.values()):
-                _benchmark(run, folder, job, arms, plan, missing, place, progress)
+                _benchmark(run, folder, job, arms, plan, missing, place, progress, meter)
+    return meter
 
 
 def _missing(folder: Folder, job: Job, arms: Sequence[str], plan: Sequence[Sequence[Sample]]) -> dict[str, set[str]]:
@@ -104,6 +118,7 @@ def _benchmark(
     missing: Mapping[str, set[str]],
     place: World,
     progress: Progress,
+    meter: Meter,
 ) -> None:
     name, backend = job.benchmark.name, job.backend()
     model = run.models[job.benchmark.media].split()[0]
@@ -111,8 +126,10 @@ def _benchmark(
     if hasattr(backend, "ahead"):
         backend.ahead(wanted, job.benchmark)
     shards = {arm: folder.shard(name, arm, place.rank) for arm in arms}
+    busy = getattr(backend, "busy", 0.0)
     try:
         for batch in wanted:
+            meter.questions += len(batch)
             samples = {sample.key: sample for sample in batch}
             for arm in arms:
                 lacking = missing[arm] & samples.keys()
@@ -135,8 +152,11 @@ def _benchmark(
                 folder.timing(
                     place.rank, {"benchmark": name, "arm": arm, "n": len(batch), "seconds": seconds, "ms": times}
                 )
+                meter.answers += len(batch)
+                meter.seconds += seconds
                 progress.advance(len(lacking), f"{name} {arm}")
     finally:
+        meter.busy += getattr(backend, "busy", 0.0) - busy
         for shard in shards.values():
             shard.close()
 
@@ -214,6 +234,9 @@ def one(args: argparse.Namespace) -> dict[str, Any]:
     if args.dry_run:
         return plan(run, out, loaded, chosen.arms)
     grader = judge.from_arguments(args)
+    team = Team(place, chosen.device) if args.tensor_parallel else None
+    if team is not None:
+        out, place = team.folder(out), World(local=place.local)
     folder = Folder(out).claim(asdict(run), run.name, place.rank, place.size)
     try:
         jobs = [
@@ -223,11 +246,18 @@ def one(args: argparse.Namespace) -> dict[str, Any]:
         for job in jobs:
             seen = {"n": len(job.samples), "digest": digest(job.samples), **job.facts}
             folder.note(job.benchmark.name, seen, {"data": str(job.data.resolve())})
-        answer(run, folder, jobs, chosen.arms, args.batch_size, place)
+        meter = answer(run, folder, jobs, chosen.arms, args.batch_size, place, chosen.device, team)
     finally:
         chosen.close()
         folder.close()
-    return finish(folder, [b.name for b, _, _ in loaded], chosen.arms, grader, args)
+        if team is not None:
+            team.close()
+    if team is not None and not team.leads:
+        return {"run": run.name, "folder": None, "throughput": meter.summary()}
+    if meter.answers:
+        say(meter.line())
+    summary = finish(folder, [b.name for b, _, _ in loaded], chosen.arms, grader, args)
+    return {**summary, "throughput": meter.summary()}
 
 
 def plan(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -21,3 +23,14 @@ def allowed_columns(rows: Tensor, columns: int, valid: Tensor | None) -> Tensor:
     """[R, n] bool: column j is visible to the query at slot rows[i] when it is no later and not padding."""
     causal = torch.arange(columns, device=rows.device) <= rows[:, None]
     return causal if valid is None else causal & valid
+
+
+def all_heads(heads: Tensor, model: Any) -> Tensor:
+    """[H, ...] of the heads that this process holds; all of them where tensor parallelism spreads a model by heads."""
+    mesh = getattr(model, "_device_mesh", None)
+    if mesh is None or (getattr(model, "_tp_size", None) or 1) < 2:
+        return heads
+    group = (mesh["tp"] if mesh.ndim > 1 else mesh).get_group()
+    parts = [torch.empty_like(heads) for _ in range(torch.distributed.get_world_size(group))]
+    torch.distributed.all_gather(parts, heads.contiguous(), group=group)
+    return torch.cat(parts)

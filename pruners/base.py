@@ -20,6 +20,7 @@ from debias import Debias
 from debias.names import nearest
 
 if TYPE_CHECKING:
+    from pruners.prefix import Prefix
     from pruners.trace import Trace
     from pruners.view import View, VisionView
 
@@ -182,16 +183,21 @@ class Pruner:
 
     # -- use ---------------------------------------------------------------------------------------------------------
     def __call__(
-        self, model: Any, debias: Debias | None = None, sizes: Sequence[tuple[int, int] | None] | None = None
+        self,
+        model: Any,
+        debias: Debias | None = None,
+        sizes: Sequence[tuple[int, int] | None] | None = None,
+        prefix: Prefix | None = None,
     ) -> AbstractContextManager[Trace]:
         """Prune `model` inside the block.
 
         sizes: (width, height) before padding of every image of the batch, in prompt order; read only when `debias`
         silences padding.
+        prefix: shared by blocks that ask the same batch in several arms; the layers before the first cut run once.
         """
         from pruners.hooks import prune  # hooks needs Pruner
 
-        return prune(self, model, debias if debias is not None else Debias(), sizes)
+        return prune(self, model, debias if debias is not None else Debias(), sizes, prefix)
 
 
 def names() -> list[str]:

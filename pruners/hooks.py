@@ -25,6 +25,7 @@ from pruners.limits import Unsupported, checked, is_empty, refuse_cache, refuse_
 from pruners.masks import segment_mask
 from pruners.models import Adapter, adapter
 from pruners.models.request import Size
+from pruners.prefix import Prefix
 from pruners.sequence import (
     Choice,
     Segment,
@@ -44,9 +45,12 @@ _running: WeakSet[Any] = WeakSet()
 
 
 @contextmanager
-def prune(pruner: Pruner, model: Any, debias: Debias, sizes: Sequence[Size | None] | None) -> Iterator[Trace]:
+def prune(
+    pruner: Pruner, model: Any, debias: Debias, sizes: Sequence[Size | None] | None, prefix: Prefix | None = None
+) -> Iterator[Trace]:
     """Prune `model` (or the model of an adapter) inside the block."""
     run = Run(pruner, model if isinstance(model, Adapter) else adapter(model), debias, sizes)
+    run.prefix = prefix
     if run.decoder in _running:
         raise Unsupported("this model is being pruned already: leave the other `with` block first")
     _running.add(run.decoder)
@@ -69,6 +73,7 @@ class Run:
         self.layers: Sequence[Any] = list(family.decoder.layers)
         self.kernel: str = family.decoder.config._attn_implementation
         self.cuts = checked(pruner, len(self.layers))
+        self.prefix: Prefix | None = None
         self.trace = Trace(len(self.layers))
         self.handles: list[Any] = []
         self.media: dict[str, Any] = {}
@@ -106,6 +111,8 @@ class Run:
         if self.vision is not None:
             self.handles.extend(self.vision.install())
         self.handles.extend(self.adapter.hooks(self))
+        if self.prefix is not None:
+            self.handles.extend(self.prefix.install(self))
 
     def remove(self) -> None:
         for handle in self.handles:

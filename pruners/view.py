@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from debias import Debias, Span
-from pruners.attention import allowed_columns, attention_rows
+from pruners.attention import all_heads, allowed_columns, attention_rows
 from pruners.base import Cut, Rows
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Look:
         if rotary:
             query = self.adapter.rotate(query, cos, sin)
         weights = attention_rows(query, self.keys(row, rotary), self.adapter.scale(self.attn), allowed)
-        return weights.index_select(2, tokens.slots)
+        return all_heads(weights.index_select(2, tokens.slots), self.adapter.model)
 
     def _rotary(self, row: int) -> tuple[Tensor, Tensor]:
         cos, sin = self.rotary
@@ -177,12 +177,14 @@ class View:
     @property
     def keys(self) -> Tensor:
         """[H_kv, V, d] rotated keys of the layer that is looked at."""
-        return self._look(None).keys(self.sample).index_select(1, self.tokens.slots)
+        own = self._look(None).keys(self.sample).index_select(1, self.tokens.slots)
+        return all_heads(own, self.adapter.model)
 
     @property
     def values(self) -> Tensor:
         """[H_kv, V, d] values of the layer that is looked at."""
-        return self._look(None).values(self.sample).index_select(1, self.tokens.slots)
+        own = self._look(None).values(self.sample).index_select(1, self.tokens.slots)
+        return all_heads(own, self.adapter.model)
 
     @property
     def valid(self) -> Tensor | None:

@@ -6,7 +6,7 @@ differs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -157,14 +157,20 @@ class Adapter:
         dtype: torch.dtype | str = "auto",
         device: str | torch.device | None = None,
         attention: str | None = None,
+        tensor_parallel: int = 1,
     ) -> A:
-        """Model, processor and tokenizer of a checkpoint folder or hub id. device="auto" spreads a large model."""
+        """Model, processor and tokenizer of a checkpoint folder or hub id. device="auto" spreads a large model over
+        what the machine has, layer by layer; tensor_parallel=N splits every layer over the N processes of a launch."""
         from transformers import AutoModelForImageTextToText
 
         options: dict[str, Any] = {"dtype": dtype}
         if attention is not None:
             options["attn_implementation"] = attention
-        if device is not None:
+        if tensor_parallel > 1:
+            from transformers.distributed import DistributedConfig
+
+            options["distributed_config"] = DistributedConfig(tp_size=tensor_parallel)
+        elif device is not None:
             options["device_map"] = device
         model: Any = AutoModelForImageTextToText.from_pretrained(str(path), use_safetensors=True, **options)
         return cls(model.eval(), *cls.load_processor(str(path)))
@@ -204,17 +210,18 @@ class Adapter:
         """Ids before the prompt's first."""
         return [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
 
-    def encode(self, requests: Sequence[Request]) -> Encoded:
+    def encode(self, requests: Sequence[Request], device: torch.device | str | None = None) -> Encoded:
         """A left-padded batch on the model's device, with the prompts and pictures of the authors' evaluations.
 
-        Prompts are never truncated, also where they are longer than the tokenizer's model_max_length.
+        device: where to put it instead. Prompts are never truncated, also where they are longer than the tokenizer's
+        model_max_length.
         """
         if self.tokenizer is None:
             raise ValueError("this adapter has no tokenizer; get one with pruners.models.adapter(path).load(path)")
         rows, media = [], []
         for request in requests:
-            clips = [] if request.video is None else [self.clip(request.video)]
-            shown = {IMAGE: [self.picture(image) for image in request.images], VIDEO: clips}
+            clips = [] if request.video is None else [ready(request.video, self.clip)]
+            shown = {IMAGE: [ready(image, self.picture) for image in request.images], VIDEO: clips}
             pieces = cut(self.prompt(request), shown)
             rows.append(self.begin() + place(pieces, self.tokenizer))
             media += [piece for piece in pieces if isinstance(piece, Shown)]
@@ -222,9 +229,8 @@ class Adapter:
         inputs: dict[str, Any] = left_padded(rows, 0 if pad is None else pad)
         for name in dict.fromkeys(name for piece in media for name in piece.inputs):
             inputs[name] = self.collate(name, [piece.inputs[name] for piece in media if name in piece.inputs])
-        return Encoded(inputs, [size for piece in media for size in piece.sizes]).to(
-            self.model.device, self.model.dtype
-        )
+        where = self.model.device if device is None else device
+        return Encoded(inputs, [size for piece in media for size in piece.sizes]).to(where, self.model.dtype)
 
     def collate(self, name: str, parts: list[Tensor]) -> Tensor:
         """One input of the model, of all media of a batch."""
@@ -233,6 +239,11 @@ class Adapter:
     def decode(self, ids: Tensor) -> list[str]:
         """The answers; `ids` without the prompt."""
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+
+def ready(source: Any, prepare: Callable[[Any], Shown]) -> Shown:
+    """A picture or clip made ready, unless it is already."""
+    return source if isinstance(source, Shown) else prepare(source)
 
 
 def shared(rows: Sequence[Sequence[Any]], values: Sequence[T | None] | None) -> list[list[T | None]]:

@@ -73,8 +73,8 @@ class Qwen25VL(Adapter):
         return self.grids(given)
 
     # -- prompts and pictures ------------------------------------------------------------------------------------------
-    def encode(self, requests: Sequence[Request]) -> Encoded:
-        encoded, config = super().encode(requests), self.model.config
+    def encode(self, requests: Sequence[Request], device: torch.device | str | None = None) -> Encoded:
+        encoded, config = super().encode(requests, device), self.model.config
         ids = encoded.inputs["input_ids"]
         encoded.inputs["mm_token_type_ids"] = (ids == config.image_token_id).int() + 2 * (
             ids == config.video_token_id

@@ -18,12 +18,13 @@ IMAGE, VIDEO = "<image>", "<video>"
 class Request:
     """One question. `text` may say with <image> and <video> where its media go; without them they go in front.
 
+    Pictures and clips may also be given as an adapter made them ready (Shown).
     conversation: one of LLaVA's templates (vicuna_v1, llava_v1); families that know only their own use that.
     """
 
     text: str
-    images: Sequence[Image.Image] = ()
-    video: Sequence[Image.Image] | None = None
+    images: Sequence[Image.Image | Shown] = ()
+    video: Sequence[Image.Image] | Shown | None = None
     conversation: str | None = None
 
     @property
@@ -49,9 +50,17 @@ class Encoded:
         def moved(name: str, value: Any) -> Any:
             if not isinstance(value, Tensor):
                 return value
-            return value.to(device, dtype if name.startswith("pixel_values") else None)
+            pixels = dtype if name.startswith("pixel_values") else None
+            return value.to(device, pixels, non_blocking=value.is_pinned())
 
         return Encoded({name: moved(name, value) for name, value in self.inputs.items()}, self.sizes)
+
+    def pinned(self) -> Encoded:
+        """In page-locked memory, from which a GPU copies by itself."""
+        inputs = {
+            name: value.pin_memory() if isinstance(value, Tensor) else value for name, value in self.inputs.items()
+        }
+        return Encoded(inputs, self.sizes)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,16 @@
 """The native backend on a random model: shared vision features change nothing but the work."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from PIL import Image
 
 from debias import Debias
 from eval import benchmarks
 from eval.backends import UNPRUNED, Native
 from eval.features import Features
+from eval.media import Shelf
 from pruners import make
 from pruners.models import Request, adapter
 
@@ -34,7 +38,7 @@ def questions(world, name, count=6):
 def test_shared_features_give_the_answers_of_separate_ones(loaded, world, media, name):
     benchmark, asked = questions(world, name)
     shared, apart = native(loaded[media]), native(loaded[media])
-    apart._shares = lambda arm: False
+    apart._looks = lambda arm: True
     for arm in (UNPRUNED, "none", "padding"):
         found = list(shared.answer(asked, arm, benchmark))
         assert found == list(apart.answer(asked, arm, benchmark))
@@ -61,9 +65,9 @@ def test_the_unpruned_arm_is_the_plain_model(loaded, world):
 
 def test_methods_that_look_into_the_tower_share_nothing(loaded):
     backend = native(loaded["image"], "vispruner")
-    assert not backend._shares("none")
-    assert backend._shares(UNPRUNED)
-    assert native(loaded["image"])._shares("none")
+    assert backend._looks("none")
+    assert not backend._looks(UNPRUNED)
+    assert not native(loaded["image"])._looks("none")
 
 
 def test_pictures_are_made_ready_ahead(loaded, world):
@@ -76,6 +80,44 @@ def test_pictures_are_made_ready_ahead(loaded, world):
     rest = [answer for batch in plan[1:] for answer in backend.answer(batch, "none", benchmark)]
     assert first + rest == [a for batch in plan for a in native(loaded["image"]).answer(batch, "none", benchmark)]
     backend.close()
+
+
+def test_arms_share_what_the_tower_made_where_pictures_become_tiles(world, builders):
+    bound = builders.adapter("llava_next")
+    _, asked = questions(world, "gqa", 3)
+    benchmark = SimpleNamespace(name="gqa", conversation=None)
+    shared, apart = native(bound), native(bound, feature_bytes=0)
+    for arm in (UNPRUNED, "none", "padding"):
+        assert list(shared.answer(asked, arm, benchmark)) == list(apart.answer(asked, arm, benchmark))
+    assert (shared.features.encoded, apart.features.encoded) == (1, 0)
+    list(shared.answer(asked[:1], "none", benchmark))
+    assert shared.features.encoded == 2  # another batch
+
+
+def test_a_shared_prefix_changes_no_answer(loaded, world):
+    benchmark, asked = questions(world, "gqa", 6)
+    shared, apart = native(loaded["image"], share_prefix=True), native(loaded["image"])
+    for batch in (asked[:3], asked[3:]):
+        for arm in (UNPRUNED, "none", "padding"):
+            assert list(shared.answer(batch, arm, benchmark)) == list(apart.answer(batch, arm, benchmark))
+    assert shared.prefix.reused == 2 * 2  # two batches, the second arm's two layers
+
+
+def test_a_picture_is_read_once_until_its_file_changes(loaded, world, tmp_path):
+    _, asked = questions(world, "gqa", 1)
+    path = tmp_path / "picture.png"
+    Image.new("RGB", (30, 20), "red").save(path)
+    sample, shelf = asked[0].but(image=path, root=tmp_path), Shelf(loaded["image"])
+    assert shelf(sample) is shelf(sample)
+    assert (shelf.read, shelf.held) == (1, shelf(sample).bytes)
+    Image.new("RGB", (20, 30), "blue").save(path)
+    assert shelf(sample).size == (20, 30)
+    tight = Shelf(loaded["image"], budget=1)
+    assert tight(sample).size == (20, 30)
+    assert tight.held == 0
+    path.unlink()
+    with pytest.raises(ValueError, match="no such file"):
+        shelf(sample)
 
 
 def test_features_forget_beyond_their_budget():
