@@ -81,7 +81,7 @@ def artefacts() -> dict[str, Artefact]:
     for name, entry in _read("artefacts.toml").items():
         source = entry.get("from", name)
         arms = tuple(entry.get("arms", ARMS))
-        runs = tuple(_planned(run, arms) for run in entry["runs"])
+        runs = tuple(_planned(run, arms) for line in entry["runs"] for run in _each(line))
         if source != name:
             runs = tuple(run for run in found[source].runs if run.arms != ("unpruned",))
         found[name] = Artefact(
@@ -101,6 +101,14 @@ def artefacts() -> dict[str, Artefact]:
 def artefact(name: str) -> Artefact:
     known = artefacts()
     return known[one_of("artefact", name, list(known))]
+
+
+def _each(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A line of several budgets is as many runs."""
+    keeps = entry.get("keep")
+    if not isinstance(keeps, list):
+        return [entry]
+    return [{**entry, "keep": keep, "label": f"{entry['label']}-{keep}"} for keep in keeps]
 
 
 def _planned(entry: Mapping[str, Any], arms: tuple[str, ...]) -> Planned:

@@ -7,7 +7,7 @@ visual token (mean over heads); nan stands for a token that was silenced and tak
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from scipy.stats import rankdata
 from debias import Span, Trend
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Measured = tuple[float, float, float]  # value, and its 95 % interval
+DRAWS = 1000
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def spearman(scores: Array, place: Array) -> Array:
     with np.errstate(invalid="ignore", divide="ignore"):
         a = ranks - ranks.mean(1, keepdims=True)
         b = rankdata(place) - (len(place) + 1) / 2
-        return (a @ b) / np.sqrt((a * a).sum(1) * (b * b).sum())
+        return np.asarray((a @ b) / np.sqrt((a * a).sum(1) * (b * b).sum()))
 
 
 def noise_floor(tokens: int) -> float:
@@ -83,20 +85,28 @@ def row_profile(scores: Array, grid: tuple[int, int]) -> Array:
     return np.asarray(mean / mean.mean())
 
 
+def shuffled(scores: Array, ignore: Array | None = None, seed: int = 0) -> Array:
+    """The same numbers at other places, others in every picture: what they measure is what chance alone gives."""
+    there = np.ones(scores.shape[1], bool) if ignore is None else ~ignore
+    mixed: Array = scores.copy()
+    mixed[:, there] = np.random.default_rng(seed).permuted(scores[:, there], axis=1)
+    return mixed
+
+
 def entropy(scores: Array) -> Array:
     """[samples] in nats, of each row made to sum to one; divide by log(tokens) to compare layouts."""
     share = np.nan_to_num(scores / np.nansum(scores, 1, keepdims=True))
     return np.asarray(-np.where(share > 0, share * np.log(np.where(share > 0, share, 1)), 0).sum(1))
 
 
-def prompt_stability(by_prompt: Array) -> float:
-    """by_prompt [pictures, prompts, tokens]: mean cosine between two wordings of one request on a picture."""
+def prompt_stability(by_prompt: Array) -> Array:
+    """[pictures] mean cosine between two wordings of one request; by_prompt [pictures, prompts, tokens]."""
     unit = by_prompt / np.linalg.norm(by_prompt, axis=2, keepdims=True)
     product = np.einsum("ipt,iqt->ipq", unit, unit)
     first, second = np.triu_indices(by_prompt.shape[1], 1)
     if not len(first):
-        return float("nan")
-    return float(product[:, first, second].mean())
+        return np.full(len(by_prompt), math.nan)
+    return np.asarray(product[:, first, second].mean(1))
 
 
 def places(span: Span) -> tuple[Array, Array]:
@@ -142,11 +152,26 @@ def token_box_iou(cells: Array, kept: Array, box: tuple[float, float, float, flo
     return float((area & target).sum() / union) if union else 0.0
 
 
-def bootstrap(
-    statistic: Callable[[Array], float], samples: int, draws: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """95 % percentile interval of a statistic of picture numbers (drawn with repetition)."""
-    rng = np.random.default_rng(seed)
-    values = np.array([statistic(rng.integers(samples, size=samples)) for _ in range(draws)])
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return float(low), float(high)
+def resamples(samples: int, seed: int = 0, draws: int = DRAWS) -> Array:
+    """[1 + draws, samples] how often each picture counts: first every one once, then drawn with repetition."""
+    picks = np.random.default_rng(seed).integers(samples, size=(draws, samples))
+    drawn = [np.bincount(pick, minlength=samples) for pick in picks]
+    return np.stack([np.ones(samples), *drawn])
+
+
+def interval(statistics: Array) -> Measured:
+    """A statistic of every resample: its value, and the 95 % percentile interval."""
+    low, high = np.nanpercentile(statistics[1:], [2.5, 97.5])
+    return float(statistics[0]), float(low), float(high)
+
+
+def mean(values: Array, seed: int = 0, groups: Sequence[Any] | None = None) -> Measured:
+    """Of the finite numbers. `groups`: what is drawn whole, such as the picture of each question."""
+    _, place = np.unique(np.arange(len(values)) if groups is None else np.asarray(groups), return_inverse=True)
+    there = np.isfinite(values)
+    sums, counts = np.bincount(place, np.where(there, values, 0)), np.bincount(place, there)
+    if not counts.any():
+        return (math.nan,) * 3
+    weight = resamples(len(sums), seed)
+    with np.errstate(invalid="ignore"):
+        return interval((weight @ sums) / (weight @ counts))

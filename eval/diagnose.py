@@ -11,7 +11,8 @@ exponential, with R^2), its rank correlation with position (signed mean over pic
 the deep-layer paper reports, which chance alone lifts to the noise floor), entropy, and where `--keep` tokens would
 lie: in padding, in the lowest third of the picture, and of a clip in the last third of its frames. In brackets: 95 %
 bootstrap intervals over pictures. The trend of the arms is fitted on one half of the pictures and everything is
-measured on the other.
+measured on the other. `no RoPE`: scores taken before the rotary embedding. `chance`: the scores of every picture
+shuffled over its tokens, so the noise floor of every number.
 """
 
 from __future__ import annotations
@@ -29,20 +30,20 @@ import torch
 from debias import Debias, Padding, Trend
 from debias.fit import fit_all
 from debias.names import ARMS
-from eval import bias
+from eval import bias, diagnosis
+from eval.bias import Measured
 from eval.checkpoints import digest_of
-from eval.choices import EMBEDDED
+from eval.embedded import EMBEDDED
 from eval.images import open_image
 from eval.probe import Seen, watch
 from eval.sample import Sample
-from eval.tables import Table, say, show
+from eval.tables import say, show
 from pruners.base import top
 from pruners.models import adapter
 from pruners.models.request import Request
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Measured = tuple[float, float, float]  # value, and its 95 % interval
-DRAWS = 300
+HEAD_DRAWS = 200  # there are many heads
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
 # Five requests; the first is the one that everything but the stability over prompts is measured with.
@@ -63,7 +64,7 @@ def command(parser: argparse.ArgumentParser) -> Any:
     parser.add_argument("--limit", type=int, default=64, help="how many pictures (default: %(default)s)")
     parser.add_argument("--keep", type=float, default=0.11, help="tokens that would be kept: a count, or a share < 1")
     parser.add_argument("--layers", help="which layers, as in 1,7,15 (default: all)")
-    parser.add_argument("--heads", action="store_true", help="also the rise of every head")
+    parser.add_argument("--heads", action="store_true", help="also the rise of every head, before and after RoPE")
     parser.add_argument("--out", type=Path, help="also write the result to this file, for `python -m eval figures`")
     parser.add_argument("--device", help="device of the model (default: a GPU when there is one)")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other pictures (default %(default)s)")
@@ -108,7 +109,8 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         "kept": budget(args.keep, main.attention.shape[-1]),
         "layers": [layer_report(main, plain, others, layer, args) for layer in layers],
     }
-    show(table(result))
+    for table in diagnosis.tables(result):
+        show(table)
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -123,18 +125,35 @@ def layer_report(
     main: Seen, plain: Seen, others: Sequence[Array], layer: int, args: argparse.Namespace
 ) -> dict[str, Any]:
     scores = main.heads_mean[:, layer]
+    together = np.stack([scores, *(seen[:, layer] for seen in others)], axis=1)
+    mixed = np.stack([shuffled(main, together[:, n], args.seed + n) for n in range(together.shape[1])], axis=1)
     report: dict[str, Any] = {"layer": layer, "arms": arms(main, scores, args)}
     report["no_rope"] = arms(plain, plain.heads_mean[:, layer], args, ("none",))["none"]
-    together = np.stack([scores, *(seen[:, layer] for seen in others)], axis=1)
-    report["prompt_stability"] = bias.prompt_stability(together)
+    report["chance"] = arms(main, mixed[:, 0], args, ("none",))["none"]
+    report["prompt_stability"] = bias.mean(bias.prompt_stability(together), args.seed)
+    report["prompt_stability_chance"] = bias.mean(bias.prompt_stability(mixed), args.seed)
     report["curves"] = curves(main, scores)
     report["row_profile"] = bias.row_profile(patches(main, without_padding(main, scores)), main.spans[0].grid).tolist()
     if args.heads:
-        heads = main.attention[:, layer].swapaxes(0, 1)
-        marked = special(main)
-        ignore = None if marked is None else marked.numpy()
-        report["heads"] = [bias.strength(without_padding(main, head), ignore).span for head in heads]
+        report["heads"], report["heads_no_rope"] = (heads(seen, layer, args.seed) for seen in (main, plain))
     return report
+
+
+def heads(seen: Seen, layer: int, seed: int) -> list[Measured]:
+    """The rise of every head, padding left out."""
+    found = seen.attention[:, layer].swapaxes(0, 1)
+    return [rise(without_padding(seen, head), special(seen), seed, HEAD_DRAWS)[0] for head in found]
+
+
+def rise(values: Array, ignore: torch.Tensor | None, seed: int, draws: int = bias.DRAWS) -> tuple[Measured, Measured]:
+    """Of the exponential that fits the mean curve of the pictures, the log of last over first; and its R^2."""
+    samples, tokens = values.shape
+    weight = bias.resamples(samples, seed, draws)
+    seen = weight @ ~np.isnan(values)
+    curves = np.where(seen > 0, weight @ np.nan_to_num(values) / np.maximum(seen, 1e-12), np.nan)
+    fitted = fit_all(torch.as_tensor(curves), ignore=ignore)
+    rates, r2 = (np.array([getattr(trend, name) for trend in fitted], dtype=float) for name in ("rate", "r2"))
+    return bias.interval(rates * (tokens - 1)), bias.interval(r2)
 
 
 def curves(seen: Seen, scores: Array) -> dict[str, list[float]]:
@@ -177,48 +196,33 @@ def arms(
             values = np.where(marked.numpy(), np.nan, values)
         shares = bias.kept_shares(kept, *bias.places(seen.spans[0]), padding)
         out[name] = measures(values, special(seen), seen.spans[0].grid, args.seed) | {
-            f"kept_in_{where}": mean(share, args.seed) for where, share in shares.items()
+            f"kept_in_{where}": bias.mean(share, args.seed) for where, share in shares.items()
         }
     return out
 
 
 def measures(values: Array, ignore: torch.Tensor | None, grid: tuple[int, int], seed: int) -> dict[str, Measured]:
-    samples, tokens = values.shape
-    picks = np.random.default_rng(seed).integers(samples, size=(DRAWS, samples))
-    weight = np.stack([np.bincount(pick, minlength=samples) for pick in picks]).astype(float)
-    weight = np.concatenate([np.ones((1, samples)), weight])  # the first draw is the sample itself
-    there = ~np.isnan(values)
-    seen = weight @ there
-    curves = np.where(seen > 0, weight @ np.nan_to_num(values) / np.maximum(seen, 1e-12), np.nan)
-    fitted = fit_all(torch.as_tensor(curves), ignore=ignore)
-    rise = np.array([trend.rate * (tokens - 1) for trend in fitted])
-    r2 = np.array([trend.r2 for trend in fitted], dtype=float)
-    place = np.arange(tokens)
+    rises, r2 = rise(values, ignore, seed)
     patch = values if ignore is None else values[:, ~ignore.numpy()]
     absolute = [bias.absolute_correlation(row[None], grid) for row in patch]
     return {
-        "rise": interval(rise),
-        "r2": interval(r2),
-        "correlation": mean(bias.spearman(values, place), seed),
-        "absolute_correlation": mean(np.array(absolute), seed),
-        "entropy": mean(bias.entropy(values), seed),
+        "rise": rises,
+        "r2": r2,
+        "correlation": bias.mean(bias.spearman(values, np.arange(values.shape[1])), seed),
+        "absolute_correlation": bias.mean(np.array(absolute), seed),
+        "entropy": bias.mean(bias.entropy(values), seed),
     }
-
-
-def interval(draws: Array) -> Measured:
-    low, high = np.nanpercentile(draws[1:], [2.5, 97.5])
-    return float(draws[0]), float(low), float(high)
-
-
-def mean(values: Array, seed: int) -> Measured:
-    picks = np.random.default_rng(seed).integers(len(values), size=(DRAWS, len(values)))
-    return interval(np.concatenate([[np.nanmean(values)], np.nanmean(values[picks], 1)]))
 
 
 def without_padding(seen: Seen, values: Array, first: int = 0) -> Array:
     """The same numbers with nan where a token shows padding."""
     valid = np.stack([Padding().valid(span).numpy() for span in seen.spans[first:]])
     return np.where(valid, values, np.nan)
+
+
+def shuffled(seen: Seen, values: Array, seed: int) -> Array:
+    marked = special(seen)
+    return bias.shuffled(values, None if marked is None else marked.numpy(), seed)
 
 
 def special(seen: Seen) -> torch.Tensor | None:
@@ -253,35 +257,3 @@ def found(folder: Path, limit: int, video: bool = False) -> list[Any]:
         raise ValueError(f"{folder} holds no {'videos' if video else 'pictures'} ({', '.join(endings)})")
     random.Random(0).shuffle(paths)
     return [read_frames(path) if video else open_image(Sample(path.name, "", image=path)) for path in paths[:limit]]
-
-
-def table(result: dict[str, Any]) -> Table:
-    rows: list[list[str | float | int | None]] = []
-    columns = {key: name for key, name in COLUMNS.items() if key in result["layers"][0]["arms"]["none"]}
-    for layer in result["layers"]:
-        for name, measured in {**layer["arms"], "no RoPE": layer["no_rope"]}.items():
-            shown = [bracket(measured[key]) for key in columns]
-            rows.append([layer["layer"] if name == "none" else None, name, *shown])
-    notes = [
-        f"{result['pictures']} {result['source']}; {result['tokens']} visual tokens; {result['kept']} kept",
-        f"|correlation| of {result['noise_floor']:.3f} is what chance alone gives",
-    ]
-    if result["left_out"]:
-        notes.append(f"{result['left_out']} were left out: a trend belongs to one layout, and theirs is another one")
-    return Table(f"Attention of {result['model']}", ["layer", "arm", *columns.values()], rows, notes)
-
-
-COLUMNS = {
-    "rise": "rise",
-    "r2": "R^2",
-    "correlation": "correlation",
-    "absolute_correlation": "|correlation|",
-    "entropy": "entropy",
-    "kept_in_padding": "kept: padding",
-    "kept_in_lowest_third": "kept: lowest third",
-    "kept_in_last_frames": "kept: last frames",
-}
-
-
-def bracket(measured: Measured) -> str:
-    return f"{measured[0]:.2f} [{measured[1]:.2f}, {measured[2]:.2f}]"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ ARM_COLOURS = {
     "padding": "#E69F00",
     "both": "#009E73",
     "no RoPE": "#CC79A7",
+    "chance": "#666666",
 }
 MORE_COLOURS = ("#0072B2", "#D55E00", "#CC79A7", "#F0E442", "#009E73", "#56B4E9", "#E69F00", "#000000")
 STYLE: Any = {  # matplotlib types its settings by name
@@ -119,10 +119,18 @@ def layers(reports: Sequence[Mapping[str, Any]], floor: float) -> Figure:
         numbers = [report["layer"] for report in reports]
         series = {arm: [report["arms"][arm] for report in reports] for arm in ("none", "trend", "padding", "both")}
         series["no RoPE"] = [report["no_rope"] for report in reports]
+        series["chance"] = [report["chance"] for report in reports]
         for axis, measure, label in zip(axes, ("rise", "correlation"), ("rise", "rank correlation"), strict=True):
             for number, (arm, entries) in enumerate(series.items()):
                 value, low, high = np.array([entry[measure] for entry in entries]).T
-                axis.plot(numbers, value, ".-", color=colour(arm, number), label=arm, linewidth=1.2)
+                axis.plot(
+                    numbers,
+                    value,
+                    ":" if arm == "chance" else ".-",
+                    color=colour(arm, number),
+                    label=arm,
+                    linewidth=1.2,
+                )
                 axis.fill_between(numbers, low, high, color=colour(arm, number), alpha=0.15, linewidth=0)
             axis.axhline(0, color="black", linewidth=0.5)
             axis.set_xlabel("layer")
@@ -133,61 +141,23 @@ def layers(reports: Sequence[Mapping[str, Any]], floor: float) -> Figure:
     return drawn
 
 
-def bars(points: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Every benchmark in every arm."""
-    arms = list(dict.fromkeys(arm for by_arm in points.values() for arm in by_arm))
-    drawn = figure(max(4.4, 0.75 * len(points) + 1.5), 3.0)
+def heads(reports: Sequence[Mapping[str, Any]]) -> Figure:
+    """The rise of every head of every layer, with positions and before they are rotated in."""
+    shown = {"heads": "with RoPE", "heads_no_rope": "before RoPE"}
+    rises = {name: np.array([report[name] for report in reports])[..., 0] for name in shown}
+    layers, count = rises["heads"].shape
+    drawn = figure(min(9.0, 0.28 * count + 1.2) * 2 + 0.6, min(6.0, 0.2 * layers + 1.2))
     with matplotlib.rc_context(STYLE):
-        axis = drawn.subplots()
-        width = 0.8 / len(arms)
-        for number, arm in enumerate(arms):
-            heights = [by_arm.get(arm, math.nan) for by_arm in points.values()]
-            places = np.arange(len(points)) + (number - (len(arms) - 1) / 2) * width
-            axis.bar(places, heights, width, color=colour(arm, number), label=arm)
-        axis.set_xticks(range(len(points)), list(points), rotation=30, ha="right")
-        axis.set_ylabel("score")
-        drawn.legend(ncols=len(arms), loc="outside upper left", fontsize=8)
-    return drawn
-
-
-def radar(methods: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Mean score of every method, without and with debiasing."""
-    names = list(methods)
-    angles = np.linspace(0, 2 * np.pi, len(names), endpoint=False)
-    drawn = figure(4.6, 4.2)
-    with matplotlib.rc_context(STYLE):
-        axis = drawn.add_subplot(projection="polar")
-        every = [methods[name][arm] for name in names for arm in ("none", "both")]
-        low = math.floor(min(every) - 0.15 * (max(every) - min(every)) - 0.5)
-        for arm in ("none", "both"):
-            values = [methods[name][arm] for name in names]
-            ring = np.append(angles, angles[0]), [*values, values[0]]
-            axis.plot(*ring, color=colour(arm), linewidth=1.6, label={"none": "as published", "both": "debiased"}[arm])
-            axis.fill(*ring, color=colour(arm), alpha=0.12, linewidth=0)
-        labels = [f"{name}\n{methods[name]['none']:.1f} → {methods[name]['both']:.1f}" for name in names]
-        axis.set_xticks(angles, labels)
-        axis.set_ylim(low, max(every) + 0.5)
-        axis.tick_params(pad=12)
-        axis.set_rlabel_position(180 / len(names))  # type: ignore[attr-defined]
-        drawn.legend(loc="outside lower center", ncols=2)
-    return drawn
-
-
-def budget(lines: Mapping[str, Mapping[str, Iterable[tuple[float, float]]]]) -> Figure:
-    """Mean score against the mean number of visual tokens a layer sees; dashed without debiasing."""
-    drawn = figure(5.2, 3.2)
-    with matplotlib.rc_context(STYLE):
-        axis = drawn.subplots()
-        for number, (method, arms) in enumerate(lines.items()):
-            for arm in ("none", "both"):
-                if arm in arms:
-                    x, y = zip(*sorted(arms[arm]), strict=True)
-                    style = "o--" if arm == "none" else "o-"
-                    shade = MORE_COLOURS[number % len(MORE_COLOURS)]
-                    axis.plot(x, y, style, color=shade, markersize=3.5, linewidth=1.3, label=f"{method}, {arm}")
-        axis.set_xlabel("visual tokens a layer sees, mean")
-        axis.set_ylabel("mean score")
-        axis.legend(fontsize=8)
+        axes = drawn.subplots(1, 2, sharey=True)
+        high = max(float(np.abs(picture).max()) for picture in rises.values())
+        for axis, (name, label) in zip(axes, shown.items(), strict=True):
+            image = axis.imshow(rises[name], cmap="PuOr_r", vmin=-high, vmax=high, aspect="auto")
+            axis.set_title(label, fontsize=9)
+            axis.set_xlabel("head")
+            axis.xaxis.get_major_locator().set_params(integer=True)
+        axes[0].set_yticks(range(layers), [str(report["layer"]) for report in reports])
+        axes[0].set_ylabel("layer")
+        drawn.colorbar(image, ax=list(axes), label="rise")
     return drawn
 
 
@@ -225,10 +195,12 @@ def overlay(picture: Any, kept: Sequence[int] | None, canvas: Canvas) -> Any:
     from PIL import Image, ImageDraw
 
     zoom = max(1.0, 336 / max(canvas.size))
-    size = tuple(round(edge * zoom) for edge in canvas.size)
+    width, height = canvas.size
+    size = round(width * zoom), round(height * zoom)
     whole = Image.new("RGB", size, (122, 116, 104))
     there = [round(edge * scale * zoom) for edge, scale in zip(picture.size, canvas.scale, strict=True)]
-    corner = tuple(round(value * zoom) for value in canvas.offset)
+    left, top = canvas.offset
+    corner = round(left * zoom), round(top * zoom)
     whole.paste(picture.resize(there, Image.Resampling.NEAREST), corner)
     if kept is None:
         return whole
@@ -265,35 +237,6 @@ def plain(text: str, longest: int) -> str:
     """A model's words as matplotlib shows them: one line, no formulas."""
     line = " ".join(text.split()).replace("$", r"\$")
     return line if len(line) <= longest else line[: longest - 1] + "…"
-
-
-def ratio(shallow: Mapping[int, float], references: Mapping[str, float]) -> Figure:
-    """Mean score of ratio debiasing by the shallow layer that is divided by; other arithmetic as lines across."""
-    drawn = figure(5.2, 3.0)
-    with matplotlib.rc_context(STYLE):
-        axis = drawn.subplots()
-        x, y = zip(*sorted(shallow.items()), strict=True)
-        axis.plot(x, y, "o-", color=MORE_COLOURS[0], label="divided by the shallow layer")
-        for number, (name, value) in enumerate(references.items(), 1):
-            axis.axhline(value, linestyle="--", linewidth=1, color=MORE_COLOURS[number % 8], label=name)
-        axis.set_xlabel("shallow layer, of 32")
-        axis.set_ylabel("mean score")
-        axis.legend(fontsize=8)
-    return drawn
-
-
-def boxes(measured: Mapping[str, tuple[float, float, float]]) -> Figure:
-    """IoU of kept tokens with the box that is referred to; whiskers are 95 % intervals."""
-    drawn = figure(5.2, 0.4 * len(measured) + 1.0)
-    with matplotlib.rc_context(STYLE):
-        axis = drawn.subplots()
-        for number, (name, (value, low, high)) in enumerate(measured.items()):
-            arm = name.split()[-1]
-            axis.barh(number, value, color=colour(arm, number), xerr=[[value - low], [high - value]], ecolor="#333333")
-        axis.set_yticks(range(len(measured)), list(measured))
-        axis.invert_yaxis()
-        axis.set_xlabel("IoU of the kept tokens with the box")
-    return drawn
 
 
 def fits(curves: Mapping[str, Sequence[float]], trends: Mapping[str, Sequence[float]]) -> Figure:

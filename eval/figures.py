@@ -21,7 +21,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from eval import benchmarks, cells, drawings
+from eval import benchmarks, cells, charts, drawings
 from eval.images import open_image
 from eval.results import Scored, results
 from eval.store import Folder, decode
@@ -73,11 +73,14 @@ def diagnosis_figures(result: Mapping[str, Any], layer: int | None) -> dict[str,
     if layer not in layers:
         raise ValueError(f"the diagnosis has no layer {layer}; it has {', '.join(map(str, layers))}")
     curves, grid = layers[layer]["curves"], tuple(result["grid"])
-    return {
+    made = {
         "attention-maps": drawings.maps(curves, grid, f"Mean attention of layer {layer}"),
         "attention-trends": drawings.trends(curves, f"Attention by position, layer {layer}"),
         "attention-layers": drawings.layers(result["layers"], result["noise_floor"]),
     }
+    if "heads" in layers[layer]:
+        made["attention-heads"] = drawings.heads(result["layers"])
+    return made
 
 
 def run_figures(scored: Sequence[Scored], info: Mapping[str, Any]) -> dict[str, Figure]:
@@ -86,7 +89,7 @@ def run_figures(scored: Sequence[Scored], info: Mapping[str, Any]) -> dict[str, 
     squares = [one for one in scored if one.benchmark.media == "image"]
     rows = [row for one in squares for arm in one.arms.values() for row in arm.rows
             if {"kept", "size", "arm"} <= row["metadata"].keys()]  # fmt: skip
-    made = {"scores": drawings.bars(points(scored))}
+    made = {"scores": charts.bars(points(scored))}
     side = math.isqrt(next(iter(tokens)) or 0) if len(tokens) == 1 else 0
     if rows and side and {side * side} == tokens:
         made["selection-frequency"] = drawings.frequency(rows, side)
@@ -109,33 +112,43 @@ def together(runs: Mapping[Path, tuple[Mapping[str, Any], list[Scored]]]) -> dic
     ratios: dict[int, float] = {}
     references: dict[str, float] = {}
     budgets: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    unpruned = None
     for path, (info, scored) in runs.items():
-        values = points(scored)
         setting = str(info["settings"]["method"])
         method = setting.split("(")[0]
         label = f"{method}\n{path.name}" if method in means else method
-        for arm in dict.fromkeys(arm for by_arm in values.values() for arm in by_arm):
-            there = [by_arm[arm] for by_arm in values.values() if arm in by_arm]
-            value = sum(there) / len(there)
+        for arm, (value, tokens) in arm_points(scored).items():
+            if arm == "unpruned":
+                unpruned = value
+                continue
             means.setdefault(label, {})[arm] = value
             if arm == "none" and (found := re.search(r"Scores\(kind='(\w+)', shallow=(\d+)", setting)):
                 if found[1] == "ratio":
                     ratios[int(found[2])] = value
                 else:
                     references[path.name] = value
-            tokens = [one.arms[arm].tokens for one in scored if arm in one.arms and one.arms[arm].tokens is not None]
-            if tokens:
-                mean = sum(filter(None, tokens)) / len(tokens)
-                budgets.setdefault(method, {}).setdefault(arm, []).append((mean, value))
+            if tokens is not None:
+                budgets.setdefault(method, {}).setdefault(arm, []).append((tokens, value))
     made: dict[str, Figure] = {}
     methods = {name: by_arm for name, by_arm in means.items() if {"none", "both"} <= set(by_arm)}
-    if len({name.split("\n")[0] for name in methods}) >= 3:
-        made["radar"] = drawings.radar(methods)
+    if len(methods) >= 3 and not any("\n" in name for name in methods):  # one run each
+        made["radar"] = charts.radar(methods)
     if any(len(line) > 1 for arms in budgets.values() for line in arms.values()):
-        made["budget"] = drawings.budget(budgets)
+        made["budget"] = charts.budget(budgets, unpruned)
     if len(ratios) > 1:
-        made["ratio"] = drawings.ratio(ratios, references)
+        made["ratio"] = charts.ratio(ratios, references)
     return made
+
+
+def arm_points(scored: Sequence[Scored]) -> dict[str, tuple[float, float | None]]:
+    """arm -> mean score, and the mean number of visual tokens that a layer sees."""
+    values, out = points(scored), {}
+    for arm in dict.fromkeys(arm for by_arm in values.values() for arm in by_arm):
+        there = [by_arm[arm] for by_arm in values.values() if arm in by_arm]
+        tokens = [one.arms[arm].tokens for one in scored if arm in one.arms]
+        known = [count for count in tokens if count is not None]
+        out[arm] = sum(there) / len(there), sum(known) / len(known) if known else None
+    return out
 
 
 def kept(folders: Sequence[Path], key: str, arms: Sequence[str] | None, args: argparse.Namespace) -> Figure:
@@ -167,7 +180,7 @@ def kept(folders: Sequence[Path], key: str, arms: Sequence[str] | None, args: ar
 def canvas_for(facts: Mapping[str, Any], model: str | None) -> Callable[[tuple[int, int]], Any]:
     """How pictures of a benchmark were cut: by a checkpoint's config, or as one padded square."""
     if model is not None:
-        return cells.canvas_of(model)
+        return cells.canvas_of(model, facts.get("max_patches"))
     side = math.isqrt(facts.get("tokens") or 0)
     if side * side != facts.get("tokens"):
         raise ValueError(

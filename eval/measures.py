@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from eval import artefacts, bias, diagnose, drawings
+from eval import artefacts, bias, charts, diagnose, diagnosis, drawings
 from eval.results import questions, results
 from eval.store import Folder, decode
 from eval.tables import Table
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ROUNDS = 7  # times that every variant is timed
 
 
-def diagnosis(task: Task) -> dict[str, Any]:
+def diagnosed(task: Task, *flags: str) -> dict[str, Any]:
     """A diagnosis of the model on the pictures of the artefact's benchmarks, or on drawn scenes; also as figures."""
     from eval import figures
 
@@ -33,7 +33,7 @@ def diagnosis(task: Task) -> dict[str, Any]:
         words += ["--images", str(pictures(task))]
     if task.limit is not None:
         words += ["--limit", str(max(4, task.limit))]
-    args, _ = parser.parse_known_args([*words, *task.more])
+    args, _ = parser.parse_known_args([*words, *flags, *task.more])
     found: dict[str, Any] = work(args)
     for name, figure in figures.diagnosis_figures(found, None).items():
         drawings.save(figure, task.here / "figures" / name)
@@ -51,40 +51,48 @@ def pictures(task: Task) -> Path:
     return path.parent
 
 
-def bias_(found: dict[str, Any]) -> Table:
-    table = diagnose.table(found)
-    return Table("Bias of attention by layer and arm", table.head, table.rows, table.notes)
-
-
 def layers(task: Task) -> list[Table]:
     """The deep-layer paper's three numbers by layer, and the signed one that tells a bias from chance."""
     from eval.checkpoints import config_of
     from eval.reproduce import sources
     from pruners.schedule import at_depth
 
-    found = diagnosis(task)
+    found = diagnosed(task)
     config = config_of(task.checkpoint)
     depth = (config.get("text_config") or config)["num_hidden_layers"]
     known = {row.facts["layer"]: row.values for row in artefacts.published(task.artefact.published)}
     rows: list[list[Any]] = []
     for layer in found["layers"]:
-        raw = layer["arms"]["none"]
-        rows.append([layer["layer"], "ours", layer["prompt_stability"], raw["absolute_correlation"][0],
-                     raw["entropy"][0], raw["correlation"][0], layer["no_rope"]["correlation"][0]])  # fmt: skip
+        raw, chance = layer["arms"]["none"], layer["chance"]
+        ours = [
+            layer["prompt_stability"],
+            layer["prompt_stability_chance"],
+            raw["absolute_correlation"],
+            chance["absolute_correlation"],
+            raw["entropy"],
+            raw["correlation"],
+            layer["no_rope"]["correlation"],
+        ]
+        rows.append([layer["layer"], "ours", *(diagnosis.bracket(measured, 3) for measured in ours)])
         for number, cells in known.items():
             if at_depth(number, depth) == layer["layer"]:
-                rows.append([layer["layer"], f"published: layer {number}", *cells.values(), None, None])
-    head = ["layer", "whose", "prompt stability", "|correlation|", "entropy", "signed correlation", "same, before RoPE"]
+                stable, related, spread = (f"{value:g}" for value in cells.values())
+                rows.append(
+                    [layer["layer"], f"published: layer {number}", stable, None, related, None, spread, None, None]
+                )
+    head = ["layer", "whose", "prompt stability", "by chance", "|correlation|", "by chance", "entropy",
+            "signed correlation", "same, before RoPE"]  # fmt: skip
     notes = [
-        f"{found['pictures']} {found['source']}, {found['tokens']} tokens; at most {np.log(found['tokens']):.2f}",
-        f"|correlation| of {found['noise_floor']:.3f} is what chance alone gives; it cannot tell a shared bias from it",
+        f"{found['pictures']} {found['source']}, {found['tokens']} tokens: entropy is at most "
+        f"{np.log(found['tokens']):.2f}; in brackets 95 % over pictures",
+        "by chance: of the same scores shuffled over the tokens; |correlation| cannot tell a shared bias from that",
         *sources(task.artefact),
     ]
     return [Table(task.artefact.title, head, rows, notes)]
 
 
 def bias_strengths(task: Task) -> list[Table]:
-    return [bias_(diagnosis(task))]
+    return diagnosis.tables(diagnosed(task, "--heads"))
 
 
 def iou(task: Task) -> list[Table]:
@@ -93,41 +101,52 @@ def iou(task: Task) -> list[Table]:
     from eval.reproduce import sources
 
     known = artefacts.published(task.artefact.published)
+    canvas = canvas_of(task.checkpoint)
     rows: list[list[Any]] = []
-    drawn: dict[str, tuple[float, float, float]] = {}
+    drawn: dict[str, tuple[bias.Measured, bias.Measured]] = {}
     for planned in task.artefact.runs:
         if not (task.folder(planned) / "run.json").exists():
             continue
         scored = results(Folder(task.folder(planned)), task.data)
         for arm in planned.arms:
-            found = np.array([value for one in scored for value in overlaps(one, arm, canvas_of(task.checkpoint))])
-            if len(found):
-                low, high = bias.bootstrap(lambda pick, f=found: float(f[pick].mean()), len(found))  # type: ignore[misc]
-                drawn[f"{planned.label} {arm}"] = float(found.mean()), low, high
-                rows.append([planned.label, arm, "ours", float(found.mean()), f"[{low:.3f}, {high:.3f}]", len(found)])
-            for row in known:
-                if row.of(planned, arm):
-                    rows.append(
-                        [planned.label, arm, f"published: {row.table}", row.values["token_box_iou"], None, None]
-                    )
+            found = [overlap for one in scored for overlap in overlaps(one, arm, canvas)]
+            if found:
+                groups, mine, chance = zip(*found, strict=True)
+                ours = bias.mean(np.array(mine), groups=groups)
+                by_chance = bias.mean(np.array(chance), groups=groups)
+                drawn[f"{planned.label} {arm}"] = ours, by_chance
+                rows.append(
+                    [planned.label, arm, "ours", *(diagnosis.bracket(m, 3) for m in (ours, by_chance)), len(mine)]
+                )
+            rows += [
+                [planned.label, arm, f"published: {row.table}", f"{row.values['token_box_iou']:.3f}", None, None]
+                for row in known
+                if row.of(planned, arm)
+            ]
     if drawn:
-        drawings.save(drawings.boxes(drawn), task.here / "figures" / "token-box-iou")
-    rows = [[*cells[:3], f"{cells[3]:.3f}", *cells[4:]] for cells in rows]
-    notes = ["IoU of the kept tokens' area with the box; in brackets 95 % over questions.", *sources(task.artefact)]
-    return [Table(task.artefact.title, ["run", "arm", "whose", "token-box IoU", "interval", "questions"], rows, notes)]
+        drawings.save(charts.boxes(drawn), task.here / "figures" / "token-box-iou")
+    notes = [
+        "IoU of the kept tokens' area with the box; in brackets 95 % over pictures. by chance: of as many tokens drawn "
+        "at random.",
+        *sources(task.artefact),
+    ]
+    return [Table(task.artefact.title, ["run", "arm", "whose", "token-box IoU", "by chance", "questions"], rows, notes)]
 
 
-def overlaps(scored: Any, arm: str, canvas: Any) -> list[float]:
-    """Of every question of one benchmark with kept tokens and a box."""
-    boxes = {sample.key: (sample.target, sample.meta["size"]) for sample in scored.samples}
+def overlaps(scored: Any, arm: str, canvas: Any) -> list[tuple[str, float, float]]:
+    """Of every question of one benchmark with kept tokens and a box: its picture, the IoU, and one of random tokens."""
+    samples = {sample.key: sample for sample in scored.samples}
     rows = scored.arms[arm].rows if arm in scored.arms else []
-    found = []
+    rng, found = np.random.default_rng(0), []
     for row in rows:
         if row["metadata"].get("kept"):
-            box, size = boxes[row["metadata"]["key"]]
-            drawn = canvas(size)
+            sample = samples[row["metadata"]["key"]]
+            drawn = canvas(sample.meta["size"])
             kept = decode(row["metadata"]["kept"][-1])
-            found.append(bias.token_box_iou(drawn.cells, np.array(kept, int), drawn.box(box), drawn.size))
+            box = drawn.box(sample.target)
+            any_ = rng.choice(len(drawn.cells), len(kept), replace=False)
+            values = (bias.token_box_iou(drawn.cells, np.array(one, int), box, drawn.size) for one in (kept, any_))
+            found.append((sample.group, *values))
     return found
 
 

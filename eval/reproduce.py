@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eval import artefacts, drawings, figures, flags, measures, run, tables
+from eval import artefacts, budgets, drawings, figures, flags, measures, run, tables
 from eval.artefacts import Artefact, Planned
 from eval.averages import AVERAGES
 from eval.checkpoints import config_of, folder_of, layout
@@ -91,7 +91,7 @@ class Task:
 
     @property
     def checkpoint(self) -> str:
-        from eval.choices import EMBEDDED
+        from eval.embedded import EMBEDDED
 
         return self.model or str(EMBEDDED[self.media])
 
@@ -158,7 +158,7 @@ def one(artefact: Artefact, args: argparse.Namespace) -> dict[str, Any]:
         found = status(task)
         tables.show(state_table(task, found))
         return {"name": artefact.name, "runs": found, "absent": absent}
-    failed = answer(task) if artefact.measure in ("scores", "iou") else {}
+    failed = answer(task) if artefact.measure in ("scores", "budgets", "iou") else {}
     task.here.mkdir(parents=True, exist_ok=True)
     shown = MEASURES[artefact.measure](task)
     for table in shown:
@@ -342,6 +342,7 @@ def sources(artefact: Artefact) -> list[str]:
 
 MEASURES: dict[str, Callable[[Task], list[Table]]] = {
     "scores": scores,
+    "budgets": budgets.budgets,
     "bias": measures.bias_strengths,
     "layers": measures.layers,
     "iou": measures.iou,

@@ -94,7 +94,7 @@ def test_entropy():
 def test_prompt_stability():
     one = np.array([[[1.0, 0], [1, 0], [0, 1]]])
     assert bias.prompt_stability(one) == pytest.approx(1 / 3)
-    assert math.isnan(bias.prompt_stability(one[:, :1]))
+    assert np.isnan(bias.prompt_stability(one[:, :1])).all()
 
 
 def test_kept_shares_count_thirds_inside_the_picture():
@@ -127,11 +127,34 @@ def test_token_box_iou():
     assert bias.token_box_iou(cells, np.array([3]), (0, 0, 10, 10), (20, 20)) == 0
 
 
-def test_bootstrap_covers_the_truth():
+def test_intervals_cover_the_truth():
     rng = np.random.default_rng(0)
-    hits = 0
-    for trial in range(40):
-        data = rng.normal(1, 1, 60)
-        low, high = bias.bootstrap(lambda pick, data=data: float(data[pick].mean()), 60, draws=300, seed=trial)
-        hits += low <= 1 <= high
-    assert 33 <= hits <= 40
+    found = [bias.mean(rng.normal(1, 1, 60), seed) for seed in range(40)]
+    assert 33 <= sum(low <= 1 <= high for _, low, high in found) <= 40
+    assert all(low < value < high for value, low, high in found)
+
+
+def test_questions_about_one_picture_are_drawn_together():
+    rng = np.random.default_rng(1)
+    pictures = rng.normal(size=30)
+    apart, whole = (bias.mean(np.repeat(pictures, 9), groups=names) for names in (None, np.repeat(np.arange(30), 9)))
+    assert apart[0] == pytest.approx(pictures.mean())
+    assert whole[0] == pytest.approx(pictures.mean())
+    assert (whole[2] - whole[1]) / (apart[2] - apart[1]) == pytest.approx(3, rel=0.2)  # nine times fewer to draw from
+
+
+def test_numbers_that_are_none_take_no_part():
+    assert bias.mean(np.array([1.0, math.nan, 3.0]))[0] == 2
+    assert all(map(math.isnan, bias.mean(np.array([math.nan]))))
+
+
+def test_shuffled_numbers_show_no_bias():
+    scores = planted(0.006)
+    marked = np.zeros(144, bool)
+    marked[::12] = True
+    mixed = bias.shuffled(scores, marked)
+    np.testing.assert_array_equal(mixed[:, marked], scores[:, marked])
+    np.testing.assert_array_equal(np.sort(mixed, 1), np.sort(scores, 1))
+    place = np.arange(144)[~marked]
+    assert bias.spearman(scores[:, ~marked], place).mean() > 0.3
+    assert abs(bias.spearman(mixed[:, ~marked], place).mean()) < 0.05

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval import cells, cli, drawings, figures
+from eval import cells, charts, cli, drawings, figures
 
 ARM_VALUES = (("none", 55.0, 9.0), ("both", 60.0, 9.0))
 ARMS = ("none", "trend", "padding", "both")
@@ -31,7 +31,8 @@ def diagnosis() -> dict:
                 "layer": layer,
                 "curves": {name: np.exp(rng.normal(size=36)).tolist() for name in names},
                 "arms": {arm: {"rise": measured(layer), "correlation": measured(0.3)} for arm in ARMS},
-                "no_rope": {"rise": measured(0), "correlation": measured(0)},
+                **{name: {"rise": measured(0), "correlation": measured(0)} for name in ("no_rope", "chance")},
+                **{name: [measured(head - 1) for head in range(4)] for name in ("heads", "heads_no_rope")},
             }
             for layer in (0, 1, 5)
         ],
@@ -51,18 +52,24 @@ def panels() -> dict:
 
 
 METHODS = {name: {"none": 55.0 + k, "both": 60.0 + k} for k, name in enumerate(("fastv", "himap", "illava"))}
+BUDGETS = {
+    "FastV": {"none": [(20, 60.0), (10, 50.0)], "both": [(10, 55.0)]},
+    "Random": {"none": [(10, 40.0), (20, 50.0)]},
+}
 MADE = {
     "maps": lambda: drawings.maps(diagnosis()["layers"][0]["curves"], (6, 6), "title"),
     "trends": lambda: drawings.trends(diagnosis()["layers"][0]["curves"], "title"),
+    "heads": lambda: drawings.heads(diagnosis()["layers"]),
     "layers": lambda: drawings.layers(diagnosis()["layers"], 0.1),
-    "bars": lambda: drawings.bars({"pope": dict.fromkeys(ARMS, 50.0), "gqa": {"none": 40.0, "both": 45.0}}),
-    "radar": lambda: drawings.radar(METHODS),
-    "budget": lambda: drawings.budget({"fastv": {"none": [(10, 50.0), (20, 60.0)], "both": [(10, 55.0)]}}),
+    "bars": lambda: charts.bars({"pope": dict.fromkeys(ARMS, 50.0), "gqa": {"none": 40.0, "both": 45.0}}),
+    "radar": lambda: charts.radar(METHODS),
+    "budget": lambda: charts.budget(BUDGETS, 70.0),
+    "effects": lambda: charts.effects({name: {"64": (1, 0, 2), "128": (-1, -2, 1)} for name in METHODS}, "score"),
     "fits": lambda: drawings.fits(
         {"gqa": [1.0, 2.0, 4.0]}, {"gqa, exponential": [1.0, 2.0, 4.0], "released": [1, 1, 1]}
     ),
-    "ratio": lambda: drawings.ratio({2: 60.0, 3: 55.0, 8: 62.0}, {"raw-L12": 66.0}),
-    "boxes": lambda: drawings.boxes({"fastv none": (0.15, 0.12, 0.18), "deeplayer none": (0.21, 0.2, 0.22)}),
+    "ratio": lambda: charts.ratio({2: 60.0, 3: 55.0, 8: 62.0}, {"raw-L12": 66.0}),
+    "boxes": lambda: charts.boxes({f"{name} none": (measured(0.2), measured(0.15)) for name in METHODS}),
     "overlays": lambda: drawings.overlays(panels(), "pope: how much is $5 and $6?"),
     "frequency": lambda: drawings.frequency(rows(), 6),
 }
@@ -114,7 +121,7 @@ def test_command_draws_a_diagnosis(tmp_path, capsys):
     assert cli.main(["figures", str(source), "--json"]) == 0
     made = json.loads(capsys.readouterr().out)["figures"]
     assert {path.rsplit("/", 1)[1] for path in made} == {
-        f"attention-{what}.{kind}" for what in ("maps", "trends", "layers") for kind in ("svg", "png")
+        f"attention-{what}.{kind}" for what in ("maps", "trends", "layers", "heads") for kind in ("svg", "png")
     }
     assert cli.main(["figures", str(source), "--layer", "7"]) == 1
     assert "no layer 7; it has 0, 1, 5" in capsys.readouterr().err
@@ -151,7 +158,20 @@ def test_radar_needs_three_methods_and_budget_two_points():
     assert "radar" not in figures.together(dict(list(runs.items())[:2]))
     assert set(figures.together(runs)) == {"radar"}
     more = {Path("run-x"): ({"settings": {"method": "FastV(keep=2)"}}, scored)}
-    assert set(figures.together({**runs, **more})) == {"radar", "budget"}
+    assert set(figures.together({**runs, **more})) == {"budget"}  # two runs of a method have no one spoke
+
+
+def test_budget_shows_baselines_in_every_panel_and_the_unpruned_score():
+    lines = {**BUDGETS, "HiMAP": {"none": [(10, 45.0), (20, 46.0)]}}
+    drawn = charts.budget(lines, 70.0)
+    assert [axis.get_title("left") for axis in drawn.axes] == ["FastV", "HiMAP"]
+    for axis in drawn.axes:
+        shown = {line.get_label(): line.get_xydata().tolist() for line in axis.lines}
+        assert shown["random"] == [[10, 40], [20, 50]]
+        assert {y for _, y in shown["unpruned"]} == {70}
+    assert [line.get_xydata().tolist() for line in drawn.axes[0].lines if line.get_label() == "none"] == [
+        [[10, 50], [20, 60]]  # in the order of the budgets
+    ]
 
 
 def test_ratio_needs_two_shallow_layers():
