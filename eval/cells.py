@@ -30,8 +30,8 @@ class Canvas:
         return box[0] * a + x, box[1] * b + y, box[2] * a + x, box[3] * b + y
 
 
-def canvas_of(model: str) -> Callable[[tuple[int, int]], Canvas]:
-    """(width, height) of a picture -> its canvas, for a checkpoint."""
+def canvas_of(model: str, max_patches: int | None = None) -> Callable[[tuple[int, int]], Canvas]:
+    """(width, height) of a picture -> its canvas, for a checkpoint; InternVL may have cut it into fewer tiles."""
     kind, config = layout(model), config_of(model)
     if kind.kind == "internvl":
         edge = config["vision_config"]["image_size"]
@@ -39,7 +39,7 @@ def canvas_of(model: str) -> Callable[[tuple[int, int]], Canvas]:
         side = math.isqrt(int(config["image_seq_length"]))
         prepared = folder_of(model) / "preprocessor_config.json"
         said = json.loads(prepared.read_text(encoding="utf-8")) if prepared.is_file() else {}
-        least, most = int(said.get("min_patches", 1)), int(said.get("max_patches", 12))
+        least, most = int(said.get("min_patches", 1)), max_patches or int(said.get("max_patches", 12))
         return lambda size: tiled(size, int(edge), side, least, most)
     if kind.tokens is None:
         raise ValueError(

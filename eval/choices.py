@@ -17,7 +17,7 @@ from eval.cli import one_of
 from eval.embedded import EMBEDDED
 from eval.fields import parse_fields
 from eval.flags import options
-from eval.fork_setup import code_of, described
+from eval.fork_setup import code_of, described, films
 from eval.plan import world
 
 log = logging.getLogger("debias")
@@ -40,6 +40,9 @@ def choose(args: argparse.Namespace) -> Choice:
             )
     arms = [_arm(name.strip()) for name in (args.arms or "").split(",") if name.strip()]
     found = _benchmarks(args.benchmarks, data)
+    if args.backend == "fork" and not args.benchmarks and not films(args.method):
+        log.info("the authors' code of %s answers about pictures: the video benchmarks are left out", args.method)
+        found = [benchmark for benchmark in found if benchmark.media == "image"]
     chosen = {media: str(folder) for media, folder in EMBEDDED.items()}
     if args.model:
         chosen = {"image": args.model, "video": args.video_model or args.model}
@@ -94,11 +97,16 @@ class Choice:
             self.arms = list(names.ARMS) if trends.trended(self.pruner) else ["none", "padding"]
         self.options = options(getattr(args, "option", []))
         self.stages = getattr(args, "stages", "first")
+        if getattr(args, "share_prefix", False):
+            self._check_prefix()
+        self.max_patches: int | None = getattr(args, "max_patches", None)
+        if self.max_patches and {one.kind for one in self.layout.values()} != {"internvl"}:
+            raise ValueError(
+                "--max-patches belongs to InternVL, the only family that cuts a picture into so many tiles"
+            )
         self._loaded: tuple[str, Any, Backend] | None = None
         self._fork: tuple[str, Any] | None = None
         self._fitted: dict[tuple[str, str], Any] = {}
-        if getattr(args, "share_prefix", False):
-            self._check_prefix()
 
     def _pruner(self) -> Any:
         from pruners import find
@@ -112,9 +120,6 @@ class Choice:
                 log.info("keep: %d of %d tokens, as a share of this model's", field.default, REFERENCE)
         return parse_fields(kind, rest, f"python -m eval run --method {self.args.method}")
 
-    def identity(self) -> dict[str, Any]:
-        return {
-            "method": repr(self.pruner),
     def _check_prefix(self) -> None:
         """Refuse --share-prefix for a method whose arms share no layer, before anything is loaded."""
         from pruners.prefix import check_shared
@@ -130,8 +135,12 @@ class Choice:
             except ValueError as error:
                 raise ValueError(f"{error}; leave out --share-prefix") from None
 
+    def identity(self) -> dict[str, Any]:
+        tiles = f", at most {self.max_patches} tiles" if self.max_patches else ""
+        return {
+            "method": repr(self.pruner),
             "backend": "native" if self.args.backend == "native" else self._forks(),
-            "models": {media: f"{Path(model).name} {digest_of(model)}" for media, model in self.models.items()},
+            "models": {media: f"{Path(model).name} {digest_of(model)}{tiles}" for media, model in self.models.items()},
             "dtype": self.dtype,
             "attention": self.args.attention,
             "device": self.device.split(":")[0] + (f", split in {self.split}" if self.split > 1 else ""),
@@ -151,6 +160,7 @@ class Choice:
             "max_new_tokens": self.longest(benchmark),
             "conversation": benchmark.conversation,
             "debias": settings,
+            **({"max_patches": self.max_patches} if self.max_patches else {}),
         }
 
     def longest(self, benchmark: Benchmark) -> int:
@@ -190,6 +200,8 @@ class Choice:
             log.info("loading %s (%s, %s)", model, self.dtype, self.device)
             split, kernel = self.split, self.args.attention
             loaded = adapter(model).load(model, self.dtype, self.device, kernel, tensor_parallel=split)
+            if self.max_patches:
+                loaded.processor.max_patches = self.max_patches
             self._loaded = (model, loaded, self._native(loaded))
         return self._loaded[1]
 
@@ -243,15 +255,15 @@ class Choice:
             self._fork = None
 
 
-def rounded(record: dict[str, Any]) -> dict[str, Any]:
-    """A trend's record with four significant digits."""
-
 def own_gpu(local: int) -> int:
     """Which of the GPUs that this process sees is its own; SLURM may show each process only one."""
     import torch
 
     return local % torch.cuda.device_count()
 
+
+def rounded(record: dict[str, Any]) -> dict[str, Any]:
+    """A trend's record with four significant digits."""
 
     def short(value: Any) -> Any:
         if isinstance(value, float):

@@ -82,6 +82,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compute the layers before the first cut once for all arms of a batch; answers stay the same",
     )
+    add(
+        "--max-patches",
+        type=positive,
+        metavar="N",
+        help="InternVL: at most N tiles of a picture (default: the checkpoint's)",
+    )
     add("--check", action="store_true", help="read every record and picture before a model is loaded")
     add("--skip-broken", action="store_true", help="go on without unreadable pictures; they count as wrong")
     add("--draws", type=positive, default=10_000, help="bootstrap draws (default %(default)s)")
@@ -110,18 +116,18 @@ def methods(text: str) -> list[str]:
     return [one_of("method", name, known()) for name in dict.fromkeys(wanted)]
 
 
-def _default(field: Any) -> str:
-    if field.default is not dataclasses.MISSING:
-        return str(field.default)
-    return str(field.default_factory()) if field.default_factory is not dataclasses.MISSING else "..."
-
-
 def of_methods() -> set[str]:
     """The flags of the fields of every method."""
     from pruners import find
     from pruners import names as known
 
     return {flag for name in known() for flag in flags_of(find(name))}
+
+
+def _default(field: Any) -> str:
+    if field.default is not dataclasses.MISSING:
+        return str(field.default)
+    return str(field.default_factory()) if field.default_factory is not dataclasses.MISSING else "..."
 
 
 def positive(text: str) -> int:
