@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from debias import Debias, Padding, Trend, names
-from eval import speed_debias
+from eval import speed_debias, speed_forks
 from eval.cli import one_of
 from eval.shapes import SHAPES, Laid, build, prompt
 from eval.tables import Table, say, show
@@ -110,6 +110,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     parser.add_argument("--threads", type=int, help="CPU threads (default: as torch chooses)")
     parser.add_argument("--out", type=Path, help="also write the result to this JSON file")
     parser.add_argument("--debias", action="store_true", help="only time one debias call")
+    parser.add_argument("--against", choices=["fork"], help="fork: the authors' code and ours in turn")
     parser.add_argument("--peak", help=argparse.SUPPRESS)  # in a process of its own: this variant's peak memory
     return work
 
@@ -120,6 +121,8 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if args.debias:
         return finish(speed_debias.report(device), args.out)
+    if args.against:
+        return finish(speed_forks.report(args, device), args.out)
     shape = SHAPES[one_of("shape", args.shape, list(SHAPES))]
     tokens = args.tokens or shape.tokens
     dtype = getattr(torch, args.dtype or ("bfloat16" if device.type == "cuda" else "float32"))

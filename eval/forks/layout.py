@@ -84,7 +84,7 @@ def weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
     folder = Path(folder)
     from safetensors import safe_open
 
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(folder.glob("model*.safetensors"))  # a prior measured on the model may lie beside its weights
     for file in files:
         with safe_open(str(file), framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118 (not a dict)
@@ -93,7 +93,7 @@ def weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
         return
     files = sorted(folder.glob("pytorch_model*.bin"))
     if not files:
-        raise ValueError(f"{folder} holds neither *.safetensors nor pytorch_model*.bin")
+        raise ValueError(f"{folder} holds neither model*.safetensors nor pytorch_model*.bin")
     for file in files:
         # weights_only: the file is read as tensors, never as a program.
         yield from torch.load(file, map_location="cpu", weights_only=True, mmap=True).items()

@@ -54,6 +54,13 @@ class Surprise:
         return (print, ("a program ran",))
 
 
+def test_what_lies_beside_the_weights_is_not_read(checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "copy")
+    shutil.copy(tmp_path / "copy" / "model.safetensors", tmp_path / "copy" / "prior.safetensors")
+    names = [name for name, _ in layout.weights(tmp_path / "copy")]
+    assert len(names) == len(set(names))
+
+
 def test_a_smaller_vocabulary_gets_a_row_for_the_image(checkpoint):
     weight = torch.arange(6.0).reshape(3, 2)
     grown = layout.grow("language_model.lm_head.weight", weight, 4)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -104,8 +107,6 @@ def test_clips_and_pictures_agree_with_the_native_method(video_checkpoint, tmp_p
         environment("video-llava")
     except ValueError as reason:
         pytest.skip(str(reason))
-    convert.convert(video_checkpoint, tmp_path / "original")
-    # The original has a tokenizer file of its own, which a made-up one cannot be: only its weights are read here.
     frames[3].save(tmp_path / "picture.png")
     picture = Sample("picture", "What is red?", image=tmp_path / "picture.png")
     pruner = make("fastv", keep=40, mode="mask")
@@ -132,3 +133,54 @@ def test_clips_and_pictures_agree_with_the_native_method(video_checkpoint, tmp_p
     assert kept["none"] != kept["both"]
     assert [len(stage) for stage in kept["none"]] == [40]
     assert (text["kept"], text["start"]) == ([], None)
+
+
+ALONE = """
+import itertools, json, sys, torch
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import layout, video
+
+def logits(folder, over_time=False):
+    config, state = layout.read_config(folder), layout.weights(folder)
+    if layout.is_original(config):
+        names = zip(("image", "video"), layout.VIDEO_TOWERS.values())
+        towers = {kind: layout.read_config(folder / name)["vision_config"] for kind, name in names}
+    else:
+        towers = dict.fromkeys(("image", "video"), config["vision_config"])
+        config, state = layout.original_config(config, ""), ((layout.to_original(n), w) for n, w in state)
+    if over_time:
+        towers["video"] = {**towers["video"], "add_time_attn": True, "num_frames": 8}
+        d, layers = towers["video"]["hidden_size"], range(towers["video"]["num_hidden_layers"])
+        shapes = {"temporal_embedding": [1, 8, d], "temporal_layer_norm1.weight": [d], "temporal_layer_norm1.bias": [d]}
+        for part in ("k", "v", "q", "out"):
+            shapes.update({f"temporal_attn.{part}_proj.weight": [d, d], f"temporal_attn.{part}_proj.bias": [d]})
+        layer = "model.video_tower.video_tower.encoder.layers"
+        more = ((f"{layer}.{i}.{name}", torch.randn(shape)) for i in layers for name, shape in shapes.items())
+        state = itertools.chain(state, more)
+    fork = video.build({"keep": 40, "layer": 2, "inplace": False, "cache": True}, config, state, towers)
+    fork.prepare(2, True, 8 * 17)
+    generator = torch.Generator().manual_seed(1)
+    return fork.generate([1, 5, *[-200] * 8, 6, 7], torch.randn(8, 3, 56, 56, generator=generator), 1)[1]
+
+named, original = Path(sys.argv[2]), Path(sys.argv[3])
+torch.manual_seed(0)
+first = logits(named)
+print(json.dumps([float((first - logits(original)).abs().max()), float((first - logits(original, True)).abs().max())]))
+"""
+
+
+@pytest.mark.forks
+def test_the_original_layout_is_read_and_may_attend_over_time(video_checkpoint, tmp_path):
+    try:
+        python, path = environment("video-llava")
+    except ValueError as reason:
+        pytest.skip(str(reason))
+    convert.convert(video_checkpoint, tmp_path / "original")
+    command = [python, "-c", ALONE, ROOT / "eval/forks", video_checkpoint, tmp_path / "original"]
+    environ = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    same, over_time = json.loads(done.stdout.splitlines()[-1])
+    assert same == 0
+    assert over_time > 1e-3
