@@ -1,20 +1,24 @@
 """A run folder: `run.json`, and one append-only `<benchmark>/<arm>.<shard>.jsonl` per process.
 
-A row is written whole and flushed before the next one is begun, so whatever kills a process leaves at most one torn
-last line, which its owner cuts off when it comes back. Any other broken line stops with the file and the line.
+A row is written whole before the next one is begun, so whatever kills a process leaves at most one torn last line. A
+machine that goes down can leave more: missing ends, and zeros where data never reached the disk. Both are left out by
+readers and taken out by the shard's owner when it comes back, which answers those questions again. Any other broken
+line stops with the file and the line.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 Row = dict[str, Any]
+log = logging.getLogger("debias")
 
 
 def encode(indices: Iterable[int]) -> str:
@@ -37,39 +41,86 @@ def decode(ranges: str) -> list[int]:
 
 
 def read(path: Path) -> list[Row]:
-    """The whole rows of one shard. A torn last line (no line end) is left out; any other broken line is an error."""
-    lines = path.read_bytes().split(b"\n")
-    rows = []
-    for number, line in enumerate(lines[:-1], 1):
-        try:
-            row = json.loads(line)
-            if not isinstance(row["text"], str) or not isinstance(row["metadata"]["key"], str):
-                raise TypeError
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(
-                f"{path}, line {number}: not a row of a run (one JSON object per line, with text and metadata.key). "
-                f"Restore the file, or delete this line to have the question answered again."
-            ) from None
-        rows.append(row)
-    return rows
+    """The whole rows of one shard. What a crash tore is left out; any other broken line is an error."""
+    return [row for _, row in _rows(path)]
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Row]]:
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if torn(line):
+                continue
+            try:
+                row = json.loads(line)
+                if not isinstance(row["text"], str) or not isinstance(row["metadata"]["key"], str):
+                    raise TypeError
+            except (ValueError, KeyError, TypeError, RecursionError):
+                raise ValueError(
+                    f"{path}, line {number}: not a row of a run (one JSON object per line, with text and "
+                    "metadata.key). Restore the file, or delete this line to have the question answered again."
+                ) from None
+            yield number, row
+
+
+def torn(line: bytes) -> bool:
+    """What no whole row can look like: no line end, or zeros, which JSON never holds."""
+    return not line.endswith(b"\n") or b"\0" in line
+
+
+def mend(path: Path) -> None:
+    """Take out what a crash tore. The file is replaced by a whole one, so that nothing else can be lost by that."""
+    with open(path, "rb") as file:
+        if not any(map(torn, file)):
+            return
+        file.seek(0)
+        replace(path, (line for line in file if not torn(line)))
+    log.warning("%s: a crash left torn rows; their questions are answered again", path)
+
+
+def replace(path: Path, lines: Iterable[bytes]) -> None:
+    """Write a file so that a reader sees the old one or the new one, never half of it, also after a power cut."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with writing(path), open(draft, "wb") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"{path}: cannot be written ({error.strerror}). The rows that are there stay; make it writable, make room, "
+            "or give another --out, and start the same command again."
+        ) from None
 
 
 class Shard:
     """One process's file for one arm of one benchmark."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(path, "ab")  # noqa: SIM115 (closed by close)
-        end = path.read_bytes().rfind(b"\n") + 1
-        if end < self.file.tell():
-            self.file.truncate(end)
+        self.path = path
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                mend(path)
+            self.file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
 
     def append(self, row: Row) -> None:
-        self.file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
-        self.file.flush()
+        line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        with writing(self.path):
+            while line:
+                line = line[self.file.write(line) :]
 
     def close(self) -> None:
-        self.file.close()
+        with writing(self.path), self.file:
+            os.fsync(self.file.fileno())
 
 
 class Folder:
@@ -85,11 +136,13 @@ class Folder:
         """Take shard `rank` for this process; refuse a folder of other settings, or one in use. Locks end with the
         process, however it ends."""
         locks = self.path / ".lock"
-        locks.mkdir(parents=True, exist_ok=True)
+        with writing(self.path):
+            locks.mkdir(parents=True, exist_ok=True)
+            gate = open(locks / "folder", "a")  # noqa: SIM115 (closed below)
+            own = self._held.enter_context(open(locks / f"{rank}of{world}", "a"))  # noqa: SIM115
         try:
-            with open(locks / "folder", "a") as gate:
+            with gate:
                 fcntl.flock(gate, fcntl.LOCK_EX)
-                own = self._held.enter_context(open(locks / f"{rank}of{world}", "w"))  # noqa: SIM115
                 if not _lock(own):
                     raise ValueError(
                         f"{self.path} is being written by another process (shard {rank}). "
@@ -150,18 +203,16 @@ class Folder:
             self.save("run.json", info)
 
     def save(self, name: str, content: Any) -> None:
-        """Write a JSON file so that a reader sees the old one or the new one, never half of it."""
-        target = self.path / name
-        draft = target.with_name(f".{target.name}.{os.getpid()}")
-        draft.write_text(json.dumps(content, ensure_ascii=False, indent=1, default=str) + "\n")
-        os.replace(draft, target)
+        """Write a JSON file."""
+        replace(self.path / name, [json.dumps(content, ensure_ascii=False, indent=1, default=str).encode() + b"\n"])
 
     def shard(self, benchmark: str, arm: str, rank: int = 0) -> Shard:
         return Shard(self.path / benchmark / f"{arm}.{rank}.jsonl")
 
     def timing(self, rank: int, facts: Mapping[str, Any]) -> None:
         """How long a batch took; kept apart from the rows, which are the same every time."""
-        with open(self.path / f"timings.{rank}.jsonl", "a", encoding="utf-8") as file:
+        path = self.path / f"timings.{rank}.jsonl"
+        with writing(path), open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(facts) + "\n")
 
     def close(self) -> None:
@@ -189,9 +240,10 @@ class Folder:
 
     def rows(self, benchmark: str, arm: str, order: Sequence[str] | None = None) -> list[Row]:
         """All shards of one arm as one list, in the order of `order` (keys) when given."""
-        run, merged = self.info()["run"], {}
+        run = self.info()["run"]
+        merged: dict[str, Row] = {}
         for path in sorted((self.path / benchmark).glob(f"{arm}.*.jsonl")):
-            for number, row in enumerate(read(path), 1):
+            for number, row in _rows(path):
                 key, made_by = row["metadata"]["key"], row["metadata"].get("run")
                 if made_by != run:
                     raise ValueError(

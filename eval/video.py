@@ -1,82 +1,121 @@
-"""Frames of a clip, chosen as Video-LLaVA chooses them: evenly from the first to the last, decoded once per content."""
+"""Frames of a clip, chosen as Video-LLaVA chooses them: evenly from the first to the last, decoded once per content.
+
+The decoding itself happens in other processes (eval/decoder.py), which a file may crash, hang or fill without harm.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import os
+import signal
+import subprocess
+import sys
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from queue import LifoQueue
 from threading import Lock
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
-FRAMES = 8
+from eval.decoder import FRAMES, MAX_PIXELS, places
+
+__all__ = ["FRAMES", "Clips", "places", "playable", "read_frames"]
+SECONDS = 300  # for one clip
 log = logging.getLogger("debias")
-
-
-def places(count: int, frames: int = FRAMES) -> list[int]:
-    """Which of `count` frames are looked at; a clip of fewer shows some of them twice."""
-    return [int(place) for place in np.linspace(0, count - 1, frames, dtype=int)]
 
 
 def read_frames(path: Path, frames: int = FRAMES) -> list[Image.Image]:
     """`frames` RGB pictures of a video file; ValueError names the file when it cannot be read."""
-    with _reading(path) as av:
-        count = _packets(av, path)
-        chosen, seen = _chosen(av, path, count, frames)
-        if seen != count:  # what the file announces is not always what can be decoded
-            count = seen
-            chosen, _ = _chosen(av, path, count, frames)
-        if count < frames:
-            log.warning("%s has %d frames; %d are shown, some twice", path, count, frames)
-        return [chosen[i] for i in places(count, frames)]
+    answer, pictures = _ask(path, frames)
+    if answer["count"] < frames:
+        log.warning("%s has %d frames; %d are shown, some twice", path, answer["count"], frames)
+    return pictures
 
 
 def playable(path: Path) -> None:
     """ValueError unless it is a clip whose first frame can be decoded: cheap, and not the whole truth."""
-    with _reading(path) as av, av.open(str(path)) as container:
-        if not container.streams.video or next(container.decode(video=0), None) is None:
-            raise ValueError(f"{path}: expected a video, found no frame that can be decoded")
+    _ask(path, 0)
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[Any]:
-    """PyAV, with every error of it as a ValueError that names the file."""
+def _ask(path: Path, frames: int) -> tuple[dict[str, Any], list[Image.Image]]:
+    decoder = _decoders.get()
     try:
-        import av
-    except ImportError:
-        raise ValueError("reading videos needs the package av: pip install 'debias[video]'") from None
-    try:
-        yield av
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such video") from None
-    except (av.FFmpegError, OSError, KeyError) as error:
-        raise ValueError(f"{path}: expected a whole video file ({error})") from None
+        return decoder(path, frames)
+    finally:
+        _decoders.put(decoder)
 
 
-def _packets(av: Any, path: Path) -> int:
-    """How many frames the file holds, without decoding them."""
-    with av.open(str(path)) as container:
-        if not container.streams.video:
-            raise ValueError(f"{path}: expected a video, found a file without a picture track")
-        return sum(1 for packet in container.demux(video=0) if packet.size)
+class Decoder:
+    """One process that decodes; started when first needed, and again after a file that ended it."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __call__(self, path: Path, frames: int) -> tuple[dict[str, Any], list[Image.Image]]:
+        seconds = int(os.environ.get("DEBIAS_DECODER_SECONDS") or SECONDS)
+        if self.process is None or self.process.poll() is not None:
+            self.process = start(seconds)
+        try:
+            return self._exchange(self.process, path, frames)
+        except (EOFError, OSError):
+            self.process.kill()
+            status, self.process = self.process.wait(), None
+            if status == -signal.SIGALRM:
+                what = f"needed more than {seconds} seconds"
+            else:
+                what = f"crashed ({signal.Signals(-status).name if status < 0 else f'exit status {status}'})"
+            raise ValueError(f"{path}: the video decoder {what}; expected a whole video file") from None
+        except Unreadable:
+            raise
+        except BaseException:  # half an answer is left in the pipe
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+            raise
+
+    def _exchange(
+        self, process: subprocess.Popen[bytes], path: Path, frames: int
+    ) -> tuple[dict[str, Any], list[Image.Image]]:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps({"path": str(path), "frames": frames}).encode() + b"\n")
+        process.stdin.flush()
+        line = process.stdout.readline(1 << 20)
+        if not line.endswith(b"\n"):
+            raise EOFError
+        answer: dict[str, Any] = json.loads(line)
+        pictures = []
+        for width, height in answer.get("sizes", ()):
+            if not 0 < width * height <= MAX_PIXELS:
+                raise EOFError
+            pixels = process.stdout.read(3 * width * height)
+            if len(pixels) < 3 * width * height:
+                raise EOFError
+            pictures.append(Image.frombytes("RGB", (width, height), pixels))
+        if "error" in answer:
+            raise Unreadable(answer["error"])
+        return answer, pictures
 
 
-def _chosen(av: Any, path: Path, count: int, frames: int) -> tuple[dict[int, Image.Image], int]:
-    """The wanted ones of `count` frames, and how many there really are."""
-    wanted, found, seen = set(places(count, frames)), {}, 0
-    with av.open(str(path)) as container:
-        container.streams.video[0].thread_type = "AUTO"
-        for seen, frame in enumerate(container.decode(video=0), 1):
-            if seen - 1 in wanted:
-                found[seen - 1] = frame.to_image().convert("RGB")
-    if not seen:
-        raise ValueError(f"{path}: expected a video, found no frame that can be decoded")
-    return found, seen
+class Unreadable(ValueError):
+    """The decoder's word about a file; it goes on with the next one."""
+
+
+def start(seconds: int) -> subprocess.Popen[bytes]:
+    code = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), code)))
+    return subprocess.Popen(
+        [sys.executable, "-m", "eval.decoder", str(seconds)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+
+
+_decoders: LifoQueue[Decoder] = LifoQueue()
+for _ in range(max(1, min(4, (os.cpu_count() or 1)))):
+    _decoders.put(Decoder())
 
 
 class Clips:
