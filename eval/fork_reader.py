@@ -76,7 +76,7 @@ def tower(folder: Path, config: dict[str, Any], key: str) -> dict[str, Any]:
         return dict(config["vision_config"])
     if not layout.is_video(config):
         name = Path(layout.tower_folder(folder, config))
-        found = layout.read_config(name) if name.is_dir() else {"image_size": 336, "patch_size": 14}
+        found: dict[str, Any] = layout.read_config(name) if name.is_dir() else {"image_size": 336, "patch_size": 14}
         return dict(found.get("vision_config", found))
     name = Path(layout.tower_folder(folder, config, key))
     if not name.is_dir():

@@ -7,12 +7,19 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Callable
+from typing import Any
 
 _VECTOR = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 
 
-def _grid(scene) -> dict[tuple[int, int], object]:
-    cells = {}
+# Scenes, clips and what is in them are read by their fields alone.
+Place = tuple[int, int]
+Cells = dict[Place, Any]
+
+
+def _grid(scene: Any) -> Cells:
+    cells: Cells = {}
     for thing in scene.things:
         if (thing.col, thing.row) in cells:
             raise ValueError(f"scene {scene.seed}: two things in cell {(thing.col, thing.row)}")
@@ -25,7 +32,7 @@ def _grid(scene) -> dict[tuple[int, int], object]:
     return cells
 
 
-def _find(words: str, cells: dict) -> list[tuple[int, int]]:
+def _find(words: str, cells: Cells) -> list[Place]:
     """Cells of the things that the words fit; follows 'shape directly left of the ...' from the inside out."""
     inner = re.fullmatch(r"(?:the )?shape directly (left of|right of|above|below) (.+)", words)
     if inner:
@@ -40,7 +47,7 @@ def _find(words: str, cells: dict) -> list[tuple[int, int]]:
     ]
 
 
-def _one(words: str, cells: dict):
+def _one(words: str, cells: Cells) -> tuple[Place, Any]:
     found = _find(words, cells)
     if len(found) != 1:
         raise ValueError(f"{words!r} fits {len(found)} things")
@@ -51,7 +58,7 @@ def _singular(plural: str) -> str:
     return "cross" if plural == "crosses" else plural.removesuffix("s")
 
 
-def expected(scene, text: str) -> str:
+def expected(scene: Any, text: str) -> str:
     """The answer to the question, read off the scene."""
     cells = _grid(scene)
     signs = {sign.colour: sign.text for sign in scene.signs}
@@ -60,19 +67,19 @@ def expected(scene, text: str) -> str:
     if match := re.fullmatch(r"What colour is (.+)\?", text):
         if not _find(match[1], cells):
             return "unanswerable"
-        return _one(match[1], cells)[1].colour
+        return str(_one(match[1], cells)[1].colour)
     if match := re.fullmatch(r"What is written on the (\w+) sign\?", text):
-        return signs[match[1]]
+        return str(signs[match[1]])
     if match := re.fullmatch(r"What is the (first|last) character on the (\w+) sign\?", text):
-        return signs[match[2]][0 if match[1] == "first" else -1]
+        return str(signs[match[2]])[0 if match[1] == "first" else -1]
     if match := re.fullmatch(r"Does the (\w+) sign say (\w+)\?", text):
         return "yes" if signs[match[1]] == match[2] else "no"
     if match := re.fullmatch(r"Is the background plain, striped or dotted\?", text):
-        return scene.background
+        return str(scene.background)
     if match := re.fullmatch(r"Is the background (\w+)\?", text):
         return "yes" if scene.background == match[1] else "no"
     if match := re.fullmatch(r"Is (.+) big or small\?", text):
-        return _one(match[1], cells)[1].size
+        return str(_one(match[1], cells)[1].size)
     if match := re.fullmatch(r"How many (\w+)( shapes)? are there\?", text):
         word = match[1] if match[2] else _singular(match[1])
         return str(sum(word in (t.colour, t.shape) for t in cells.values()))
@@ -91,22 +98,22 @@ def expected(scene, text: str) -> str:
         holds = {"left of": a < c, "right of": a > c, "above": b < d, "below": b > d}
         return "yes" if holds[match[2]] else "no"
     if match := re.fullmatch(r"What is (.+)\?", text):
-        return _one(match[1], cells)[1].shape
+        return str(_one(match[1], cells)[1].shape)
     raise ValueError(f"no rule reads the question {text!r}")
 
 
-def expected_of_clip(clip, text: str) -> str:
+def expected_of_clip(clip: Any, text: str) -> str:
     """The answer to a question about a clip, read off the cells its things stand in, frame by frame."""
 
-    def actor(words: str):
+    def actor(words: str) -> Any:
         wanted = [word for word in words.split() if word not in ("the", "shape")]
         found = [a for a in clip.actors if all(word in (a.colour, a.shape) for word in wanted)]
         if len(found) != 1:
             raise ValueError(f"{words!r} fits {len(found)} actors")
         return found[0]
 
-    def motions(one) -> list[str]:
-        seen = []
+    def motions(one: Any) -> list[str]:
+        seen: list[str] = []
         for before, after in itertools.pairwise(one.places):
             if before is not None and after is not None and before != after:
                 dx, dy = after[0] - before[0], after[1] - before[1]
@@ -115,7 +122,7 @@ def expected_of_clip(clip, text: str) -> str:
                     seen.append(word)
         return seen
 
-    def gaps(one) -> int:
+    def gaps(one: Any) -> int:
         return sum(a is not None and b is None for a, b in itertools.pairwise(one.places))
 
     if match := re.fullmatch(r"What does (.+) do\?", text):
@@ -124,23 +131,23 @@ def expected_of_clip(clip, text: str) -> str:
             return "blink"
         return f"move {motions(one)[0]}" if motions(one) else "stay"
     if match := re.fullmatch(r"What colour is (.+)\?", text):
-        return actor(match[1]).colour
+        return str(actor(match[1]).colour)
     if match := re.fullmatch(r"How many times does (.+) blink\?", text):
         return str(gaps(actor(match[1])))
     if match := re.fullmatch(r"What does (.+) do after moving (\w+)\?", text):
         seen = motions(actor(match[1]))
         return f"move {seen[seen.index(match[2]) + 1]}"
     if match := re.fullmatch(r"Which shape (moves|blinks|stays)\?", text):
-        acts = {"moves": lambda a: bool(motions(a)) and not gaps(a), "blinks": gaps}
+        acts: dict[str, Callable[[Any], int]] = {"moves": lambda a: bool(motions(a)) and not gaps(a), "blinks": gaps}
         acts["stays"] = lambda a: not motions(a) and not gaps(a)
         (one,) = [a for a in clip.actors if acts[match[1]](a)]
-        return one.shape
+        return str(one.shape)
     raise ValueError(f"no rule reads the question {text!r}")
 
 
-def check(scene, question) -> bool:
+def check(scene: Any, question: Any) -> bool:
     """True when the answer is right and, with options, is one of them and no other option is right."""
     truth = expected_of_clip(scene, question.text) if hasattr(scene, "actors") else expected(scene, question.text)
     if question.options and (len(set(question.options)) < len(question.options) or truth not in question.options):
         return False
-    return question.answer == truth
+    return bool(question.answer == truth)

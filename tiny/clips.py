@@ -111,8 +111,8 @@ def draw_clip(clip: Clip) -> list[Image.Image]:
     for frame in range(len(clip.actors[0].places)):
         canvas = empty.copy()
         for number, actor in enumerate(clip.actors):
-            if actor.places[frame]:
-                shape = Thing(actor.shape, actor.colour, "big", *actor.places[frame], 1, 1)
+            if place := actor.places[frame]:
+                shape = Thing(actor.shape, actor.colour, "big", place[0], place[1], 1, 1)
                 paint((shape,), canvas, np.random.default_rng([clip.seed, number]))
         pictures.append(Image.fromarray(canvas.clip(0, 255).astype(np.uint8)))
     return pictures

@@ -36,7 +36,7 @@ def mask(shape: str, pixels: int) -> np.ndarray:
         inside = lobes | ((v >= -0.45) & (np.abs(u) <= (1 - v) * 0.7))
     else:
         raise ValueError(f"unknown shape {shape!r}")
-    return inside.reshape(pixels, 6, pixels, 6).mean((1, 3)).astype(np.float32)
+    return np.asarray(inside.reshape(pixels, 6, pixels, 6).mean((1, 3)), np.float32)
 
 
 def background(kind: str, width: int, height: int, rng: np.random.Generator) -> np.ndarray:
@@ -50,7 +50,7 @@ def background(kind: str, width: int, height: int, rng: np.random.Generator) -> 
     else:
         wave = np.zeros((height, width))
     noise = rng.normal(0, 5, (height, width))
-    return (base + (wave + noise)[..., None]).astype(np.float32)
+    return np.asarray(base + (wave + noise)[..., None], np.float32)
 
 
 def _ink(canvas: np.ndarray, x: int, y: int, coverage: np.ndarray, colour: np.ndarray) -> None:

@@ -38,7 +38,8 @@ MMBENCH_KINDS = {
 
 def scienceqa(root: Path, lots: Lots) -> None:
     """Two questions of three have a picture; the rest are answered from the text alone, as in the real test set."""
-    asked, problems = [], {}
+    asked: list[dict[str, Any]] = []
+    problems: dict[str, Any] = {}
     kinds = tuple(MMBENCH_KINDS)
     pictured = _chosen(lots, kinds, max(4, lots.n * 2 // 3), (2, 3, 4, 5))
     worded = (_from_text(lots.rng(("text", k))) for k in range(max(2, lots.n // 3)))
@@ -127,7 +128,7 @@ def mmbench_cn(root: Path, lots: Lots) -> None:
 
 
 def _write_table(path: Path, questions: Iterator[tuple[Scene, Question]]) -> None:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number, (scene, question) in enumerate(questions):
         category, above = MMBENCH_KINDS[question.kind]
         for turn in range(len(question.options)):

@@ -79,7 +79,7 @@ SPLITS = (
 def refcoco(root: Path, lots: Lots) -> None:
     """One line an expression; boxes in pixels of the picture as it lies on the disk."""
     for number, split in enumerate(SPLITS):
-        lines = []
+        lines: list[dict[str, Any]] = []
         for scene in lots.scenes(start=number * 10**5, things=(4, 9)):
             found = world.referring(scene, 0)
             if found is None:

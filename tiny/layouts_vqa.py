@@ -34,7 +34,8 @@ GQA_TYPES = {
 
 
 def gqa(root: Path, lots: Lots) -> None:
-    asked, truth = [], {}
+    asked: list[dict[str, Any]] = []
+    truth: dict[str, Any] = {}
     for picture, scene, questions in lots.asked(tuple(GQA_TYPES), each=2):
         image = f"n{100001 + picture}"
         jpeg(world.draw(scene), root / "gqa/data/images" / f"{image}.jpg")
@@ -93,10 +94,10 @@ def vqav2(root: Path, lots: Lots) -> None:
     )
     test = []
     for picture, scene, group in lots.asked(kinds, each=2, n=max(8, lots.n // 4), start=5 * 10**6, signs=(1, 2)):
-        image = f"COCO_test2015_{11 + 3 * picture:012d}.jpg"
-        jpeg(world.draw(scene), root / "vqav2/test2015" / image)
+        name = f"COCO_test2015_{11 + 3 * picture:012d}.jpg"
+        jpeg(world.draw(scene), root / "vqav2/test2015" / name)
         for k, question in enumerate(group):
-            test.append(_line((11 + 3 * picture) * 1000 + k, image, prompts.short(question.text)))
+            test.append(_line((11 + 3 * picture) * 1000 + k, name, prompts.short(question.text)))
     text_lines(root / "vqav2/llava_vqav2_mscoco_test2015.jsonl", test)
     text_lines(root / "vqav2/llava_vqav2_mscoco_test-dev2015.jsonl", test[: len(test) // 2])
 
@@ -131,7 +132,8 @@ def vizwiz(root: Path, lots: Lots) -> None:
 
 
 def textvqa(root: Path, lots: Lots) -> None:
-    asked, data = [], []
+    asked: list[dict[str, Any]] = []
+    data: list[dict[str, Any]] = []
     for picture, scene, group in lots.asked(("read", "first", "read", "last"), each=2, signs=(2, 2)):
         image = f"{lots.seed(picture):016x}"
         jpeg(world.draw(scene), root / "textvqa/train_images" / f"{image}.jpg")
@@ -270,7 +272,8 @@ MMVET_KINDS = {
 
 
 def mmvet(root: Path, lots: Lots) -> None:
-    asked, truth = [], {}
+    asked: list[dict[str, Any]] = []
+    truth: dict[str, dict[str, Any]] = {}
     for picture, scene, group in lots.asked(tuple(MMVET_KINDS), each=1, signs=(1, 2)):
         question = group[0]
         image = f"v1_{picture}.png"

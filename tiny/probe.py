@@ -10,12 +10,13 @@ import json
 import math
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from transformers import LlavaForConditionalGeneration, LlavaProcessor, VideoLlavaForConditionalGeneration
 
 from tiny import film, folder, prompts
-from tiny.clips import CLIP_KINDS, clip, clip_questions
+from tiny.clips import CLIP_KINDS, Clip, clip, clip_questions
 from tiny.drawing import draw
 from tiny.model import hidden
 from tiny.questions import KINDS, Question, questions, referring, with_options
@@ -87,7 +88,8 @@ class Probe:
         lengths, end = self.lengths.clone(), self.model.generation_config.eos_token_id
         order = torch.rand(size, visual, generator=torch.Generator().manual_seed(0)).argsort(1)
         start = int((ids[0] == self.image).nonzero()[0])
-        open_rows, said = torch.ones(size, dtype=torch.bool), [[] for _ in rows]
+        open_rows = torch.ones(size, dtype=torch.bool)
+        said: list[list[int]] = [[] for _ in rows]
         embedded = torch.cat([embedded, torch.zeros(size, 1, embedded.shape[2])], 1)
         layers = len(self.decoder.layers)
         for _ in range(26):
@@ -143,11 +145,11 @@ def slope(curve: torch.Tensor) -> float:
     return float(((place - place.mean()) * (level - level.mean())).sum() / (place - place.mean()).square().sum())
 
 
-def report(path: Path, scenes: int) -> dict:
+def report(path: Path, scenes: int) -> dict[str, Any]:
     probe = Probe(*folder.load(path))
     rows = asked(TEST + 500_000_000, scenes)
     rows.sort(key=lambda row: row[0])  # a batch of one kind has answers of one length
-    settings = {
+    settings: dict[str, dict[str, Any]] = {
         "whole": {},
         "blind": {"blind": True},
         "tenth@2": {"cut": 2},
@@ -182,13 +184,14 @@ def report(path: Path, scenes: int) -> dict:
 
 
 @torch.no_grad()
-def report_clips(path: Path, clips: int) -> dict:
+def report_clips(path: Path, clips: int) -> dict[str, Any]:
     """Percent right by kind, one bare question a clip: with the clip, and with the clip of another question."""
     viewer = film.Viewer()
-    viewer.model.load_state_dict(film.VideoLlavaForConditionalGeneration.from_pretrained(path).state_dict())
+    viewer.model.load_state_dict(VideoLlavaForConditionalGeneration.from_pretrained(path).state_dict())
     table = {}
     for number, kind in enumerate(CLIP_KINDS):
-        films, dialogues = [], []
+        films: list[Clip] = []
+        dialogues: list[list[tuple[str, str]]] = []
         seed = TEST + 600_000_000 + number * 1_000_000
         while len(films) < clips:
             here = clip(seed)

@@ -168,7 +168,8 @@ def _hop(key: str, hops: int) -> Callable[[Scene, random.Random], Question | Non
     def ask(scene: Scene, rng: random.Random) -> Question | None:
         for start, words in _named(scene, rng):
             for _ in range(4):
-                path, steps = [start], []
+                path = [start]
+                steps: list[str] = []
                 while len(steps) < hops:
                     step = rng.choice(list(STEPS))
                     thing = neighbour(path[-1], step, scene)
@@ -252,7 +253,7 @@ OPEN = {"colour": tuple(COLOURS), "shape": SHAPES}  # answers that can be offere
 def questions(scene: Scene, seed: int, kinds: tuple[str, ...] | None = None, each: int = 1) -> list[Question]:
     """At most `each` different questions of every kind (all but `absent` by default), in the order of the kinds."""
     rng = random.Random(f"questions {scene.seed} {seed}")
-    found = []
+    found: list[Question] = []
     for kind in kinds or [k for k in KINDS if k != "absent"]:
         if kind not in KINDS:
             raise ValueError(f"unknown kind of question {kind!r}; there are {', '.join(KINDS)}")
@@ -269,7 +270,7 @@ def with_options(question: Question, scene: Scene, rng: random.Random, n: int = 
     """The same question with n shuffled options (fewer for two-valued answers); None where no options make sense."""
     answers = next((values for values in (*OPEN.values(), ("yes", "no")) if question.answer in values), None)
     if answers is None and question.kind in ("read", "count"):
-        answers = _misread(question.answer, rng)
+        answers = tuple(_misread(question.answer, rng))
     if answers is None:
         return None
     wrong = [value for value in answers if value != question.answer]

@@ -11,7 +11,7 @@ import importlib.util
 import json
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def model_class(method: str) -> Any:
 
 
 @contextlib.contextmanager
-def building(device: torch.device, dtype: torch.dtype) -> Iterable[None]:  # type: ignore[misc]
+def building(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """New weights lie on the device in the dtype, and nobody spends time on initial values."""
     from transformers.modeling_utils import no_init_weights
 

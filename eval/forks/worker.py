@@ -112,7 +112,7 @@ def answer(fork: load.Fork, question: dict[str, Any]) -> dict[str, Any]:
             debias.kept = whole
     took, worked = 1000 * (time.perf_counter() - begun), 1000 * (time.process_time() - worked)
     text = None if fork.tokenizer is None else fork.tokenizer.decode(found, skip_special_tokens=True).strip()
-    reply = {"ids": found, "text": text, "ms": took, "processor_ms": worked, "start": (places or [None])[0]}
+    reply = {"ids": found, "text": text, "ms": took, "processor_ms": worked, "start": places[0] if places else None}
     reply["kept"] = [seen[stage] for stage in sorted(seen)] if question["prune"] else []
     if question["logits"]:
         reply["logits"] = logits.tolist()
