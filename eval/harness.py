@@ -67,7 +67,7 @@ class Pruned:
         fields = [field.name for field in dataclasses.fields(find(method))]
         words: list[str] = []
         for name, value in settings.items():
-            one_of(f"setting of {method}", name, (*SETTINGS, *fields))
+            one_of(f"setting of {method}", name.split(".")[0].removeprefix("no_"), (*SETTINGS, *fields))
             words += [] if value is None else as_flag(name, value)
         parser = argparse.ArgumentParser()
         flags.arguments(parser)

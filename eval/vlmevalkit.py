@@ -1,22 +1,21 @@
 """Run VLMEvalKit on pruned models, from its own checkout and without changing it.
 
-The models are named debias_METHOD_ARM. Flags that are neither below nor fields of the method go to the kit's run.py.
-Multiple choice and yes/no questions are put as LLaVA's evaluation puts them; the kit's own wording is for other models.
+The models are named debias_METHOD_ARM, and everything behind --run goes to the kit's run.py. Multiple choice and yes/no
+questions are put as LLaVA's evaluation puts them; the kit's own wording is meant for other models.
 
 examples:
   python -m eval vlmevalkit --kit VLMEvalKit --method fastv --keep 128 --arms none,both \\
-                            --model llava-hf/llava-1.5-7b-hf --data MMBench_DEV_EN MME POPE --work-dir out
+                            --model llava-hf/llava-1.5-7b-hf --run --data MMBench_DEV_EN MME POPE
   torchrun --nproc-per-node 8 -m eval vlmevalkit --kit VLMEvalKit ...     one model on each GPU
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import runpy
 import string
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
@@ -26,9 +25,8 @@ from eval.benchmarks.base import SHORT
 from eval.benchmarks.mmbench import Mmbench, asked
 from eval.benchmarks.mmbench_cn import MmbenchCn
 from eval.cli import one_of
-from eval.flags import positive
+from eval.flags import of_methods, positive
 from eval.harness import SETTINGS, Pruned, Rows
-from pruners import find
 from pruners import names as methods
 
 
@@ -42,7 +40,8 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     add("--rows", help="a file that gets a JSON line for each answer, with the tokens that stayed")
     for name in SETTINGS:
         add(f"--{name}", help=f"as for `python -m eval run`: its --{name}")
-    parser.set_defaults(takes_fields=True)
+    add("--run", nargs=argparse.REMAINDER, required=True, help="everything behind it goes to the kit: --data POPE ...")
+    parser.set_defaults(takes_fields=of_methods)
     return work
 
 
@@ -51,39 +50,31 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     if not (script.is_file() and (script.parent / "vlmeval").is_dir()):
         raise ValueError(f"--kit {args.kit}: no VLMEvalKit there; expected its checkout, with run.py and vlmeval/")
     one_of("method", args.method, methods())
-    fields, rest = split(args.fields, [field.name for field in dataclasses.fields(find(args.method))])
-    settings = {name: getattr(args, name) for name in SETTINGS} | fields
+    settings: dict[str, Any] = {name: getattr(args, name) for name in SETTINGS} | given(args.fields)
     settings |= {"pretrained": args.model, "method": args.method, "rows": args.rows, "longest": args.max_new_tokens}
     arms = [arm.strip() for arm in args.arms.split(",") if arm.strip()]
     sys.path.insert(0, str(script.parent.resolve()))
     registered = register(arms, settings)
-    given, sys.argv = sys.argv, [str(script), "--model", *registered, *rest]
+    typed, sys.argv = sys.argv, [str(script), "--model", *registered, *args.run]
     try:
         with redirect_stdout(sys.stderr):
             runpy.run_path(str(script), run_name="__main__")
     finally:
-        sys.argv = given
+        sys.argv = typed
         sys.path.remove(str(script.parent.resolve()))
     return {"models": registered}
 
 
-def split(words: Sequence[str], fields: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
-    """(the method's fields among the flags, all other words)."""
-    known = {f"--{name.replace('_', '-')}": name for name in fields}
-    mine: dict[str, Any] = {}
-    rest: list[str] = []
-    into = rest
+def given(words: Sequence[str]) -> dict[str, list[str]]:
+    """The fields among the flags, and their values: {"keep": ["64"]}."""
+    found: dict[str, list[str]] = {}
     for word in words:
-        flag, equals, value = word.partition("=")
-        if flag in known:
-            into = mine.setdefault(known[flag], [])
-            into += [value] if equals else []
-        elif word.startswith("--no-") and f"--{word[5:]}" in known:
-            mine[known[f"--{word[5:]}"]], into = False, rest
+        if word.startswith("--"):
+            flag, equals, value = word[2:].partition("=")
+            values = found.setdefault(flag.replace("-", "_"), [value] if equals else [])
         else:
-            into = rest if word.startswith("--") else into
-            into.append(word)
-    return mine, rest
+            values.append(word)
+    return found
 
 
 def register(arms: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
