@@ -16,6 +16,7 @@ from eval.cli import one_of
 from eval.embedded import shipped
 
 ARMS = ("none", "both")
+REFCOCO = ("refcoco", "refcoco+", "refcocog")
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,19 @@ def published(ids: tuple[str, ...]) -> list[Published]:
                 Published(name, row["name"], row.get("arm", "none"), said, values, row.get("how", table["how"]))
             )
     return rows
+
+
+def sources(artefact: Artefact) -> list[str]:
+    """Where the published numbers come from, a line per table."""
+    known, notes = tables(), []
+    for name in artefact.published:
+        table = known[name]
+        notes.append(f"{name} ({table['how']}): {table['source']}. {table['protocol']}.")
+        if table.get("conflicts") in artefact.published:
+            notes.append(f"{name} contradicts {table['conflicts']}; both are shown as they are.")
+    if not artefact.published:
+        notes.append("No published numbers of this table are known.")
+    return notes
 
 
 def _read(name: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eval import charts, compare, drawings, figures
+from eval import artefacts, charts, compare, drawings, figures
 from eval.bias import Array, Measured, interval
 from eval.contrast import SLOW_DRAWS, contrast, scale
 from eval.diagnosis import bracket
@@ -36,8 +36,6 @@ class Side:
 
 
 def budgets(task: Task) -> list[Table]:
-    from eval.reproduce import sources
-
     loaded = []
     for planned in task.artefact.runs:
         folder = Folder(task.folder(planned))
@@ -66,7 +64,7 @@ def budgets(task: Task) -> list[Table]:
         f"Means over {names} (MME / 20). A budget is of 576 tokens, as each method's authors count it; tokens: what a "
         "layer sees, mean. `debiased` is both, or padding for methods without a trend. Random and grid at the same "
         f"budget, their padding silenced where debiased stands. In brackets 95 %: {SLOW_DRAWS} paired bootstrap draws.",
-        *sources(task.artefact),
+        *artefacts.sources(task.artefact),
     ]
     return [Table(task.artefact.title, HEAD, rows, notes), overall(drawn)]
 

@@ -1,4 +1,4 @@
-"""What an artefact measures besides scores: biases of attention, tokens in boxes, and what debiasing costs."""
+"""What an artefact measures: scores beside the published ones, biases, tokens in boxes, and what debiasing costs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from eval import artefacts, bias, charts, diagnose, diagnosis, drawings
-from eval.results import questions, results
+from eval import artefacts, bias, charts, diagnose, diagnosis, drawings, figures
+from eval.artefacts import REFCOCO
+from eval.averages import AVERAGES
+from eval.contrast import scale
+from eval.results import Scored, questions, results
 from eval.store import Folder, decode
 from eval.tables import Table
 
@@ -22,10 +25,69 @@ if TYPE_CHECKING:
 ROUNDS = 7  # times that every variant is timed
 
 
+def scores(task: Task) -> list[Table]:
+    """Every run and arm, each followed by what was published about it."""
+    known = artefacts.published(task.artefact.published)
+    ours: dict[str, dict[str, dict[str, float]]] = {}
+    instead: dict[str, str] = {}
+    loaded: dict[Path, Any] = {}
+    for planned in task.artefact.runs:
+        if not (task.folder(planned) / "run.json").exists():
+            continue
+        folder = Folder(task.folder(planned))
+        scored = results(folder, task.data)
+        loaded[folder.path] = folder.info(), scored
+        instead |= {s.name: one.benchmark.name for one in scored for r in one.arms.values() for s in [r.score]}
+        ours[planned.label] = {arm: values([one for one in scored if arm in one.arms], arm) for arm in planned.arms}
+    columns = [c for c in task.artefact.columns if c != "mme_total" or any(c in row.values for row in known)]
+    rows: list[list[Any]] = []
+    for planned in task.artefact.runs:
+        for arm in planned.arms:
+            mine = ours.get(planned.label, {}).get(arm, {})
+            rows.append([planned.label, arm, "ours", *(mine.get(column) for column in columns), mine.get("tokens")])
+            rows += [
+                [planned.label, arm, f"published: {row.table}", *(row.values.get(column) for column in columns), None]
+                for row in known
+                if row.of(planned, arm)
+            ]
+    for name, figure in figures.together(loaded).items():
+        drawings.save(figure, task.here / "figures" / name)
+    head = ["run", "arm", "whose", *columns, "tokens"]
+    stand_ins = [f"{own} ({name})" for name, own in instead.items() if name != own]
+    notes = ["tokens: visual tokens that a layer sees, mean."]
+    if stand_ins:
+        notes.append(f"Scored by stand-ins, never comparable with the published: {', '.join(stand_ins)}.")
+    return [Table(task.artefact.title, head, rows, [*notes, *artefacts.sources(task.artefact)])]
+
+
+def values(scored: Sequence[Scored], arm: str) -> dict[str, float]:
+    """Everything a column can ask for, of one arm."""
+    found: dict[str, float] = {}
+    splits: list[float] = []
+    for one in scored:
+        score, name = one.arms[arm].score, one.benchmark.name
+        found[name] = score.value
+        if name == "mme":
+            found["mme_total"] = score.parts["total"]
+        if name in REFCOCO:
+            own = {split: value for split, value in score.parts.items() if "/" not in split}
+            found |= {f"{name}_{split}": value for split, value in own.items()}
+            splits += own.values()
+    parts = {name: value / scale(name) for name, value in found.items() if name in {o.benchmark.name for o in scored}}
+    if len(parts) == len(scored) and parts:
+        found["mean"] = sum(parts.values()) / len(parts)
+    if set(parts) == set(AVERAGES["avg10"].members):
+        found["avg10"] = found["mean"]
+    if splits:
+        found["overall"] = sum(splits) / len(splits)
+    tokens = [one.arms[arm].tokens for one in scored]
+    if tokens and None not in tokens:
+        found["tokens"] = sum(tokens) / len(tokens)  # type: ignore[arg-type]
+    return found
+
+
 def diagnosed(task: Task, *flags: str) -> dict[str, Any]:
     """A diagnosis of the model on the pictures of the artefact's benchmarks, or on drawn scenes; also as figures."""
-    from eval import figures
-
     parser = argparse.ArgumentParser()
     work = diagnose.command(parser)
     words = ["--out", str(task.here / "diagnosis.json"), "--model", task.checkpoint]
@@ -54,7 +116,6 @@ def pictures(task: Task) -> Path:
 def layers(task: Task) -> list[Table]:
     """The deep-layer paper's three numbers by layer, and the signed one that tells a bias from chance."""
     from eval.checkpoints import config_of
-    from eval.reproduce import sources
     from pruners.schedule import at_depth
 
     found = diagnosed(task)
@@ -86,7 +147,7 @@ def layers(task: Task) -> list[Table]:
         f"{found['pictures']} {found['source']}, {found['tokens']} tokens: entropy is at most "
         f"{np.log(found['tokens']):.2f}; in brackets 95 % over pictures",
         "by chance: of the same scores shuffled over the tokens; |correlation| cannot tell a shared bias from that",
-        *sources(task.artefact),
+        *artefacts.sources(task.artefact),
     ]
     return [Table(task.artefact.title, head, rows, notes)]
 
@@ -98,7 +159,6 @@ def bias_strengths(task: Task) -> list[Table]:
 def iou(task: Task) -> list[Table]:
     """Mean IoU of what the kept tokens show with the box, over the questions that were answered."""
     from eval.cells import canvas_of
-    from eval.reproduce import sources
 
     known = artefacts.published(task.artefact.published)
     canvas = canvas_of(task.checkpoint)
@@ -128,7 +188,7 @@ def iou(task: Task) -> list[Table]:
     notes = [
         "IoU of the kept tokens' area with the box; in brackets 95 % over pictures. by chance: of as many tokens drawn "
         "at random.",
-        *sources(task.artefact),
+        *artefacts.sources(task.artefact),
     ]
     return [Table(task.artefact.title, ["run", "arm", "whose", "token-box IoU", "by chance", "questions"], rows, notes)]
 

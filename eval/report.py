@@ -15,13 +15,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from eval import compare
 from eval import judge as judging
 from eval.contrast import DRAWS
 from eval.images import open_image
 from eval.results import Scored, questions, results
 from eval.sample import Sample
-from eval.store import Folder
+from eval.store import Folder, decode
 from eval.tables import Table, say, text
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -125,7 +127,7 @@ def cards(one: Scored, info: Mapping[str, Any], count: int, data: str | None) ->
             "question": sample.text,
             "truth": "" if sample.target is None else _plain(sample.target),
             "picture": thumbnail(pictures[sample.key]),
-            "side": square,
+            "zoom": THUMBNAIL / square if square else 1,
             "flip": not unlike(sample),
             "shape": shape(rows, sample.key),
             "arms": [
@@ -135,13 +137,26 @@ def cards(one: Scored, info: Mapping[str, Any], count: int, data: str | None) ->
                     "error": rows[arm][sample.key]["metadata"].get("error", ""),
                     "score": items[arm].get(sample.key),
                     "turn": turn(items[first].get(sample.key), items[arm].get(sample.key)),
-                    "kept": (rows[arm][sample.key]["metadata"].get("kept") or [None])[0],
+                    "dark": dark((rows[arm][sample.key]["metadata"].get("kept") or [None])[0], square),
                 }
                 for arm in rows
             ],
         }
         for sample in chosen
     ]
+
+
+def dark(kept: str | None, side: int) -> str:
+    """The path, in units of tokens, over what was dropped of a square of side x side tokens; "" when nothing was."""
+    if kept is None or not side:
+        return ""
+    gone = np.ones(side * side, bool)
+    gone[[place for place in decode(kept) if place < len(gone)]] = False
+    runs = []
+    for y, line in enumerate(gone.reshape(side, side)):
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], line, [0]]).astype(int)))
+        runs += [f"M{start} {y}h{end - start}v1H{start}z" for start, end in edges.reshape(-1, 2)]
+    return "".join(runs)
 
 
 def shape(rows: Mapping[str, Mapping[str, Any]], key: str) -> str:

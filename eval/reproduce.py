@@ -6,6 +6,7 @@ examples:
   python -m eval reproduce main --model llava-hf/llava-1.5-7b-hf --data playground/data/eval
   python -m eval reproduce main --list                         what of it is done, and what is missing
   python -m eval reproduce all --limit 8                       every one after the other
+  python -m eval reproduce methods --benchmarks gqa,pope       only some of its benchmarks
 
 Each run is a run folder in OUT/NAME/LABEL: the same command goes on where it stopped, and `report`, `compare` and
 `figures` read it like any other. Other flags are passed on to `run`: --batch-size, --device, --dtype, --judge-url, ...
@@ -21,17 +22,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eval import artefacts, budgets, drawings, figures, flags, measures, run, tables
-from eval.artefacts import Artefact, Planned
-from eval.averages import AVERAGES
+from debias import names
+from eval import artefacts, budgets, flags, measures, run, tables
+from eval.artefacts import REFCOCO, Artefact, Planned
 from eval.checkpoints import config_of, folder_of, layout
-from eval.cli import Parser
-from eval.contrast import scale
-from eval.results import Scored, results
+from eval.cli import Parser, one_of
 from eval.store import Folder
 from eval.tables import Table, say
-
-REFCOCO = ("refcoco", "refcoco+", "refcocog")
 
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
@@ -40,6 +37,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     add("--list", action="store_true", help="say what there is, or what of NAME is done, and stop")
     add("--model", help="a checkpoint folder or hub id (default: the embedded models)")
     add("--data", help="the data root, LLaVA's playground/data/eval (default: the embedded tiny world)")
+    add("--benchmarks", help="only these of an artefact's benchmarks, with commas (default: all that the data holds)")
     add("--out", type=Path, default=Path("runs/reproduce"), help="where the runs go (default: %(default)s)")
     add("--limit", type=int, help="at most so many questions of each benchmark, pictures or repetitions")
     parser.set_defaults(takes_fields=of_runs)
@@ -149,7 +147,9 @@ class Task:
 
 
 def one(artefact: Artefact, args: argparse.Namespace) -> dict[str, Any]:
-    task = Task(artefact, args.model, args.data, args.out, args.limit, tuple(args.fields), artefact.benchmarks)
+    task = Task(
+        artefact, args.model, args.data, args.out, args.limit, tuple(args.fields), some(artefact, args.benchmarks)
+    )
     say(f"\n{artefact.name}: {artefact.title}")
     if args.model is None:
         say(f"on the embedded model; the published numbers belong to {artefact.model}")
@@ -172,6 +172,14 @@ def one(artefact: Artefact, args: argparse.Namespace) -> dict[str, Any]:
     say(f"tables and runs are in {task.here}")
     exit_code = 1 if failed or absent else 0
     return {"name": artefact.name, "tables": plain(shown), "failed": failed, "absent": absent, "exit": exit_code}
+
+
+def some(artefact: Artefact, text: str | None) -> tuple[str, ...]:
+    """The artefact's benchmarks, or those of them that are asked for."""
+    if text is None:
+        return artefact.benchmarks
+    known = artefact.benchmarks
+    return tuple(one_of(f"benchmark of {artefact.name}", names.benchmark(word), known) for word in text.split(","))
 
 
 def plain(shown: Sequence[Table]) -> list[dict[str, Any]]:
@@ -264,84 +272,8 @@ def state_table(task: Task, found: Mapping[str, Mapping[str, Any]]) -> Table:
     return Table(task.artefact.title, ["run", "state", "answers", "of", "as a command"], rows)
 
 
-# -- ours beside what was published ----------------------------------------------------------------------------------
-
-
-def scores(task: Task) -> list[Table]:
-    """Every run and arm, each followed by what was published about it."""
-    known = artefacts.published(task.artefact.published)
-    ours: dict[str, dict[str, dict[str, float]]] = {}
-    instead: dict[str, str] = {}
-    loaded: dict[Path, Any] = {}
-    for planned in task.artefact.runs:
-        if not (task.folder(planned) / "run.json").exists():
-            continue
-        folder = Folder(task.folder(planned))
-        scored = results(folder, task.data)
-        loaded[folder.path] = folder.info(), scored
-        instead |= {s.name: one.benchmark.name for one in scored for r in one.arms.values() for s in [r.score]}
-        ours[planned.label] = {arm: values([one for one in scored if arm in one.arms], arm) for arm in planned.arms}
-    columns = [c for c in task.artefact.columns if c != "mme_total" or any(c in row.values for row in known)]
-    rows: list[list[Any]] = []
-    for planned in task.artefact.runs:
-        for arm in planned.arms:
-            mine = ours.get(planned.label, {}).get(arm, {})
-            rows.append([planned.label, arm, "ours", *(mine.get(column) for column in columns), mine.get("tokens")])
-            rows += [
-                [planned.label, arm, f"published: {row.table}", *(row.values.get(column) for column in columns), None]
-                for row in known
-                if row.of(planned, arm)
-            ]
-    for name, figure in figures.together(loaded).items():
-        drawings.save(figure, task.here / "figures" / name)
-    head = ["run", "arm", "whose", *columns, "tokens"]
-    stand_ins = [f"{own} ({name})" for name, own in instead.items() if name != own]
-    notes = ["tokens: visual tokens that a layer sees, mean."]
-    if stand_ins:
-        notes.append(f"Scored by stand-ins, never comparable with the published: {', '.join(stand_ins)}.")
-    return [Table(task.artefact.title, head, rows, [*notes, *sources(task.artefact)])]
-
-
-def values(scored: Sequence[Scored], arm: str) -> dict[str, float]:
-    """Everything a column can ask for, of one arm."""
-    found: dict[str, float] = {}
-    splits: list[float] = []
-    for one in scored:
-        score, name = one.arms[arm].score, one.benchmark.name
-        found[name] = score.value
-        if name == "mme":
-            found["mme_total"] = score.parts["total"]
-        if name in REFCOCO:
-            own = {split: value for split, value in score.parts.items() if "/" not in split}
-            found |= {f"{name}_{split}": value for split, value in own.items()}
-            splits += own.values()
-    parts = {name: value / scale(name) for name, value in found.items() if name in {o.benchmark.name for o in scored}}
-    if len(parts) == len(scored) and parts:
-        found["mean"] = sum(parts.values()) / len(parts)
-    if set(parts) == set(AVERAGES["avg10"].members):
-        found["avg10"] = found["mean"]
-    if splits:
-        found["overall"] = sum(splits) / len(splits)
-    tokens = [one.arms[arm].tokens for one in scored]
-    if tokens and None not in tokens:
-        found["tokens"] = sum(tokens) / len(tokens)  # type: ignore[arg-type]
-    return found
-
-
-def sources(artefact: Artefact) -> list[str]:
-    known, notes = artefacts.tables(), []
-    for name in artefact.published:
-        table = known[name]
-        notes.append(f"{name} ({table['how']}): {table['source']}. {table['protocol']}.")
-        if table.get("conflicts") in artefact.published:
-            notes.append(f"{name} contradicts {table['conflicts']}; both are shown as they are.")
-    if not artefact.published:
-        notes.append("No published numbers of this table are known.")
-    return notes
-
-
 MEASURES: dict[str, Callable[[Task], list[Table]]] = {
-    "scores": scores,
+    "scores": measures.scores,
     "budgets": budgets.budgets,
     "bias": measures.bias_strengths,
     "layers": measures.layers,

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from eval import benchmarks
+from eval import benchmarks, report
 from eval.cli import main
 from eval.contrast import contrast
 from eval.plan import digest
@@ -152,13 +152,19 @@ def test_unfinished_arms_are_said(tmp_path, world, capsys):
     assert json.loads(seen.out)["comparisons"][0]["missing_b"] == 5
 
 
-def attributes(page):
-    """The names of all attributes of all tags."""
-    seen = set()
+def addresses(page):
+    """What all tags of a page refer to."""
+    seen = []
     parser = HTMLParser()
-    parser.handle_starttag = lambda tag, pairs: seen.update(name for name, _ in pairs)
+    parser.handle_starttag = lambda tag, pairs: seen.extend(value for name, value in pairs if name in ("href", "src"))
     parser.feed(page)
     return seen
+
+
+def test_what_was_dropped_is_covered_row_by_row():
+    assert report.dark("0-3,7", 3) == "M1 1h2v1H1zM0 2h1v1H0zM2 2h1v1H2z"
+    assert report.dark("0-8", 3) == report.dark(None, 3) == report.dark("0", 0) == ""
+    assert report.dark("", 2) == "M0 0h2v1H0zM0 1h2v1H0z"
 
 
 def test_the_report_is_one_safe_page(tmp_path, world, capsys):
@@ -170,8 +176,8 @@ def test_the_report_is_one_safe_page(tmp_path, world, capsys):
     assert evil not in page
     assert "&lt;/script&gt;&lt;script&gt;alert(1)" in page
     assert page.count("<script>") == 1
-    assert "href" not in attributes(page)
-    assert page.count("<img") == page.count('<img src="data:image/') > 0  # nothing is fetched
-    assert "data:image/jpeg;base64," in page
-    assert 'data-kept="0-3,7"' in page
+    found = addresses(page)
+    assert all(one.startswith(("data:image/", "#picture-")) for one in found)  # nothing is fetched
+    assert len([one for one in found if one.startswith("data:image/jpeg;base64,")]) == 3
+    assert report.dark("0-3,7", 4) in page
     assert "default-src 'none'" in page

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import shutil
@@ -9,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from eval.cli import main
 
@@ -126,18 +129,47 @@ def test_filters(browser):
     assert "gained" in browser["document.body.textContent"]
 
 
+def colours(browser, *places: tuple[float, float]) -> list[tuple[int, ...]]:
+    """What the screen shows at places of the first picture, in shares of its width and height."""
+    browser["document.querySelector('.picture').scrollIntoView({block: 'center'})"]
+    box = browser["(({x, y, width}) => [x, y, width])(document.querySelector('.picture').getBoundingClientRect())"]
+    shot = Image.open(io.BytesIO(base64.b64decode(browser("Page.captureScreenshot")["data"]))).convert("RGB")
+    scale = shot.width / browser["innerWidth"]
+    return [shot.getpixel((int(scale * (box[0] + x * box[2])), int(scale * (box[1] + y * box[2])))) for x, y in places]
+
+
 def test_pictures_show_what_was_kept_and_can_be_enlarged(browser):
-    browser["document.querySelector('canvas').scrollIntoView()"]
-    browser["new Promise(done => setTimeout(done, 500))"]
-    pixel = "(canvas => Math.max(...canvas.getContext('2d').getImageData({}, {}, 1, 1).data.slice(0, 3)))"
-    canvas = "(document.querySelector('canvas'))"
-    kept, dropped = (browser[pixel.format(120, y) + canvas] for y in (60, 260))  # rows 1 and 5 of 6; 0-11 are kept
-    assert dropped < 0.25 * 255 < kept
-    width = "document.querySelector('canvas').clientWidth"
+    kept, dropped = colours(browser, (0.45, 0.25), (0.45, 0.9))  # rows 1 and 5 of 6; 0-11 are kept
+    assert max(dropped) < 0.25 * 255 < max(kept)
+    width = "document.querySelector('.picture').clientWidth"
     before = browser[width]
-    browser["document.querySelector('canvas').click()"]
+    press = "document.querySelector('.picture').dispatchEvent(new {})"
+    browser[press.format("MouseEvent('click', {bubbles: true})")]
     assert browser[width] > 1.5 * before
+    browser[press.format("KeyboardEvent('keydown', {key: 'Enter', bubbles: true})")]
+    assert browser[width] == before
 
 
 def test_it_fits_a_phone(browser):
-    assert browser["document.documentElement.scrollWidth <= innerWidth"]
+    assert browser["innerWidth <= 500 && document.documentElement.scrollWidth <= innerWidth"]
+    # What is wider than the screen scrolls by itself.
+    wide = "[...document.querySelectorAll('.scroll')].every(one => one.getBoundingClientRect().right <= innerWidth)"
+    assert browser[wide]
+    assert browser["parseFloat(getComputedStyle(document.querySelector('.question')).fontSize) >= 14"]
+
+
+def test_on_paper_nothing_is_cut_off_and_pictures_are_there(browser):
+    paper = {"width": 700, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    browser("Emulation.setEmulatedMedia", media="print")
+    browser("Emulation.setDeviceMetricsOverride", **paper)
+    try:
+        assert browser["getComputedStyle(document.querySelector('.bar')).display"] == "none"
+        assert browser["[...document.querySelectorAll('table, svg, img')].every(e => e.clientWidth <= innerWidth)"]
+        kept, dropped = colours(browser, (0.45, 0.25), (0.45, 0.9))
+        assert max(dropped) < 0.25 * 255 < max(kept)
+        printed = base64.b64decode(browser("Page.printToPDF", printBackground=False)["data"])
+        assert printed.startswith(b"%PDF")
+        assert printed.count(b"/Subtype /Image") >= 12  # every card's picture
+    finally:
+        browser("Emulation.setEmulatedMedia", media="")
+        browser("Emulation.clearDeviceMetricsOverride")
