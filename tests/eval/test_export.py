@@ -9,20 +9,7 @@ from openpyxl import load_workbook
 from eval.benchmarks import get
 from eval.cli import main
 from eval.export import export
-
-COLUMNS = [
-    "index",
-    "question",
-    "hint",
-    *"ABCD",
-    "answer",
-    "category",
-    "image",
-    "source",
-    "l2-category",
-    "comment",
-    "split",
-]
+from tiny.layouts_choice import COLUMNS
 
 
 def lines(path, records):

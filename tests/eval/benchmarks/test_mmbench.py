@@ -9,22 +9,9 @@ from PIL import Image
 
 from eval.benchmarks import get, mmbench
 from eval.images import open_image
+from tiny.layouts_choice import COLUMNS
 
 LETTER = "\nAnswer with the option's letter from the given choices directly."
-
-COLUMNS = [
-    "index",
-    "question",
-    "hint",
-    *"ABCD",
-    "answer",
-    "category",
-    "image",
-    "source",
-    "l2-category",
-    "comment",
-    "split",
-]
 
 
 def picture(colour):
