@@ -128,7 +128,7 @@ class Native:
             media.append(found)
             requests.append(Request(sample.text, found.images, found.video, conversation=benchmark.conversation))
         encoded = self.adapter.encode(requests, device="cpu") if requests else None
-        if encoded is not None and self.model.device.type == "cuda":
+        if encoded is not None and self.adapter.device.type == "cuda":
             encoded = encoded.pinned()  # so that the copy to the device waits for nothing
         return Batch(good, encoded, media, broken)
 
@@ -144,6 +144,8 @@ class Native:
         try:
             answers = self._generate(batch, arm, benchmark) if batch.samples else {}
         except torch.OutOfMemoryError as error:
+            if getattr(self.model, "_tp_size", None):  # the other processes go on with the whole batch
+                raise ValueError("a batch does not fit into memory: give a smaller --batch-size") from error
             if len(samples) == 1:
                 raise ValueError(
                     f"question {samples[0].key!r} of {benchmark.name} does not fit into memory even alone. "
@@ -162,7 +164,7 @@ class Native:
 
     def _generate(self, batch: Batch, arm: str, benchmark: Benchmark) -> dict[str, tuple[str, dict[str, Any]]]:
         begun, poison, trace = time.perf_counter(), Poison(), None
-        inputs = batch.encoded.to(self.model.device, self.model.dtype).inputs
+        inputs = batch.encoded.to(self.adapter.device, self.model.dtype).inputs
         with ExitStack() as inside, torch.inference_mode():
             if not self._looks(arm):
                 keys = [media.key for media in batch.media if media.key]

@@ -97,6 +97,7 @@ class Choice:
             self.arms = list(names.ARMS) if trends.trended(self.pruner) else ["none", "padding"]
         self.options = options(getattr(args, "option", []))
         self.stages = getattr(args, "stages", "first")
+        self._check_split()
         if getattr(args, "share_prefix", False):
             self._check_prefix()
         self.max_patches: int | None = getattr(args, "max_patches", None)
@@ -119,6 +120,10 @@ class Choice:
                 rest += ["--keep", repr(field.default / REFERENCE)]
                 log.info("keep: %d of %d tokens, as a share of this model's", field.default, REFERENCE)
         return parse_fields(kind, rest, f"python -m eval run --method {self.args.method}")
+
+    def _check_split(self) -> None:
+        if self.split > 1 and self.args.backend == "fork":
+            raise ValueError("--tensor-parallel belongs to the native backend; the authors' code runs on one device")
 
     def _check_prefix(self) -> None:
         """Refuse --share-prefix for a method whose arms share no layer, before anything is loaded."""

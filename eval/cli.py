@@ -38,6 +38,7 @@ COMMANDS = {
     "figures": ("eval.figures", "draw the figures of runs and diagnoses"),
     "speed": ("eval.speed", "time and memory with and without pruning"),
     "throughput": ("eval.throughput", "questions a second of a whole evaluation, and what sharing work brings"),
+    "scale": ("eval.scale", "what a whole study costs in GPU hours, on how many GPUs"),
     "report": ("eval.report", "one self-contained HTML page of a run folder"),
     "reproduce": ("eval.reproduce", "the paper's tables, from runs to numbers"),
     "vlmevalkit": ("eval.vlmevalkit", "run VLMEvalKit on pruned models, from its own checkout"),
@@ -138,7 +139,7 @@ def overview() -> str:
     prog = program()
     lines = [f"usage: {prog} COMMAND [FLAGS]", "", "examples:"]
     lines += [f"  {prog} {words:<44} {what}" for words, what in EXAMPLES.items()]
-    lines += ["", "commands:", *(f"  {name:<10} {line}" for name, line in installed().items()), ""]
+    lines += ["", "commands:", *(f"  {name:<11} {line}" for name, line in installed().items()), ""]
     lines += [f"{prog} COMMAND --help shows the flags of one command, with examples.",
               "Every command takes --json: one JSON object on standard output and nothing else there.",
               "Exit status: 0 done, 1 something asked for could not be done, 2 bad usage."]  # fmt: skip
@@ -167,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"{program()}: unknown command {name!r}{nearest(name, installed())}\n\n{overview()}")
         return 2
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for noisy in ("httpx", "httpcore", "openai", "transformers"):
+    for noisy in ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "transformers"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     debug = os.environ.get("DEBIAS_DEBUG") == "1"
     try:

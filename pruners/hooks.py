@@ -24,6 +24,7 @@ from pruners.base import Cut, Pruner
 from pruners.limits import Unsupported, checked, is_empty, refuse_cache, refuse_unsupported
 from pruners.masks import segment_mask
 from pruners.models import Adapter, adapter
+from pruners.models.base import home
 from pruners.models.request import Size
 from pruners.prefix import Prefix
 from pruners.sequence import (
@@ -228,7 +229,8 @@ class Run:
         if segment.mask is None:
             held = self.cache.layers[number] if self.cache is not None and number < len(self.cache.layers) else None
             seen, columns = segment.length + self.step, getattr(held, "max_cache_len", None)
-            segment.mask = (segment_mask(self.kernel, hidden, segment.valid, seen, columns),)
+            valid = None if segment.valid is None else segment.valid.to(hidden.device)
+            segment.mask = (segment_mask(self.kernel, hidden, valid, seen, columns),)
         mask: Tensor | None = segment.mask[0]
         return mask
 
@@ -241,7 +243,8 @@ class Run:
             if renumbered:
                 segment.rotary = self.adapter.rotary(hidden, segment.positions(self.step))
             else:
-                segment.rotary = take(tables[0], segment.columns), take(tables[1], segment.columns)
+                cos, sin = (take(table.to(segment.columns.device), segment.columns) for table in tables)
+                segment.rotary = cos, sin
         return segment.rotary
 
     # -- a cut ---------------------------------------------------------------------------------------------------------
@@ -261,9 +264,11 @@ class Run:
 
     def cut(self, stage: int, hidden: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
         """Take tokens out before a layer; returns the hidden states of those that stay."""
-        segment, cut = self.segments[-1], self.cuts[stage]
+        cut, layer = self.cuts[stage], self.layers[self.cuts[stage].layer]
         if cut.source == "same":
-            layer = self.layers[cut.layer]
+            hidden = hidden.to(home(layer, hidden.device))
+        segment = self.segments[-1] = self.segments[-1].on(hidden.device)
+        if cut.source == "same":
             states, tables = layer.input_layernorm(hidden), self.rotary(segment, hidden, tables)
             self.looks[stage][cut.layer] = self.look(cut, layer.self_attn, segment, states, tables, None)
         choices = [[self.choose(stage, cut, tokens, segment, hidden) for tokens in row] for row in segment.images]
@@ -329,6 +334,7 @@ class Run:
 
     def look(self, cut: Cut, attn: Any, segment: Segment, states: Tensor, tables: Any, cached: Any) -> Look:
         """Take down the queries that a score will ask for."""
+        segment, tables = segment.on(states.device), tuple(table.to(states.device) for table in tables)
         valid, columns = segment.valid, segment.length + self.step
         if valid is not None and self.step:
             valid = torch.nn.functional.pad(valid, (0, self.step), value=True)

@@ -34,6 +34,18 @@ class Segment:
         """How many tokens each row has."""
         return [len(text) + sum(map(len, images)) for text, images in zip(self.text, self.images, strict=True)]
 
+    def on(self, device: torch.device) -> Segment:
+        """The same on another device, for a model that is spread over several."""
+        if not self.text or self.text[0].device == device:
+            return self
+
+        def moved(value: Any) -> Any:
+            return value.to(device) if isinstance(value, Tensor) else value
+
+        images = [[tokens.on(device) for tokens in row] for row in self.images]
+        text, valid, columns = [moved(slots) for slots in self.text], moved(self.valid), moved(self.columns)
+        return replace(self, images=images, text=text, valid=valid, columns=columns, rotary=None, mask=None)
+
     def positions(self, step: int) -> Tensor:
         """[B, q] the tokens numbered without gaps: all of them in the prefill (step 0), later the newest."""
         if step:
@@ -224,6 +236,7 @@ def shrink(cache: Any, number: int, columns: Tensor) -> None:
     held = cache.layers[number]
     for name in ("keys", "values"):
         states = getattr(held, name)
+        columns = columns.to(states.device)
         kept = states.gather(2, columns[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3]))
         if hasattr(held, "max_cache_len"):
             states[:, :, : columns.shape[1]] = kept

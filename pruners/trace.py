@@ -69,7 +69,10 @@ class Image:
         held = [len(self.tokens), *after]
         mean = sum(n * (edges[i + 1] - edges[i]) for i, n in enumerate(held)) / depth
         whole = self.tokens.whole
-        padding = [0 if whole is None else int((~whole[self.raster(stage)]).sum()) for stage in range(len(after))]
+        padding = [
+            0 if whole is None else int((~whole[self.raster(stage).to(whole.device)]).sum())
+            for stage in range(len(after))
+        ]
         return {"after": after, "mean": mean, "own": self.budget, "padding": padding}
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from debias import Debias, Span
@@ -34,6 +35,12 @@ class Tokens:
 
     def __len__(self) -> int:
         return len(self.slots)
+
+    def on(self, device: torch.device) -> Tokens:
+        """The same on another device."""
+        names = ("slots", "own", "whole", "memo")
+        held = {name: value for name in names if isinstance(value := getattr(self, name), Tensor)}
+        return replace(self, **{name: value.to(device) for name, value in held.items()})
 
     @property
     def raster(self) -> Tensor:
@@ -99,7 +106,8 @@ class Look:
         if rotary:
             query = self.adapter.rotate(query, cos, sin)
         weights = attention_rows(query, self.keys(row, rotary), self.adapter.scale(self.attn), allowed)
-        return all_heads(weights.index_select(2, tokens.slots), self.adapter.model)
+        own = weights.index_select(2, tokens.slots.to(weights.device)).to(tokens.slots.device)
+        return all_heads(own, self.adapter.model)
 
     def _rotary(self, row: int) -> tuple[Tensor, Tensor]:
         cos, sin = self.rotary
@@ -177,14 +185,12 @@ class View:
     @property
     def keys(self) -> Tensor:
         """[H_kv, V, d] rotated keys of the layer that is looked at."""
-        own = self._look(None).keys(self.sample).index_select(1, self.tokens.slots)
-        return all_heads(own, self.adapter.model)
+        return self._own(self._look(None).keys(self.sample))
 
     @property
     def values(self) -> Tensor:
         """[H_kv, V, d] values of the layer that is looked at."""
-        own = self._look(None).values(self.sample).index_select(1, self.tokens.slots)
-        return all_heads(own, self.adapter.model)
+        return self._own(self._look(None).values(self.sample))
 
     @property
     def valid(self) -> Tensor | None:
@@ -213,6 +219,11 @@ class View:
     def project(self, features: Tensor) -> Tensor:
         """[m, C] features of the vision tower as [m, D] tokens of the language model."""
         return self.adapter.project(features)
+
+    def _own(self, states: Tensor) -> Tensor:
+        """[H_kv, V, d] the image's of [H_kv, n, d], of all heads."""
+        slots = self.tokens.slots
+        return all_heads(states.index_select(1, slots.to(states.device)).to(slots.device), self.adapter.model)
 
     def _states(self, slots: Tensor) -> Tensor:
         if self.sequence is None:

@@ -71,6 +71,11 @@ class Adapter:
             f"{type(self).__name__} does not open its vision tower; methods that prune there cannot run on it"
         )
 
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs go; the weights of an offloaded model may lie nowhere."""
+        return home(self.model, self.model.device)
+
     def project(self, features: Tensor) -> Tensor:
         """[m, C] tower features as [m, D] tokens."""
         projected: Tensor = self.inner.multi_modal_projector(features[None])[0]
@@ -229,7 +234,7 @@ class Adapter:
         inputs: dict[str, Any] = left_padded(rows, 0 if pad is None else pad)
         for name in dict.fromkeys(name for piece in media for name in piece.inputs):
             inputs[name] = self.collate(name, [piece.inputs[name] for piece in media if name in piece.inputs])
-        where = self.model.device if device is None else device
+        where = self.device if device is None else device
         return Encoded(inputs, [size for piece in media for size in piece.sizes]).to(where, self.model.dtype)
 
     def collate(self, name: str, parts: list[Tensor]) -> Tensor:
@@ -239,6 +244,14 @@ class Adapter:
     def decode(self, ids: Tensor) -> list[str]:
         """The answers; `ids` without the prompt."""
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+
+def home(module: Any, device: torch.device) -> torch.device:
+    """Where accelerate runs a module of a model that it spread or offloaded; else `device`."""
+    place = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+    if place is None:
+        return device
+    return torch.device("cuda", place) if isinstance(place, int) else torch.device(place)
 
 
 def ready(source: Any, prepare: Callable[[Any], Shown]) -> Shown:
