@@ -1,0 +1,123 @@
+"""Several processes under real launchers, on the CPU: shares, a killed rank, another world size, one split model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from eval.store import Folder, read
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+pytestmark = pytest.mark.long
+
+
+@pytest.fixture(scope="module")
+def asked(builders, world, tmp_path_factory):
+    """The flags of a run of a two-layer random model: two arms of 22 questions, one batch after the other."""
+    model = builders.checkpoint("llava", tmp_path_factory.mktemp("two-layers"), layers=2)
+    return [
+        "run", "--method", "fastv", "--layer", "1", "--arms", "none,both", "--benchmarks", "pope",
+        "--model", str(model), "--data", str(world), "--trend", "online", "--max-new-tokens", "3", "--draws", "50",
+        "--batch-size", "2", "--workers", "1",
+    ]  # fmt: skip
+
+
+def environment(**more):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    return {**clean, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
+
+
+def launch(*words, **more):
+    return subprocess.Popen(
+        [str(word) for word in words], cwd=ROOT, env=environment(**more),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def torchrun(ranks, *words):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks]
+    return launch(*launcher, "-m", "eval", *words)
+
+
+def lines(folder):
+    return sum(path.read_bytes().count(b"\n") for path in folder.glob("pope/*.jsonl"))
+
+
+def child_of_rank(process, rank):
+    """The pid of one rank of a launcher."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for child in children:
+        if f"RANK={rank}" in Path(f"/proc/{child}/environ").read_text().split("\0"):
+            return int(child)
+    raise AssertionError(f"no rank {rank} among {children}")
+
+
+def every_row_once(folder, reference):
+    """No row lost, none doubled, and all with the answers of the run by one process."""
+    for arm in ("none", "both"):
+        keys = [row["metadata"]["key"] for path in folder.glob(f"pope/{arm}.*.jsonl") for row in read(path)]
+        assert len(keys) == len(set(keys))
+        expected = {row["metadata"]["key"]: row for row in Folder(reference).rows("pope", arm)}
+        assert {row["metadata"]["key"]: row for row in Folder(folder).rows("pope", arm)} == expected
+    assert (folder / "scores.json").read_bytes() == (reference / "scores.json").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def reference(asked, tmp_path_factory):
+    """The run of one process."""
+    from eval.cli import main
+
+    folder = tmp_path_factory.mktemp("reference") / "run"
+    assert main([*asked, "--out", str(folder)]) == 0
+    return folder
+
+
+def test_a_killed_rank_and_a_restart_with_another_world_size(asked, reference, tmp_path):
+    folder = tmp_path / "run"
+    process = torchrun(3, *asked, "--out", folder)
+    while lines(folder) < 2:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.005)
+    os.kill(child_of_rank(process, 1), signal.SIGKILL)
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode != 0, said  # torchrun stops the other ranks, too
+    left = lines(folder)
+    assert 2 <= left < lines(reference)
+    whole = {path: path.read_bytes() for path in folder.glob("pope/*.jsonl")}
+    process = torchrun(2, *asked, "--out", folder)
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    for path, content in whole.items():  # what was there stays as it was, but for a torn last line
+        assert path.read_bytes().startswith(content[: content.rfind(b"\n") + 1])
+    every_row_once(folder, reference)
+
+
+def test_accelerate_launches_it(asked, reference, tmp_path):
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2]
+    words = ["--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", 0]
+    process = launch(*launcher, *words, "-m", "eval", *asked, "--out", tmp_path / "run")
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    assert len(list((tmp_path / "run").glob("pope/none.*.jsonl"))) == 2
+    every_row_once(tmp_path / "run", reference)
+
+
+def test_two_ranks_hold_one_model_together(asked, reference, tmp_path):
+    """Tensor parallelism over gloo: half of the heads each, and yet the same tokens are kept."""
+    process = torchrun(2, *asked, "--out", tmp_path / "run", "--tensor-parallel", "--json")
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    assert [path.name for path in sorted((tmp_path / "run").glob("pope/*.jsonl"))] == ["both.0.jsonl", "none.0.jsonl"]
+    settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
+    assert settings["device"] == "cpu, split in 2"
+    for arm in ("none", "both"):
+        together, alone = (
+            {row["metadata"]["key"]: (row["text"], row["metadata"]["kept"]) for row in Folder(folder).rows("pope", arm)}
+            for folder in (tmp_path / "run", reference)
+        )
+        assert together == alone
