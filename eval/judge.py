@@ -10,15 +10,20 @@ from __future__ import annotations
 import argparse
 import fcntl
 import hashlib
+import importlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
+
+LONGEST_REPLY = 1 << 20  # bytes of a server's whole reply
+LONGEST_VERDICT = 2_000  # characters of the judge's words
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,7 @@ class Cache:
                 try:
                     entry = json.loads(line)
                     self._found[entry["key"]] = Verdict(entry["value"], entry["reply"], entry["judge"])
-                except (ValueError, KeyError, TypeError):
+                except (ValueError, KeyError, TypeError, RecursionError):
                     continue  # a torn line: that verdict is asked for again
 
     def get(self, key: str) -> Verdict | None:
@@ -149,8 +154,12 @@ class Judge:
             raise ValueError("a judge needs the packages openai and tenacity: pip install 'debias[judge]'") from None
         self.url, self.model, self.attempts, self.longest_wait = url, model, attempts, longest_wait
         # The key goes from the environment to the client; no message, log or file of ours ever holds it.
-        secret = os.environ.get(key_variable) or "none"
-        self.client = openai.OpenAI(base_url=url, api_key=secret, timeout=timeout, max_retries=0)
+        self._secret = os.environ.get(key_variable) or "none"
+        http = openai.DefaultHttpxClient(event_hooks={"response": [lambda response: _bound(response, timeout)]})
+        self.client = openai.OpenAI(
+            base_url=url, api_key=self._secret, timeout=timeout, max_retries=0, http_client=http
+        )
+        self.shown_url = re.sub(r"//[^/@]*@", "//", url)
         self.cache = Cache(cache or default_cache(url, model))
         self.structured = True
 
@@ -171,7 +180,7 @@ class Judge:
         rules = TASKS[task]
         identity = [self.url, self.model, rules.system, rules.schema, question.text()]
         key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-        if (cached := self.cache.get(key)) is not None:
+        if (cached := self.cache.get(key)) is not None and _readable(rules, cached):
             return cached
         judge, reply = f"{self.model} (wording {rules.version})", ""
 
@@ -201,8 +210,8 @@ class Judge:
             reason = f"HTTP {status}" if status else type(error).__name__
             hint = " Is the key right?" if status in (401, 403) else ""
             raise ValueError(
-                f"the judge {self.model} at {self.url} did not answer ({reason}; {self.attempts} attempts).{hint} "
-                "What was graded so far is kept; start again to continue."
+                f"the judge {self.model} at {self.shown_url} did not answer ({reason}; {self.attempts} attempts)."
+                f"{hint} What was graded so far is kept; start again to continue."
             ) from None
         self.cache.put(key, verdict)
         return verdict
@@ -227,19 +236,62 @@ class Judge:
         except (ValueError, TypeError, AttributeError):
             raise Unreadable from None  # the body was no JSON
         try:
-            return str(done.model or self.model), str(done.choices[0].message.content or "")
+            return self._without_key(done.model or self.model), self._without_key(done.choices[0].message.content)
         except (AttributeError, IndexError, TypeError):
             raise Unreadable from None
 
+    def _without_key(self, text: object) -> str:
+        """A server may send the key back; it is not written down."""
+        said = str(text or "")
+        return said if self._secret == "none" else said.replace(self._secret, "(the key)")
+
+
+def _bound(response: Any, seconds: float) -> None:
+    """The rest of a response must come in time and stay small; the client alone would wait from byte to byte."""
+    http: Any = importlib.import_module(type(response).__module__.partition(".")[0])  # httpx, or what openai has now
+
+    class Bounded(http.SyncByteStream):  # type: ignore[misc]
+        def __init__(self, stream: Any) -> None:
+            self.stream = stream
+
+        def __iter__(self) -> Iterator[bytes]:
+            end, size = time.monotonic() + seconds, 0
+            for part in self.stream:
+                size += len(part)
+                if size > LONGEST_REPLY:
+                    raise http.RemoteProtocolError(f"more than {LONGEST_REPLY} bytes")
+                if time.monotonic() > end:
+                    raise http.ReadTimeout("the reply did not end in time")
+                yield part
+
+        def close(self) -> None:
+            self.stream.close()
+
+    response.stream = Bounded(response.stream)
+
 
 def verdict_in(rules: Task, reply: str) -> dict[str, Any]:
-    """The verdict in a reply, which may be wrapped in words or in a code fence."""
-    for found in re.findall(r"\{[^{}]*\}", reply):
+    """The verdict in a reply, which may be wrapped in words or in a code fence, but not in another object."""
+    reply, end = reply[:LONGEST_VERDICT], 0
+    while (start := reply.find("{", end)) >= 0:
         try:
-            return rules.parse(json.loads(found))
-        except (ValueError, KeyError, TypeError):
+            found, end = json.JSONDecoder().raw_decode(reply, start)
+        except (ValueError, RecursionError):
+            end = start + 1
+            continue
+        try:
+            return rules.parse(found)
+        except (ValueError, KeyError, TypeError, OverflowError):
             continue
     raise Unreadable
+
+
+def _readable(rules: Task, verdict: Verdict) -> bool:
+    """Whether a cached verdict is one; a file can hold anything."""
+    try:
+        return verdict.value is None or rules.parse(verdict.value) == verdict.value
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return False
 
 
 def default_cache(url: str, model: str) -> Path:
@@ -276,6 +328,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--judge-key-variable", default="OPENAI_API_KEY", metavar="NAME", help="the environment variable with the key"
     )
     group.add_argument(
+        "--judge-timeout", type=float, default=60.0, metavar="SECONDS", help="for one reply (default %(default)s)"
+    )
+    group.add_argument(
         "--judge-cache", metavar="FILE", help="where verdicts are kept (default: the user's cache folder)"
     )
 
@@ -286,4 +341,4 @@ def from_arguments(args: argparse.Namespace) -> Judge | None:
     if not args.judge_url or not args.judge_model:
         raise ValueError("a judge needs both --judge-url and --judge-model")
     cache = Path(args.judge_cache) if args.judge_cache else None
-    return Judge(args.judge_url, args.judge_model, cache, args.judge_key_variable)
+    return Judge(args.judge_url, args.judge_model, cache, args.judge_key_variable, timeout=args.judge_timeout)
