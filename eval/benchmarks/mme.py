@@ -66,7 +66,8 @@ class Mme(Benchmark):
 
     def statistic(self, samples: Sequence[Sample], items: Array) -> Statistic:
         categories = [self._category(samples, items, name) for name in PERCEPTION if _any(samples, name)]
-        return lambda weights: np.sum([value(weights) for value in categories], axis=0)
+        # Of few questions none may be about perception; that is 0 points, for every replicate.
+        return lambda weights: sum((value(weights) for value in categories), np.zeros(weights.shape[:-1]))
 
     def parts(self, samples: Sequence[Sample], items: Array, found: Mapping[str, str]) -> dict[str, float]:
         ones = np.ones(len(items))

@@ -68,3 +68,8 @@ def test_right_is_better(name):
     assert benchmark.statistic(asked, 0 * ones)(ones) == 0
     assert benchmark.statistic(asked, ones)(ones) == (400 if name == "mme" else 100)
     assert benchmark.statistic(asked, ones)(0 * ones) == 0  # nothing drawn: no division by zero
+
+
+def test_few_questions_may_leave_mme_without_perception():
+    asked = [Sample(number, "?", image=b"x", category="code_reasoning", target="yes") for number in range(2)]
+    assert get("mme").statistic(asked, np.ones(2))(np.ones((5, 2))).tolist() == [0] * 5
