@@ -1,21 +1,23 @@
-"""The front page tells the truth: its code runs, its links lead somewhere, its commands exist."""
+"""The front page tells the truth: its code runs, its tables are complete. Its commands and links: test_docs.py."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
-import pytest
 import torch
 from PIL import Image
 
-from eval.cli import COMMANDS, installed
-from pruners import names
+from eval import readme
+from eval.checkpoints import KNOWN
+from eval.trends import trended
+from pruners import find, names
+from pruners.models import families
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CODE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_the_library_examples_run(tmp_path, monkeypatch):
@@ -37,23 +39,25 @@ def test_the_library_examples_run(tmp_path, monkeypatch):
     assert len(CODE) == 2
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_links_lead_somewhere(page):
-    text = page.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#\s]+)", text):
-        if not target.startswith(("http://", "https://")):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
+def test_every_method_is_in_the_table_with_its_arms_and_links():
+    lines = dict(re.findall(r"^\| \[`(\w+)`\]\(pruners/\1\.py\) \|(.*)\|$", README, re.M))
+    assert set(lines) == set(names())
+    sources = dict(re.findall(r"url = (https://\S+?/(\w+))\.git", (ROOT / ".gitmodules").read_text(encoding="utf-8")))
+    for method, line in lines.items():
+        arms, links = line.split("|")[2].strip(), line.split("|")[3]
+        assert arms == ("4" if trended(find(method)) else "2"), method
+        assert links.strip() == "baseline" or "[paper](https://" in links
+        known = [url for url in sources if url.split("/")[-1].lower().rstrip("s") == method]
+        assert all(f"[source]({url})" in links for url in known), method
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_commands_exist(page):
-    text = page.read_text(encoding="utf-8")
-    for name in re.findall(r"python -m eval (\w+)", text):
-        assert name in installed(), f"{page.name} names the command {name}"
-    for script in re.findall(r"bash ((?:scripts/)?\w+\.sh)", text):
-        assert (ROOT / script).exists(), f"{page.name} names {script}"
+def test_every_family_and_known_checkpoint_is_in_the_table():
+    table = README.split("## Models")[1].split("## ")[0]
+    assert sum(line.startswith("| ") for line in table.splitlines()) == len(families()) + 1
+    assert re.findall(r"`(\w[\w-]+/[\w.-]+)`", table) == list(KNOWN)
 
 
-def test_every_method_and_command_is_on_the_page():
-    assert set(re.findall(r"\(pruners/(\w+)\.py\)", README)) == set(names())
-    assert set(COMMANDS) == set(installed())
+def test_the_results_are_those_that_were_measured():
+    kept = json.loads((ROOT / "assets" / "results.json").read_text(encoding="utf-8"))
+    assert readme.placed(README, readme.block(kept)) == README, "run: python -m eval.readme"
+    assert all(one["models"] for one in kept)

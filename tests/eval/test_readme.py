@@ -1,0 +1,85 @@
+"""The results of the README come from runs, and stand between its two marks."""
+
+import json
+import shutil
+
+import pytest
+
+from eval import readme
+
+
+@pytest.fixture
+def run(answered, tmp_path):
+    """Arm both is always right, every other answer of arm none is wrong."""
+    path = tmp_path / "run"
+    shutil.copytree(answered.path, path)
+    info = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    info["settings"]["models"] = {"image": "tiny 0123"}
+    (path / "run.json").write_text(json.dumps(info), encoding="utf-8")
+    (path / "timings.0.jsonl").write_text('{"seconds": 30.5}\n{"seconds": 31}\n', encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def page(tmp_path):
+    (tmp_path / "assets").mkdir()
+    path = tmp_path / "README.md"
+    path.write_text("before\n\n" + "\nstale\n".join(readme.MARKS) + "\n\nafter\n", encoding="utf-8")
+    return path
+
+
+def test_a_run_becomes_numbers(run):
+    found = readme.measured(run)
+    assert found["method"] == "FastV(keep=16)"
+    assert found["arms"] == ["none", "both"]
+    assert found["seconds"] == 62
+    pope, average = found["benchmarks"]["pope"], found["benchmarks"]["average"]
+    assert pope["arms"]["both"] == 100
+    assert pope["arms"]["none"] < 100
+    delta, low, high = pope["difference"]
+    assert delta == pytest.approx(100 - pope["arms"]["none"], abs=0.01)
+    assert low <= delta <= high
+    assert average["n"] == sum(one["n"] for name, one in found["benchmarks"].items() if name != "average")
+
+
+def test_the_page_gets_the_tables_and_nothing_else_changes(run, page, tmp_path):
+    readme.main([str(run), str(run), "--root", str(tmp_path)])
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("before\n\n" + readme.MARKS[0])
+    assert text.endswith(readme.MARKS[1] + "\n\nafter\n")
+    assert "stale" not in text
+    assert "`FastV(keep=16)` on tiny 0123" in text
+    assert "answered in 62 seconds" in text
+    gqa = next(line for line in text.splitlines() if line.startswith("| gqa"))
+    assert "| 100.0 | **+" in gqa
+    assert sum(line.startswith("| `fastv`") for line in text.splitlines()) == 2  # the second table: a line for each run
+    again = page.read_text(encoding="utf-8")
+    readme.main(["--root", str(tmp_path)])  # from the numbers that were kept
+    assert page.read_text(encoding="utf-8") == again
+
+
+def test_a_method_without_a_trend_shows_its_padding_arm():
+    average = {"n": 9, "arms": {"none": 1.0, "padding": None}, "difference": [-1.0, -2.0, -0.5]}
+    one = {"method": "Grid(keep=3)", "models": {"image": "m"}, "seconds": 200, "tokens": None}
+    one |= {"arms": ["none", "padding"], "compared": "padding", "benchmarks": {"average": average}}
+    text = readme.block([one])
+    assert "padding − none, 95 %" in text
+    assert "| – | **−1.0 [−2.0, −0.5]** |" in text
+    assert "3 minutes" in text
+    assert "**" not in readme.interval([1.0, -0.5, 2.0])
+    assert readme.interval([]) == readme.interval([0.0, None, None]) == "–"
+
+
+def test_a_run_that_is_not_finished_is_refused(run):
+    rows = next((run / "gqa").glob("both.*.jsonl"))
+    rows.write_text("\n".join(rows.read_text(encoding="utf-8").splitlines()[:-1]) + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="is not finished: gqa"):
+        readme.measured(run)
+
+
+def test_a_page_without_marks_is_left_alone(run, tmp_path):
+    (tmp_path / "assets").mkdir()
+    (tmp_path / "README.md").write_text("no marks", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"README\.md lacks the lines"):
+        readme.main([str(run), "--root", str(tmp_path)])
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == "no marks"
