@@ -153,6 +153,8 @@ class Native:
                 ) from error
             torch.cuda.empty_cache()
             self.batch_limit = len(samples) // 2
+            if self.prefix is not None:
+                self.prefix.forget()
             log.info("out of memory with %d questions at once; going on with %d", len(samples), self.batch_limit)
             answers = None
         if answers is None:  # outside the handler, which would keep the failed call's tensors alive

@@ -36,7 +36,7 @@ class Features:
             return self._known[key]
         found = encode()
         self.encoded += 1
-        kept = found.cpu()
+        kept = hosted(found)
         self._known[key] = kept
         self.held += kept.nbytes
         while self.held > self.budget and self._known:
@@ -83,7 +83,7 @@ class Features:
                     block: Tensor = outcome[0] if listed else outcome  # a clip is a block per frame
                     return block
 
-                found.append(self.get(key, encode).to(pixels.device))
+                found.append(self.get(key, encode).to(pixels.device, non_blocking=True))
             pooled: Any = found if listed else torch.cat(found)
             return BaseModelOutputWithPooling(pooler_output=pooled)
 
@@ -106,6 +106,13 @@ class Features:
             return self._batch[1][name]
 
         return features
+
+
+def hosted(features: Tensor) -> Tensor:
+    """On the host; from a GPU by a copy that nobody waits for, into memory that it can be read from in the same way."""
+    if not features.is_cuda:
+        return features.cpu()
+    return torch.empty_like(features, device="cpu", pin_memory=True).copy_(features, non_blocking=True)
 
 
 def shareable(model: Any) -> bool:

@@ -193,6 +193,8 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         try:
             done[method] = one(mine)
         except ValueError as error:  # the others can still run
+            if args.tensor_parallel:  # but not with processes that know nothing of it
+                raise
             failed[method] = str(error)
             say(f"{method}: {error}")
     if any("averages" in found for found in done.values()):

@@ -3,7 +3,7 @@
 examples:
   python -m eval scale                                        LLaVA-1.5-7B and Video-LLaVA-7B, assumed rates of an A100
   python -m eval scale --device h100 --gpus 1,8,64 --share-prefix
-  python -m eval speed --shape llava-1.5-7b --method all --batch-size 8 --out speed.json
+  python -m eval speed --shape llava-1.5-7b --method fastv,sparsevlm --batch-size 8 --out speed.json
   python -m eval scale --speed speed.json                     rates measured on your GPU instead of assumed ones
 
 Questions are those of the official sets. What a prompt and an answer are long, and without --speed how fast the device

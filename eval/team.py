@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -30,7 +31,7 @@ class Team:
             torch.cuda.set_device(device)
         if not dist.is_initialized():
             dist.init_process_group("nccl" if gpu else "gloo", rank=place.rank, world_size=place.size)
-            self._held.callback(dist.destroy_process_group)
+            atexit.register(dist.destroy_process_group)  # and no sooner: the next method's model is split in it, too
 
     def folder(self, out: Path) -> Path:
         return out if self.leads else Path(self._held.enter_context(tempfile.TemporaryDirectory(prefix="debias-team-")))

@@ -128,21 +128,30 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         for threads in map(int, args.threads.split(",")):
             torch.set_num_threads(threads)
             rows += measure(argparse.Namespace(**{**vars(args), "method": method}), threads)
-    head = ["method", "threads", "setting", "questions/s", "times", "CPU s/answer", "in the model", "GPU busy", "equal"]
-    keys = ["method", "threads", "setting", "questions_per_second", "times", "cpu_seconds_per_answer", "model_share"]
+    columns = {
+        "method": "method",
+        "threads": "threads",
+        "setting": "setting",
+        "questions/s": "questions_per_second",
+        "times": "times",
+        "CPU ms/answer": "cpu_ms_per_answer",
+        "times less": "cpu_times_less",
+        "in the model": "model_share",
+        "GPU busy": "gpu_busy",
+    }
     cells = [
-        [*(row[key] for key in keys), row["gpu_busy"], "all" if not row["different"] else f"{row['different']} differ"]
+        [*(row[key] for key in columns.values()), "all" if not row["different"] else f"{row['different']} differ"]
         for row in rows
     ]
     show(
         Table(
             "Questions a second",
-            head,
+            [*columns, "equal"],
             cells,
             [
                 f"{rows[0]['questions']} questions in {rows[0]['arms']} arms, medians of {args.rounds} rounds in turn.",
-                "times: against one at a time; equal: answers against those of one at a time; CPU: of the whole "
-                "process, which other work on the machine does not slow down.",
+                "times: against one at a time, as are: times less, and equal (answers). CPU: of the whole process; "
+                "other work on the machine does not slow it down.",
             ],
         )
     )
@@ -186,6 +195,7 @@ def measure(args: argparse.Namespace, threads: int) -> list[dict[str, Any]]:
                 found.setdefault(one.name, []).append((meter, time.process_time() - begun))
     chosen.close()
     base, rows = "one at a time", []
+    spent = {name: statistics.median(cpu * 1e3 / meter.answers for meter, cpu in runs) for name, runs in found.items()}
     for name, runs in found.items():
         middle = sorted(runs, key=lambda run: run[0].seconds)[len(runs) // 2][0]
         rates = {key: [m.summary()["questions_per_second"] for m, _ in found[key]] for key in (base, name)}
@@ -198,7 +208,8 @@ def measure(args: argparse.Namespace, threads: int) -> list[dict[str, Any]]:
                 **middle.summary(),
                 "range": [min(rates[name]), max(rates[name])],
                 "times": statistics.median(rates[name]) / statistics.median(rates[base]),
-                "cpu_seconds_per_answer": statistics.median(spent for _, spent in runs) / middle.answers,
+                "cpu_ms_per_answer": spent[name],
+                "cpu_times_less": spent[base] / spent[name],
                 "different": sum(texts[name][key] != text for key, text in texts[base].items()),
             }
         )

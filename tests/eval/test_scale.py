@@ -23,7 +23,7 @@ def test_operations_are_those_that_are_dispatched(method, keep, monkeypatch):
     half = layer(NARROW, 1) - linear(NARROW)  # eager attention computes the masked half, too
     monkeypatch.setattr(scale, "layer", lambda shape, tokens: layer(shape, tokens) + half * tokens**2)
     first, rest = prefill(NARROW, method and make(method, keep=keep), BEFORE + AFTER, NARROW.tokens)
-    assert first + rest == pytest.approx(counted, rel=0.01)
+    assert first + rest == pytest.approx(counted, rel=0.03)  # scores cost a little
 
 
 def test_no_layer_is_left_out_and_a_pruned_tower_hands_over_less():
