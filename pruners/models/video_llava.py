@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -55,6 +57,13 @@ class VideoLlava(Llava):
             ]
             for pair in zip(rows, known, strict=True)
         ]
+
+    def picture(self, image: Image.Image) -> Shown:
+        shown = super().picture(image)
+        if "pixel_values" in inspect.signature(self.model.forward).parameters:
+            return shown
+        # Before transformers 5.21 this family alone had another name for it.
+        return replace(shown, inputs={"pixel_values_images": shown.inputs["pixel_values"]})
 
     def clip(self, frames: Sequence[Image.Image]) -> Shown:
         token = int(self.model.config.video_token_id)
