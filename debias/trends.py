@@ -100,7 +100,11 @@ def make(record: Dict[str, Any], where: str) -> Trend:
 
 @lru_cache(maxsize=64)
 def _records(path: Path, changed: int) -> List[Dict[str, Any]]:
-    records = parse(path.read_text(encoding="utf-8"), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected UTF-8 text ({error.reason} at byte {error.start})") from None
+    records = parse(text, str(path))
     for record in records:
         if "method" not in record:
             raise ValueError(f"{path}: a [[trend]] without a method: {record!r}")

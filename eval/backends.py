@@ -40,13 +40,13 @@ class Backend(Protocol):
 
 
 class Poison:
-    """A logits processor that changes nothing and remembers which rows of a batch saw NaN."""
+    """A logits processor that changes nothing and remembers which rows of a batch saw NaN, or infinity."""
 
     def __init__(self) -> None:
         self.seen: torch.Tensor | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        found = scores.isnan().any(-1)
+        found = ~scores.amax(-1).isfinite()
         self.seen = found if self.seen is None else self.seen | found
         return scores
 
@@ -143,7 +143,9 @@ class Native:
         batch = self._batch(samples, benchmark)
         try:
             answers = self._generate(batch, arm, benchmark) if batch.samples else {}
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
             if getattr(self.model, "_tp_size", None):  # the other processes go on with the whole batch
                 raise ValueError("a batch does not fit into memory: give a smaller --batch-size") from error
             if len(samples) == 1:
@@ -151,10 +153,10 @@ class Native:
                     f"question {samples[0].key!r} of {benchmark.name} does not fit into memory even alone. "
                     "Use a smaller model, --dtype bfloat16, or a device with more memory."
                 ) from error
-            torch.cuda.empty_cache()
-            self.batch_limit = len(samples) // 2
             if self.prefix is not None:
                 self.prefix.forget()
+            torch.cuda.empty_cache()
+            self.batch_limit = len(samples) // 2
             log.info("out of memory with %d questions at once; going on with %d", len(samples), self.batch_limit)
             answers = None
         if answers is None:  # outside the handler, which would keep the failed call's tensors alive
@@ -192,7 +194,7 @@ class Native:
             if seen and media.key:
                 metadata |= seen.pop(0)
             if bad[row]:
-                metadata["error"] = "the model's logits hold NaN; this is no answer"
+                metadata["error"] = "the model's logits hold NaN or infinity; this is no answer"
             found[sample.key] = ("" if bad[row] else texts[row].strip(), metadata)
         return found
 
@@ -204,6 +206,12 @@ class Native:
 
     def close(self) -> None:
         self.pool.shutdown(wait=False, cancel_futures=True)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on a device or on the host, whoever noticed."""
+    said = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(part in str(error) for part in said)
 
 
 def greedy(model: Any, max_new_tokens: int) -> Any:

@@ -30,18 +30,19 @@ def score_table(title: str, found: Sequence[Scored]) -> Table:
     failed, missing = failures(found), 0
     for one in found:
         first = next(iter(one.arms.values())).score
-        rows.append([first.name, first.metric, first.n, *(_value(one.arms.get(arm)) for arm in arms)])
+        failed_here = failures([one])
+        rows.append([first.name, first.metric, first.n, failed_here, *(_value(one.arms.get(arm)) for arm in arms)])
         missing += sum(result.score.missing - result.failed for result in one.arms.values())
     notes = []
     if len(found) > 1:
         means = arm_means(found)
-        rows.append(["average", "mean of the above (MME / 20)", None, *(means[arm] for arm in arms)])
+        rows.append(["average", "mean of the above (MME / 20)", None, failed, *(means[arm] for arm in arms)])
         values = [
             {one.arms[arm].score.name: one.arms[arm].score.value for one in found if arm in one.arms} for arm in arms
         ]
         for name, average in AVERAGES.items():
             if all(map(average.complete, values)):
-                rows.append([name, f"{average.recipe}, version {average.version}", None, *map(average, values)])
+                rows.append([name, f"{average.recipe}, version {average.version}", None, None, *map(average, values)])
     if failed:
         notes.append(broken(failed))
     if missing:
@@ -49,7 +50,7 @@ def score_table(title: str, found: Sequence[Scored]) -> Table:
     for one in found:
         if judge := next(iter(one.arms.values())).score.info.get("judge"):
             notes.append(f"{one.benchmark.name} was graded by {', '.join(judge)}.")
-    return Table(title, ["benchmark", "metric", "n", *arms], rows, notes)
+    return Table(title, ["benchmark", "metric", "n", "broken", *arms], rows, notes)
 
 
 def broken(failed: int) -> str:
@@ -87,6 +88,7 @@ HEAD = [
     "down",
     "n",
     "groups",
+    "broken",
     "tokens",
 ]
 
@@ -95,13 +97,14 @@ def contrast_table(found: Sequence[Contrast], draws: int, failed: int = 0) -> Ta
     baseline = found[0].a if found else ""
     rows = [
         [one.benchmark, one.b, one.value_b, one.delta, one.low, one.high, _p(one.p), _p(one.p_holm), one.up, one.down,
-         one.n, one.groups, one.tokens_b]
+         one.n, one.groups, one.failed_a + one.failed_b, one.tokens_b]
         for one in found
     ]  # fmt: skip
     notes = [
         f"Δ: difference to {baseline}, paired by question. Interval: BCa bootstrap of {draws} draws ({SLOW_DRAWS} for "
         "metrics that are no mean), whole images or groups drawn. p: exact McNemar for right/wrong, sign flips of "
-        "groups otherwise; Holm over the benchmarks. up/down: questions won and lost. tokens: mean over layers.",
+        "groups otherwise; Holm over the benchmarks. up/down: questions won and lost. broken: answers of either arm "
+        "that are none. tokens: mean over layers.",
     ]
     if failed:
         notes.append(broken(failed))

@@ -37,6 +37,8 @@ class Contrast:
     groups: int
     missing_a: int
     missing_b: int
+    failed_a: int  # answers that are none: unreadable pictures, NaN
+    failed_b: int
     tokens_a: float | None  # visual tokens that a layer saw on average
     tokens_b: float | None
     p_holm: float | None = None
@@ -88,6 +90,8 @@ def contrast(
         groups=len(names),
         missing_a=a.score.missing,
         missing_b=b.score.missing,
+        failed_a=a.failed,
+        failed_b=b.failed,
         tokens_a=a.tokens,
         tokens_b=b.tokens,
     )
@@ -134,7 +138,7 @@ def _average(found: Sequence[Contrast], drawn: Sequence[Any]) -> Contrast:
     tokens = [mean([getattr(one, name) for one in found]) for name in ("tokens_a", "tokens_b")]
     total = {
         name: sum(getattr(one, name) for one in found)
-        for name in ("up", "down", "n", "groups", "missing_a", "missing_b")
+        for name in ("up", "down", "n", "groups", "missing_a", "missing_b", "failed_a", "failed_b")
     }
     return Contrast(
         benchmark="average",

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from eval.forks import layout
-from eval.images import open_image
+from eval.images import open_clip, open_image
 from eval.sample import Sample
 from eval.video import FRAMES, Clips
 from pruners.models import Request, adapter, family
@@ -43,7 +43,7 @@ class Reader:
         """The sample's pictures, and its frames."""
         try:
             if sample.video is not None:
-                return [], self.clips(sample.video)
+                return [], open_clip(sample, self.clips)
             return [] if sample.image is None else [open_image(sample)], None
         except ValueError as error:
             raise BrokenPicture(str(error)) from None

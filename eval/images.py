@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from io import BytesIO
 from pathlib import Path
 
@@ -9,9 +10,10 @@ from PIL import Image, UnidentifiedImageError
 
 from eval.read import Fault
 from eval.sample import Sample
-from eval.video import playable
+from eval.video import Clips, playable
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # no format that runs another program
+BROKEN = (OSError, ValueError, SyntaxError, IndexError, MemoryError, OverflowError, struct.error)  # Pillow's ways
 MAX_SIDE = 16_384
 MAX_PIXELS = 80_000_000
 
@@ -26,15 +28,21 @@ def open_image(sample: Sample, root: Path | None = None) -> Image.Image:
         try:
             image.load()
             return image.convert("RGB")
-        except (OSError, ValueError, SyntaxError, IndexError) as error:
+        except BROKEN as error:
             raise ValueError(f"{name}: expected a whole {image.format} picture ({error})") from None
+
+
+def open_clip(sample: Sample, clips: Clips) -> list[Image.Image]:
+    """The frames of the sample's clip."""
+    assert sample.video is not None
+    return clips(inside(sample.video, sample.root))
 
 
 def check_image(sample: Sample) -> Fault | None:
     """What is wrong with the picture or clip, if anything: JPEGs decoded at an eighth, clips to their first frame."""
     if sample.video:
         try:
-            playable(sample.video)
+            playable(inside(sample.video, sample.root))
         except ValueError as error:
             return Fault(f"question {sample.key!r}", str(error))
         return None
@@ -44,7 +52,7 @@ def check_image(sample: Sample) -> Fault | None:
         with image:
             image.draft("RGB", (1, 1))
             image.load()
-    except (OSError, ValueError, SyntaxError, IndexError) as error:
+    except BROKEN as error:
         return Fault(name or f"question {sample.key!r}", str(error))
     return None
 
@@ -63,7 +71,7 @@ def _open(sample: Sample, root: Path | None = None) -> tuple[str, Image.Image]:
         raise ValueError(f"{name}: no such file") from None
     except Image.DecompressionBombError:
         raise ValueError(f"{name}: expected at most {MAX_PIXELS:,} pixels") from None
-    except (OSError, ValueError, SyntaxError) as error:
+    except BROKEN as error:
         reason = "not a picture" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(f"{name}: expected a picture ({', '.join(FORMATS)}): {reason}") from None
     width, height = image.size
@@ -77,7 +85,10 @@ def _open(sample: Sample, root: Path | None = None) -> tuple[str, Image.Image]:
 
 def inside(path: Path, root: Path | None) -> Path:
     """The path, resolved. The folder may itself be a link; a path or a link that leads out of it is refused."""
-    real = path.resolve()
+    try:
+        real = path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a link to itself, a name that no file can have
+        raise ValueError(f"{str(path)!r}: expected the path of a file ({error})") from None
     if root and not real.is_relative_to(root.resolve()):
         raise ValueError(f"{path}: leads out of {root}; expected a path inside that folder")
     return real

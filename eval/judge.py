@@ -236,13 +236,14 @@ class Judge:
         except (ValueError, TypeError, AttributeError):
             raise Unreadable from None  # the body was no JSON
         try:
-            return self._without_key(done.model or self.model), self._without_key(done.choices[0].message.content)
+            model = self._without_key(done.model or self.model)[:100]
+            return model, self._without_key(done.choices[0].message.content)
         except (AttributeError, IndexError, TypeError):
             raise Unreadable from None
 
     def _without_key(self, text: object) -> str:
         """A server may send the key back; it is not written down."""
-        said = str(text or "")
+        said = str(text or "").encode(errors="replace").decode()
         return said if self._secret == "none" else said.replace(self._secret, "(the key)")
 
 

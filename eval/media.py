@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
-from eval.images import open_image
+from eval.images import open_clip, open_image
 from eval.sample import Sample
 from eval.video import Clips
 
@@ -62,7 +62,7 @@ class Shelf:
 
     def _ready(self, sample: Sample) -> Media:
         if sample.video is not None:
-            frames = self.clips(sample.video)
+            frames = open_clip(sample, self.clips)
             return Media([], self.adapter.clip(frames), frames[0].size, content(frames))
         image = open_image(sample)
         return Media([self.adapter.picture(image)], None, image.size, content([image]))

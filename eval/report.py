@@ -196,8 +196,10 @@ def thumbnail(sample: Sample) -> str:
         image = open_image(sample)
     except ValueError:
         return ""
-    canvas = Image.new("RGB", (max(image.size),) * 2, (122, 116, 104))
-    canvas.paste(image, ((canvas.width - image.width) // 2, (canvas.height - image.height) // 2))
+    shrink = THUMBNAIL / max(image.size)
+    image = image.resize((max(1, round(image.width * shrink)), max(1, round(image.height * shrink))))
+    canvas = Image.new("RGB", (THUMBNAIL, THUMBNAIL), (122, 116, 104))
+    canvas.paste(image, ((THUMBNAIL - image.width) // 2, (THUMBNAIL - image.height) // 2))
     packed = io.BytesIO()
-    canvas.resize((THUMBNAIL, THUMBNAIL)).save(packed, "JPEG", quality=80)
+    canvas.save(packed, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(packed.getvalue()).decode()

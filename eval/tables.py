@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,12 @@ Cell = str | float | int | None
 
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(visible(text).replace("\r", " "), file=sys.stderr, flush=True)
+
+
+def visible(text: str) -> str:
+    """The text without what a terminal, TeX or a spreadsheet would obey: control characters show as their code."""
+    return CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class Table:
 def text(cell: Cell) -> str:
     if cell is None:
         return "–"
-    return f"{cell:.2f}" if isinstance(cell, float) else str(cell)
+    return f"{cell:.2f}" if isinstance(cell, float) else visible(str(cell))
 
 
 def show(table: Table, stderr: bool = True) -> None:
@@ -38,7 +44,7 @@ def show(table: Table, stderr: bool = True) -> None:
     console = Console(stderr=stderr)
     if not console.is_terminal:
         console = Console(stderr=stderr, width=max(160, console.width))
-    drawn = Rich(title=Text(table.title), title_justify="left", header_style="bold")
+    drawn = Rich(title=Text(visible(table.title)), title_justify="left", header_style="bold")
     for column, name in enumerate(table.head):
         numbers = all(isinstance(row[column], (int, float, type(None))) for row in table.rows)
         drawn.add_column(Text(name), justify="right" if numbers and table.rows else "left", overflow="fold")
@@ -46,28 +52,26 @@ def show(table: Table, stderr: bool = True) -> None:
         drawn.add_row(*(Text(text(cell)) for cell in row))
     console.print(drawn)
     for note in table.notes:
-        console.print(Text(note))
+        console.print(Text(visible(note)))
 
 
 def markdown(table: Table) -> str:
     def line(cells: Iterable[str]) -> str:
-        return (
-            "| "
-            + " | ".join(cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ") for cell in cells)
-            + " |"
-        )
+        return "| " + " | ".join(LINES.sub(" ", cell.translate(MARKDOWN)) for cell in cells) + " |"
 
     out = [f"**{table.title}**", "", line(table.head), line("---" for _ in table.head)]
     out += [line(map(text, row)) for row in table.rows]
-    return "\n".join([*out, *(f"\n{note}" for note in table.notes)]) + "\n"
+    notes = (LINES.sub(" ", visible(note)).replace("<", "\\<") for note in table.notes)
+    return "\n".join([*out, *(f"\n{note}" for note in notes)]) + "\n"
 
 
 def comma_separated(table: Table) -> str:
     """CSV that a spreadsheet opens without running anything: what would start a formula gets a quote in front."""
 
     def safe(cell: Cell) -> Cell:
-        if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r"):
-            return "'" + cell
+        if isinstance(cell, str):
+            cell = visible(cell)
+            return "'" + cell if cell.lstrip()[:1] in FORMULAS or cell[:1].isspace() else cell
         return "" if cell is None else cell
 
     out = io.StringIO()
@@ -77,10 +81,15 @@ def comma_separated(table: Table) -> str:
     return out.getvalue()
 
 
+MARKDOWN = str.maketrans({"\\": r"\\", "|": r"\|", "<": r"\<"})
+FORMULAS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+LINES = re.compile(r"[\n\r\u2028\u2029]")
 LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
          "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "–": "--", "±": r"$\pm$", "Δ": r"$\Delta$",
          "≤": r"$\le$",
-         "<": r"\textless{}", ">": r"\textgreater{}", "×": r"$\times$", "\n": " "}  # fmt: skip
+         "<": r"\textless{}", ">": r"\textgreater{}", "×": r"$\times$", "\n": " ", "\r": " ",
+         "[": "{[}", "]": "{]}", "*": "{*}", "\u2028": " ", "\u2029": " "}  # fmt: skip
 
 
 def latex(table: Table) -> str:
@@ -99,7 +108,7 @@ def latex(table: Table) -> str:
         r"\midrule",
     ]
     out += [line(row) for row in table.rows]
-    caption = "".join(LATEX.get(char, char) for char in " ".join([table.title + ".", *table.notes]))
+    caption = "".join(LATEX.get(char, char) for char in visible(" ".join([table.title + ".", *table.notes])))
     return "\n".join([*out, r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", r"\end{table}"]) + "\n"
 
 

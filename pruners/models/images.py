@@ -47,6 +47,25 @@ def mean_colour(mean: Sequence[float]) -> Colour:
     return tuple(int(value * 255) for value in mean)
 
 
+BAND = 1 << 24  # pixels of the padded square held at once
+
+
+def square_resized(image: Image.Image, colour: Colour, edge: int) -> Image.Image:
+    """resized(square(image, colour), (edge, edge)), to the bit, without the whole square: a picture of 16384 x 1 would
+    need 800 MB. Resizing goes over the rows first, each on its own, so they may come in bands."""
+    side = max(image.size)
+    if side * side <= BAND or edge == side:
+        return resized(square(image, colour), (edge, edge))
+    image = image.convert("RGB")
+    left, top, height = (side - image.width) // 2, (side - image.height) // 2, max(1, BAND // side)
+    narrow = Image.new("RGB", (edge, side))
+    for first in range(0, side, height):
+        band = Image.new("RGB", (side, min(height, side - first)), colour)
+        band.paste(image, (left, top - first))
+        narrow.paste(resized(band, (edge, band.height)), (0, first))
+    return resized(narrow, (edge, edge))
+
+
 def square(image: Image.Image, colour: Colour) -> Image.Image:
     """Padded to a square with `colour`, the picture in the middle; the odd pixel of border goes right or below."""
     image = image.convert("RGB")

@@ -45,7 +45,7 @@ class Llava(Adapter):
 
     def picture(self, image: Image.Image) -> Shown:
         colour = images.mean_colour(self.setting("image_mean"))
-        pixels = self.pixels(images.square(image, colour))
+        pixels = self.pixels(images.square_resized(image, colour, int(self.model.config.vision_config.image_size)))
         token = int(self.model.config.image_token_id)
         return Shown([token] * self.side**2, {"pixel_values": pixels[None]}, [image.size])
 

@@ -1,0 +1,52 @@
+"""Hurts real evaluations in every way we know, and counts.
+
+python tests/faults                    the long form: 300 kills
+python tests/faults --kills 20         fewer
+python tests/faults --only kills,judge
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import lab as faults
+
+EVERY = {
+    "kills": lambda lab, args: faults.kills(lab, args.kills, args.seed),
+    "full_disk": lambda lab, args: faults.full_disk(lab),
+    "read_only": lambda lab, args: faults.read_only(lab),
+    "two_runs": lambda lab, args: faults.two_runs(lab),
+    "out_of_memory": lambda lab, args: faults.out_of_memory(lab),
+    "nan": lambda lab, args: faults.nan(lab),
+    "decoder": lambda lab, args: faults.decoder(lab),
+    "judge": lambda lab, args: faults.judge(lab),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", help="some of " + ", ".join(EVERY))
+    args = parser.parse_args()
+    total: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        lab = faults.Lab(Path(scratch))
+        for name in args.only.split(",") if args.only else EVERY:
+            begun = time.monotonic()
+            counted = EVERY[name](lab, args)
+            total.update(counted)
+            print(f"{name} ({time.monotonic() - begun:.0f} s): " + ", ".join(f"{n} {w}" for w, n in counted.items()),
+                  flush=True)  # fmt: skip
+        lab.close()
+    bad = {name: total[name] for name in ("lost", "doubled", "wrong", "keys shown")}
+    print(f"rows checked: {total['rows']}; " + ", ".join(f"{name}: {count}" for name, count in bad.items()))
+    return 1 if any(bad.values()) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
