@@ -32,6 +32,11 @@ environment = "4.37"
 
 [other]
 submodule = "Absent"
+
+[guest]
+submodule = "Absent"
+needs = "Made"
+patch = "made-up"
 """
 
 
@@ -88,6 +93,11 @@ def test_applies_once_knows_it_and_takes_it_out_again(place):
     assert (third.returncode, code(place)) == (0, [CODE, CODE])
     fourth = run(place, "--reverse", "made-up")
     assert (fourth.returncode, code(place)) == (0, [CODE, CODE])
+
+
+def test_a_section_that_another_ones_patch_serves(place):
+    done = run(place, "guest", "made-up")
+    assert (done.returncode, done.stdout.split(), code(place)) == (0, ["made-up", "patched"], [PATCHED, PATCHED])
 
 
 def test_check_changes_nothing_and_tells_the_truth(place):
