@@ -237,7 +237,7 @@ class Judge:
             raise Unreadable from None  # the body was no JSON
         try:
             model = self._without_key(done.model or self.model)[:100]
-            return model, self._without_key(done.choices[0].message.content)
+            return model, self._without_key(done.choices[0].message.content)[:LONGEST_VERDICT]
         except (AttributeError, IndexError, TypeError):
             raise Unreadable from None
 
@@ -273,7 +273,7 @@ def _bound(response: Any, seconds: float) -> None:
 
 def verdict_in(rules: Task, reply: str) -> dict[str, Any]:
     """The verdict in a reply, which may be wrapped in words or in a code fence, but not in another object."""
-    reply, end = reply[:LONGEST_VERDICT], 0
+    end = 0
     while (start := reply.find("{", end)) >= 0:
         try:
             found, end = json.JSONDecoder().raw_decode(reply, start)

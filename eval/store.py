@@ -229,7 +229,7 @@ class Folder:
         try:
             info: dict[str, Any] = json.loads(path.read_text())
             info["run"], info["settings"], info["benchmarks"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{path}: not the run.json of a run ({error}).") from None
         return info
 
