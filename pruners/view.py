@@ -39,7 +39,7 @@ class Tokens:
     def on(self, device: torch.device) -> Tokens:
         """The same on another device."""
         names = ("slots", "own", "whole", "memo")
-        held = {name: value for name in names if isinstance(value := getattr(self, name), Tensor)}
+        held: dict[str, Any] = {name: value for name in names if isinstance(value := getattr(self, name), Tensor)}
         return replace(self, **{name: value.to(device) for name, value in held.items()})
 
     @property

@@ -172,7 +172,7 @@ class Adapter:
         if attention is not None:
             options["attn_implementation"] = attention
         if tensor_parallel > 1:
-            from transformers.distributed import DistributedConfig
+            from transformers.distributed.configuration_utils import DistributedConfig
 
             options["distributed_config"] = DistributedConfig(tp_size=tensor_parallel)
         elif device is not None:
