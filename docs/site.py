@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,41 +14,33 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"(\]\()([^)#\s]+)((?:#[^)\s]*)?\))")
-MEDIA = (".png", ".svg", ".md")
+WHERE = ("*.md", "docs/*.md", "examples/*.md", "assets/figures/*.md")
+MEDIA = (".png", ".svg")
 KINDS = {".py": "python", ".sh": "bash", ".toml": "toml", ".yml": "yaml", ".patch": "diff", ".ipynb": "json"}
 
 
-def tracked() -> set[str]:
-    """Paths that belong to the repository, also those that are new."""
-    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
-    return {name for name in names if name and (ROOT / name).exists() and not name.startswith(("third_party/", "."))}
-
-
-def pages(names: set[str]) -> set[str]:
-    return {name for name in names if name.endswith(".md") and not name.startswith(("tests/", "assets/tiny"))}
+def pages() -> set[str]:
+    return {path.relative_to(ROOT).as_posix() for where in WHERE for path in ROOT.glob(where)}
 
 
 def linked(page: str) -> set[str]:
     """What a page links to, as paths from the root; nothing outside the repository."""
     text = (ROOT / page).read_text(encoding="utf-8")
     targets = (target for _, target, _ in LINK.findall(text) if "://" not in target)
-    return {os.path.normpath(Path(page).parent / target) for target in targets}
+    paths = {os.path.normpath(Path(page).parent / target) for target in targets}
+    return {path for path in paths if not path.startswith("..") and (ROOT / path).exists()}
 
 
 def on_files(files: Files, config: Any) -> Files:
-    names = tracked()
-    written = pages(names)
-    wanted = {target for page in written for target in linked(page)}
-    found = [File(name, str(ROOT), config.site_dir, config.use_directory_urls)
-             for name in sorted(written | {target for target in wanted & names if target.endswith(MEDIA)})]  # fmt: skip
-    for target in sorted(wanted):
-        if target in names and not target.endswith(MEDIA):
-            found.append(shown(config, target, source(target)))
-        elif (ROOT / target).is_dir() and any(name.startswith(f"{target}/") for name in names):
-            found.append(shown(config, target, listing(target, names)))
+    written = pages()
+    wanted = {target for page in written for target in linked(page)} - written
+    media = {target for target in wanted if target.endswith(MEDIA)}
+    found = [File(name, str(ROOT), config.site_dir, config.use_directory_urls) for name in sorted(written | media)]
+    for target in sorted(wanted - media):
+        text = listing(target) if (ROOT / target).is_dir() else source(target)
+        found.append(shown(config, target, text))
     kept = (file for file in files if file.src_dir != config.docs_dir or file.src_uri in config.extra_css)
-    return Files([*found, *kept])
+    return Files([*found, *kept])  # and what is the theme's
 
 
 def shown(config: Any, target: str, text: str) -> File:
@@ -62,8 +53,8 @@ def source(name: str) -> str:
     return f"# {name}\n\n````{KINDS.get(Path(name).suffix, 'text')}\n{text}\n````\n"
 
 
-def listing(folder: str, names: set[str]) -> str:
-    return f"# {folder}/\n\n" + "".join(f"- `{name}`\n" for name in sorted(names) if name.startswith(f"{folder}/"))
+def listing(folder: str) -> str:
+    return f"# {folder}/\n\n" + "".join(f"- `{path.name}`\n" for path in sorted((ROOT / folder).iterdir()))
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:

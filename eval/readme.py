@@ -102,7 +102,7 @@ def block(found: Sequence[Mapping[str, Any]]) -> str:
         parts.append(markdown(Table("", head, lines)).split("\n\n", 1)[1].strip())
     parts.append(
         "Intervals: paired by question, whole pictures drawn; bold where 0 is outside. Average: plain mean, MME / 20. "
-        "`_em`, `_val`: offline stand-ins that match words."
+        "`_val`: the validation set, whose answers are public; `_em`: words matched, no judge."
     )
     return "\n\n".join(parts)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from debias import Debias, Trend
 from debias import trends as files
+from debias.names import nearest
 from eval.benchmarks.base import Benchmark
 
 log = logging.getLogger("debias")
@@ -26,7 +27,8 @@ def identity(mode: str, stages: str = "first") -> str:
     path = Path(mode)
     if not path.is_file():
         raise ValueError(
-            f"--trend {mode}: no such file; expected {', '.join(MODES)}, or a trends file that `fit` wrote"
+            f"--trend {mode}: no such file{nearest(mode, MODES)}; expected {', '.join(MODES)}, "
+            "or a trends file that `fit` wrote"
         )
     return f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
 

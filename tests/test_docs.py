@@ -234,6 +234,11 @@ def test_links_lead_somewhere(page):
             assert there.is_relative_to(ROOT)
 
 
+def test_the_faq_names_the_transformers_that_is_needed():
+    needed = re.search(r'"transformers>=([\d.]+)', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))[1]
+    assert f"An unmodified one, {needed} or newer" in (ROOT / "docs" / "faq.md").read_text(encoding="utf-8")
+
+
 def known_flags():
     found = set(FOREIGN)
     for name in cli.installed():

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from debias.names import nearest
 from eval.images import check_image
 from eval.read import Fault, Faults, label, records, want
 from eval.sample import Row, Sample, Score, row_id, row_text
@@ -48,9 +49,11 @@ class Benchmark:
 
         `media=False` leaves images and videos aside: scoring needs the annotations only.
         """
+        known = list(inspect.signature(self.read).parameters)[3:]  # behind home, faults and media
         for name in options:
-            if name not in inspect.signature(self.read).parameters:
-                raise ValueError(f"{self.name} has no option {name!r}")
+            if name not in known:
+                has = f"it has {', '.join(known)}" if known else "it has none"
+                raise ValueError(f"{self.name} has no option {name!r}{nearest(name, known)}; {has}")
         faults = faults or Faults()
         home = self.home(Path(data))
         samples: dict[str, Sample] = {}

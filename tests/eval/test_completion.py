@@ -48,3 +48,10 @@ def test_bash_offers(scripts, words, offered):
         ["bash", "-c", ask, "bash", str(scripts / "bash"), *words], capture_output=True, text=True, check=True
     )
     assert set(done.stdout.split()) == offered
+
+
+@pytest.mark.skipif(not shutil.which("fish"), reason="needs fish")
+def test_fish_offers(scripts):
+    ask = f'source {scripts / "fish"}; complete -C "debias run --method vis"'
+    done = subprocess.run(["fish", "--no-config", "-c", ask], capture_output=True, text=True, check=True)
+    assert {line.split("\t")[0] for line in done.stdout.splitlines()} == {"visionzip", "vispruner"}

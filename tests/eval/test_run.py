@@ -342,7 +342,10 @@ def test_a_split_without_public_answers_is_answered_and_left_to_export(flags, tm
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [("vqav2", "expected BENCHMARK.NAME=VALUE"), ("vqav2.color=red", "vqav2 has no option 'color'")],
+    [
+        ("vqav2", "expected BENCHMARK.NAME=VALUE"),
+        ("vqav2.splt=val2014", "vqav2 has no option 'splt' (did you mean split?)"),
+    ],
 )
 def test_a_wrong_option_is_named(flags, tmp_path, capsys, option, message):
     common = [*flags, "--benchmarks", "vqav2", "--option", option, "--out", tmp_path / "run"]
