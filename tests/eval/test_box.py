@@ -30,7 +30,7 @@ def test_the_first_box_in_an_answer(answer, box):
 def test_fractions_and_thousandths_tell_themselves_apart():
     assert to_pixels((0.1, 0.2, 0.5, 0.6), (200, 100), "original") == pytest.approx((20, 20, 100, 60))
     assert to_pixels((100, 200, 500, 600), (200, 100), "original") == pytest.approx((20, 20, 100, 60))
-    # 0.99 * 4 is just below the border of 4, a sum of exactly 4 is above it.
+    # A sum of 3.8 is still fractions, one of exactly 4 is thousandths.
     assert to_pixels((0.9, 0.9, 1, 1), (10, 10), "original") == pytest.approx((9, 9, 10, 10))
     assert to_pixels((1, 1, 1, 1), (1000, 1000), "original") == pytest.approx((1, 1, 1, 1))
 
@@ -52,6 +52,8 @@ def test_corners_are_put_in_order_and_inside():
 def test_iou():
     assert iou((0, 0, 2, 2), (1, 1, 3, 3)) == pytest.approx(1 / 7)
     assert iou((0, 0, 1, 1), (2, 2, 3, 3)) == 0
+    assert iou((0, 0, 2, 2), (0, 3, 2, 5)) == iou((0, 0, 2, 2), (3, 0, 5, 2)) == 0  # side by side
+    assert iou((0, 0, 4, 2), (1, 0, 3, 2)) == 0.5  # one inside the other
     assert iou((0, 0, 0, 0), (0, 0, 0, 0)) == 0
     assert iou((0, 0, 4, 2), (0, 0, 4, 2)) == 1
 

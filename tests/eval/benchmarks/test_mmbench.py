@@ -109,6 +109,7 @@ CHOICES = {"A": "red", "B": "blue", "C": "dark blue", "D": "a cat"}
         ("The answer is B", "B"),
         ("A", "A"),
         ("I choose A", "A"),
+        ("I would choose A", None),
         ("A or B", None),
         ("It is a red thing", "A"),
         ("A thing that is red", "A"),
