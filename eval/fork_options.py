@@ -38,8 +38,8 @@ def options(method: str, pruner: Pruner, tokens: int, layers: int) -> dict[str, 
     if method == "vispruner":
         return {"keep": counts[0], "important_ratio": fields.important_ratio}
     raise ValueError(
-        "iLLaVA's own code runs LLaVA-OneVision and Qwen2-VL only, and no LLaVA-1.5 (docs/differences.md tells what of it "
-        "is tested). Use --backend native"
+        "iLLaVA's own code runs LLaVA-OneVision and Qwen2-VL only, and no LLaVA-1.5; docs/differences.md tells "
+        "what of it is tested. Use --backend native"
     )
 
 
