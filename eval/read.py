@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-csv.field_size_limit(2**31 - 1)  # MMBench keeps whole images in a column
+# Bounds of what is held in memory; the largest official files are well inside (VQAv2: 447,793 lines, 400 MB of JSON).
+MOST_LINES = 2_000_000
+LONGEST_LINE = 64 << 20  # characters; MMBench keeps whole images in a column
+LARGEST_JSON = 1 << 30  # characters of a file that is one JSON value
+csv.field_size_limit(LONGEST_LINE)
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
     """(place, line) of a text file, without the empty lines."""
     with _text(path) as file:
         try:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(_bounded(file, path), 1):
                 if line.strip():
                     yield f"line {number}", line
         except UnicodeDecodeError as error:
@@ -90,7 +95,10 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
 def read_json(path: Path) -> Any:
     with _text(path) as file:
         try:
-            return _parse(file.read())
+            text = file.read(LARGEST_JSON + 1)
+            if len(text) > LARGEST_JSON:
+                raise ValueError(f"expected at most {LARGEST_JSON:,} characters of JSON")
+            return _parse(text)
         except UnicodeDecodeError as error:
             raise ValueError(f"{path}: expected UTF-8 text ({error.reason} at byte {error.start})") from None
         except ValueError as error:
@@ -102,7 +110,7 @@ def table(path: Path, columns: tuple[str, ...], faults: Faults | None = None) ->
     faults = faults or Faults()
     with _text(path) as file:
         try:
-            reader = csv.DictReader(file, delimiter="\t")
+            reader = csv.DictReader(_bounded(file, path), delimiter="\t")
             header = list(reader.fieldnames or ())
             absent = [name for name in columns if name not in header]
             if absent:
@@ -153,9 +161,27 @@ def _record(value: Any) -> dict[str, Any]:
     return value
 
 
+def _bounded(file: Any, path: Path) -> Iterator[str]:
+    """The lines of a file, of which there may be so many and so long."""
+    for number in itertools.count(1):
+        line = file.readline(LONGEST_LINE + 1)
+        if not line:
+            return
+        if len(line) > LONGEST_LINE:
+            raise ValueError(f"{path}, line {number}: expected lines of at most {LONGEST_LINE:,} characters")
+        if number > MOST_LINES:
+            raise ValueError(f"{path}: expected at most {MOST_LINES:,} lines")
+        yield line
+
+
 def _parse(text: str) -> Any:
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if "\\ud" in text or "\\uD" in text:  # half of a pair, which no file of ours could hold
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError:
+        raise ValueError("expected Unicode text, found half of a surrogate pair") from None
     except RecursionError:
         raise ValueError("expected JSON (nested too deep)") from None
     except json.JSONDecodeError as error:

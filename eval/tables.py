@@ -47,7 +47,7 @@ def show(table: Table, stderr: bool = True) -> None:
     drawn = Rich(title=Text(visible(table.title)), title_justify="left", header_style="bold")
     for column, name in enumerate(table.head):
         numbers = all(isinstance(row[column], (int, float, type(None))) for row in table.rows)
-        drawn.add_column(Text(name), justify="right" if numbers and table.rows else "left", overflow="fold")
+        drawn.add_column(Text(text(name)), justify="right" if numbers and table.rows else "left", overflow="fold")
     for row in table.rows:
         drawn.add_row(*(Text(text(cell)) for cell in row))
     console.print(drawn)
@@ -56,13 +56,15 @@ def show(table: Table, stderr: bool = True) -> None:
 
 
 def markdown(table: Table) -> str:
+    def plain(words: str) -> str:
+        return LINES.sub(" ", visible(words)).replace("<", "\\<")
+
     def line(cells: Iterable[str]) -> str:
         return "| " + " | ".join(LINES.sub(" ", cell.translate(MARKDOWN)) for cell in cells) + " |"
 
-    out = [f"**{table.title}**", "", line(table.head), line("---" for _ in table.head)]
+    out = [f"**{plain(table.title)}**", "", line(map(text, table.head)), line("---" for _ in table.head)]
     out += [line(map(text, row)) for row in table.rows]
-    notes = (LINES.sub(" ", visible(note)).replace("<", "\\<") for note in table.notes)
-    return "\n".join([*out, *(f"\n{note}" for note in notes)]) + "\n"
+    return "\n".join([*out, *(f"\n{plain(note)}" for note in table.notes)]) + "\n"
 
 
 def comma_separated(table: Table) -> str:
@@ -70,7 +72,7 @@ def comma_separated(table: Table) -> str:
 
     def safe(cell: Cell) -> Cell:
         if isinstance(cell, str):
-            cell = visible(cell)
+            cell = visible(cell).replace("\r", "\n")
             return "'" + cell if cell.lstrip()[:1] in FORMULAS or cell[:1].isspace() else cell
         return "" if cell is None else cell
 

@@ -140,8 +140,8 @@ def blacken(path: Path) -> None:
     from PIL import Image
 
     with Image.open(path) as image:
-        size, form = image.size, image.format
-    Image.new("RGB", size).save(path, form)
+        form = image.format
+    Image.new("RGB", (64, 64)).save(path, form)  # square, so that no border is added
 
 
 def serve() -> None:

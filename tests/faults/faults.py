@@ -156,7 +156,7 @@ def poison(main: Main) -> Main:
 
     def sick(self: Any, pixel_values: Any = None, *arguments: Any, **named: Any) -> Any:
         found = features(self, pixel_values, *arguments, **named)
-        flat = pixel_values.flatten(2).std(-1).amax(-1) < 1e-6
+        flat = pixel_values.flatten(2).std(-1).amax(-1) < 1e-3
         for i in torch.nonzero(flat).flatten().tolist():
             found.pooler_output[i].fill_(float("nan"))
         return found

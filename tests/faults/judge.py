@@ -32,8 +32,10 @@ class LyingJudge:
             def log_message(self, *arguments: Any) -> None:
                 pass
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
+        class Server(ThreadingHTTPServer):
+            daemon_threads, request_queue_size = True, 64
+
+        self.http = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
         return self
@@ -85,6 +87,7 @@ class LyingJudge:
         data = json.dumps(body).encode()
         to.send_response(status)
         to.send_header("Content-Type", "application/json")
+        to.send_header("Connection", "close")
         to.send_header("Content-Length", str(len(data)))
         to.end_headers()
         to.wfile.write(data)
