@@ -55,7 +55,7 @@ def test_iou():
     assert iou((0, 0, 2, 2), (0, 3, 2, 5)) == iou((0, 0, 2, 2), (3, 0, 5, 2)) == 0  # side by side
     assert iou((0, 0, 4, 2), (1, 0, 3, 2)) == 0.5  # one inside the other
     assert iou((0, 0, 0, 0), (0, 0, 0, 0)) == 0
-    assert iou((0, 0, 4, 2), (0, 0, 4, 2)) == 1
+    assert iou((0, 0, 4, 2), (0, 0, 4, 2)) == iou((0, 0, 0.5, 0.5), (0, 0, 0.5, 0.5)) == 1
 
 
 boxes = st.tuples(*[st.floats(-2, 3)] * 4)
