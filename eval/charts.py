@@ -48,13 +48,17 @@ def radar(methods: Mapping[str, Mapping[str, float]]) -> Figure:
         for arm in ("none", "both"):
             values = [methods[name][arm] for name in names]
             ring = np.append(angles, angles[0]), [*values, values[0]]
-            label = {"none": "as published", "both": "debiased"}[arm]
+            label = {"none": "as it is", "both": "debiased"}[arm]
             axis.plot(*ring, ".-", color=colour(arm), linewidth=1.6, label=label)
             axis.fill(*ring, color=colour(arm), alpha=0.12, linewidth=0)
         labels = [f"{name}\n{methods[name]['none']:.1f} → {methods[name]['both']:.1f}" for name in names]
         axis.set_xticks(angles, labels)
+        for angle, text in zip(angles, axis.get_xticklabels(), strict=True):  # away from the circle
+            text.set_horizontalalignment(
+                "center" if abs(np.cos(angle)) < 0.7 else "left" if np.cos(angle) > 0 else "right"
+            )
         axis.set_ylim(low - 2 * margin, high + margin)
-        axis.tick_params(axis="x", pad=12)
+        axis.tick_params(axis="x", pad=6)
         axis.tick_params(axis="y", labelsize=7, labelcolor="#666666")
         axis.set_rlabel_position(180 / len(names))
         axis.spines["polar"].set_color("#BBBBBB")
@@ -88,7 +92,7 @@ def budget(lines: Mapping[str, Mapping[str, Line]], unpruned: float | None = Non
         labelled = {
             label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
         }
-        drawn.legend(list(labelled.values()), list(labelled), loc="outside lower center", ncols=4, fontsize=8)
+        drawn.legend(list(labelled.values()), list(labelled), loc="outside upper center", ncols=7, fontsize=8)
     return drawn
 
 
@@ -127,7 +131,9 @@ def ratio(shallow: Mapping[int, float], references: Mapping[str, float]) -> Figu
         axis.plot(*along(shallow.items()), "o-", color=MORE_COLOURS[0], label="divided by the shallow layer")
         for number, (name, value) in enumerate(references.items(), 1):
             style = ("--", ":", "-.")[number % 3]
-            axis.axhline(value, linestyle=style, linewidth=1.2, color=MORE_COLOURS[number % 8], label=name)
+            axis.axhline(
+                value, linestyle=style, linewidth=1.2, color=MORE_COLOURS[number % len(MORE_COLOURS)], label=name
+            )
         axis.set_xlabel("shallow layer, of 32")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_ylabel("mean score")

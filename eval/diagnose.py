@@ -27,8 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from debias import Debias, Padding, Trend
-from debias.fit import fit_all
+from debias import Debias, Padding, Trend, lines
 from debias.names import ARMS
 from eval import bias, diagnosis
 from eval.bias import Measured
@@ -151,8 +150,9 @@ def rise(values: Array, ignore: torch.Tensor | None, seed: int, draws: int = bia
     weight = bias.resamples(samples, seed, draws)
     seen = weight @ ~np.isnan(values)
     curves = np.where(seen > 0, weight @ np.nan_to_num(values) / np.maximum(seen, 1e-12), np.nan)
-    fitted = fit_all(torch.as_tensor(curves), ignore=ignore)
-    rates, r2 = (np.array([getattr(trend, name) for trend in fitted], dtype=float) for name in ("rate", "r2"))
+    log, share = lines.prepare(torch.as_tensor(curves), ignore)
+    slope, _, rest = lines.regress(log, share, Trend.exponential(0.0).regressor(tokens).to(log))
+    rates, r2 = slope.numpy(), lines.explained(log, share, rest).numpy()
     return bias.interval(rates * (tokens - 1)), bias.interval(r2)
 
 

@@ -1,4 +1,7 @@
-"""One style, and one function a figure: plain numbers in, a matplotlib figure out. Colours are Okabe and Ito's."""
+"""One style, and one function a figure: plain numbers in, a matplotlib figure out.
+
+Colours are Okabe and Ito's, which the colour-blind tell apart, without the yellow: too pale for lines.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ ARM_COLOURS = {
     "no RoPE": "#CC79A7",
     "chance": "#666666",
 }
-MORE_COLOURS = ("#0072B2", "#D55E00", "#CC79A7", "#F0E442", "#009E73", "#56B4E9", "#E69F00", "#000000")
+MORE_COLOURS = ("#0072B2", "#D55E00", "#CC79A7", "#009E73", "#56B4E9", "#E69F00", "#000000")
 STYLE: Any = {  # matplotlib types its settings by name
     "font.size": 9,
     "font.family": "sans-serif",

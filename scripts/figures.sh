@@ -1,26 +1,48 @@
 #!/usr/bin/env bash
-# Makes the figures of the README and the docs again, from the embedded model and data, into assets/figures.
-#   bash scripts/figures.sh [QUESTIONS]      questions of each benchmark (default 96: all of the embedded subset)
+# Makes all figures again, from the embedded model and data, into assets/figures, and the page that shows them.
+#   bash scripts/figures.sh [QUESTIONS]      questions of each benchmark (default 32); goes on where it stopped
 set -euo pipefail
 # shellcheck source=scripts/env.sh
 source "$(dirname "$0")/env.sh"
-questions="${1:-96}"
-at=runs/figures-$questions
+questions="${1:-32}"
 out=assets/figures
-commands=()
+model=$("$PYTHON" -c 'from eval.checkpoints import digest_of; print("tiny-llava", digest_of("assets/tiny-llava"))')
+at=runs/figures-$questions-${model##* } # runs belong to the weights that answered
+page=()
 
-do_() { # says, runs and remembers a command of the evaluation
-  commands+=("python -m eval $*")
+do_() { # runs and remembers a command of the evaluation
+  last="python -m eval $*"
   "$PYTHON" -m eval "$@"
+}
+reproduced() { # an artefact on the embedded data
+  do_ reproduce "$1" --limit "$questions" --batch-size 32 --report-samples 0 --out "$at"
+}
+show() { # FIGURE CAPTION [FOLDER]: a figure that the last command made, in FOLDER or in its place already
+  if [[ $# == 3 ]]; then cp "$3/$1".{svg,png} "$out"; fi
+  page+=("" "$2" "" "\`$last\`" "" "![$2]($1.png)")
 }
 
 mkdir -p "$out"
-do_ diagnose --out "$at/diagnosis.json"
+do_ diagnose --heads --out "$at/diagnosis.json"
 do_ figures "$at/diagnosis.json" --out "$out"
-do_ run --method fastv --benchmarks gqa,pope,textvqa --limit "$questions" --out "$at/fastv"
-do_ figures "$at/fastv" --out "$out"
+show attention-maps "Mean attention over the picture: as the model gives it, without padding, divided by the fitted exponential."
+show attention-trends "Attention by position, raw, divided by the average of other pictures, and by the exponential fitted to them."
+show attention-layers "Every layer in every arm with 95 % intervals; before the rotary embedding; and what chance gives."
+show attention-heads "Rise of every head, with the rotary embedding and before it."
+do_ fit --method fastv --out "$at/fastv.toml" --plot "$out/fit"
+show fit "Mean scores of held-out pictures by position, the trend fitted to them, and the stored one."
+
+reproduced methods
+methods=$at/methods
+fastv=$methods/fastv-128
+show budget "Accuracy against budget: every method in every arm; random and grid look at nothing." "$methods/figures"
+show debias-by-method "What debiasing changes, by method and budget, with paired 95 % intervals." "$methods/figures"
+show debiased-random-by-method "Debiased methods against random tokens that avoid the padding, too." "$methods/figures"
+do_ figures "$fastv" --out "$out"
+show scores "FastV with 128 of 576 tokens: every benchmark in every arm (MME / 20)."
+show selection-frequency "How often FastV keeps each place of the padded square, by aspect ratio and arm."
 # The question that debiasing wins and whose picture has the widest border; any key would do.
-sample=$("$PYTHON" - "$at/fastv" <<'PYTHON'
+sample=$("$PYTHON" - "$fastv" <<'PYTHON'
 import sys
 from eval.results import results
 from eval.store import Folder
@@ -35,20 +57,22 @@ for one in results(Folder(sys.argv[1])):
 print(best[1])
 PYTHON
 )
-do_ figures "$at/fastv" --sample "$sample" --out "$at"
-for kind in svg png; do cp "$at/kept-$sample.$kind" "$out/kept.$kind"; done
-if [[ "${RADAR:-1}" == 1 ]]; then
-  do_ reproduce main --limit "$questions" --out "$at"
-  cp "$at"/main/figures/radar.* "$out"
-fi
+rm -rf "$at/kept"
+do_ figures "$methods"/{fastv,sparsevlm,vispruner,random}-128 --sample "$sample" --out "$at/kept"
+for kind in svg png; do mv "$at"/kept/*."$kind" "$at/kept/kept.$kind"; done
+show kept "One picture in four runs and every arm: what stayed after the last cut, and the answer." "$at/kept"
+
+reproduced main
+show radar "Six methods on ten benchmarks with 128 of 576 tokens, as they are and debiased." "$at/main/figures"
+reproduced ratio
+show ratio "A deep layer's attention divided by a shallow one's: mean score on RefCOCO, RefCOCO+ and RefCOCOg." "$at/ratio/figures"
+reproduced iou
+show token-box-iou "Overlap of the kept tokens with the box that a sentence refers to." "$at/iou/figures"
 {
   echo "# Figures"
   echo
-  echo "Made by \`bash scripts/figures.sh $questions\`, which ran the commands below on the embedded model"
-  echo "($("$PYTHON" -c 'from eval.checkpoints import digest_of; print("tiny-llava", digest_of("assets/tiny-llava"))'))."
-  echo "They show that model on its drawn world, not what the methods do on real checkpoints."
-  echo
-  echo '```'
-  printf '%s\n' "${commands[@]}"
-  echo '```'
+  echo "Made by \`bash scripts/figures.sh $questions\` with the embedded model ($model): $questions questions of each"
+  echo "benchmark, each figure by the command above it. They show that model on its drawn world, not what the methods do on"
+  echo "real checkpoints. Each is also there as .svg. [How to read the tables they come from](../../docs/reproduce.md)."
+  printf '%s\n' "${page[@]}"
 } > "$out/README.md"

@@ -73,28 +73,21 @@ def test_a_published_row_belongs_to_one_setting():
 # -- running -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def deep(builders, tmp_path_factory):
-    """A random LLaVA with as many layers as the embedded one."""
-    return builders.checkpoint("llava", tmp_path_factory.mktemp("deep"), layers=12)
-
-
 @pytest.fixture
-def quick(monkeypatch, deep, checkpoints, world, tmp_path):
-    """Flags of a quick run on random models; an artefact is cut to two of its benchmarks."""
+def quick(monkeypatch, world, tmp_path):
+    """Flags of a quick run on the embedded models: two benchmarks of an artefact, one budget of those of many."""
     monkeypatch.setattr(fit, "heldout", lambda: world)
     monkeypatch.setattr(fit, "QUESTIONS", 2)
-    monkeypatch.setattr(
-        artefacts, "artefacts", lambda: {n: replace(one, benchmarks=one.benchmarks[:2]) for n, one in KNOWN.items()}
-    )
+    monkeypatch.setattr(artefacts, "artefacts", lambda: {name: shortened(one) for name, one in KNOWN.items()})
+    flags = ["--data", str(world), "--out", str(tmp_path / "out"), "--limit", "2"]
+    return [*flags, "--max-new-tokens", "2", "--draws", "20", "--report-samples", "0"]
 
-    def flags(name):
-        model = checkpoints["video"] if name == "video" else deep
-        places = ["--model", str(model), "--data", str(world), "--out", str(tmp_path / "out")]
-        return [*places, "--limit", "1", "--max-new-tokens", "1", "--draws", "20", "--report-samples", "0",
-                "--trend", "online"]  # fmt: skip
 
-    return flags
+def shortened(one):
+    runs = one.runs
+    if one.measure == "budgets":
+        runs = tuple(run for run in runs if run.keep in (None, 64) or (run.method, run.keep) == ("fastv", 128))
+    return replace(one, benchmarks=one.benchmarks[:2], runs=runs)
 
 
 def run(capsys, *words):
@@ -104,17 +97,27 @@ def run(capsys, *words):
     return code, json.loads(out) if code == 0 or out.strip() else None, err
 
 
+FIGURES = {
+    "main": ["radar"],
+    "methods": ["budget", "debias-by-method", "debiased-random-by-method"],
+    "bias": ["attention-maps", "attention-trends", "attention-layers", "attention-heads"],
+    "ratio": ["ratio"],
+}
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", KNOWN)
 def test_every_artefact_runs(name, quick, capsys, tmp_path):
-    code, found, err = run(capsys, name, *quick(name))
+    code, found, err = run(capsys, name, *quick)
     assert code == 0, err
-    (table,) = found["tables"]
-    assert table["rows"]
+    table = found["tables"][0]
+    assert all(one["rows"] for one in found["tables"])
     ours = [row for row in table["rows"] if "ours" in row]
     if KNOWN[name].measure == "scores":
         assert len(ours) == sum(len(one.arms) for one in KNOWN[name].runs)
         assert all(any(isinstance(cell, float) for cell in row[3:]) for row in ours)
+    for figure in FIGURES.get(name, ()):
+        assert (tmp_path / "out" / name / "figures" / f"{figure}.svg").is_file(), figure
     assert {"table.md", "table.csv", "table.tex", "artefact.json"} <= {
         p.name for p in (tmp_path / "out" / name).iterdir()
     }
@@ -122,23 +125,44 @@ def test_every_artefact_runs(name, quick, capsys, tmp_path):
 
 @pytest.mark.long
 def test_what_is_done_and_what_is_missing(quick, capsys, tmp_path):
-    code, before, _ = run(capsys, "rope", *quick("rope"), "--list")
+    code, before, _ = run(capsys, "rope", *quick, "--list")
     assert code == 0
     assert all(one["of"] is None for one in before["runs"].values())
-    assert run(capsys, "rope", *quick("rope"))[0] == 0
-    _, after, _ = run(capsys, "rope", *quick("rope"), "--list")
+    assert run(capsys, "rope", *quick)[0] == 0
+    _, after, _ = run(capsys, "rope", *quick, "--list")
     assert all(one["answers"] == one["of"] > 0 for one in after["runs"].values())
     command = after["runs"]["fastv-without-rope"]["command"]
     assert command.startswith("python -m eval run ")
     assert "--layer 2 --selection topk --scores.no-rope" in command
     rows = sorted((tmp_path / "out").rglob("*.jsonl"))
     stamps = [path.stat().st_mtime_ns for path in rows]
-    assert run(capsys, "rope", *quick("rope"))[0] == 0  # nothing is answered twice
+    assert run(capsys, "rope", *quick)[0] == 0  # nothing is answered twice
     assert [path.stat().st_mtime_ns for path in rows] == stamps
 
 
-def test_data_that_lacks_everything_and_unknown_names(capsys, deep, tmp_path):
-    code, _, err = run(capsys, "main", "--model", str(deep), "--data", str(tmp_path))
+@pytest.mark.long
+def test_a_checkpoint_without_a_prior_gets_one(monkeypatch, quick, builders, capsys, tmp_path):
+    model = builders.checkpoint("llava", tmp_path / "model", layers=4)
+    only = tuple(run for run in KNOWN["refcoco"].runs if run.method == "d2pruner")
+    monkeypatch.setattr(artefacts, "artefacts", lambda: {"refcoco": replace(KNOWN["refcoco"], runs=only)})
+    code, _, err = run(capsys, "refcoco", *quick, "--benchmarks", "refcoco+", "--model", str(model))
+    assert code == 0, err
+    assert (tmp_path / "out" / "refcoco" / "prior.safetensors").is_file()
+    assert [path.name for path in (tmp_path / "out" / "refcoco" / "d2pruner").glob("ref*")] == ["refcoco+"]
+
+
+def test_only_benchmarks_that_the_artefact_has(capsys):
+    code, found, _ = run(capsys, "methods", "--benchmarks", "GQA,pope", "--list")
+    assert code == 0
+    assert found["runs"]["fastv-64"]["benchmarks_to_come"] == ["gqa", "pope"]
+    assert " --benchmarks gqa,pope " in found["runs"]["fastv-64"]["command"]
+    code, _, err = run(capsys, "methods", "--benchmarks", "refcoco", "--list")
+    assert code == 1
+    assert "unknown benchmark of methods 'refcoco'" in err
+
+
+def test_data_that_lacks_everything_and_unknown_names(capsys, tmp_path):
+    code, _, err = run(capsys, "main", "--data", str(tmp_path))
     assert code == 1
     assert "holds none of vqav2" in err
     assert run(capsys, "mian")[2].count("did you mean main") == 1
