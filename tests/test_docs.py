@@ -29,7 +29,7 @@ STARTS = ("python", ".venv/bin/", "debias", "bash", "torchrun", "srun", "mpirun"
 STANDS_FOR = {"N": "1", "B": "1", "METHOD": "fastv", "BENCHMARK": "pope"}
 # Flags of other programs.
 FOREIGN = {"--nproc-per-node", "--nnodes", "--ntasks", "--array", "--gres", "--gpus", "--model_args", "--tasks",
-           "--num_gpus", "--num_processes", "--include_path", "--nproc", "--recursive"}  # fmt: skip
+           "--num_gpus", "--module", "--num_processes", "--include_path", "--nproc", "--recursive"}  # fmt: skip
 
 
 def commands(text):
