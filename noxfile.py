@@ -35,7 +35,7 @@ def lowest(package: str) -> str:
 
 
 def tests(session: nox.Session, *constraints: str) -> None:
-    session.install(".[video]", "pytest", "hypothesis", *constraints)
+    session.install(".", "pytest", "hypothesis", *constraints)
     session.run(
         "python", "-c", "import sys, torch, transformers as t; print(sys.version, torch.__version__, t.__version__)"
     )
@@ -77,5 +77,5 @@ def release(session: nox.Session) -> None:
 @nox.session(python="3.11")
 def types(session: nox.Session) -> None:
     """mypy --strict over the packages."""
-    session.install(".[video,judge]", "mypy")
+    session.install(".[judge]", "mypy")
     session.run("mypy", "debias", "pruners", "eval")

@@ -55,7 +55,7 @@ def _reading(path: Path) -> Iterator[Any]:
     try:
         import av
     except ImportError:
-        raise ValueError("reading videos needs the package av: pip install 'debias[video]'") from None
+        raise ValueError("reading videos needs the package av: pip install av") from None
     try:
         yield av
     except FileNotFoundError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -112,6 +113,25 @@ def test_no_build_of_torch_is_forced(release):
     assert not [name for name in plain if name.startswith(("nvidia", "cuda", "triton", "torchvision", "flash", "deep"))]
     assert {"flash-attn", "deepspeed"} <= {entry.name for entry in required}
     assert about["Requires-Python"] == ">=3.10"
+
+
+@pytest.mark.parametrize("package", ["debias", "pruners", "tiny", "eval"])
+def test_what_a_package_imports_is_required(package, release):
+    """Without extras: what only some users have is asked for by name where it is used."""
+    about = metadata(contents(release[".whl"]))
+    required = {
+        Requirement(line).name.replace("-", "_") for line in about.get_all("Requires-Dist") if "extra" not in line
+    }
+    called = {"PIL": "pillow"}
+    optional = {"openai", "tenacity", "lmms_eval", "vlmeval"} if package == "eval" else set()
+    for path in (ROOT / package).rglob("*.py"):
+        if "forks" in path.parts:  # runs in the forks' environments
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module] if isinstance(node, ast.ImportFrom) else []
+            tops = {module.split(".")[0] for module in modules} - PACKAGES - set(sys.stdlib_module_names) - optional
+            assert {called.get(top, top) for top in tops} <= required, f"{path.relative_to(ROOT)} imports {tops}"
 
 
 def test_what_is_pinned_lies_in_the_ranges_of_the_library(release):
