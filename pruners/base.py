@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
+import torch
 from torch import Tensor
 
 from debias import Debias
@@ -62,7 +63,8 @@ class Merged:
     hidden [m, D]: in the order they go on.
     place [m]: the token (0..V-1) whose position and raster index each one takes; a recycled one takes its centre's.
     own [m]: True where it is that token itself, False for a new one.
-    fresh: rows of `hidden` that differ from the input (None: all). In the vision tower only those pass the MLP again.
+    fresh: indices of the rows of `hidden` that differ from the input (None: all). In the vision tower only those pass
+    the MLP again.
     """
 
     hidden: Tensor
@@ -105,6 +107,12 @@ def tokens_kept(keep: Budget, tokens: int) -> int:
 def top(score: Tensor, count: int) -> Tensor:
     """The `count` highest scores as sorted indices; ties go to the earlier token."""
     return score.sort(descending=True, stable=True).indices[:count].sort().values
+
+
+def others(total: int, kept: Tensor) -> Tensor:
+    """What of 0..total-1 is not in `kept`, ascending. How many there are is known without asking the device."""
+    free = torch.ones(total, dtype=torch.uint8, device=kept.device).index_fill_(0, kept, 0)
+    return free.argsort(descending=True, stable=True)[: total - len(kept)]
 
 
 @dataclass(frozen=True)

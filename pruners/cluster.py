@@ -21,7 +21,12 @@ def density_peaks(states: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return labels, centres
 
 
+def members(labels: Tensor, count: int) -> Tensor:
+    """[count, M] 1.0 where a token has that label."""
+    return (torch.arange(count, device=labels.device)[:, None] == labels).float()
+
+
 def cluster_means(states: Tensor, labels: Tensor, count: int) -> Tensor:
     """Plain mean of each cluster of [M, D] `states` (a matrix product: the same bits on every run of a GPU)."""
-    member = torch.nn.functional.one_hot(labels, count).T.float()
+    member = members(labels, count)
     return ((member @ states.float()) / member.sum(-1, keepdim=True)).to(states.dtype)

@@ -76,9 +76,10 @@ class DeepLayer(Pruner):
         else:
             measured = self.prior if isinstance(self.prior, Prior) else Prior.beside(view.adapter.model)
             prior = measured.at(view.span, view.cut.layer - 1, score.device)
-        if view.valid is None:
+        whole = view.valid_on_host
+        if whole is None or view.valid is None:
             return self.arithmetic(score, shallow, prior)
-        valid = view.valid.nonzero()[:, 0]
+        valid = whole.nonzero()[:, 0].to(score.device, non_blocking=True)
         shallow, prior = (None if part is None else part[valid] for part in (shallow, prior))
         seen = self.arithmetic(score[valid], shallow, prior)
         order = (~view.valid).cumsum(0)  # padding falls with its position, below everything seen

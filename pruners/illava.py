@@ -82,23 +82,24 @@ class ILLaVA(Pruner):
         return depths((5, 6, 7, 8), layers, reference=24) if self.tower_layers is None else self.tower_layers
 
     def vision_merge(self, view: VisionView) -> Merged:
-        patch = (view.index >= 0).nonzero()[:, 0]
+        patch = torch.arange(view.cls, len(view.index), device=view.index.device)  # [CLS] stands first for good
         left = view.stages - view.stage
         goal = min(len(patch), self.tower_count(view.total))
         keep = goal + (len(patch) - goal) * (left - 1) // left
         if keep == len(patch):
             place = torch.arange(len(view.index), device=patch.device)
-            return Merged(view.hidden, place, place >= 0, place < 0)
-        score = view.attention.mean((0, 1))[patch]
+            return Merged(view.hidden, place, place >= 0, place[:0])
+        score = view.attention.mean((0, 1))[view.cls :]
         silenced = None
         if view.valid is not None:
-            padding = ~view.valid[patch]
+            padding = ~view.valid[view.cls :]
             score = score.masked_fill(padding, -1)
             silenced = padding[None] if self.silence_merge else None
         kept, states, average = merge_least(view.hidden[patch][None], score[None], keep, silenced)
         hidden = view.hidden.index_copy(0, patch, states[0])
-        place = torch.cat([(view.index < 0).nonzero()[:, 0], patch[kept[0]]]).sort().values
-        return Merged(hidden[place], place, torch.ones_like(place, dtype=torch.bool), place == patch[average])
+        place = torch.cat([torch.arange(view.cls, device=patch.device), patch[kept[0]]])
+        fresh = (place == patch[average]).to(torch.uint8).argmax(0, keepdim=True)
+        return Merged(hidden[place], place, torch.ones_like(place, dtype=torch.bool), fresh)
 
     def mean_count(self, layers: int, tokens: int) -> float:
         before, after = self.tower_count(tokens), self.counts(layers, tokens)[0]

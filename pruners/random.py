@@ -24,4 +24,4 @@ class Random(Pruner):
     def score(self, view: View) -> Tensor:
         # Drawn on the CPU, so that device, batch size and order of questions make no difference.
         draw = torch.rand(view.span.total, generator=torch.Generator().manual_seed(self.seed))
-        return draw.to(view.tokens.slots.device).index_select(0, view.tokens.raster)
+        return draw.to(view.tokens.slots.device, non_blocking=True).index_select(0, view.tokens.raster)

@@ -49,7 +49,7 @@ class Segment:
     def positions(self, step: int) -> Tensor:
         """[B, q] the tokens numbered without gaps: all of them in the prefill (step 0), later the newest."""
         if step:
-            return torch.tensor(self.real, device=self.text[0].device)[:, None] + (step - 1)
+            return torch.tensor(self.real).to(self.text[0].device, non_blocking=True)[:, None] + (step - 1)
         if self.valid is None:
             return torch.arange(self.length, device=self.text[0].device)[None]
         return (self.valid.cumsum(1) - 1).clamp(min=0)
@@ -120,7 +120,7 @@ def real_slots(sizes: Sequence[int], length: int, device: torch.device) -> Tenso
     """[B, length] True where a left-padded row of so many tokens is real; None when no row is shorter."""
     if min(sizes) == length:
         return None
-    first = torch.tensor([length - size for size in sizes], device=device)
+    first = torch.tensor([length - size for size in sizes]).to(device, non_blocking=True)
     return torch.arange(length, device=device) >= first[:, None]
 
 
@@ -174,7 +174,7 @@ def first_segment(
         number = sum(len(spans[other]) for other in range(0, row // beams * beams, beams))
         images.append([])
         for image, (span, at) in enumerate(zip(here, slots, strict=True), number):
-            padding = debias.padding
+            whole = None if debias.padding is None else unpadded(debias.padding, span)
             images[row].append(
                 Tokens(
                     row=row,
@@ -185,7 +185,8 @@ def first_segment(
                     before=counted,
                     after=int((words > at[-1]).sum()),
                     contiguous=int(at[-1] - at[0]) == len(at) - 1,
-                    whole=None if padding is None else unpadded(padding, span).to(device, non_blocking=True),
+                    whole=None if whole is None else whole.to(device, non_blocking=True),
+                    on_host=whole,
                 )
             )
             counted += len(at)

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pruners.base import Cut, Merged, Pruner, top
+from pruners.base import Cut, Merged, Pruner, others, top
 from pruners.cluster import cluster_means, density_peaks
 from pruners.schedule import budgets, check_keeps, depths
 from pruners.view import View
@@ -35,8 +35,7 @@ def recycled(dropped: int) -> tuple[int, int]:
 
 def recycle(states: Tensor, score: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     """Cluster the best of what is not `kept` of [V, D] `states`: (index of each centre, mean of each cluster)."""
-    out = torch.ones(len(score), dtype=torch.bool, device=score.device).index_fill_(0, kept, False)
-    dropped = out.nonzero()[:, 0]
+    dropped = others(len(score), kept)
     tokens, clusters = recycled(len(dropped))
     chosen = dropped[score[dropped].argsort(descending=True, stable=True)[:tokens]]
     labels, centres = density_peaks(states[chosen], clusters)
@@ -77,7 +76,9 @@ class SparseVLM(Pruner):
         return raters(view.hidden, view.text)
 
     def score(self, view: View) -> Tensor:
-        return view.attention[:, view.memo].mean((0, 1))
+        # A weighted sum instead of a selection: how many words rate is known to the device alone.
+        share = view.memo.float() / view.memo.sum()
+        return (share[:, None] * view.attention.mean(0)).sum(0)
 
     def select(self, score: Tensor, view: View) -> Tensor:
         return top(score, self.chosen(view.span.total)[view.stage])

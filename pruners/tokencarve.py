@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pruners.base import Cut, Merged, Pruner, check_share, check_word
+from pruners.cluster import members
 from pruners.view import View
 
 
@@ -53,7 +54,7 @@ def carve(states: Tensor, top: Tensor, merges: int, silenced: Tensor | None = No
         weight = (~silenced[lower]).float()
     order = likeness.argsort(descending=True, stable=True)
     leave, stay = order[:merges], order[merges:]
-    share = torch.nn.functional.one_hot(target[leave], half).T * weight[leave]
+    share = members(target[leave], half) * weight[leave]
     total = states[upper].float() + share @ states[lower[leave]].float()
     states = states.clone()
     states[upper] = (total / (1 + share.sum(-1, keepdim=True))).to(states.dtype)

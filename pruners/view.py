@@ -31,6 +31,7 @@ class Tokens:
     after: int  # text tokens of the row that follow this image
     contiguous: bool  # its tokens stand side by side
     whole: Tensor | None = None  # [span.total] True where there is no padding; None: nobody asked
+    on_host: Tensor | None = None  # the same on the CPU
     memo: Any = None
 
     def __len__(self) -> int:
@@ -122,7 +123,7 @@ class Patches:
     features: Tensor  # [N, C] what the projector gets
     keys: Tensor  # [h, N, c] unscaled key vectors of the same layer
     cls: Tensor  # [C] the CLS token's own feature
-    view: Tensor | None = None  # [N] which view of a tiled picture; -1: no patch, all zeros (a newline). None: one view
+    view: Tensor | None = None  # [N] on the CPU: which view of a tiled picture; -1: none (a newline). None: one view
 
 
 @dataclass
@@ -200,6 +201,14 @@ class View:
             return None
         return self.tokens.whole.index_select(0, self.tokens.raster)
 
+    @property
+    def valid_on_host(self) -> Tensor | None:
+        """The same on the CPU, for sizes that depend on it. Nothing waits for the device while the image is whole."""
+        valid = self.valid
+        if valid is None:
+            return None
+        return self.tokens.on_host if self.span.index is None else valid.cpu()
+
     def debias(self, score: Tensor, role: str = "select") -> Tensor:
         """This stage's debias of another score of the same tokens, such as an order of recycling (role="recycle")."""
         return self.debiaser(score, self.span, self.stage, role)
@@ -250,5 +259,6 @@ class VisionView:
     total: int  # patches of the whole image
     hidden: Tensor  # [n, C]
     attention: Tensor  # [h, n, n] float32
+    cls: int  # 1: the first token is the tower's CLS token; 0: it has none
     index: Tensor  # [n] raster index; -1: the CLS token
     valid: Tensor | None  # [n] False where a token is padding; None: nobody asked

@@ -97,14 +97,16 @@ class Vision:
             parts.append(self.adapter.joined(view))
         if len(parts) == 1:
             return parts[0]
-        shown = self.adapter.shows(spans[image]).to(self.features.device)
+        shown = self.adapter.shows(spans[image])
+        which = (shown // len(parts[0].features)).masked_fill(shown < 0, -1)
+        shown = shown.to(self.features.device, non_blocking=True)
         none, place = shown < 0, shown.clamp(min=0)
         return Patches(
             torch.cat([part.attention for part in parts], 1)[:, place].masked_fill(none, 0),
             torch.cat([part.features for part in parts])[place].masked_fill(none[:, None], 0),
             torch.cat([part.keys for part in parts], 1)[:, place].masked_fill(none[:, None], 0),
             torch.stack([part.cls for part in parts]).mean(0),
-            (shown // len(parts[0].features)).masked_fill(none, -1),
+            which,
         )
 
     # -- pruning inside ------------------------------------------------------------------------------------------------
@@ -113,7 +115,9 @@ class Vision:
         if self.slots is None:
             images, self.tokens = self.entering.shape[:2]
             self.slots = torch.arange(self.tokens, device=self.entering.device).expand(images, -1)
-            self.whole = self.unpadded(images).to(self.entering.device) if self.debias.padding is not None else None
+            device = self.entering.device
+            padded = self.debias.padding is not None
+            self.whole = self.unpadded(images).to(device, non_blocking=True) if padded else None
 
     def unpadded(self, images: int) -> Tensor:
         """[I, N] True where a patch shows the picture."""
@@ -149,6 +153,7 @@ class Vision:
                     total=self.tokens - int(self.tower.cls),
                     hidden=middle[image],
                     attention=(query.float() @ key.float().transpose(1, 2) * layer.self_attn.scale).softmax(-1),
+                    cls=int(self.tower.cls),
                     index=index,
                     valid=valid,
                 )

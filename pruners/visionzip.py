@@ -11,7 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pruners.base import Cut, Merged, Pruner, check_share, top
+from pruners.base import Cut, Merged, Pruner, check_share, others, top
+from pruners.cluster import members
 from pruners.view import View
 
 
@@ -22,12 +23,11 @@ def contextual(features: Tensor, keys: Tensor, rest: Tensor, count: int) -> tupl
     the result is the target's feature plus the mean of those that joined: a sum, not an average.
     """
     place = torch.arange(0, len(rest), max(1, len(rest) // max(count, 1)), device=rest.device)[:count]
-    is_target = torch.zeros(len(rest), dtype=torch.bool, device=rest.device).index_fill_(0, place, True)
-    target, source = rest[is_target], rest[~is_target]
+    target, source = rest[place], rest[others(len(rest), place)]
     unit = torch.nn.functional.normalize(keys.float(), dim=-1)
     if not len(source) or not len(target):
         return target, features[target]
-    joined = torch.nn.functional.one_hot((unit[source] @ unit[target].T).argmax(-1), len(target)).T.float()
+    joined = members((unit[source] @ unit[target].T).argmax(-1), len(target))
     mean = (joined @ features[source].float()) / joined.sum(-1, keepdim=True).clamp_min(1)
     return target, (features[target].float() + mean).to(features.dtype)
 
@@ -61,11 +61,12 @@ class VisionZip(Pruner):
         patches = view.vision
         if len(kept) == len(patches.features) or not view.count:
             return None
-        out = torch.ones(len(patches.features), dtype=torch.bool, device=kept.device).index_fill_(0, kept, False)
-        rest, count = out.nonzero()[:, 0], view.count - 1 - len(kept)
-        if view.valid is not None:  # padding takes no part, unless there is too little else to make the tokens of
-            valid = view.valid[rest]
-            enough = max(int(valid.sum()), count)
+        rest, count = others(len(patches.features), kept), view.count - 1 - len(kept)
+        whole = view.valid_on_host
+        if whole is not None:  # padding takes no part, unless there is too little else to make the tokens of
+            assert view.valid is not None
+            valid, shown = view.valid[rest], int(whole.sum())
+            enough = max(shown - min(len(kept), shown), count)  # what shows the picture was kept first
             rest = rest[valid.argsort(descending=True, stable=True)[:enough]].sort().values
         targets, gathered = contextual(patches.features, patches.keys.float().mean(0), rest, count)
         features = torch.cat([patches.cls[None], patches.features[kept], gathered])

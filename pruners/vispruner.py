@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pruners.base import Cut, Pruner, check_share, top
+from pruners.base import Cut, Pruner, check_share, others, top
 from pruners.view import Patches, View
 
 STEP = 8  # near-duplicates that leave in one round
@@ -41,6 +41,7 @@ def important_and_distinct(
     """Ascending [I, keep] indices for `features` [I, N, C] and the [CLS] row of `attention` [I, N].
 
     Patches that are not `valid` take part in neither half; they fill up, in raster order, what valid ones cannot.
+    Their number decides sizes, so `valid` may lie on the CPU, where nobody has to wait for it.
     """
     images, n = attention.shape
     keep = min(keep, n)
@@ -48,11 +49,12 @@ def important_and_distinct(
     if valid is None:
         return _choose(features, order, keep, important_ratio).sort(-1).values
     kept = torch.empty(images, keep, dtype=torch.long, device=attention.device)
+    counts = valid.sum(-1)
+    valid = valid.to(attention.device, non_blocking=True)
     order = order.gather(1, (~valid).gather(1, order).to(torch.uint8).argsort(dim=-1, stable=True))
     border = valid.to(torch.uint8).argsort(dim=-1, stable=True)
-    counts = valid.sum(-1)
     for count in set(counts.tolist()):
-        rows = counts == count
+        rows = (counts == count).nonzero()[:, 0].to(attention.device, non_blocking=True)
         chosen = _choose(features[rows], order[rows, :count], min(keep, count), important_ratio)
         kept[rows] = torch.cat([chosen, border[rows, : keep - chosen.shape[1]]], dim=1)
     return kept.sort(-1).values
@@ -90,9 +92,9 @@ class VisPruner(Pruner):
         return view.vision.attention.mean(0)
 
     def select(self, score: Tensor, view: View) -> Tensor:
-        patches, valid = view.vision, view.valid if self.silence_pool else None
+        patches, valid = view.vision, view.valid_on_host if self.silence_pool else None
         if patches.view is None:
-            return self._choose(torch.arange(len(score), device=score.device), score, patches, view.count, valid)
+            return self._choose(torch.arange(len(score)), score, patches, view.count, valid)
         views = [(patches.view == number).nonzero()[:, 0] for number in range(int(patches.view.max()) + 1)]
         share, more = divmod(view.count, len(views))
         kept = torch.cat(
@@ -102,12 +104,14 @@ class VisPruner(Pruner):
             ]
         )
         # Views that lost tokens to the border leave room; what is no patch comes last.
-        rest = score.masked_fill(patches.view < 0, float("-inf")).index_fill(0, kept, float("-inf"))
-        free = torch.ones_like(rest, dtype=torch.bool).index_fill(0, kept, False).nonzero()[:, 0]
+        none = (patches.view < 0).to(score.device, non_blocking=True)
+        rest = score.masked_fill(none, float("-inf")).index_fill(0, kept, float("-inf"))
+        free = others(len(score), kept)
         return torch.cat([kept, free[top(rest[free], view.count - len(kept))]]).sort().values
 
     def _choose(self, own: Tensor, score: Tensor, patches: Patches, count: int, valid: Tensor | None) -> Tensor:
-        """`count` of one view's tokens."""
+        """`count` of one view's tokens; `own` and `valid` lie on the CPU."""
         known = None if valid is None else valid[own][None]
+        own = own.to(score.device, non_blocking=True)
         features = patches.features[own][None]
         return own[important_and_distinct(features, score[own][None], count, self.important_ratio, known)[0]]

@@ -77,6 +77,8 @@ class DeepStack:
         if number >= len(self.features) or self.where is None:
             return None
         spread = output.new_zeros(*self.where.shape, output.shape[-1])
-        spread[self.where.to(output.device)] = self.features[number].to(output.device, output.dtype)
+        spread.masked_scatter_(  # unlike writing by a mask, this never asks the device how many there are
+            self.where[..., None].to(output.device), self.features[number].to(output.device, output.dtype)
+        )
         columns = self.run.at(number).columns if self.run.segments else None
         return output + (spread if columns is None else spread.gather(1, columns[..., None].expand_as(output)))

@@ -1,0 +1,110 @@
+"""Nobody waits for the device: proved on a pretended one, which computes for real and writes down every wait.
+
+What is left are two reads of the prompt (its ids and its mask) before the model has started on it, and what two
+methods cannot do without: D2Pruner's and DeepLayer's independent set asks once per image whether it is complete, and
+TokenCarve's eigenvectors come from a solver that looks for errors.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from debias import Debias, Padding, Trend
+
+DOOR = [("download", "pruners/hooks.py:prefill"), ("download", "pruners/sequence.py:real_columns")]
+SOLVER = ("_linalg_eigh", "pruners/tokencarve.py:information")
+GRAPH = ("_local_scalar_dense", "pruners/mis.py:independent")
+NEEDED = {"tokencarve": [SOLVER], "d2pruner": [GRAPH], "deeplayer": [GRAPH]}
+SIZES = {"models/llava_next.py:spans", "models/qwen2_5_vl.py:grids"}  # read with the ids: how large the pictures are
+
+
+@pytest.fixture(scope="module")
+def pretend():
+    spec = importlib.util.spec_from_file_location("pretend", Path(__file__).parent / "pretend.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def answer(model, inputs, between=lambda: None, steps=2):
+    """Logits of a prefill and of some steps behind it."""
+    mask = inputs["attention_mask"] if len(inputs["attention_mask"]) > 1 else None  # a single prompt is not padded
+    out = model(**inputs, use_cache=True, logits_to_keep=1)
+    logits = [out.logits]
+    between()
+    for _ in range(steps):
+        mask = None if mask is None else torch.cat([mask, mask[:, :1]], 1)
+        token = out.logits[:, -1:].argmax(-1)
+        out = model(input_ids=token, attention_mask=mask, past_key_values=out.past_key_values, use_cache=True)
+        logits.append(out.logits)
+    return logits
+
+
+def ours(waits):
+    return [wait for wait in waits if wait[1].split("/")[0] in ("pruners", "debias", "models", "pruning")]
+
+
+def check(pretend, adapter, pruner, encoded, wanted):
+    far = type(adapter)(pretend.moved(adapter.model), adapter.processor, adapter.tokenizer)
+    debias = Debias(Trend.exponential(0.01), Padding())
+    with pruner(adapter, debias, encoded.sizes) as near:
+        expected = answer(adapter.model, encoded.inputs)
+    with pretend.watching() as watch:
+        inputs = {name: value.to(pretend.FAR, non_blocking=True) for name, value in encoded.inputs.items()}
+        prefill = []
+        with pruner(far, debias, encoded.sizes) as trace:
+            got = answer(far.model, inputs, between=lambda: prefill.extend(watch.waits))
+        decoding = watch.waits[len(prefill) :]
+        kept = [index.here.tolist() for index in trace.kept[0]]
+    assert kept == [index.tolist() for index in near.kept[0]]
+    for one, other in zip(expected, got, strict=True):
+        torch.testing.assert_close(other.here, one, rtol=0, atol=1e-4)
+    assert ours(decoding) == []
+    found = [wait for wait in ours(prefill) if wait[1] not in SIZES]
+    assert sorted(found) == sorted(DOOR + wanted * len(kept))
+
+
+def test_the_pretended_device_notes_what_waits(pretend):
+    with pretend.watching() as watch:
+        x = torch.arange(6).to(pretend.FAR, non_blocking=True)
+        assert watch.waits == []
+        assert int(x.sum()) == 15
+        x[x > 2], x.nonzero(), x.cpu(), torch.tensor([1.0], device=pretend.FAR), x[torch.tensor([1])]
+        torch.ones(2).to(pretend.FAR)
+        what = [wait for wait, _ in watch.waits]
+        assert what == [
+            "_local_scalar_dense",
+            "index by a mask",
+            "nonzero",
+            "download",
+            "upload of numbers",
+            "upload of an index",
+            "upload",
+        ]
+        assert {place for _, place in watch.waits} == {
+            "pruners/test_waiting.py:test_the_pretended_device_notes_what_waits"
+        }
+        with pytest.raises(AssertionError, match="mixes devices"):
+            x + torch.ones(6)
+
+
+def test_nobody_waits(pretend, get, make, requests, method):
+    adapter = get("llava")
+    check(pretend, adapter, make(method), adapter.encode(requests[:2]), NEEDED.get(method, []))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("llava_next", "vispruner"),
+        ("video_llava", "sparsevlm"),
+        ("internvl", "pyramiddrop"),
+        ("qwen2_5_vl", "fastv"),
+        ("qwen3_vl", "fastv"),
+    ],
+)
+def test_nobody_waits_on_other_families(pretend, get, make, requests, kind, name):
+    adapter = get(kind)
+    check(pretend, adapter, make(name), adapter.encode(requests[:1]), [])
