@@ -7,8 +7,6 @@ Nothing is patched: all hooks belong to one `with` block and are gone behind it.
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,12 +19,14 @@ from torch import Tensor
 
 from debias import Debias, Span
 from pruners.base import Cut, Pruner
+from pruners.compiled import Compiled
 from pruners.limits import Unsupported, checked, is_empty, refuse_cache, refuse_unsupported
 from pruners.masks import segment_mask
 from pruners.models import Adapter, adapter
 from pruners.models.base import home
 from pruners.models.request import Size
 from pruners.prefix import Prefix
+from pruners.recorder import Recorder
 from pruners.sequence import (
     Choice,
     Segment,
@@ -94,6 +94,8 @@ class Run:
         self.cache: Any = None
         self.length = 0  # of the prompt
         self.step = 0  # of decoding; 0 is the prefill
+        self.given: list[dict[str, Any]] = []  # what each layer gets in this step of decoding instead
+        self.like: Any = None  # an empty tensor [1, 1, 0] of the model's kind
         self.beams = 1
 
     # -- installing ----------------------------------------------------------------------------------------------------
@@ -114,6 +116,8 @@ class Run:
         self.handles.extend(self.adapter.hooks(self))
         if self.prefix is not None:
             self.handles.extend(self.prefix.install(self))
+        if hasattr(self.adapter.model, "get_compiled_call"):
+            self.handles.append(Compiled(self, self.adapter.model))
 
     def remove(self) -> None:
         for handle in self.handles:
@@ -123,6 +127,9 @@ class Run:
 
     # -- the model as a whole ------------------------------------------------------------------------------------------
     def on_model(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+        return None if torch.compiler.is_compiling() else self.begin(args, kwargs)  # see pruners.compiled
+
+    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
         ids = kwargs.get("input_ids", args[0] if args else None)
         if ids is None:
             raise Unsupported("pruning finds images by their tokens: pass input_ids, not inputs_embeds")
@@ -145,12 +152,19 @@ class Run:
         self.step += 1
         if self.pruner.mode == "mask":
             del self.segments[1:]  # they are ranked again, by what this token looks at
+        else:
+            # Settled before the layers run: what they do with it is always the same, and can be compiled.
+            self.given = [self.instead(number) for number in range(len(self.layers))]
         if self.segments and self.at(0).columns is not None and kwargs.get("position_ids") is None:
             # Layer 0's cache is shorter than what was read, and the model would count from it.
             return args, {**kwargs, "position_ids": torch.full_like(ids, self.length + self.step - 1)}
         return None
 
     def on_answer(self, module: Any, args: Any, output: Any) -> None:
+        if not torch.compiler.is_compiling():
+            self.end()
+
+    def end(self) -> None:
         (self.trace.decode if self.step else self.trace.prefill).end(self.decoder.device)
         self.media.clear()
         for segment in self.segments:
@@ -184,6 +198,21 @@ class Run:
 
     # -- a layer -------------------------------------------------------------------------------------------------------
     def on_layer(self, number: int, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.given:
+            return (args, {**kwargs, **self.given[number]}) if self.given[number] else None
+        return self.enter(number, args, kwargs)
+
+    def instead(self, number: int) -> dict[str, Any]:
+        """What a layer gets in a step of decoding, beside or in place of what the model gives it."""
+        segment = self.at(number) if self.segments else None
+        if segment is None or not segment.cut:
+            return {}
+        changed = {"attention_mask": self.mask(segment, number, self.like), "position_ids": None}
+        if segment.columns is not None and self.renumbered:
+            changed["position_embeddings"] = self.rotary(segment, self.like, ())
+        return changed
+
+    def enter(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if number == 0 and self.step == 0:
             self.cache = kwargs.get("past_key_values")
         if not self.segments:
@@ -191,6 +220,7 @@ class Run:
         hidden: Tensor = args[0] if args else kwargs["hidden_states"]
         if number == 0 and self.step == 0:
             refuse_cache(self.cache, self.kernel)
+            self.like = hidden.new_empty(1, 1, 0)
             self.start(hidden)
             hidden = self.leave_out(hidden)
         if self.step == 0 or self.pruner.mode == "mask":
@@ -212,8 +242,11 @@ class Run:
         return args, {**changed, "hidden_states": hidden}
 
     def on_attention(self, number: int, attn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if not self.segments or (self.step and self.pruner.mode != "mask"):
+        if self.given or not self.segments:
             return
+        self.record(number, attn, args, kwargs)
+
+    def record(self, number: int, attn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
         cached = None if self.cache is None else self.cache.layers[number]
         for stage, cut in enumerate(self.cuts):
@@ -234,14 +267,17 @@ class Run:
         mask: Tensor | None = segment.mask[0]
         return mask
 
-    def rotary(self, segment: Segment, hidden: Tensor, tables: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    @property
+    def renumbered(self) -> bool:
+        return self.pruner.positions == "compact" and self.adapter.renumbers
+
+    def rotary(self, segment: Segment, hidden: Tensor, tables: Any) -> tuple[Tensor, Tensor]:
         """The tables of a segment's tokens. While decoding the model's own are right, unless tokens are renumbered."""
-        renumbered = self.pruner.positions == "compact" and self.adapter.renumbers
-        if segment.columns is None or (self.step and not renumbered):
+        if segment.columns is None or (self.step and not self.renumbered):
             return tables
         if segment.rotary is None:
-            if renumbered:
-                segment.rotary = self.adapter.rotary(hidden, segment.positions(self.step))
+            if self.renumbered:
+                segment.rotary = self.adapter.rotary(hidden, segment.positions(self.step).to(hidden.device))
             else:
                 cos, sin = (take(table.to(segment.columns.device), segment.columns) for table in tables)
                 segment.rotary = cos, sin
@@ -349,26 +385,3 @@ class Run:
         kind = "last" if self.step else cut.rows
         held = states if cached is None else None
         return Look(self.adapter, attn, kind, rows, queries, tables, columns, valid, cached, held)
-
-
-class Recorder:
-    """Notes what one method of one module is called with. It sits on the instance and is removed with the hooks."""
-
-    def __init__(self, module: Any, name: str, wanted: Sequence[str], into: dict[str, Any]) -> None:
-        self.module, self.name = module, name
-        method = getattr(module, name)
-        signature = inspect.signature(method)
-
-        @functools.wraps(method)
-        def recording(*args: Any, **kwargs: Any) -> Any:
-            given = signature.bind(*args, **kwargs).arguments
-            given = {**given, **given.get("kwargs", {})}
-            for key in wanted:
-                if given.get(key) is not None:
-                    into.setdefault(key, given[key])  # a clip's method may call the pictures' one with its own
-            return method(*args, **kwargs)
-
-        setattr(module, name, recording)
-
-    def remove(self) -> None:
-        delattr(self.module, self.name)

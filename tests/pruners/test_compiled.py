@@ -1,0 +1,76 @@
+"""generate() with a static cache compiles the decoding step; pruned, plain, and one after the other it stays exact."""
+
+import pytest
+import torch
+from transformers import CompileConfig
+
+import pruners
+from debias import Debias, Padding, Trend
+from pruners.limits import Unsupported
+
+DEBIAS = Debias(Trend.exponential(0.01), Padding())
+
+
+def ids(adapter, encoded, backend=None):
+    """Five tokens of answer; `backend` None: not compiled."""
+    options = {"cache_implementation": "static", "max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
+    if backend is None:
+        options["disable_compile"] = True
+    else:
+        config = CompileConfig(backend=backend, mode=None, fullgraph=True)
+        config._compile_all_devices = True
+        options["compile_config"] = config
+    return adapter.model.generate(**encoded.inputs, **options)[:, -5:].tolist()
+
+
+def graphs():
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+def check(adapter, encoded, names, backend):
+    torch._dynamo.reset()
+    plain = ids(adapter, encoded)
+    assert ids(adapter, encoded, backend) == plain
+    for name in names:
+        pruner = pruners.make(name, keep=0.3)
+        with pruner(adapter, DEBIAS, encoded.sizes):
+            expected = ids(adapter, encoded)
+        before = graphs()
+        with pruner(adapter, DEBIAS, encoded.sizes) as trace:
+            assert ids(adapter, encoded, backend) == expected
+            assert ids(adapter, encoded, backend) == expected  # the same step, not compiled again
+        assert trace.ms["steps"] == 4
+        assert graphs() == before + 1
+    assert ids(adapter, encoded, backend) == plain  # what was compiled for a block stays in it
+    assert "get_compiled_call" not in vars(adapter.model)
+
+
+@pytest.fixture
+def small(builders):
+    return builders.adapter("llava", layers=4)
+
+
+def test_a_compiled_step_is_exact(small, requests):
+    """One graph and no break in it, with masks (a padded batch), other positions, and a cut before layer 0."""
+    check(small, small.encode(requests[:2]), ["fastv", "pyramiddrop", "vispruner"], "eager")
+
+
+@pytest.mark.long
+def test_a_step_compiled_to_machine_code_is_exact(small, requests):
+    check(small, small.encode(requests[:1]), ["fastv"], "inductor")
+
+
+def test_ranking_anew_is_not_compiled(small, requests):
+    encoded = small.encode(requests[:1])
+    pruner = pruners.make("fastv", keep=0.3, mode="mask")
+    with pruner(small):
+        expected = ids(small, encoded)
+    with pruner(small):
+        assert ids(small, encoded, "eager") == expected
+
+
+def test_a_forward_that_was_compiled_before_is_refused(small):
+    small.model.forward = torch.compile(small.model.forward, backend="eager")
+    with pytest.raises(Unsupported, match="let generate"), pruners.make("fastv")(small):
+        pass
+    assert not small.decoder.layers[0]._forward_pre_hooks
