@@ -124,6 +124,8 @@ class Choice:
     def _check_split(self) -> None:
         if self.split > 1 and self.args.backend == "fork":
             raise ValueError("--tensor-parallel belongs to the native backend; the authors' code runs on one device")
+        if self.dtype.endswith("bit") and (self.args.backend == "fork" or self.split > 1):
+            raise ValueError(f"--dtype {self.dtype} belongs to the native backend in one process a model")
 
     def _check_prefix(self) -> None:
         """Refuse --share-prefix for a method whose arms share no layer, before anything is loaded."""

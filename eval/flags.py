@@ -59,10 +59,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--dtype",
         default="auto",
-        choices=["auto", "float32", "float16", "bfloat16"],
-        help="auto: the checkpoint's; float32 on a CPU",
+        choices=["auto", "float32", "float16", "bfloat16", "8bit", "4bit"],
+        help="auto: the checkpoint's; float32 on a CPU. 8bit, 4bit: the decoder's weights, by bitsandbytes or torchao",
     )
-    add("--attention", default="sdpa", help="attention kernel: sdpa, eager, flash_attention_2 (default %(default)s)")
+    add(
+        "--attention",
+        default="auto",
+        help="attention kernel: sdpa, eager or flash_attention_2; auto: the last where it is installed, else sdpa",
+    )
     add("--device", help="cpu, cuda, cuda:1, or auto to spread a large model (default: cuda when there is one)")
     add(
         "--tensor-parallel",

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from debias import Span
 from pruners.models import images, prompts
+from pruners.models.loading import BITS, fewer_bits, quickest
 from pruners.models.request import IMAGE, VIDEO, Encoded, Request, Shown, Size, cut, left_padded, place
 
 if TYPE_CHECKING:
@@ -165,12 +166,21 @@ class Adapter:
         tensor_parallel: int = 1,
     ) -> A:
         """Model, processor and tokenizer of a checkpoint folder or hub id. device="auto" spreads a large model over
-        what the machine has, layer by layer; tensor_parallel=N splits every layer over the N processes of a launch."""
-        from transformers import AutoModelForImageTextToText
+        what the machine has, layer by layer; tensor_parallel=N splits every layer over the N processes of a launch.
+        attention: None or "auto" takes the quickest kernel that is installed. dtype: a torch one, its name, "auto" for
+        the checkpoint's, or "8bit" or "4bit" for the decoder's weights (everything else in bfloat16 on a GPU).
+        """
+        from transformers import AutoConfig, AutoModelForImageTextToText
 
-        options: dict[str, Any] = {"dtype": dtype}
-        if attention is not None:
-            options["attn_implementation"] = attention
+        options: dict[str, Any] = {}
+        if dtype in BITS:
+            options["quantization_config"] = fewer_bits(BITS[str(dtype)])
+            dtype = torch.float32 if device is None or torch.device(device).type == "cpu" else torch.bfloat16
+        options["dtype"] = dtype
+        if attention in (None, "auto"):
+            half = AutoConfig.from_pretrained(str(path)).dtype if dtype == "auto" else dtype
+            attention = quickest(device, getattr(torch, half) if isinstance(half, str) else half)
+        options["attn_implementation"] = attention
         if tensor_parallel > 1:
             from transformers.distributed.configuration_utils import DistributedConfig
 

@@ -1,0 +1,47 @@
+"""What a checkpoint is loaded with: the quickest attention kernel there is, and weights of fewer bits on request."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import torch
+
+HALF = (torch.float16, torch.bfloat16)
+BITS = {"8bit": 8, "4bit": 4}
+
+
+def installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def quickest(device: torch.device | str | None, dtype: torch.dtype | None) -> str:
+    """flash_attention_2, where its package is installed and can run: half precision on an NVIDIA GPU since Ampere.
+
+    Else sdpa, which picks PyTorch's own flash kernel wherever the mask allows it.
+    """
+    kind = "cpu" if device is None else "cuda" if str(device) == "auto" else torch.device(device).type
+    if kind != "cuda" or dtype not in HALF or not installed("flash_attn") or not torch.cuda.is_available():
+        return "sdpa"
+    return "flash_attention_2" if torch.cuda.get_device_capability() >= (8, 0) else "sdpa"
+
+
+def fewer_bits(bits: int) -> Any:
+    """How transformers is told to load a language model's weights in 8 or 4 bits; the vision tower stays as it is."""
+    import transformers
+
+    spared = ["lm_head", "vision_tower", "visual", "video_tower", "image_tower", "multi_modal_projector"]
+    if installed("bitsandbytes"):
+        return transformers.BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+            load_in_8bit=bits == 8,
+            load_in_4bit=bits == 4,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype="bfloat16",
+            llm_int8_skip_modules=spared,
+        )
+    if installed("torchao"):
+        from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig
+
+        config = Int8WeightOnlyConfig() if bits == 8 else Int4WeightOnlyConfig()
+        return transformers.TorchAoConfig(config, modules_to_not_convert=spared)
+    raise ValueError(f"weights of {bits} bits need a package: pip install bitsandbytes (or torchao)")
