@@ -48,6 +48,7 @@ CLIP_TINY = {
 }
 SHAPES = {
     "tiny": Shape(64, 128, 6, 4, 4, 1000, 576, CLIP_TINY),
+    "mid": Shape(512, 1376, 8, 8, 8, 1000, 576, CLIP_TINY),
     "small": Shape(1024, 2752, 16, 16, 16, 32064, 576, CLIP_TINY),
     "medium": Shape(2048, 5504, 24, 16, 16, 32064, 576, CLIP_TINY),
     "llava-1.5-7b": Shape(4096, 11008, 32, 32, 32, 32064, 576, CLIP_LARGE),
@@ -62,6 +63,11 @@ class Laid(Llava):
     """LLaVA's adapter for any number of visual tokens: one picture a row, its tokens side by side."""
 
     tokens = 576
+    whole = True  # with the shape's vision tower
+
+    @classmethod
+    def load_processor(cls, path: str) -> tuple[Any, Any]:
+        return None, None  # random weights know no words
 
     def spans(self, inputs: Mapping[str, Any], sizes: Sequence[Size | None] | None = None) -> list[list[Span]]:
         side = round(self.tokens**0.5)
@@ -100,7 +106,7 @@ def build(shape: Shape, tokens: int, device: str, dtype: torch.dtype, attention:
     finally:
         torch.set_default_dtype(before)
     family = Laid(model)
-    family.tokens = tokens
+    family.tokens, family.whole = tokens, whole
     if not whole:
         _fix_features(model, torch.randn(tokens, shape.width, device=device, dtype=dtype))
     return family
@@ -117,10 +123,10 @@ def _fix_features(model: Any, features: Tensor) -> None:
     model.model.get_image_features = fixed
 
 
-def prompt(family: Laid, batch: int) -> dict[str, Tensor]:
+def prompt(family: Laid, batch: int, seed: int = 1) -> dict[str, Tensor]:
     """Random text around one picture, `batch` times."""
     config, device = family.model.config, family.model.device
-    dice = torch.Generator().manual_seed(1)
+    dice = torch.Generator().manual_seed(seed)
     text = torch.randint(3, config.text_config.vocab_size - 1, (batch, BEFORE + AFTER), generator=dice)
     ids = torch.full((batch, BEFORE + family.tokens + AFTER), config.image_token_id)
     ids[:, :BEFORE], ids[:, BEFORE + family.tokens :] = text[:, :BEFORE], text[:, BEFORE:]

@@ -35,7 +35,7 @@ def report(args: Any, device: torch.device) -> dict[str, Any]:
     """Every method's variants, ours and theirs in turn; the authors' code first, since it may be missing."""
     fitting = [name for name, one in SHAPES.items() if one.tower is not None]
     shape = SHAPES[one_of("shape", args.shape, fitting)]
-    if args.tokens not in (None, shape.tokens) or args.batch_size != [1] or len(args.keep) != 1:
+    if args.tokens not in (None, [shape.tokens]) or args.batch_size != [1] or len(args.keep) != 1:
         raise ValueError(
             "--against fork measures the shape's own visual tokens, one question at a time, with one --keep: the "
             "authors' code takes no more"

@@ -8,8 +8,9 @@ import json
 import pytest
 import torch
 
-from eval import cli, speed
+from eval import cli, speed, speed_parts
 from eval.shapes import SHAPES, Laid, Shape, build, prompt
+from eval.speed_measure import Timed, Variant, fitting, flops_of, measure, spread
 
 SMALL = Shape(32, 64, 4, 4, 2, 300, 64, {**SHAPES["tiny"].tower, "image_size": 112, "hidden_size": 32})
 
@@ -41,7 +42,7 @@ def test_other_token_counts_go_without_the_tower(tokens):
     family = build(SMALL, tokens, "cpu", torch.float32, "sdpa")
     inputs = prompt(family, 2)
     assert inputs["input_ids"].eq(family.model.config.image_token_id).sum(1).tolist() == [tokens, tokens]
-    with speed.Variant("fastv", 10, "both").around(family, 2) as trace, torch.inference_mode():
+    with Variant("fastv", 10, "both").around(family, 2) as trace, torch.inference_mode():
         family.model(**inputs)
     assert [len(kept) for kept in trace.kept[0]] == [10, 10]
 
@@ -50,30 +51,31 @@ def test_operations_are_those_of_a_decoder(family):
     """Linear layers: two operations a weight and token; the count also holds attention, the head and the tower."""
     inputs = prompt(family, 1)
     linear = sum(p.numel() for layer in family.decoder.layers for p in layer.parameters() if p.dim() == 2)
-    counted = speed.flops_of(family, speed.Variant(), inputs)
+    counted = flops_of(family, Variant(), inputs)
     length = inputs["input_ids"].shape[1]
     assert counted > 2 * linear * length
-    pruned = speed.flops_of(family, speed.Variant("fastv", 8), inputs)
+    pruned = flops_of(family, Variant("fastv", 8), inputs)
     saved = 2 * linear / 4 * 2 * (64 - 8)  # two of four layers read 56 tokens less
-    assert counted - pruned == pytest.approx(saved, rel=0.25)
+    attention = 2 * 2 * 2 * (length**2 - (length - 56) ** 2) * 32  # layers, products, operations, pairs, width
+    assert counted - pruned == pytest.approx(saved + attention, rel=0.02)
 
 
 def test_batches_cost_in_proportion(family):
-    one, two = (speed.flops_of(family, speed.Variant(), prompt(family, batch)) for batch in (1, 2))
+    one, two = (flops_of(family, Variant(), prompt(family, batch)) for batch in (1, 2))
     assert two == 2 * one
 
 
-def test_variants_are_all_methods_budgets_and_arms():
-    args = argparse.Namespace(method="fastv,random", keep=[8, 16], arms="paper,both")
-    labels = [variant.label for variant in speed.variants(args)]
-    assert labels[0] == "unpruned"
-    assert len(labels) == len(set(labels)) == 9
-    assert "random 16 none" in labels
+def test_variants_are_all_methods_budgets_arms_and_kernels():
+    args = argparse.Namespace(method="fastv,random", keep=[8, 16], arms="paper,both", attention="sdpa,eager")
+    found = list(speed.variants(args))
+    assert len(found) == len(set(found)) == 18
+    assert [variant.kernel for variant in found if variant.method is None] == ["sdpa", "eager"]
+    assert Variant("random", 16, "none", "eager") in found
 
 
 def test_summary_arithmetic():
-    base = speed.Timed("unpruned", 1, [10, 30, 20], [4, 4], 1000, 64.0, 100)
-    row = speed.Timed("fastv", 1, [8, 10, 12], [2, 2], 400, 30.0, 90).summary(base, rate=1e6)
+    base = Timed(Variant(), 1, 64, 64.0, 1000, [10, 30, 20], [4, 4], 100)
+    row = Timed(Variant("fastv", 8), 1, 64, 30.0, 400, [8, 10, 12], [2, 2], 90).summary(base, rate=1e6)
     assert row["speed_up"] == 2
     assert row["possible"] == 2.5
     assert row["reached"] == 0.8
@@ -81,31 +83,98 @@ def test_summary_arithmetic():
     assert row["memory"] == 0.9
     assert row["of_matrix_rate"] == pytest.approx(400 / 0.010 / 1e6)
     assert row["prefill_range_ms"] == [8, 12]
+    assert row["prefill_spread"] == pytest.approx(0.2)  # quartiles 9 and 11 around 10
+    assert spread([4, 4]) == 0
+
+
+def test_kernels_take_turns_and_agree_on_the_operations(family):
+    wanted = [Variant(kernel=kernel) for kernel in ("sdpa", "eager")]
+    wanted += [Variant("fastv", 8, "both", kernel) for kernel in ("sdpa", "eager")]
+    timed = measure(family, wanted, batch=2, rounds=1, steps=1)
+    assert [len(row.prefill_ms) for row in timed] == [1] * 4
+    assert timed[0].flops == timed[1].flops > timed[2].flops == timed[3].flops
+    assert timed[0].flops == 2 * flops_of(family, Variant(), prompt(family, 1))
+    assert [row.mean_tokens for row in timed] == [64, 64, 36, 36]
+
+
+def test_what_a_shape_does_not_allow_is_left_out_and_said():
+    family = build(SMALL, 50, "cpu", torch.float32, "sdpa")
+    wanted = [Variant(), Variant("fastv", 8), Variant("vispruner", 8), Variant("pyramiddrop", 2)]
+    chosen, left_out = fitting(family, wanted)
+    assert chosen == wanted[:2]
+    assert "in the vision tower" in left_out["vispruner 8, 50 tokens"]
+    assert "cannot keep 2" in left_out["pyramiddrop 2, 50 tokens"]
+    assert fitting(build(SMALL, 64, "cpu", torch.float32, "sdpa"), [Variant("vispruner", 8)])[1] == {}
+
+
+def test_attention_is_counted(family):
+    """Beside linear layers: scores and sums of values, two operations for each pair of tokens and channel."""
+    inputs = prompt(family, 1)
+    length = inputs["input_ids"].shape[1]
+    pairs = 4 * 2 * 2 * length**2 * 32  # layers, products, operations, width
+    linear = 2 * length * sum(p.numel() for layer in family.decoder.layers for p in layer.parameters() if p.dim() == 2)
+    assert flops_of(family, Variant(), inputs) > linear + pairs
+
+
+def test_parts_are_those_that_a_method_has(family):
+    wanted = [Variant(), Variant("fastv", 8, "both"), Variant("tokencarve", 8, "none"), Variant("d2pruner", 8, "both")]
+    rows = speed_parts.measure(family, wanted, batch=1, rounds=1)
+    used = [{part for part, ms in row["parts_ms"].items() if ms > 0} for row in rows]
+    assert used[0] == {"score", "debias", "select"}
+    assert used[1] >= {"start", "score", "select", "merge"}
+    assert used[2] == {"score", "debias", "select"}
+    assert all(0 < row["percent"]["score"] < 100 for row in rows)
+
+
+def test_growth_is_the_exponent():
+    same = {"variant": "fastv 8 none", "attention": "sdpa", "batch": 1}
+    rows = [
+        {
+            **same,
+            "tokens": n,
+            "prefill_ms": 5.0 * n,
+            "parts_ms": {**dict.fromkeys(speed_parts.PARTS, 0.0), "score": n**2},
+        }
+        for n in (100, 200, 400)
+    ]
+    (found,) = speed_parts.growth(rows)
+    assert found["exponents"]["prefill"] == pytest.approx(1)
+    assert found["exponents"]["score"] == pytest.approx(2)
+    assert found["exponents"]["merge"] is None
+    assert speed_parts.growth(rows[:1]) == []
 
 
 @pytest.mark.long
-def test_command(shape, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(speed, "peak", lambda *args: 1)  # a process each: too slow for a test
+@pytest.mark.parametrize("more", [[], ["--parts"]], ids=["whole", "parts"])
+def test_command(shape, capsys, tmp_path, more):
     out = tmp_path / "speed.json"
-    words = [
-        "speed",
-        "--shape",
-        "tiny",
-        "--keep",
-        "8",
-        "--rounds",
-        "2",
-        "--decode",
-        "2",
-        "--batch-size",
-        "1,2",
-        "--threads",
-        "1",
-    ]
-    assert cli.main([*words, "--out", str(out), "--json"]) == 0
+    flags = {"shape": "tiny", "keep": "8", "rounds": "2", "decode": "2", "batch-size": "1,2", "tokens": "50,64"}
+    words = [f"--{name}={value}" for name, value in flags.items()]
+    assert cli.main(["speed", "--threads=1", *words, *more, "--out", str(out), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result == json.loads(out.read_text())
-    assert [row["variant"] for row in result["rows"]] == ["unpruned", "fastv 8 none", "fastv 8 both"] * 2
-    assert all(row["prefill_ms"] > 0 and row["decode_ms"] > 0 for row in result["rows"])
+    labels = ["fastv 8 none", "fastv 8 both"]
+    assert [row["variant"] for row in result["rows"]] == ([*labels] if more else ["unpruned", *labels]) * 4
+    assert [(row["tokens"], row["batch"]) for row in result["rows"][:: 2 if more else 3]] == [
+        (50, 1),
+        (50, 2),
+        (64, 1),
+        (64, 2),
+    ]
+    assert all(row["prefill_ms"] > 0 for row in result["rows"])
+
+
+def test_an_unknown_shape_is_told_so(capsys):
     assert cli.main(["speed", "--shape", "huge"]) == 1
     assert "unknown shape 'huge'" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_precision_command(shape, capsys):
+    words = ["--precision=bfloat16", "--shape=tiny", "--keep=8", "--limit=3", "--threads=1", "--json"]
+    assert cli.main(["speed", *words]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["what"] for row in rows] == ["debiasing, in float32", "bfloat16, none", "bfloat16, both"] * 2
+    assert {row["model"] for row in rows} == {"tiny-llava", "random tiny"}
+    assert all(row["prompts"] == 3 and 0 < row["same"] <= 1 and row["least"] <= row["same"] for row in rows)
+    assert cli.main(["speed", "--precision", "int3"]) == 1
