@@ -124,7 +124,7 @@ def overall(drawn: Mapping[str, Mapping[Any, Mapping[str, Array]]]) -> Table:
     for keep in drawn.get("debias", {}):
         cells: list[Cell] = []
         for name in COMPARED:
-            methods = [found for one, found in drawn[name].get(keep, {}).items() if one not in BASELINES]
+            methods = [found for one, found in drawn.get(name, {}).get(keep, {}).items() if one not in BASELINES]
             cells.append(signed(interval(np.mean(methods, axis=0))) if methods else None)
         rows.append([keep, len([one for one in drawn["debias"][keep] if one not in BASELINES]), *cells])
     return Table("Mean over the methods", ["budget", "methods", *COMPARED.values()], rows)

@@ -70,5 +70,5 @@ def spread(heads: Sequence[Measured]) -> tuple[str, str]:
 
 
 def bracket(measured: Measured, digits: int = 2) -> str:
-    value, low, high = (f"{one:.{digits}f}" for one in measured)
+    value, low, high = (f"{round(one, digits) + 0:.{digits}f}" for one in measured)  # no minus before a zero
     return f"{value} [{low}, {high}]"
