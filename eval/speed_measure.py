@@ -182,7 +182,7 @@ class Clock:
 
     def mark(self) -> None:
         if self.device.type == "cuda":
-            event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            event: Any = torch.cuda.Event(enable_timing=True)
             event.record()
             self.marks.append(event)
         else:

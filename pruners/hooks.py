@@ -207,9 +207,9 @@ class Run:
         segment = self.at(number) if self.segments else None
         if segment is None or not segment.cut:
             return {}
-        changed = {"attention_mask": self.mask(segment, number, self.like), "position_ids": None}
+        changed: dict[str, Any] = {"attention_mask": self.mask(segment, number, self.like), "position_ids": None}
         if segment.columns is not None and self.renumbered:
-            changed["position_embeddings"] = self.rotary(segment, self.like, ())
+            changed["position_embeddings"] = self.rotary(segment, self.like)
         return changed
 
     def enter(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -271,14 +271,18 @@ class Run:
     def renumbered(self) -> bool:
         return self.pruner.positions == "compact" and self.adapter.renumbers
 
-    def rotary(self, segment: Segment, hidden: Tensor, tables: Any) -> tuple[Tensor, Tensor]:
+    def rotary(
+        self, segment: Segment, hidden: Tensor, tables: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The tables of a segment's tokens. While decoding the model's own are right, unless tokens are renumbered."""
         if segment.columns is None or (self.step and not self.renumbered):
+            assert tables is not None
             return tables
         if segment.rotary is None:
             if self.renumbered:
                 segment.rotary = self.adapter.rotary(hidden, segment.positions(self.step).to(hidden.device))
             else:
+                assert tables is not None
                 cos, sin = (take(table.to(segment.columns.device), segment.columns) for table in tables)
                 segment.rotary = cos, sin
         return segment.rotary

@@ -78,7 +78,8 @@ class SparseVLM(Pruner):
     def score(self, view: View) -> Tensor:
         # A weighted sum instead of a selection: how many words rate is known to the device alone.
         share = view.memo.float() / view.memo.sum()
-        return (share[:, None] * view.attention.mean(0)).sum(0)
+        score: Tensor = (share[:, None] * view.attention.mean(0)).sum(0)
+        return score
 
     def select(self, score: Tensor, view: View) -> Tensor:
         return top(score, self.chosen(view.span.total)[view.stage])

@@ -32,7 +32,7 @@ def fewer_bits(bits: int) -> Any:
 
     spared = ["lm_head", "vision_tower", "visual", "video_tower", "image_tower", "multi_modal_projector"]
     if installed("bitsandbytes"):
-        return transformers.BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        return transformers.BitsAndBytesConfig(
             load_in_8bit=bits == 8,
             load_in_4bit=bits == 4,
             bnb_4bit_quant_type="nf4",
