@@ -247,7 +247,7 @@ def timed(choice: Any, benchmark: Any, task: Task, arms: Sequence[str]) -> dict[
     from eval.backends import greedy
     from eval.fit import calibration, heldout
     from eval.images import open_image
-    from eval.speed import Clock
+    from eval.speed_measure import Clock
     from pruners.models import Request
 
     adapter = choice.adapter("image")
