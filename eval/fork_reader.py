@@ -91,7 +91,9 @@ def native(folder: Path) -> Any:
     from transformers import AutoConfig
 
     kind = adapter(folder)
-    model = SimpleNamespace(config=AutoConfig.from_pretrained(folder), device="cpu", dtype=None)
+    model = SimpleNamespace(
+        config=AutoConfig.from_pretrained(folder, trust_remote_code=False), device="cpu", dtype=None
+    )
     return kind(model, *kind.load_processor(str(folder)))
 
 

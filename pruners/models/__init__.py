@@ -49,7 +49,7 @@ def _model_type(path: str) -> str:
         return str(json.loads(config.read_text(encoding="utf-8")).get("model_type"))
     from transformers import AutoConfig
 
-    return str(AutoConfig.from_pretrained(path).model_type)
+    return str(AutoConfig.from_pretrained(path, trust_remote_code=False).model_type)
 
 
 def _modules() -> list[str]:

@@ -178,7 +178,7 @@ class Adapter:
             dtype = torch.float32 if device is None or torch.device(device).type == "cpu" else torch.bfloat16
         options["dtype"] = dtype
         if attention in (None, "auto"):
-            half = AutoConfig.from_pretrained(str(path)).dtype if dtype == "auto" else dtype
+            half = AutoConfig.from_pretrained(str(path), trust_remote_code=False).dtype if dtype == "auto" else dtype
             attention = quickest(device, getattr(torch, half) if isinstance(half, str) else half)
         options["attn_implementation"] = attention
         if tensor_parallel > 1:
@@ -187,7 +187,9 @@ class Adapter:
             options["distributed_config"] = DistributedConfig(tp_size=tensor_parallel)
         elif device is not None:
             options["device_map"] = device
-        model: Any = AutoModelForImageTextToText.from_pretrained(str(path), use_safetensors=True, **options)
+        model: Any = AutoModelForImageTextToText.from_pretrained(
+            str(path), use_safetensors=True, trust_remote_code=False, **options
+        )
         return cls(model.eval(), *cls.load_processor(str(path)))
 
     @classmethod
@@ -195,7 +197,7 @@ class Adapter:
         """(what the checkpoint says about preparing pictures, tokenizer)"""
         from transformers import AutoTokenizer
 
-        return images.settings(path), AutoTokenizer.from_pretrained(path)
+        return images.settings(path), AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
     def setting(self, name: str, video: bool = False) -> Any:
         """A number for preparing pictures, or clips: the checkpoint's, else the family's published one."""

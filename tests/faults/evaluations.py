@@ -87,7 +87,7 @@ class Evaluations:
     def close(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
-        self.process.wait(30)
+        self.process.wait(120)
 
 
 # -- the server's side ---------------------------------------------------------------------------------------------
@@ -176,3 +176,4 @@ def serve() -> None:
 
 if __name__ == "__main__":
     serve()
+    os._exit(0)  # nothing is left to tidy

@@ -278,7 +278,7 @@ def decoder(lab: Lab, ways: tuple[str, ...] = ("crash", "hang", "exit")) -> Coun
         victim = sorted((home / "videos").iterdir())[0]
         arguments = [*lab.common, "--data", data, "--benchmarks", "msvd", "--batch-size", 4, "--out", folder]
         around = {"PYTHONPATH": os.pathsep.join((str(HERE / "decoder"), str(ROOT))), "FAULT_CLIP": str(victim),
-                  "FAULT_WAY": way, "DEBIAS_DECODER_SECONDS": "1"}  # fmt: skip
+                  "FAULT_WAY": way, "DEBIAS_DECODER_SECONDS": "6"}  # fmt: skip
         said = lab.run(arguments, status=1, **around).said()
         assert f"{victim}: the video decoder" in said, said
         assert "--skip-broken" in said, said
