@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"debias", "pruners", "eval", "tiny"}
+OPTIONAL = {"openai", "tenacity", "lmms_eval", "vlmeval", "torchao"}  # imported where they are used, or asked for there
 
 
 def call(*command, cwd=ROOT, **variables):
@@ -123,14 +124,13 @@ def test_what_a_package_imports_is_required(package, release):
         Requirement(line).name.replace("-", "_") for line in about.get_all("Requires-Dist") if "extra" not in line
     }
     called = {"PIL": "pillow"}
-    optional = {"openai", "tenacity", "lmms_eval", "vlmeval"} if package == "eval" else set()
     for path in (ROOT / package).rglob("*.py"):
         if "forks" in path.parts:  # runs in the forks' environments
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             modules += [node.module] if isinstance(node, ast.ImportFrom) else []
-            tops = {module.split(".")[0] for module in modules} - PACKAGES - set(sys.stdlib_module_names) - optional
+            tops = {module.split(".")[0] for module in modules} - PACKAGES - set(sys.stdlib_module_names) - OPTIONAL
             assert {called.get(top, top) for top in tops} <= required, f"{path.relative_to(ROOT)} imports {tops}"
 
 
