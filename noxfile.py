@@ -5,6 +5,8 @@
     nox -s transformers-lowest      the lowest supported transformers
     nox -s release                  sdist and wheel: built, checked, installed into an empty environment and run
     nox -s types                    mypy --strict
+    nox -s audit                    known vulnerabilities of the pinned versions, where the index has such data
+    nox -s faults                   hundreds of kills, and files of ten million lines
 
 What stands behind `--` goes to pytest. To use a torch that is there already, or a CPU build, set PIP_CONSTRAINT or
 PIP_INDEX_URL as for any pip.
@@ -79,3 +81,16 @@ def types(session: nox.Session) -> None:
     """mypy --strict over the packages."""
     session.install(".[judge]", "mypy")
     session.run("mypy", "debias", "pruners", "eval")
+
+
+@nox.session(python="3.11")
+def audit(session: nox.Session) -> None:
+    session.install("pip-audit")
+    session.run("pip-audit", "--requirement", "requirements.txt", "--no-deps", "--disable-pip")
+
+
+@nox.session(python="3.11")
+def faults(session: nox.Session) -> None:
+    session.install(".[judge,video]", "pytest", "hypothesis")
+    session.run("python", "tests/faults", *session.posargs)
+    session.run("python", "-m", "pytest", "-q", "-s", "tests/faults/test_large.py", env={"FAULT_LARGE": "1"})
