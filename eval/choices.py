@@ -40,7 +40,7 @@ def choose(args: argparse.Namespace) -> Choice:
             )
     arms = [_arm(name.strip()) for name in (args.arms or "").split(",") if name.strip()]
     found = _benchmarks(args.benchmarks, data)
-    if args.backend == "fork" and not args.benchmarks and not films(args.method):
+    if getattr(args, "backend", "native") == "fork" and not args.benchmarks and not films(args.method):
         log.info("the authors' code of %s answers about pictures: the video benchmarks are left out", args.method)
         found = [benchmark for benchmark in found if benchmark.media == "image"]
     chosen = {media: str(folder) for media, folder in EMBEDDED.items()}
