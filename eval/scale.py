@@ -84,7 +84,12 @@ def measured(path: Path, base: Rates) -> Rates:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         largest = max(row["batch"] for row in found["rows"])
-        rows = [row for row in found["rows"] if row["batch"] == largest]
+        first = found["rows"][0]  # other kernels and lengths may follow
+        rows = [
+            row
+            for row in found["rows"]
+            if row["batch"] == largest and all(row.get(key) == first.get(key) for key in ("attention", "tokens"))
+        ]
         of = {row["variant"]: (float(row["tflops"]), float(row["decode_ms"])) for row in rows}
         whole = of[UNPRUNED]
         source = f"measured: {path.name}, {found['device']}, {found['shape']}, batches of {largest}"
@@ -108,8 +113,8 @@ def linear(shape: Shape) -> float:
 
 
 def layer(shape: Shape, tokens: float) -> float:
-    """Operations of one layer for a prompt of so many tokens; half of the attention is masked."""
-    return tokens * linear(shape) + 2 * tokens**2 * shape.width
+    """Operations of one layer for a prompt of so many tokens; attention counts whole, as `speed` counts it."""
+    return tokens * linear(shape) + 4 * tokens**2 * shape.width
 
 
 def tower(tokens: int, frames: int = 1) -> float:

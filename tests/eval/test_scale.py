@@ -6,22 +6,20 @@ import math
 import pytest
 import torch
 
-from eval import benchmarks, scale
+from eval import benchmarks
 from eval.cli import main
-from eval.scale import LOADS, assumed, layer, linear, prefill, spread, tower, weight_bytes
+from eval.scale import LOADS, assumed, layer, prefill, spread, tower, weight_bytes
 from eval.shapes import AFTER, BEFORE, SHAPES, Shape, build, prompt
-from eval.speed import Variant, flops_of
+from eval.speed_measure import Variant, flops_of
 from pruners import make
 
 NARROW = Shape(128, 344, 6, 4, 2, 500, 64)
 
 
 @pytest.mark.parametrize(("method", "keep"), [(None, 0), ("fastv", 16), ("pyramiddrop", 30)])
-def test_operations_are_those_that_are_dispatched(method, keep, monkeypatch):
-    family = build(NARROW, NARROW.tokens, "cpu", torch.float32, "eager")
+def test_operations_are_those_that_are_dispatched(method, keep):
+    family = build(NARROW, NARROW.tokens, "cpu", torch.float32, "sdpa")
     counted = flops_of(family, Variant(method, keep), prompt(family, 1))
-    half = layer(NARROW, 1) - linear(NARROW)  # eager attention computes the masked half, too
-    monkeypatch.setattr(scale, "layer", lambda shape, tokens: layer(shape, tokens) + half * tokens**2)
     first, rest = prefill(NARROW, method and make(method, keep=keep), BEFORE + AFTER, NARROW.tokens)
     assert first + rest == pytest.approx(counted, rel=0.03)  # scores cost a little
 
@@ -39,7 +37,7 @@ def test_no_layer_is_left_out_and_a_pruned_tower_hands_over_less():
 def test_known_sizes():
     shape = SHAPES["llava-1.5-7b"]
     assert weight_bytes(shape) == pytest.approx(13.2e9, rel=0.02)  # 6.6 billion weights are read for a token
-    assert layer(shape, 641) * 32 == pytest.approx(8.5e12, rel=0.05)
+    assert layer(shape, 641) * 32 == pytest.approx(8.5e12, rel=0.06)
     assert tower(576) == pytest.approx(0.37e12, rel=0.05)
     assert set(LOADS) == set(benchmarks.NAMES)
     for name, load in LOADS.items():
