@@ -31,7 +31,7 @@ from debias.fit import KINDS
 from debias.trend import SCOPES
 from eval.benchmarks.base import Benchmark
 from eval.flags import methods, of_methods
-from eval.images import open_image
+from eval.images import open_clip, open_image
 from eval.plan import batches, limited
 from eval.sample import Sample
 from eval.tables import Table, say, show
@@ -84,7 +84,7 @@ def measure(adapter: Any, pruner: Any, asked: Iterable[tuple[Benchmark, Sequence
         for batch in batches(samples, 8):
             requests = []
             for sample in batch:
-                frames = clips(sample.video) if sample.video is not None else None
+                frames = open_clip(sample, clips) if sample.video is not None else None
                 images = [] if frames is not None or sample.image is None else [open_image(sample)]
                 requests.append(Request(sample.text, images, frames, conversation=benchmark.conversation))
             encoded = adapter.encode(requests).to(adapter.model.device, adapter.model.dtype)
@@ -217,7 +217,8 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
 
 def fit_one(args: argparse.Namespace) -> dict[str, Any]:
     from eval.checkpoints import folder_of
-    from eval.choices import EMBEDDED, Choice
+    from eval.choices import Choice
+    from eval.embedded import EMBEDDED
 
     if args.each and not args.out:
         raise ValueError("--each fits to questions that are scored; name the file that may hold such trends with --out")
