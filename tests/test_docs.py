@@ -29,7 +29,8 @@ STARTS = ("python", ".venv/bin/", "debias", "bash", "torchrun", "srun", "mpirun"
 STANDS_FOR = {"N": "1", "B": "1", "METHOD": "fastv", "BENCHMARK": "pope"}
 # Flags of other programs.
 FOREIGN = {"--nproc-per-node", "--nnodes", "--ntasks", "--array", "--gres", "--gpus", "--model_args", "--tasks",
-           "--num_gpus", "--module", "--num_processes", "--include_path", "--nproc", "--recursive"}  # fmt: skip
+           "--num_gpus", "--module", "--num_processes", "--include_path", "--nproc", "--recursive", "--batch_size",
+           "--output_path", "--force_simple", "--work-dir"}  # fmt: skip
 
 
 def commands(text):
@@ -244,7 +245,8 @@ def known_flags():
     for name in cli.installed():
         parser = cli.build(name)[0]
         found |= {*parser._option_string_actions, *(parser.get_default("takes_fields") or set)()}
-    patterns = ("*.sh", "scripts/*", "tiny/*.py", "pruners/*.py", "eval/*.py", "tests/**/conftest.py", "noxfile.py")
+    patterns = ("*.sh", "scripts/*", "tiny/*.py", "pruners/*.py", "eval/*.py", "tests/**/conftest.py", "noxfile.py",
+                "examples/*.py")  # fmt: skip
     for path in (path for pattern in patterns for path in ROOT.glob(pattern)):
         found |= set(re.findall(r"--[a-z][\w-]+", path.read_text(encoding="utf-8")))
     return found
