@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+import pruners
 from eval import cli, speed, speed_parts
 from eval.shapes import SHAPES, Laid, Shape, build, prompt
 from eval.speed_measure import Timed, Variant, fitting, flops_of, measure, spread
@@ -178,3 +183,27 @@ def test_precision_command(shape, capsys):
     assert {row["model"] for row in rows} == {"tiny-llava", "random tiny"}
     assert all(row["prompts"] == 3 and 0 < row["same"] <= 1 and row["least"] <= row["same"] for row in rows)
     assert cli.main(["speed", "--precision", "int3"]) == 1
+
+
+def test_the_script_asks_for_what_there_is(tmp_path):
+    """The command that fills every table, with an interpreter that writes down what it is asked for."""
+    asked, python = tmp_path / "asked", tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\ncase "$*" in "-m eval speed "*) echo "$@" >> {asked};; *) exec {sys.executable} "$@";; esac\n'
+    )
+    python.chmod(0o755)
+    path = Path(__file__).parents[2] / "scripts" / "speed.sh"
+    subprocess.run(["bash", str(path), str(tmp_path)], env={**os.environ, "DEBIAS_PYTHON": str(python)}, check=True)
+    parser = argparse.ArgumentParser()
+    speed.command(parser)
+    runs = [parser.parse_args(line.split()[3:]) for line in asked.read_text().splitlines()]
+    assert {args.shape for args in runs} >= {name for name in SHAPES if name[-1] == "b"}
+    assert {token for args in runs for token in args.tokens or ()} == {576, 2056, 2880, 3328}
+    assert {method for args in runs for method in args.method.split(",")} == set(pruners.names())
+    assert all(list(speed.variants(args)) for args in runs)
+    assert (
+        sum(args.debias for args in runs)
+        == sum(args.parts for args in runs)
+        == sum(bool(args.precision) for args in runs)
+        == 1
+    )
