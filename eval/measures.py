@@ -204,9 +204,11 @@ def overlaps(scored: Any, arm: str, canvas: Any) -> list[tuple[str, float, float
             drawn = canvas(sample.meta["size"])
             kept = decode(row["metadata"]["kept"][-1])
             box = drawn.box(sample.target)
-            any_ = rng.choice(len(drawn.cells), len(kept), replace=False)
-            values = (bias.token_box_iou(drawn.cells, np.array(one, int), box, drawn.size) for one in (kept, any_))
-            found.append((sample.group, *values))
+            drawn_by_lot = rng.choice(len(drawn.cells), len(kept), replace=False)
+            mine, chance = (
+                bias.token_box_iou(drawn.cells, np.array(one, int), box, drawn.size) for one in (kept, drawn_by_lot)
+            )
+            found.append((sample.group, mine, chance))
     return found
 
 
