@@ -5,6 +5,7 @@ Source files that a page links to become pages themselves, with the file as thei
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -16,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"(\]\()([^)#\s]+)((?:#[^)\s]*)?\))")
 WHERE = ("*.md", "docs/*.md", "examples/*.md", "assets/figures/*.md")
 MEDIA = (".png", ".svg")
-KINDS = {".py": "python", ".sh": "bash", ".toml": "toml", ".yml": "yaml", ".patch": "diff", ".ipynb": "json"}
+KINDS = {".py": "python", ".sh": "bash", ".toml": "toml", ".yml": "yaml", ".patch": "diff"}
 
 
 def pages() -> set[str]:
@@ -50,6 +51,9 @@ def shown(config: Any, target: str, text: str) -> File:
 
 def source(name: str) -> str:
     text = (ROOT / name).read_text(encoding="utf-8")
+    if name.endswith(".ipynb"):
+        cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(text)["cells"]]
+        return "\n\n".join(f"```python\n{cell}\n```" if kind == "code" else cell for kind, cell in cells)
     return f"# {name}\n\n````{KINDS.get(Path(name).suffix, 'text')}\n{text}\n````\n"
 
 

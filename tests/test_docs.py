@@ -39,11 +39,15 @@ def commands(text):
     for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S):
         if language in ("", "bash", "sh", "console"):
             found += [(line, True) for line in lines(block) if language or line.startswith(STARTS)]
-    prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
-    for code in re.findall(r"`([^`\n]+(?:\n[^`\n]+)?)`", prose):
+    for code in re.findall(r"`([^`\n]+(?:\n[^`\n]+)?)`", prose(text)):
         if re.match(r"(\.venv/bin/)?python -m \w|bash [\w/]+\.sh|debias [a-z]|torchrun |pip install ", code):
             found.append((" ".join(code.split()), False))
     return found
+
+
+def prose(text):
+    """The page without its blocks."""
+    return re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
 
 
 def lines(block):
@@ -220,7 +224,7 @@ ELSEWHERE = re.compile(
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_a_page_names_exist(page):
     text = page.read_text(encoding="utf-8")
-    for code in re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)):
+    for code in re.findall(r"`([^`\n]+)`", prose(text)):
         if found := re.fullmatch(rf"({OURS}/[\w./+<>*{{}}-]+?)(?::\d+)?/?", code):
             assert ELSEWHERE.fullmatch(found[1]) or (ROOT / found[1]).exists(), f"{page.name} names {found[1]}"
 
@@ -255,7 +259,7 @@ def known_flags():
 def test_flags_that_a_page_names_exist():
     known = known_flags()
     for page in PAGES:
-        for code in re.findall(r"`([^`]+)`", page.read_text(encoding="utf-8")):
+        for code in re.findall(r"`([^`]+)`", prose(page.read_text(encoding="utf-8"))):
             for flag in re.findall(r"(?<![\w-])--[a-z][\w-]+", code):
                 assert flag in known, f"{page.name} names {flag}"
 
