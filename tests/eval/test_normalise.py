@@ -56,6 +56,7 @@ def test_a_period_before_a_digit_stays_whatever_stands_before_it():
     [
         ("The Two dogs", "2 dogs"), ("none", "0"), ("eleven", "eleven"), ("dont", "don't"),
         ("An apple a day", "apple day"),
+        ("none zero one two three four five six seven eight nine ten", "0 0 1 2 3 4 5 6 7 8 9 10"),
         ("Im", "im"), ("somebody'd", "somebodyd"), ("'ows'at", "'ow's'at"), ("  x \n y ", "x y"),
     ],
 )  # fmt: skip
@@ -68,6 +69,7 @@ def test_words(text, expected):
     [
         ("The Coca-Cola, please?", "coca cola please"), ("dog's", "dog 's"), ("1,000", "1000"), ("a", ""),
         ("line\none\ttwo", "line 1 2"), (" No. ", "no"), ("isnt", "isn't"), ("U.S.A.", "usa"), ("let's", "let 's"),
+        ("what?here", "whathere"), ("a\t-b-c", "a bc"), ("a\n-b-c", "a bc"),
     ],
 )  # fmt: skip
 def test_m4c(text, expected):
@@ -86,6 +88,7 @@ def test_the_official_variant_normalises_only_where_humans_differ():
     assert vqa_official_accuracy("the dog", ["dog"] * 10) == 0
     assert vqa_official_accuracy("the dog", ["dog"] * 5 + ["cat"] * 5) == 1
     assert vqa_official_accuracy(" yes\n", ["yes"] * 10) == 1
+    assert vqa_official_accuracy("a\nb\tc", ["a b c"] * 10) == vqa_official_accuracy("a b c", ["a\nb\tc"] * 10) == 1
     # No 's step here, unlike m4c.
     assert vqa_official_accuracy("dog 's", ["dog's"] * 5 + ["cat"] * 5) == 0
     assert m4c_accuracy("dog 's", ["dog's"] * 5 + ["cat"] * 5) == 1
