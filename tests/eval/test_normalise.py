@@ -69,7 +69,7 @@ def test_words(text, expected):
     [
         ("The Coca-Cola, please?", "coca cola please"), ("dog's", "dog 's"), ("1,000", "1000"), ("a", ""),
         ("line\none\ttwo", "line 1 2"), (" No. ", "no"), ("isnt", "isn't"), ("U.S.A.", "usa"), ("let's", "let 's"),
-        ("what?here", "whathere"), ("x\t-b-c", "x bc"), ("x\n-b-c", "x bc"),
+        ("what?here", "whathere"), ("red,blue", "redblue"), ("x\t-b-c", "x bc"), ("x\n-b-c", "x bc"),
     ],
 )  # fmt: skip
 def test_m4c(text, expected):
