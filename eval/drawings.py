@@ -12,6 +12,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from eval.cells import Canvas
@@ -69,7 +70,7 @@ def vector(drawn: Figure) -> bytes:
 
 
 def maps(curves: Mapping[str, Sequence[float]], grid: tuple[int, int], title: str) -> Figure:
-    """Mean attention over the picture, before and after each step, on one colour scale."""
+    """Mean attention over the picture, before and after each step, on one colour scale that shows small values."""
     shown = {
         "with padding": "as the model gives it",
         "raw": "without padding",
@@ -83,11 +84,12 @@ def maps(curves: Mapping[str, Sequence[float]], grid: tuple[int, int], title: st
         axes = np.atleast_1d(drawn.subplots(1, len(there)))
         high = max(float(np.quantile(picture, 0.99)) for picture in there.values())
         for axis, (label, picture) in zip(axes, there.items(), strict=True):
-            image = axis.imshow(picture, cmap="cividis", vmin=0, vmax=high)
+            image = axis.imshow(picture, cmap="cividis", norm=PowerNorm(0.4, vmin=0, vmax=high, clip=True))
             axis.set_title(label, fontsize=9)
             axis.set_xticks([])
             axis.set_yticks([])
-        drawn.colorbar(image, ax=list(axes), shrink=0.8, label="attention / mean")
+        ticks = (high * np.linspace(0, 1, 5) ** 2.5).tolist()  # evenly spaced
+        drawn.colorbar(image, ax=list(axes), shrink=0.8, label="attention / mean", ticks=ticks, format="%.2g")
         drawn.suptitle(title, x=0.02, ha="left", fontsize=10)
     return drawn
 
@@ -107,7 +109,7 @@ def trends(curves: Mapping[str, Sequence[float]], title: str) -> Figure:
             axis.plot(line, color=colour("both"), linewidth=1.6, label=f"rise {slope * (len(values) - 1):+.2f}")
             axis.set_title(label, fontsize=9)
             axis.set_xlabel("position")
-            axis.legend(loc="upper left")
+            axis.legend(loc="best")
         axes[0].set_ylabel("attention / mean")
         axes[0].set_yscale("log")
         drawn.suptitle(title, x=0.02, ha="left", fontsize=10)
