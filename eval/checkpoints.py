@@ -10,7 +10,6 @@ from typing import Any
 
 from debias.names import nearest
 
-
 # Checkpoints of the families, for messages; any other of the same classes will do.
 KNOWN = (
     "llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf",
