@@ -6,6 +6,7 @@ import base64
 import importlib.util
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,7 @@ def test_it_says_nothing_of_the_machine(runner):
     assert TOUR["metadata"] == runner.METADATA
     assert all(cell["metadata"] == {} for cell in TOUR["cells"])
     texts = ["".join(cell["source"]) for cell in TOUR["cells"]] + [printed(TOUR)]
-    assert not any(word in text for text in texts for word in (" at 0x", "/home/", "/root/", "/tmp/", "/work/"))
+    assert not any(" at 0x" in text or re.search(r"""(^|[\s'"(])/\w+/""", text) for text in texts)  # an absolute path
 
 
 def test_an_error_in_a_cell_is_an_error(runner):
