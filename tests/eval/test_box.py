@@ -50,7 +50,7 @@ def test_corners_are_put_in_order_and_inside():
 
 
 def test_iou():
-    assert iou((0, 0, 2, 2), (1, 1, 3, 3)) == pytest.approx(1 / 7)
+    assert iou((0, 0, 2, 2), (1, 1, 3, 3)) == iou((1, 1, 3, 3), (0, 0, 2, 2)) == pytest.approx(1 / 7)
     assert iou((0, 0, 1, 1), (2, 2, 3, 3)) == 0
     assert iou((0, 0, 2, 2), (0, 3, 2, 5)) == iou((0, 0, 2, 2), (3, 0, 5, 2)) == 0  # side by side
     assert iou((0, 0, 4, 2), (1, 0, 3, 2)) == 0.5  # one inside the other
