@@ -266,7 +266,9 @@ def plan(
     run: Run, out: Path, loaded: Sequence[tuple[Benchmark, Path, Sequence[Sample]]], arms: Sequence[str]
 ) -> dict[str, Any]:
     """What would run (`--dry-run`)."""
-    rows = [[b.name, len(samples), len(samples) * len(arms), str(data)] for b, data, samples in loaded]
+    rows: list[list[tables.Cell]] = [
+        [b.name, len(samples), len(samples) * len(arms), str(data)] for b, data, samples in loaded
+    ]
     head = ["benchmark", "questions", "answers", "data"]
     tables.show(tables.Table(f"{run.method} on {run.models.get('image') or run.models.get('video')}", head, rows))
     say(f"arms: {', '.join(arms)}; rows would go to {out}; nothing was run")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 import torch
 from transformers import (
     PreTrainedTokenizerFast,
@@ -14,9 +12,9 @@ from transformers import (
 
 from tiny import lessons, prompts, sight, tokenizer
 from tiny.clips import FIELD, FRAMES, Clip, clip, draw_clip
-from tiny.model import PATCH, llama, tower
+from tiny.model import PATCH, llama, prepare, tower
 from tiny.scenes import CELL
-from tiny.student import Batch, Student
+from tiny.student import Batch, Student, dialogue
 
 SIDE = FIELD * CELL // PATCH  # patches along each side of a frame
 VISUAL = FRAMES * (1 + SIDE**2)  # Video-LLaVA keeps the CLS token of every frame
@@ -34,7 +32,9 @@ def video_llava(tokens: PreTrainedTokenizerFast) -> VideoLlavaForConditionalGene
         video_seq_length=VISUAL,
         projector_hidden_act="gelu",
     )
-    return VideoLlavaForConditionalGeneration(config)
+    model = VideoLlavaForConditionalGeneration(config)
+    prepare(model, tokens)
+    return model
 
 
 def frames_processor() -> VideoLlavaImageProcessor:
@@ -54,46 +54,58 @@ def frame_words(film: Clip) -> list[list[str]]:
                 for dx in range(half):
                     for dy in range(half):
                         where = (place[0] * half + dx, place[1] * half + dy)
-                        here[where] = [" big", f" {actor.colour}", f" {actor.shape}"]
+                        here[where] = [" big", f" {actor.colour}", f" {actor.shape}", *lessons.head(dx + dy == 0)]
         words.append([])
         for y in range(SIDE):
             for x in range(SIDE):
                 named = here.get((x, y), [f" {film.background}"])
-                words.append([*named, tokenizer.ROWS[y], tokenizer.COLUMNS[x]])
+                words.append([*named, *lessons.place_words(x, y, x // half, y // half)])
     return words
 
 
 class Viewer(Student):
     """The student of clips: the same lessons of one dialogue each, `<video>` in place of `<image>`."""
 
-    def __init__(self) -> None:
-        super().__init__(video_llava, "<video>")
-        self.decoder.embed_tokens.requires_grad_(False)
+    def __init__(self, device: str = "cpu") -> None:
+        super().__init__(device, video_llava, "<video>")
 
-    def clips(self, first: int, size: int) -> Batch:
-        """Clips with all their questions, or one, mostly bare as the benchmarks ask them."""
-        films = [clip(seed) for seed in range(first, first + size)]
-        dialogues, systems = [], []
-        for film in films:
-            rng = random.Random(film.seed)
-            turns = lessons.clip_turns(film, 0)
-            if rng.random() < 0.3:
-                turns = turns[:1]
-            dialogues.append([(prompts.short(q) if rng.random() < 0.2 else q, a) for q, a in turns])
-            systems.append(prompts.SYSTEM_VIDEO if rng.random() < 0.8 else prompts.SYSTEM)
-        return self.watch(films, dialogues, systems)
+    def clips(
+        self,
+        first: int,
+        size: int,
+        n: int = 6,
+        weights: dict[str, float] | None = None,
+        thin: int | None = None,
+        pictures: bool = True,
+    ) -> Batch:
+        """Up to n questions about each of `size` clips, as in `Student.batch`."""
+        weights = weights or dict.fromkeys(lessons.CLIP_SKILLS, 1.0)
+        films: list[tuple[Clip, dict[str, tuple[str, str]]]] = []
+        for seed in range(first, first + 10 * size):
+            here = clip(seed)
+            asked = lessons.turns(here, n, weights, lessons.CLIP_SKILLS)
+            if asked:
+                films.append((here, asked))
+            if len(films) == size:
+                break
+        skills = [skill for _, asked in films for _, skill in asked.values()]
+        return self.watch([film for film, _ in films], [dialogue(asked) for _, asked in films], skills, thin, pictures)
 
-    def watch(self, films: list[Clip], dialogues: list[list[tuple[str, str]]], systems: list[str]) -> Batch:
-        rows = [
-            lessons.encode(turns, self.tokens, VISUAL, "<video>", system)
-            for turns, system in zip(dialogues, systems, strict=True)
-        ]
-        ids, labels = lessons.collate(rows, self.pad)
+    def watch(
+        self,
+        films: list[Clip],
+        dialogues: list[list[lessons.Turn]],
+        skills: list[str],
+        thin: int | None = None,
+        pictures: bool = True,
+    ) -> Batch:
+        rows = [lessons.encode(turns, self.tokens, VISUAL, "<video>", prompts.SYSTEM_VIDEO) for turns in dialogues]
         words = torch.tensor([lessons.word_ids(frame_words(film), self.tokens) for film in films])
-        frames = [torch.stack([sight.pixels(picture) for picture in draw_clip(film)]) for film in films]
-        positions = torch.arange(ids.shape[1]).expand(len(ids), -1)
-        start = int((ids[0] == self.image).nonzero()[0])
-        return Batch(ids, labels, positions, words, start, torch.stack(frames))
+        frames = [torch.stack([sight.pixels(picture) for picture in draw_clip(film)]) for film in films if pictures]
+        named = (words != self.pad).sum(2)
+        # the CLS token of every frame stays, and one patch of every shape
+        busy = (named == 0) | (named == lessons.WORDS)
+        return self.collate(rows, words, skills, torch.stack(frames) if pictures else None, thin, busy)
 
     def features(self, frames: torch.Tensor) -> torch.Tensor:
         """[clips, VISUAL, width of the tower]"""

@@ -37,9 +37,11 @@ def attend(module, query, key, value, attention_mask, scaling=None, dropout=0.0,
     batch, heads, length, width = query.shape
     kind = torch.bfloat16
     if attention_mask is None:
-        bias = torch.full((length, length), -1e4, dtype=kind).triu_(1).expand(batch * heads, -1, -1)
+        bias = (
+            torch.full((length, length), -1e4, dtype=kind, device=query.device).triu_(1).expand(batch * heads, -1, -1)
+        )
     else:
-        bias = torch.zeros(attention_mask.shape, dtype=kind).masked_fill_(~attention_mask, -1e4)
+        bias = torch.zeros(attention_mask.shape, dtype=kind, device=query.device).masked_fill_(~attention_mask, -1e4)
         bias = bias.expand(batch, heads, -1, -1).reshape(batch * heads, length, length)
     flat = [tensor.to(kind).reshape(batch * heads, length, width) for tensor in (query, key, value)]
     out = _Attention.apply(*flat, bias, scaling or width**-0.5)

@@ -1,4 +1,4 @@
-"""The training loop of every stage: a budget of minutes that can be interrupted and taken up again."""
+"""The training loop of every stage: a number of steps that can be interrupted and taken up again."""
 
 from __future__ import annotations
 
@@ -6,23 +6,32 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import nn
+
+
+class Keeps(Protocol):
+    """What a checkpoint can hold: a module, a curriculum."""
+
+    def state_dict(self) -> Any: ...
+
+    def load_state_dict(self, state: Any) -> Any: ...
 
 
 def learn(
     run: Path,
     stage: str,
     parameters: list[nn.Parameter],
-    modules: dict[str, nn.Module],
-    minutes: float,
+    modules: dict[str, Keeps],
+    steps: int,
     rate: float,
     step_loss: Callable[[int, float], tuple[torch.Tensor, float]],
     report: Callable[[], dict],
     cool: bool = True,
 ) -> None:
-    """AdamW over a budget of minutes, warmed up, and cooled down in the last third if `cool`.
+    """AdamW over a number of steps, warmed up, and cooled down in the last third if `cool`.
 
     Saves every two minutes and goes on from there when it is started again.
     """
@@ -36,7 +45,7 @@ def learn(
     )
     saved, spent, step, smooth = run / f"{stage}.pt", 0.0, 0, None
     if saved.exists():
-        state = torch.load(saved, weights_only=True)
+        state = torch.load(saved, map_location=parameters[0].device, weights_only=True)
         spent, step = state["spent"], state["step"]
         for key, module in modules.items():
             module.load_state_dict(state[key])
@@ -51,9 +60,9 @@ def learn(
 
     log = (run / f"{stage}.jsonl").open("a")
     last_saved = last_report = spent
-    while spent < 60 * minutes:
+    while step < steps:
         began = time.time()
-        share = spent / (60 * minutes)
+        share = step / steps
         for group in optimizer.param_groups:
             warm = min(1.0, (step + 1) / 200)
             group["lr"] = rate * warm * (min(1.0, 0.02 + (1 - share) / 0.35) if cool else 1.0)

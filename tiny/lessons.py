@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import random
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -13,83 +16,114 @@ from tiny.questions import KINDS, Question, questions, referring, with_options
 from tiny.scenes import CELL, SIZES, Scene
 
 IGNORE = -100
-WORDS = 6  # at most so many words name one patch
-EVERY = (*KINDS, "refer")
-FIRST = ("colour", "shape", "exist", "size")
-SECOND = (*FIRST, "count", "same", "where", "relation", "next_colour", "next_shape", "first", "read")
-# (share, kinds, format, things, signs): one skill at a time, since each has to click on its own
-DRILLS: tuple[tuple[int, tuple[str, ...], str, tuple[int, int], tuple[int, int]], ...] = (
-    (1, ("exist",), "short", (1, 5), (0, 0)),
-    (8, ("colour", "shape", "exist"), "choice", (1, 3), (0, 0)),
-    (4, ("first", "last", "read"), "short", (0, 2), (1, 2)),
-    (1, ("first", "last", "read"), "ocr", (0, 2), (1, 2)),
-    (4, ("refer", "where"), "short", (1, 4), (0, 0)),
-    (2, ("count", "compare"), "short", (2, 7), (0, 0)),
-    (1, ("relation", "same"), "short", (2, 4), (0, 0)),
-    (2, ("next_colour", "next_shape", "chain_colour", "chain_shape"), "short", (3, 7), (0, 0)),
-    (1, FIRST, "short", (3, 9), (0, 1)),
-)
-# how often each kind is asked in the mix: what most benchmarks ask weighs more
-WEIGHTS = dict.fromkeys(EVERY, 1.0) | {
-    "exist": 3.0,
-    "colour": 3.0,
-    "shape": 3.0,
-    "size": 1.5,
-    "next_colour": 1.5,
-    "next_shape": 1.5,
-    "count": 1.5,
-    "background": 0.5,
-    "absent": 0.3,
+WORDS = 8  # at most so many words name one patch
+
+Turn = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Skill:
+    """Something to learn: kinds of question in one prompt format, and what has to be known before."""
+
+    kinds: tuple[str, ...]
+    form: str = "short"
+    after: tuple[str, ...] = ()
+
+    @property
+    def signs(self) -> bool:
+        """Is it about printed signs alone?"""
+        return set(self.kinds) <= {*PRINT, "says"}
+
+
+HOPS = ("next_colour", "next_shape", "chain_colour", "chain_shape")
+PRINT = ("first", "last", "read")
+FIRST = ("colour", "shape", "size", "exist")
+# in the order in which they are learned, see tiny/curriculum.py
+SKILLS = {
+    "colour": Skill(("colour",)),
+    "shape": Skill(("shape",)),
+    "size": Skill(("size",)),
+    "exist": Skill(("exist",)),
+    "background": Skill(("background",)),
+    "lookup": Skill(("colour", "shape"), "lookup"),
+    "ocr": Skill(PRINT, "ocr"),
+    "where": Skill(("where",), after=("colour",)),
+    "first": Skill(("first",), after=("colour",)),
+    "choice": Skill(("colour", "shape"), "choice", ("colour", "shape", "lookup")),
+    "refer": Skill(("refer",), after=("colour", "shape")),
+    "last": Skill(("last",), after=("first",)),
+    "read": Skill(("read",), after=("first",)),
+    "count": Skill(("count",), after=("colour", "shape")),
+    "next": Skill(("next_colour", "next_shape"), after=("colour", "shape", "where")),
+    "chinese": Skill(("colour", "shape", *HOPS), "chinese", ("choice", "next")),
+    "same": Skill(("same",), after=("colour",)),
+    "relation": Skill(("relation",), after=("where",)),
+    "says": Skill(("says",), after=("read",)),
+    "chain": Skill(("chain_colour", "chain_shape"), after=("next",)),
+    "compare": Skill(("compare",), after=("count",)),
+    "options": Skill(tuple(KINDS), "choice", ("choice", "read")),
+    "absent": Skill(("absent",), "unsure", ("exist",)),
+    "unsure": Skill(FIRST, "unsure", ("absent",)),
+    "bare": Skill(tuple(k for k in KINDS if k != "absent"), "bare", ("relation",)),
+}
+CLIP_SKILLS = {
+    "frame": Skill(("frame",)),
+    "action": Skill(("action",), after=("frame",)),
+    "who": Skill(("who",), after=("frame",)),
+    "times": Skill(("times",), after=("frame",)),
+    "transition": Skill(("transition",), after=("action",)),
 }
 
 
-def _turn(question: Question, scene: Scene, rng: random.Random, form: str) -> tuple[str, str] | None:
-    """One question in one of the formats it can be asked in; None when the format does not fit it."""
-    if form == "any":
-        form = rng.choices(("short", "choice", "ocr", "bare", "unsure"), (45, 30, 10, 8, 7))[0]
-        return _turn(question, scene, rng, form) or _turn(question, scene, rng, "short")
-    if question.kind == "absent" or form == "unsure":
-        return prompts.unsure(question.text), question.answer
-    if form == "choice":
+def _turn(question: Question, scene: Scene, rng: random.Random, form: str) -> Turn | None:
+    """One question in one of the formats of the benchmarks; None when the format does not fit it."""
+    if form in ("choice", "chinese", "lookup"):
         offered = with_options(question, scene, rng)
-        if offered is None:
+        if offered is None or (form == "chinese" and not offered.chinese):
             return None
-        hint = prompts.HINT if rng.random() < 0.2 else ""
-        return prompts.choice(offered, hint, bool(offered.chinese) and rng.random() < 0.4), offered.letter
+        if form == "lookup":  # which letter is in front of this word? No picture is needed
+            offered = replace(offered, text=f"What is {offered.answer}?")
+        hint = prompts.HINT if form == "choice" and rng.random() < 0.2 else ""
+        return prompts.choice(offered, hint, form == "chinese"), offered.letter
     if form == "ocr":
-        if question.kind not in ("read", "first", "last"):
-            return None
         return prompts.ocr(question.text, [sign.text for sign in scene.signs]), question.answer
+    if form == "unsure":
+        return prompts.unsure(question.text), question.answer
     return (question.text if form == "bare" else prompts.short(question.text)), question.answer
 
 
+def turn(skill: Skill, scene: Scene, lot: int) -> Turn | None:
+    """A question and its answer, None when the scene does not allow one."""
+    rng = random.Random(lot)
+    kind = rng.choice(skill.kinds)
+    if kind == "refer":
+        found = referring(scene, lot)
+        return found and (prompts.refer(found[0]), prompts.box_answer(found[1], scene.size))
+    for question in questions(scene, lot, (kind,)):
+        return _turn(question, scene, rng, skill.form)
+    return None
+
+
+def clip_turn(skill: Skill, film: Clip, lot: int) -> Turn | None:
+    """Video-LLaVA's benchmarks ask without a request for short answers; so do most lessons."""
+    rng = random.Random(lot)
+    for question in clip_questions(film, lot, (rng.choice(skill.kinds),)):
+        return prompts.short(question.text) if rng.random() < 0.2 else question.text, question.answer
+    return None
+
+
 def turns(
-    scene: Scene, seed: int, n: int, kinds: tuple[str, ...] = tuple(KINDS), form: str = "any"
-) -> list[tuple[str, str]]:
-    """n different questions and answers about a scene, the kinds in proportion to WEIGHTS; `refer` asks for a box."""
-    rng = random.Random(f"turns {scene.seed} {seed}")
-    asked: dict[str, str] = {}
-    for _ in range(4 * n):
-        if len(asked) >= n:
-            break
-        kind = rng.choices(kinds, [WEIGHTS[k] for k in kinds])[0]
+    seen: Scene | Clip, n: int, weights: Mapping[str, float], skills: Mapping[str, Skill]
+) -> dict[str, tuple[str, str]]:
+    """At most n different questions, with the answer and the skill that each trains: weights say how often."""
+    rng = random.Random(f"turns {seen.seed}")
+    asked: dict[str, tuple[str, str]] = {}
+    for name in rng.choices(list(weights), list(weights.values()), k=3 * n):
         lot = rng.randrange(1 << 30)
-        if kind == "refer":
-            found = referring(scene, lot)
-            if found:
-                asked[prompts.refer(found[0])] = prompts.box_answer(found[1], scene.size)
-            continue
-        for question in questions(scene, lot, (kind,)):
-            turn = _turn(question, scene, rng, form)
-            if turn:
-                asked[turn[0]] = turn[1]
-    return list(asked.items())
-
-
-def clip_turns(clip: Clip, seed: int) -> list[tuple[str, str]]:
-    """All questions a clip allows, shuffled and bare: Video-LLaVA's benchmarks have no suffix."""
-    asked = [(q.text, q.answer) for s in range(3) for q in clip_questions(clip, seed * 3 + s)]
-    return random.Random(f"clip turns {clip.seed} {seed}").sample(list(dict.fromkeys(asked)), len(set(asked)))
+        found = turn(skills[name], seen, lot) if isinstance(seen, Scene) else clip_turn(skills[name], seen, lot)
+        if found and len(asked) < n:
+            asked[found[0]] = found[1], name
+    return asked
 
 
 def encode(
@@ -119,6 +153,15 @@ def collate(rows: list[tuple[list[int], list[int]]], pad: int) -> tuple[torch.Te
     return ids, labels
 
 
+def head(is_head: bool) -> list[str]:
+    return [tokenizer.HEAD] * is_head
+
+
+def place_words(x: int, y: int, col: int, row: int) -> list[str]:
+    """Names of a patch's place in the padded picture and of its cell."""
+    return [tokenizer.CELL_ROWS[row], tokenizer.CELL_COLUMNS[col], tokenizer.ROWS[y], tokenizer.COLUMNS[x]]
+
+
 def patch_words(scene: Scene) -> list[list[str]]:
     """The words of every patch of the padded picture, row by row: what the vision tower learns to name."""
     n, half = tokenizer.PATCHES, CELL // 8
@@ -132,26 +175,34 @@ def patch_words(scene: Scene) -> list[list[str]]:
         cover = range(2) if SIZES[thing.size] > 8 else range(1)
         for dx in cover:
             for dy in cover:
-                words[x // 8 + dx + left, y // 8 + dy + top] = [f" {thing.size}", f" {thing.colour}", f" {thing.shape}"]
+                named = [f" {thing.size}", f" {thing.colour}", f" {thing.shape}", *head(dx + dy == 0)]
+                words[x // 8 + dx + left, y // 8 + dy + top] = named
     for sign in scene.signs:
         for place in range(4):
             for line in range(2):
                 named = [f" {sign.colour}", " sign"]
                 if line == sign.line and place < len(sign.text):
-                    named.append(sign.text[place])
+                    named += [sign.text[place], tokenizer.PLACES[place]]
                 words[sign.col * half + place + left, sign.row * half + line + top] = named
     filled = []
     for y in range(n):
         for x in range(n):
-            inside = left <= x < n - left and top <= y < n - top
-            here = words.get((x, y), [f" {scene.background}"]) if inside else [tokenizer.BORDER]
-            filled.append([*here, tokenizer.ROWS[y], tokenizer.COLUMNS[x]])
+            if left <= x < n - left and top <= y < n - top:
+                here = words.get((x, y), [f" {scene.background}"])
+                filled.append([*here, *place_words(x, y, (x - left) // half, (y - top) // half)])
+            else:
+                filled.append([tokenizer.BORDER, tokenizer.ROWS[y], tokenizer.COLUMNS[x]])
     return filled
+
+
+@functools.cache
+def _vocabulary(tokens: PreTrainedTokenizerFast) -> dict[str, int]:
+    return tokens.get_vocab()
 
 
 def word_ids(named: list[list[str]], tokens: PreTrainedTokenizerFast) -> list[list[int]]:
     """Words as ids, every list filled up with the id of <pad>."""
-    vocabulary = tokens.get_vocab()
+    vocabulary = _vocabulary(tokens)
     rows = [[vocabulary[word.replace(" ", "▁")] for word in words] for words in named]
     return [row + [tokens.pad_token_id] * (WORDS - len(row)) for row in rows]
 

@@ -11,6 +11,7 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
@@ -68,13 +69,14 @@ def llava(tokens: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
 
 
 @torch.no_grad()
-def prepare(model: LlavaForConditionalGeneration, tokens: PreTrainedTokenizerFast) -> None:
+def prepare(model: PreTrainedModel, tokens: PreTrainedTokenizerFast) -> None:
     """Word embeddings stay as they are drawn, so the projector can be trained on sums of them at any time; the head
     starts as the same vectors, so that a word that was looked up is a word that can be said. Two spellings of one
-    thing (a character with and without a space before it, an option's letter, a coordinate) share a vector.
+    thing (a character with and without a space before it, an option's letter, a coordinate) share a vector. All models
+    have the same table.
     """
     table = model.model.language_model.embed_tokens.weight
-    table.normal_(0, WIDTH**-0.5).requires_grad_(False)
+    table.normal_(0, WIDTH**-0.5, generator=torch.Generator().manual_seed(0)).requires_grad_(False)
     for one, other in tokenizer.spellings():
         table[tokens.convert_tokens_to_ids(other)] = table[tokens.convert_tokens_to_ids(one)]
     model.lm_head.weight.copy_(table)
@@ -84,8 +86,8 @@ def prepare(model: LlavaForConditionalGeneration, tokens: PreTrainedTokenizerFas
 def hidden(decoder: torch.nn.Module, layers: range, columns: torch.Tensor) -> Iterator[None]:
     """In these layers no row sees the columns where the mask [batch, length] is true (a row always sees itself)."""
     length = columns.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
-    seen = (causal & ~columns[:, None, None, :]) | torch.eye(length, dtype=torch.bool)
+    causal = torch.ones(length, length, dtype=torch.bool, device=columns.device).tril()
+    seen = (causal & ~columns[:, None, None, :]) | torch.eye(length, dtype=torch.bool, device=columns.device)
 
     def swap(module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         return args, kwargs | {"attention_mask": seen}

@@ -19,8 +19,12 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "shape": ("", *(f" {word}" for word in SHAPES), " sign"),
     "character": ("", *LETTERS, *DIGITS),
     "ground": ("", *(f" {word}" for word in BACKGROUNDS), tokenizer.BORDER),
+    "place": ("", *tokenizer.PLACES),
+    "head": ("", tokenizer.HEAD),
     "row": tokenizer.ROWS,
     "column": tokenizer.COLUMNS,
+    "cell row": ("", *tokenizer.CELL_ROWS),
+    "cell column": ("", *tokenizer.CELL_COLUMNS),
 }
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])
@@ -63,9 +67,10 @@ class Names(nn.Module):
         return [head(seen) for head in self.heads]
 
 
-def batch(first: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def batch(first: int, size: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
     scenes = [scene(seed, things=(4, 14), signs=(1, 3)) for seed in range(first, first + size)]
-    return torch.stack([pixels(draw(s)) for s in scenes]), torch.tensor([targets(s) for s in scenes])
+    truth = torch.tensor([targets(s) for s in scenes], device=device)
+    return torch.stack([pixels(draw(s)) for s in scenes]).to(device), truth
 
 
 def loss(names: list[torch.Tensor], truth: torch.Tensor) -> torch.Tensor:

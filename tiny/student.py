@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from tiny import lean, lessons, sight, tokenizer
 from tiny.drawing import draw
 from tiny.model import hidden, llava
-from tiny.scenes import scene
+from tiny.scenes import Scene, scene
 
 VISUAL = tokenizer.PATCHES**2
 EARLY = range(2)  # the layers in which the picture is hidden at random while training
@@ -26,8 +26,13 @@ SEEDS = {
     "tune": 300_000_000,
     "video": 400_000_000,
     "video_bridge": 500_000_000,
+    "video_words": 600_000_000,
     "check": 2_000_000_000,
 }
+
+
+def dialogue(asked: dict[str, tuple[str, str]]) -> list[lessons.Turn]:
+    return [(question, answer) for question, (answer, _) in asked.items()]
 
 
 @dataclass
@@ -37,7 +42,13 @@ class Batch:
     positions: torch.Tensor
     words: torch.Tensor
     start: int
+    skills: list[str]  # of every answer
     images: torch.Tensor | None = None
+    index: torch.Tensor | None = None  # of the patches that were left, in a thin batch
+
+    def to(self, device: str) -> Batch:
+        moved = {key: value.to(device) for key, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        return replace(self, **moved)
 
     @property
     def visual(self) -> int:
@@ -48,11 +59,15 @@ class Student:
     """The model, its tokenizer, and the loss of one batch."""
 
     def __init__(
-        self, build: Callable[[PreTrainedTokenizerFast], PreTrainedModel] = llava, media: str = "<image>"
+        self,
+        device: str = "cpu",
+        build: Callable[[PreTrainedTokenizerFast], PreTrainedModel] = llava,
+        media: str = "<image>",
     ) -> None:
         torch.manual_seed(0)
         self.tokens = tokenizer.build()
-        self.model = build(self.tokens)
+        self.device = device
+        self.model = build(self.tokens).to(device)
         self.decoder = self.model.model.language_model
         self.fast = True
         lean.install(self.decoder)
@@ -64,41 +79,51 @@ class Student:
         first: int,
         size: int,
         n: int,
-        kinds: tuple[str, ...] = lessons.EVERY,
+        weights: dict[str, float] | None = None,
         things: tuple[int, int] = (3, 9),
         signs: tuple[int, int] = (0, 2),
-        form: str = "any",
         thin: int | None = None,
         pictures: bool = False,
     ) -> Batch:
-        """`thin`: how many patches that show nothing remain, the rest is left out (positions stay)."""
-        scenes, turns = [], []
-        for seed in range(first, first + 4 * size):
+        """Up to n questions about each of `size` scenes. `weights`: how often each skill is asked (all alike).
+        `thin`: how many patches that show nothing remain, the rest is left out (positions stay)."""
+        weights = weights or dict.fromkeys(lessons.SKILLS, 1.0)
+        scenes: list[tuple[Scene, dict[str, tuple[str, str]]]] = []
+        for seed in range(first, first + 10 * size):
             here = scene(seed, things=things, signs=signs)
-            asked = lessons.turns(here, 0, n, kinds, form)
-            if asked and len(scenes) < size:
-                scenes.append(here)
-                turns.append(asked)
-        rows = [lessons.encode(asked, self.tokens, VISUAL) for asked in turns]
+            asked = lessons.turns(here, n, weights, lessons.SKILLS)
+            if asked:
+                scenes.append((here, asked))
+            if len(scenes) == size:
+                break
+        rows = [lessons.encode(dialogue(asked), self.tokens, VISUAL) for _, asked in scenes]
+        words = torch.tensor([lessons.patch_ids(s, self.tokens) for s, _ in scenes])
+        images = torch.stack([sight.pixels(draw(s)) for s, _ in scenes]) if pictures else None
+        skills = [skill for _, asked in scenes for _, skill in asked.values()]
+        return self.collate(rows, words, skills, images, thin, (words != self.pad).sum(2) > 5)
+
+    def collate(
+        self,
+        rows: list[tuple[list[int], list[int]]],
+        words: torch.Tensor,
+        skills: list[str],
+        images: torch.Tensor | None,
+        thin: int | None,
+        busy: torch.Tensor,
+    ) -> Batch:
+        """`busy` marks the visual tokens that stay in a thin batch."""
         ids, labels = lessons.collate(rows, self.pad)
-        words = torch.tensor([lessons.patch_ids(s, self.tokens) for s in scenes])
         positions = torch.arange(ids.shape[1]).expand(len(ids), -1)
-        start = int((ids[0] == self.image).nonzero()[0])
-        images = torch.stack([sight.pixels(draw(s)) for s in scenes]) if pictures else None
-        size = len(scenes)
+        start, visual, index = int((ids[0] == self.image).nonzero()[0]), words.shape[1], None
         if thin is not None:
-            noise = torch.rand(size, VISUAL, generator=torch.Generator().manual_seed(first))
-            busy = (words[:, :, 4] != self.pad).float() + noise / 2
-            index = busy.topk(min(VISUAL, int((busy >= 1).sum(1).max()) + thin), 1).indices.sort(1).values
+            noise = torch.rand(busy.shape, generator=torch.Generator().manual_seed(int(ids.sum())))
+            index = (busy + noise / 2).topk(min(visual, int(busy.sum(1).max()) + thin), 1).indices.sort(1).values
             words = words.gather(1, index[..., None].expand(-1, -1, words.shape[2]))
             ids, labels, positions = (
-                torch.cat(
-                    [t[:, :start], t[:, start : start + VISUAL].gather(1, index), t[:, start + VISUAL :]],
-                    1,
-                )
+                torch.cat([t[:, :start], t[:, start : start + visual].gather(1, index), t[:, start + visual :]], 1)
                 for t in (ids, labels, positions)
             )
-        return Batch(ids, labels, positions, words, start, images)
+        return Batch(ids, labels, positions, words, start, skills, images, index).to(self.device)
 
     def word_sums(self, words: torch.Tensor) -> torch.Tensor:
         return (self.decoder.embed_tokens(words) * (words != self.pad)[..., None]).sum(2)
@@ -125,8 +150,10 @@ class Student:
         joined = torch.cat([text[:, : batch.start], visual, text[:, batch.start + batch.visual :]], 1)
         return self.decoder(inputs_embeds=joined, position_ids=batch.positions, use_cache=False).last_hidden_state
 
-    def loss(self, batch: Batch, visual: torch.Tensor, step: int, language: float) -> tuple[torch.Tensor, float]:
-        """Answers, plus `language` times next-word prediction on a sample of all text.
+    def loss(
+        self, batch: Batch, visual: torch.Tensor, step: int, language: float
+    ) -> tuple[torch.Tensor, float, list[bool]]:
+        """Of the answers, and which of them are right; plus `language` times next-word prediction on some of the text.
 
         In nine batches of ten the first two layers see none or a random part of the picture: a large model reads its
         picture in the middle layers, a tiny one would do it all in the first.
@@ -139,61 +166,33 @@ class Student:
             share = torch.rand(len(columns), 1, generator=chance) if lot > 0.6 else torch.ones(len(columns), 1)
             gone = torch.rand(len(columns), batch.visual, generator=chance) < share
             columns[:, batch.start : batch.start + batch.visual] = gone
-            look = hidden(self.decoder, EARLY, columns)
-        with look, torch.autocast("cpu", torch.bfloat16, enabled=self.fast):
+            look = hidden(self.decoder, EARLY, columns.to(self.device))
+        with look, torch.autocast(self.device, torch.bfloat16, enabled=self.fast):
             states = self.states(batch, visual)[:, :-1]
             answers = batch.labels[:, 1:] != lessons.IGNORE
-            logits = self.model.lm_head(states[answers]).float()
-            loss = F.cross_entropy(logits, batch.labels[:, 1:][answers])
-            answer_loss = loss.item()
+            logits, labels = self.model.lm_head(states[answers]).float(), batch.labels[:, 1:][answers]
+            loss = F.cross_entropy(logits, labels)
+            answer_loss, right = loss.item(), _whole_answers(logits.argmax(-1), labels)
             if language:
                 following = batch.ids[:, 1:]
                 sample = torch.rand(following.shape, generator=chance) < 0.3
-                text = (following != self.pad) & (following != self.image) & sample
+                text = (following != self.pad) & (following != self.image) & sample.to(self.device)
                 logits = self.model.lm_head(states[text]).float()
                 loss = loss + language * F.cross_entropy(logits, following[text])
-        return loss, answer_loss
+        return loss, answer_loss, right
+
+
+def _whole_answers(chosen: torch.Tensor, labels: torch.Tensor) -> list[bool]:
+    """For every answer, which ends with the end token: are all its tokens chosen?"""
+    ends = labels == tokenizer.END
+    answer = ends.cumsum(0) - ends.long()
+    return (
+        torch.zeros(int(ends.sum()), device=labels.device).index_add(0, answer, (chosen != labels).float()) == 0
+    ).tolist()
 
 
 def answered(batch: Batch, logits: torch.Tensor) -> list[bool]:
     """For every answer in the batch: are all its tokens the most likely ones?"""
     labels = batch.labels[:, 1:]
-    right, known = logits.argmax(-1) == labels, labels != lessons.IGNORE
-    found = []
-    for row in range(len(labels)):
-        marks = known[row].nonzero().flatten().tolist()
-        for place, column in enumerate(marks):
-            if place == 0 or marks[place - 1] != column - 1:
-                found.append(True)
-            found[-1] = found[-1] and bool(right[row, column])
-    return found
-
-
-FAMILIES = {
-    "single": ("colour", "shape", "size", "exist"),
-    "several": ("count", "compare", "same"),
-    "place": ("relation", "where"),
-    "next": ("next_colour", "next_shape"),
-    "chain": ("chain_colour", "chain_shape"),
-    "print": ("read", "first", "last"),
-}
-
-
-@torch.no_grad()
-def measure(student: Student, pictures: bool, size: int = 16, cuts: tuple[int, ...] = (2, 4)) -> dict[str, list[int]]:
-    """Percent right for each family of questions: all tokens, then a random tenth left from the layers in `cuts` on."""
-    result: dict[str, list[int]] = {}
-    for family, kinds in FAMILIES.items():
-        batch = student.batch(SEEDS["check"] + 1000 * len(result), size, 6, kinds, pictures=pictures)
-        visual = student.seen(batch.images) if batch.images is not None else student.word_sums(batch.words)
-        order = torch.rand(size, VISUAL, generator=torch.Generator().manual_seed(1)).argsort(1)
-        columns = torch.zeros(batch.ids.shape, dtype=torch.bool)
-        columns[:, batch.start : batch.start + VISUAL] = order >= round(VISUAL / 10)
-        result[family] = []
-        for layer in (None, *cuts):
-            last = len(student.decoder.layers)
-            cut = hidden(student.decoder, range(last if layer is None else layer, last), columns)
-            with cut:
-                right = answered(batch, student.model.lm_head(student.states(batch, visual)[:, :-1]))
-            result[family].append(round(100 * sum(right) / max(1, len(right))))
-    return result
+    known = labels != lessons.IGNORE
+    return _whole_answers(logits.argmax(-1)[known], labels[known])

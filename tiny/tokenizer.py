@@ -13,10 +13,16 @@ from tiny import clips, prompts, questions, scenes
 
 PATCHES = 12  # along each side of the padded picture
 SPECIAL = ("<unk>", "<s>", "</s>", "<pad>", "<image>", "<video>")
+END = SPECIAL.index("</s>")
 # names of what a patch can show besides the words of the questions; never printed or asked for
 ROWS = tuple(f"<row{k}>" for k in range(PATCHES))
 COLUMNS = tuple(f"<column{k}>" for k in range(PATCHES))
+CELL_ROWS = tuple(f"<cellrow{k}>" for k in range(scenes.LONG))
+CELL_COLUMNS = tuple(f"<cellcolumn{k}>" for k in range(scenes.LONG))
+PLACES = tuple(f"<place{k}>" for k in range(4))  # of a character on its sign
+HEAD = "<head>"  # the upper left patch of a thing: things are counted and boxed by it
 BORDER = "<border>"
+PATCH_NAMES = (*ROWS, *COLUMNS, *CELL_ROWS, *CELL_COLUMNS, *PLACES, HEAD, BORDER)
 PHRASES = (
     prompts.SYSTEM,
     prompts.SYSTEM_VIDEO,
@@ -83,7 +89,7 @@ def build() -> PreTrainedTokenizerFast:
     vocabulary = [(piece, 0.0) for piece in SPECIAL]
     vocabulary += [(f"<0x{byte:02X}>", -20.0) for byte in range(256)]
     vocabulary += [(piece.replace(" ", "▁"), score) for piece, score in pieces.items()]
-    vocabulary += [(piece, -30.0) for piece in (*ROWS, *COLUMNS, BORDER)]
+    vocabulary += [(piece, -30.0) for piece in PATCH_NAMES]
     core = Tokenizer(Unigram(vocabulary, unk_id=0, byte_fallback=True))
     core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
     core.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Replace("▁", " "), decoders.Fuse()])

@@ -18,58 +18,70 @@ from torch import nn
 from transformers import CLIPVisionModel
 
 from tiny import film, folder, lessons, sight, tokenizer
+from tiny.curriculum import Curriculum
 from tiny.drawing import draw
 from tiny.film import Viewer
 from tiny.learning import learn
 from tiny.model import PATCH
 from tiny.model import tower as tower_config
 from tiny.scenes import scene
-from tiny.student import SEEDS, Batch, Student, answered, measure
+from tiny.student import SEEDS, Batch, Student
 
+EASY = 0.7  # a skill that is known less well gets scenes with next to nothing in them
+SETTLE = 0.5  # of the last stage: from there on all skills are asked alike, about whole pictures
 ASSETS = Path(__file__).parent.parent / "assets"
 
 
-def words(run: Path, minutes: float) -> None:
-    """The language model alone. Few things, then many; short sequences, then whole pictures."""
-    student = Student()
+def words(run: Path, steps: int, device: str) -> None:
+    """The language model alone. Few things and short sequences, then more, at last whole pictures."""
+    student, curriculum = Student(device), Curriculum(lessons.SKILLS)
     modules = {key: student.modules()[key] for key in ("decoder", "head")}
 
     def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
-        first = SEEDS["words"] + 200 * step
-        if share < 0.18:
-            things = (1, 3) if share < 0.12 else (2, 6)
-            batch = student.batch(first, 48, 1, lessons.FIRST, things, (0, 0), "short", thin=1)
-            batch.positions = torch.arange(batch.ids.shape[1]).expand(len(batch.ids), -1)
-        elif share < 0.3:
-            batch = student.batch(first, 32, 2, lessons.SECOND, (2, 6), (0, 1), "short", thin=4)
-        else:
-            lot = random.Random(step).choices(lessons.DRILLS, [drill[0] for drill in lessons.DRILLS])[0]
-            _, kinds, form, things, signs = lot
-            batch = student.batch(first, 24, 4, kinds, things, signs, form, thin=4)
+        batch = lesson(student, curriculum, SEEDS["words"] + 700 * step, random.Random(step), whole=0.5 * (share > 0.7))
         visual = student.word_sums(batch.words)
-        if share > 0.18:
+        if curriculum.ready(*lessons.FIRST):
             visual = visual + 0.15 * torch.randn_like(visual) * visual.detach().std()
-        return student.loss(batch, visual, step, language=0.02 if share > 0.18 else 0.0)
+        loss, shown, right = student.loss(batch, visual, step, language=0.02)
+        curriculum.learn(batch.skills, right)
+        return loss, shown
 
-    counter = {"reports": 0}
-
-    def report() -> dict:
-        counter["reports"] += 1
-        return measure(student, pictures=False, size=10) if counter["reports"] % 6 == 0 else {}
-
-    learn(run, "words", trained(modules), modules, minutes, 1e-3, step_loss, report, cool=False)
+    kept = modules | {"curriculum": curriculum}
+    learn(run, "words", trained(modules), kept, steps, 1e-3, step_loss, curriculum.report, cool=False)
 
 
-def towers(run: Path, minutes: float) -> None:
+def lesson(
+    student: Student, curriculum: Curriculum, first: int, lot: random.Random, whole: float, pictures: bool = False
+) -> Batch:
+    """The next batch: `whole` is the share of batches that show every patch and ask much."""
+    weights = curriculum.weights()
+    if not curriculum.ready(*lessons.FIRST):
+        return student.batch(first, 64, 1, weights, (1, 3), (0, 0), thin=1, pictures=pictures)
+    if lot.random() < whole:
+        return student.batch(first, 8, 10, weights, pictures=pictures)
+    focus = curriculum.focus
+    about_signs = focus is not None and lessons.SKILLS[focus].signs
+    if focus and curriculum.accuracy[focus] < EASY and lot.random() < 0.7:
+        # first to find anything at all: with one thing or one sign there is nothing to mistake it for
+        things, signs = ((0, 0), (1, 1)) if about_signs else ((1, 2), (0, 0))
+        return student.batch(first, 48, 3, weights, things, signs, thin=1, pictures=pictures)
+    if about_signs:
+        things, signs = lot.choice(((0, 2), (1, 5))), (1, 2)
+    else:
+        things, signs = lot.choice(((1, 4), (2, 6), (3, 9))), (0, 1)
+    return student.batch(first, 28, 4, weights, things, signs, thin=lot.choice((1, 4, 16)), pictures=pictures)
+
+
+def towers(run: Path, steps: int, device: str) -> None:
     """The vision tower names patches; linear heads over its features are thrown away afterwards."""
     torch.manual_seed(0)
-    tower = CLIPVisionModel(tower_config(tokenizer.PATCHES * PATCH))
-    names = sight.Names(tower.config.hidden_size)
-    check = sight.batch(SEEDS["check"], 64)
+    tower = CLIPVisionModel(tower_config(tokenizer.PATCHES * PATCH)).to(device)
+    names = sight.Names(tower.config.hidden_size).to(device)
+    check = sight.batch(SEEDS["check"], 64, device)
 
     def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
-        images, truth = sight.batch(SEEDS["tower"] + 64 * step, 64)
-        with torch.autocast("cpu", torch.bfloat16):
+        images, truth = sight.batch(SEEDS["tower"] + 64 * step, 64, device)
+        with torch.autocast(device, torch.bfloat16):
             found = names(sight.features(tower, images))
         loss = sight.loss([logits.float() for logits in found], truth)
         return loss, loss.item()
@@ -79,7 +91,7 @@ def towers(run: Path, minutes: float) -> None:
         return sight.accuracy(names(sight.features(tower, check[0])), check[1])
 
     parameters = [*tower.parameters(), *names.parameters()]
-    learn(run, "tower", parameters, {"tower": tower, "names": names}, minutes, 1.5e-3, step_loss, report)
+    learn(run, "tower", parameters, {"tower": tower, "names": names}, steps, 1.5e-3, step_loss, report)
 
 
 def recall(student: Student, run: Path, *stages: str) -> None:
@@ -89,7 +101,7 @@ def recall(student: Student, run: Path, *stages: str) -> None:
         path = run / f"{stage}.pt"
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing: run the stage {stage!r} first")
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, map_location=student.device, weights_only=True)
         for key in places.keys() & state.keys():
             places[key].load_state_dict(state[key])
 
@@ -102,102 +114,139 @@ def pull(found: torch.Tensor, words: torch.Tensor, student: Student) -> torch.Te
     """Squared distance to the sums of the words' embeddings, as a share of their variance; empty patches weigh less."""
     goal = student.word_sums(words)
     named = (words != student.pad).sum(2)
-    weight = torch.where(named > 3, 1.0, 0.1) * (named > 0)
+    weight = torch.where(named > 5, 1.0, 0.1) * (named > 0)
     error = (found.float() - goal).square().mean(-1) / goal.var()
     return (error * weight).sum() / weight.sum()
 
 
-def bridge(run: Path, minutes: float) -> None:
+def bridge(run: Path, steps: int, device: str) -> None:
     """The projector, and the tower a little, put every patch on the sum of its words' embeddings."""
-    student = Student()
+    student = Student(device)
     recall(student, run, "tower")
     modules = {key: student.modules()[key] for key in ("tower", "projector")}
 
     def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
         scenes = [scene(SEEDS["bridge"] + 32 * step + k, things=(3, 12)) for k in range(32)]
-        images = torch.stack([sight.pixels(draw(s)) for s in scenes])
-        named = torch.tensor([lessons.patch_ids(s, student.tokens) for s in scenes])
-        with torch.autocast("cpu", torch.bfloat16):
+        images = torch.stack([sight.pixels(draw(s)) for s in scenes]).to(device)
+        named = torch.tensor([lessons.patch_ids(s, student.tokens) for s in scenes], device=device)
+        with torch.autocast(device, torch.bfloat16):
             found = student.seen(images)
         loss = pull(found, named, student)
         return loss, loss.item()
 
-    learn(run, "bridge", trained(modules), modules, minutes, 1e-3, step_loss, lambda: {})
+    learn(run, "bridge", trained(modules), modules, steps, 1e-3, step_loss, lambda: {})
 
 
-def tune(run: Path, minutes: float) -> None:
-    """Language model and projector on real pictures: many questions a picture, or one as the benchmarks ask it."""
-    student = Student()
+def tune(run: Path, steps: int, device: str) -> None:
+    """Language model and projector on real pictures; the tower stays as it is."""
+    student, curriculum = Student(device), Curriculum(lessons.SKILLS)
     recall(student, run, "words", "bridge")
+    curriculum.load_state_dict(torch.load(run / "words.pt", weights_only=True)["curriculum"])
     modules = {key: student.modules()[key] for key in ("decoder", "head", "projector")}
 
     def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
-        first = SEEDS["tune"] + 100 * step
-        size, n = (16, 1) if step % 4 == 3 else (8, 10)
-        batch = student.batch(first, size, n, pictures=True)
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            features = student.features(batch.images)
-        visual = modules["projector"](features.float())
-        return student.loss(batch, visual, step, language=0.02)
+        first, lot = SEEDS["tune"] + 700 * step, random.Random(step)
+        if share < SETTLE:
+            batch = lesson(student, curriculum, first, lot, whole=0.5, pictures=True)
+        else:
+            size, n = lot.choice(((8, 10), (16, 1)))
+            batch = student.batch(first, size, n, curriculum.everything(), pictures=True)
+        visual = seen(student, modules["projector"], batch)
+        loss, shown, right = student.loss(batch, visual, step, language=0.02)
+        curriculum.learn(batch.skills, right)
+        return loss, shown
 
-    counter = {"reports": 0}
-
-    def report() -> dict:
-        counter["reports"] += 1
-        return measure(student, pictures=True, size=10) if counter["reports"] % 6 == 0 else {}
-
-    learn(run, "tune", trained(modules), modules, minutes, 1e-3, step_loss, report)
+    kept = modules | {"curriculum": curriculum}
+    learn(run, "tune", trained(modules), kept, steps, 1e-3, step_loss, curriculum.report)
 
 
-def save(run: Path, minutes: float) -> None:
-    student = Student()
+def seen(student: Student, projector: nn.Module, batch: Batch) -> torch.Tensor:
+    """What the frozen tower and the projector make of the patches that are in the batch."""
+    with torch.no_grad(), torch.autocast(student.device, torch.bfloat16):
+        features = student.features(batch.images)
+    if batch.index is not None:
+        features = features.gather(1, batch.index[..., None].expand(-1, -1, features.shape[2]))
+    return projector(features.float())
+
+
+def save(run: Path, steps: int, device: str) -> None:
+    student = Student(device)
     recall(student, run, "bridge", "tune")
     folder.write(student.model, student.tokens, [folder.processor(student.tokens)], ASSETS / "tiny-llava")
 
 
-def video_bridge(run: Path, minutes: float) -> None:
+def video_bridge(run: Path, steps: int, device: str) -> None:
     """Tower and projector of the tiny LLaVA get used to small frames, somewhat blurred as compressed films are."""
-    student, viewer = Student(), Viewer()
+    student, viewer = Student(device), Viewer(device)
     recall(student, run, "bridge")
     viewer.inherit(student)
     modules = {key: viewer.modules()[key] for key in ("tower", "projector")}
 
     def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
         batch = viewer.clips(SEEDS["video_bridge"] + 8 * step, 8)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16):
             found = viewer.seen(batch.images + 0.05 * torch.randn_like(batch.images))
         loss = pull(found, batch.words, viewer)
         return loss, loss.item()
 
-    learn(run, "video_bridge", trained(modules), modules, minutes, 5e-4, step_loss, lambda: {})
+    learn(run, "video_bridge", trained(modules), modules, steps, 5e-4, step_loss, lambda: {})
 
 
-def video(run: Path, minutes: float) -> None:
-    """The language model of the tiny LLaVA learns to watch clips."""
-    viewer = Viewer()
-    recall(viewer, run, "words", "video_bridge")
-    modules = {key: viewer.modules()[key] for key in ("decoder", "head", "projector")}
+def clips(
+    viewer: Viewer, curriculum: Curriculum, first: int, lot: random.Random, whole: float, pictures: bool
+) -> Batch:
+    """The next batch of clips, as `lesson` has it for scenes."""
+    weights = curriculum.weights()
+    if not curriculum.ready("frame"):
+        return viewer.clips(first, 48, 1, weights, 1, pictures)
+    if lot.random() < whole:
+        return viewer.clips(first, 8, 6, weights, None, pictures)
+    return viewer.clips(first, 24, 4, weights, lot.choice((1, 8, 32)), pictures)
 
-    def loss_of(batch: Batch, step: int) -> tuple[torch.Tensor, float]:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            features = viewer.features(batch.images)
-        return viewer.loss(batch, modules["projector"](features.float()), step, language=0.02)
+
+def video_words(run: Path, steps: int, device: str) -> None:
+    """The language model learns to watch clips, given as sums of word embeddings."""
+    viewer, curriculum = Viewer(device), Curriculum(lessons.CLIP_SKILLS)
+    recall(viewer, run, "words")
+    modules = {key: viewer.modules()[key] for key in ("decoder", "head")}
 
     def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
-        return loss_of(viewer.clips(SEEDS["video"] + 10 * step, 10), step)
+        first, whole = SEEDS["video_words"] + 500 * step, 0.4 * (share > 0.7)
+        batch = clips(viewer, curriculum, first, random.Random(step), whole, pictures=False)
+        visual = viewer.word_sums(batch.words)
+        if curriculum.ready("frame"):
+            visual = visual + 0.15 * torch.randn_like(visual) * visual.detach().std()
+        loss, shown, right = viewer.loss(batch, visual, step, language=0.02)
+        curriculum.learn(batch.skills, right)
+        return loss, shown
 
-    @torch.no_grad()
-    def report() -> dict:
-        batch = viewer.clips(SEEDS["check"], 32)
-        logits = viewer.model.lm_head(viewer.states(batch, viewer.seen(batch.images))[:, :-1])
-        right = answered(batch, logits)
-        return {"right": round(100 * sum(right) / len(right))}
-
-    learn(run, "video", trained(modules), modules, minutes, 1e-3, step_loss, report)
+    kept = modules | {"curriculum": curriculum}
+    learn(run, "video_words", trained(modules), kept, steps, 1e-3, step_loss, curriculum.report, cool=False)
 
 
-def video_save(run: Path, minutes: float) -> None:
-    viewer = Viewer()
+def video(run: Path, steps: int, device: str) -> None:
+    """Language model and projector on real clips."""
+    viewer, curriculum = Viewer(device), Curriculum(lessons.CLIP_SKILLS)
+    recall(viewer, run, "video_words", "video_bridge")
+    curriculum.load_state_dict(torch.load(run / "video_words.pt", weights_only=True)["curriculum"])
+    modules = {key: viewer.modules()[key] for key in ("decoder", "head", "projector")}
+
+    def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
+        first = SEEDS["video"] + 500 * step
+        if share < SETTLE:
+            batch = clips(viewer, curriculum, first, random.Random(step), whole=0.4, pictures=True)
+        else:
+            batch = viewer.clips(first, 8, 6, curriculum.everything())
+        loss, shown, right = viewer.loss(batch, seen(viewer, modules["projector"], batch), step, language=0.02)
+        curriculum.learn(batch.skills, right)
+        return loss, shown
+
+    kept = modules | {"curriculum": curriculum}
+    learn(run, "video", trained(modules), kept, steps, 1e-3, step_loss, curriculum.report)
+
+
+def video_save(run: Path, steps: int, device: str) -> None:
+    viewer = Viewer(device)
     recall(viewer, run, "video_bridge", "video")
     inner = viewer.model.model
     # one size of picture serves both towers of the class; pictures were not trained on
@@ -205,7 +254,15 @@ def video_save(run: Path, minutes: float) -> None:
     folder.write(viewer.model, viewer.tokens, [viewer.tokens, film.frames_processor()], ASSETS / "tiny-video-llava")
 
 
-MINUTES = {"tower": 10, "words": 35, "bridge": 8, "tune": 15, "video_bridge": 4, "video": 20}
+STEPS = {
+    "tower": 1100,
+    "words": 14000,
+    "bridge": 1600,
+    "tune": 4000,
+    "video_words": 6000,
+    "video_bridge": 500,
+    "video": 3000,
+}
 
 STAGES = {
     "tower": towers,
@@ -213,6 +270,7 @@ STAGES = {
     "bridge": bridge,
     "tune": tune,
     "save": save,
+    "video_words": video_words,
     "video_bridge": video_bridge,
     "video": video,
     "video_save": video_save,
@@ -223,12 +281,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=list(STAGES))
     parser.add_argument("--run", type=Path, required=True, help="folder for checkpoints and learning curves")
-    parser.add_argument("--minutes", type=float, help="how long the stage learns, not counting what it measures")
+    parser.add_argument("--steps", type=int, help="how long the stage learns")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
     flags = parser.parse_args()
     torch.set_num_threads(flags.threads)
     flags.run.mkdir(parents=True, exist_ok=True)
-    STAGES[flags.stage](flags.run, flags.minutes or MINUTES.get(flags.stage, 0))
+    STAGES[flags.stage](flags.run, flags.steps or STEPS.get(flags.stage, 0), flags.device)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tiny import lean, lessons, prompts, sight, tokenizer, world
+from tiny import film, lean, lessons, prompts, sight, tokenizer, world
+from tiny.clips import FRAMES
+from tiny.curriculum import PATIENCE, Curriculum
 from tiny.drawing import draw
 from tiny.learning import learn
 from tiny.model import hidden
+from tiny.scenes import BACKGROUNDS
 from tiny.student import VISUAL, Student, answered
 
 
@@ -17,10 +20,16 @@ def student() -> Student:
     return Student()
 
 
+@pytest.fixture(scope="module")
+def viewer() -> film.Viewer:
+    return film.Viewer()
+
+
 def test_every_prompt_is_made_of_known_words(student):
     unknown, fallback = student.tokens.unk_token_id, set(range(6, 262))
     for seed in range(40):
-        for question, answer in lessons.turns(world.scene(seed), 0, 10):
+        every = lessons.turns(world.scene(seed), 20, dict.fromkeys(lessons.SKILLS, 1.0), lessons.SKILLS)
+        for question, (answer, _) in every.items():
             ids = student.tokens.encode(prompts.dialogue([(question, answer)]))
             assert unknown not in ids, question
             assert not fallback & set(ids), question
@@ -98,7 +107,9 @@ def test_thin_batches_keep_every_thing_and_its_position(student):
     for row in range(4):
         places = thin.positions[row, thin.start : thin.start + thin.visual] - thin.start
         assert torch.equal(thin.words[row], whole.words[row][places])
-        busy = (whole.words[row][:, 4] != student.pad).nonzero().flatten()
+        named = [tokenizer.BORDER, *(f"▁{ground}" for ground in BACKGROUNDS)]
+        empty = torch.isin(whole.words[row], torch.tensor(student.tokens.convert_tokens_to_ids(named))).any(1)
+        busy = (~empty).nonzero().flatten()
         assert set(busy.tolist()) <= set(places.tolist())
     assert torch.equal(thin.labels[thin.labels >= 0], whole.labels[whole.labels >= 0])
 
@@ -118,6 +129,8 @@ def test_answered_wants_every_token_of_an_answer(student):
 def test_learning_goes_on_after_an_interruption(tmp_path, monkeypatch):
     clock = iter(range(10_000))
     monkeypatch.setattr("tiny.learning.time.time", lambda: next(clock))  # every step takes one second
+    # and so does what a checkpoint holds beside weights
+    told = Curriculum({"one": lessons.Skill(("colour",))})
     layer = torch.nn.Linear(1, 1)
     steps: list[int] = []
     stop_at = 150
@@ -126,11 +139,12 @@ def test_learning_goes_on_after_an_interruption(tmp_path, monkeypatch):
         if step == stop_at:
             raise RuntimeError("the power went off")
         steps.append(step)
+        told.learn(["one"], [False])
         loss = (layer(torch.ones(1)) - 3).square().sum()
         return loss, loss.item()
 
     def train() -> None:
-        learn(tmp_path, "toy", [*layer.parameters()], {"layer": layer}, 5, 0.1, step_loss, dict)
+        learn(tmp_path, "toy", [*layer.parameters()], {"layer": layer, "told": told}, 300, 0.1, step_loss, dict)
 
     with pytest.raises(RuntimeError, match="power"):
         train()
@@ -140,7 +154,71 @@ def test_learning_goes_on_after_an_interruption(tmp_path, monkeypatch):
     train()
     assert steps == list(range(steps[0], 300))
     assert 100 < steps[0] <= 150
-    assert float(layer(torch.ones(1))) == pytest.approx(3, abs=0.1)
+    assert layer(torch.ones(1)).item() == pytest.approx(3, abs=0.1)
+    assert told.steps == {"one": 300}
+
+
+SKILLS = {
+    "first": lessons.Skill(("colour",)),
+    "second": lessons.Skill(("shape",)),
+    "third": lessons.Skill(("count",), after=("first",)),
+}
+
+
+def practise(curriculum: Curriculum, skill: str, right: bool, answers: int = 1000) -> None:
+    curriculum.learn([skill] * answers, [right] * answers)
+
+
+def test_the_curriculum_takes_skills_in_order_and_waits_for_what_they_need():
+    curriculum = Curriculum(SKILLS)
+    assert curriculum.focus == "first"
+    assert curriculum.weights() == {"first": 1.0}
+    practise(curriculum, "first", True)
+    assert curriculum.focus == "second"
+    practise(curriculum, "second", True)
+    assert curriculum.focus == "third"
+    practise(curriculum, "first", False)
+    assert curriculum.focus == "first"  # forgotten: it comes back before what needs it
+    for skill in ("first", "third"):
+        practise(curriculum, skill, True)
+    assert curriculum.focus is None
+    assert sum(curriculum.weights().values()) == pytest.approx(1)
+
+
+def test_a_skill_that_does_not_come_makes_room_for_the_next():
+    curriculum = Curriculum(SKILLS)
+    seen = []
+    for _ in range(4 * PATIENCE):
+        seen.append(curriculum.focus)
+        curriculum.learn(["first"], [False])
+    block = [name for name in ("first", "second", "first", "second") for _ in range(PATIENCE)]
+    assert seen == block
+
+
+def test_half_of_the_questions_go_to_the_focus_and_weak_skills_are_rehearsed_more():
+    curriculum = Curriculum(SKILLS)
+    practise(curriculum, "first", True)
+    practise(curriculum, "second", True)
+    curriculum.accuracy |= {"first": 0.95, "second": 1.0}
+    weights = curriculum.weights()
+    assert weights["third"] == pytest.approx(sum(weights.values()) / 2)
+    assert weights["first"] > weights["second"]
+
+
+@pytest.mark.parametrize("name", lessons.SKILLS)
+def test_every_skill_can_be_asked_and_labels_know_whose_answers_they_are(student, name):
+    batch = student.batch(77, 4, 2, {name: 1.0}, signs=(1, 2))
+    assert set(batch.skills) == {name}
+    assert int((batch.labels == tokenizer.END).sum()) == len(batch.skills)
+
+
+def test_clips_of_one_skill_and_thin(viewer):
+    whole = viewer.clips(5, 3, 2, {"frame": 1.0}, pictures=False)
+    thin = viewer.clips(5, 3, 2, {"frame": 1.0}, thin=2, pictures=False)
+    assert set(whole.skills) == {"frame"}
+    assert thin.visual < whole.visual == film.VISUAL
+    heads = (thin.words == viewer.tokens.convert_tokens_to_ids(tokenizer.HEAD)).any(2).sum(1)
+    assert all(heads >= 2 * FRAMES - 3)  # a blinking shape is hidden in up to three frames
 
 
 def test_tokenizer_is_the_same_every_time(student):

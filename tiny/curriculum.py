@@ -1,0 +1,60 @@
+"""What to ask next: one skill in the middle of attention, the known ones rehearsed.
+
+Asked all at once, a small model learns none of the skills; one at a time each clicks within minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tiny.lessons import Skill
+
+KNOWN, READY = 0.9, 0.8  # share of right answers: the skill counts as known; others may build on it
+PATIENCE = 250  # steps in a row for one skill before the next has its turn
+MEMORY = 200  # answers over which accuracy is averaged
+
+
+class Curriculum:
+    def __init__(self, skills: Mapping[str, Skill]) -> None:
+        self.skills = skills
+        self.accuracy = dict.fromkeys(skills, 0.0)
+        self.steps = dict.fromkeys(skills, 0)  # as the focus
+
+    def ready(self, *skills: str) -> bool:
+        return all(self.accuracy[skill] >= READY for skill in skills)
+
+    @property
+    def focus(self) -> str | None:
+        """The first skill that is within reach and not known; all such skills take turns of PATIENCE steps."""
+        open_ = [
+            name for name, skill in self.skills.items() if self.accuracy[name] < KNOWN and self.ready(*skill.after)
+        ]
+        return min(open_, key=lambda name: self.steps[name] // PATIENCE, default=None)
+
+    def weights(self) -> dict[str, float]:
+        """Half of the questions for the focus, the other half for what was taken up before, weak skills more often."""
+        focus = self.focus
+        old = {name: 1.1 - self.accuracy[name] for name in self.skills if self.steps[name] and name != focus}
+        shares = {name: weight / sum(old.values()) for name, weight in old.items()}
+        return shares | ({focus: 1.0} if focus else {})
+
+    def everything(self) -> dict[str, float]:
+        """All skills alike: at the end nothing is in the middle of attention."""
+        return dict.fromkeys(self.skills, 1.0)
+
+    def learn(self, skills: list[str], right: list[bool]) -> None:
+        """Takes note of a batch's answers and passes one step."""
+        if self.focus:
+            self.steps[self.focus] += 1
+        for skill, hit in zip(skills, right, strict=True):
+            self.accuracy[skill] += (hit - self.accuracy[skill]) / MEMORY
+
+    def report(self) -> dict[str, int]:
+        return {name: round(100 * value) for name, value in self.accuracy.items() if self.steps[name]}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"accuracy": self.accuracy, "steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.accuracy, self.steps = dict(state["accuracy"]), dict(state["steps"])
