@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +24,7 @@ def learn(
     run: Path,
     stage: str,
     parameters: list[nn.Parameter],
-    modules: dict[str, Keeps],
+    modules: Mapping[str, Keeps],
     steps: int,
     rate: float,
     step_loss: Callable[[int, float], tuple[torch.Tensor, float]],

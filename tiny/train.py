@@ -1,10 +1,11 @@
 """Trains the tiny models in stages, as LLaVA is trained. Every stage can be stopped and started again.
 
-python -m tiny.train tower --run DIR     # 0: the vision tower learns to name patches
-python -m tiny.train words --run DIR     # 1: the language model, on scenes given as sums of word embeddings
-python -m tiny.train bridge --run DIR    # 2: the projector puts a patch on the sum of its words' embeddings
-python -m tiny.train tune --run DIR      # 3: language model and projector on real pictures
-python -m tiny.train save --run DIR      # writes assets/tiny-llava
+python -m tiny.train tower --run DIR          # 0: the vision tower learns to name patches
+python -m tiny.train words --run DIR          # 1: the language model, on scenes given as sums of word embeddings
+python -m tiny.train bridge --run DIR         # 2: the projector puts a patch on the sum of its words' embeddings
+python -m tiny.train tune --run DIR           # 3: language model and projector on real pictures
+python -m tiny.train save --run DIR           # writes assets/tiny-llava
+and video_words, video_bridge, video, video_save likewise
 """
 
 from __future__ import annotations
@@ -256,12 +257,12 @@ def video_save(run: Path, steps: int, device: str) -> None:
 
 STEPS = {
     "tower": 1100,
-    "words": 14000,
+    "words": 7000,
     "bridge": 1600,
-    "tune": 4000,
-    "video_words": 6000,
+    "tune": 3600,
+    "video_words": 1500,
     "video_bridge": 500,
-    "video": 3000,
+    "video": 900,
 }
 
 STAGES = {

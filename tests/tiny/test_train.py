@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tiny import film, lean, lessons, prompts, sight, tokenizer, world
+from tiny import film, lean, lessons, prompts, sight, tokenizer, train, world
 from tiny.clips import FRAMES
 from tiny.curriculum import PATIENCE, Curriculum
 from tiny.drawing import draw
@@ -223,3 +223,12 @@ def test_clips_of_one_skill_and_thin(viewer):
 
 def test_tokenizer_is_the_same_every_time(student):
     assert tokenizer.build().get_vocab() == student.tokens.get_vocab()
+
+
+@pytest.mark.long
+def test_all_stages_run_one_after_the_other_and_write_both_models(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "ASSETS", tmp_path / "assets")
+    for stage in (*train.STEPS, "save", "video_save"):
+        train.STAGES[stage](tmp_path, 1, "cpu")
+    weights = sorted(path.parent.name for path in (tmp_path / "assets").glob("*/model.safetensors"))
+    assert weights == ["tiny-llava", "tiny-video-llava"]
