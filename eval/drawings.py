@@ -226,14 +226,16 @@ def overlays(panels: Mapping[str, Mapping[str, tuple[Any, str]]], title: str) ->
         axes = drawn.subplots(len(panels), len(arms), squeeze=False)
         for line, (name, row) in zip(axes, panels.items(), strict=True):
             for number, (axis, arm) in enumerate(zip(line, arms, strict=True)):
+                if arm not in row:  # not every method has every arm
+                    axis.set_axis_off()
+                    continue
                 axis.set_xticks([])
                 axis.set_yticks([])
                 axis.set_title(arm, fontsize=9)
                 if number == 0:
                     axis.set_ylabel(name)
-                if arm in row:
-                    axis.imshow(row[arm][0])
-                    axis.set_xlabel(plain(row[arm][1], 24))
+                axis.imshow(row[arm][0])
+                axis.set_xlabel(plain(row[arm][1], 24))
         drawn.suptitle(plain(title, 90), fontsize=9)
     return drawn
 
