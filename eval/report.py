@@ -23,7 +23,7 @@ from eval.contrast import DRAWS
 from eval.images import open_image
 from eval.results import Scored, questions, results
 from eval.sample import Sample
-from eval.store import Folder, decode
+from eval.store import Folder, decode, writing
 from eval.tables import Table, say, text
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -84,7 +84,8 @@ def write(
         size=THUMBNAIL,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(html, encoding="utf-8")
+    with writing(out):
+        out.write_text(html, encoding="utf-8")
     return len(shown)
 
 

@@ -28,7 +28,7 @@ from eval.plan import World, batches, digest, share, world
 from eval.progress import Progress
 from eval.results import questions, results
 from eval.sample import Sample, make_row
-from eval.store import Folder
+from eval.store import Folder, writing
 from eval.tables import say
 from eval.team import Team
 from eval.throughput import Meter, Watch
@@ -320,7 +320,8 @@ def finish(
         shown.append(compare.contrast_table(found, args.draws, compare.failures(scored)))
     for table in shown:
         tables.show(table)
-    tables.write(shown, folder.path)
+    with writing(folder.path):
+        tables.write(shown, folder.path)
     report.write(folder, scored, shown, folder.path / "report.html", args.report_samples)
     say(f"rows, scores, tables and report.html are in {folder.path}")
     return {

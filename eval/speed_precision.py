@@ -96,6 +96,8 @@ def read(family: Any, method: str, args: Any, arm: str, batches: Sequence[Batch]
     out = []
     for inputs, sizes in batches:
         tokens = int((inputs["input_ids"] == family.model.config.image_token_id).sum())
+        if isinstance(family, Laid):
+            family.tokens = tokens  # a shape's own number, which its checkpoint does not hold
         keep = args.keep[0] if tokens > 2 * args.keep[0] else args.keep[0] / 576
         here = {
             name: value.to(family.model.device, family.model.dtype if value.is_floating_point() else None)

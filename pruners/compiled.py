@@ -21,7 +21,7 @@ class Compiled:
     """Stands in for model.get_compiled_call until it is removed."""
 
     def __init__(self, run: Run, model: Any) -> None:
-        if hasattr(model.forward, "_torchdynamo_orig_callable"):
+        if hasattr(getattr(model, "forward", None), "_torchdynamo_orig_callable"):
             raise Unsupported(
                 "the model's forward was compiled before pruning: leave it alone, and let generate() compile the step "
                 "with cache_implementation='static'"

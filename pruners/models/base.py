@@ -17,7 +17,7 @@ from torch import Tensor
 
 from debias import Span
 from pruners.models import images, prompts
-from pruners.models.loading import BITS, fewer_bits, quickest
+from pruners.models.loading import BITS, fewer_bits, kind, quickest
 from pruners.models.request import IMAGE, VIDEO, Encoded, Request, Shown, Size, cut, left_padded, place
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ class Adapter:
         options: dict[str, Any] = {}
         if dtype in BITS:
             options["quantization_config"] = fewer_bits(BITS[str(dtype)])
-            dtype = torch.float32 if device is None or torch.device(device).type == "cpu" else torch.bfloat16
+            dtype = torch.float32 if kind(device) == "cpu" else torch.bfloat16
         options["dtype"] = dtype
         if attention in (None, "auto"):
             half = AutoConfig.from_pretrained(str(path), trust_remote_code=False).dtype if dtype == "auto" else dtype

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,13 +16,21 @@ def installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def quickest(device: torch.device | str | None, dtype: torch.dtype | None) -> str:
+def kind(device: Any) -> str:
+    """ "cpu" or "cuda": where a model goes that is loaded on a device, by "auto", or by a map of its parts."""
+    if device is None:
+        return "cpu"
+    if isinstance(device, Mapping):
+        return "cuda" if any(isinstance(place, int) or "cuda" in str(place) for place in device.values()) else "cpu"
+    return "cuda" if str(device) == "auto" else torch.device(device).type
+
+
+def quickest(device: Any, dtype: torch.dtype | None) -> str:
     """flash_attention_2, where its package is installed and can run: half precision on an NVIDIA GPU since Ampere.
 
     Else sdpa, which picks PyTorch's own flash kernel wherever the mask allows it.
     """
-    kind = "cpu" if device is None else "cuda" if str(device) == "auto" else torch.device(device).type
-    if kind != "cuda" or dtype not in HALF or not installed("flash_attn") or not torch.cuda.is_available():
+    if kind(device) != "cuda" or dtype not in HALF or not installed("flash_attn") or not torch.cuda.is_available():
         return "sdpa"
     return "flash_attention_2" if torch.cuda.get_device_capability() >= (8, 0) else "sdpa"
 

@@ -116,7 +116,7 @@ def process(monkeypatch):
 
 def test_what_goes_wrong_over_there_is_said_here(process, tmp_path):
     with pytest.raises(RuntimeError, match=r"fork of fastv failed at starting it: .*no config\.json"):
-        process.ask({"folder": str(tmp_path), "method": "fastv"}, "starting it")
+        process.ask({"folder": str(tmp_path), "method": "fastv", "device": "cpu", "dtype": "float32"}, "starting it")
 
 
 def test_a_worker_that_dies_is_reported(process):
