@@ -59,8 +59,10 @@ class VideoLlava(Llava):
         ]
 
     def picture(self, image: Image.Image) -> Shown:
+        from transformers import VideoLlavaForConditionalGeneration as Known
+
         shown = super().picture(image)
-        if "pixel_values" in inspect.signature(self.model.forward).parameters:
+        if "pixel_values" in inspect.signature(Known.forward).parameters:  # asked of the class: templates have no model
             return shown
         # Before transformers 5.21 this family alone had another name for it.
         return replace(shown, inputs={"pixel_values_images": shown.inputs["pixel_values"]})
