@@ -157,4 +157,5 @@ def sources(artefact: Artefact) -> list[str]:
 
 
 def _read(name: str) -> dict[str, Any]:
-    return tomllib.loads(shipped(name).read_text(encoding="utf-8"))
+    found: dict[str, Any] = tomllib.loads(shipped(name).read_text(encoding="utf-8"))
+    return found
