@@ -167,7 +167,8 @@ def damage(folder: Path, rank: int, rng: random.Random) -> Counter[str]:
 def full_disk(lab: Lab) -> Counter[str]:
     """No room left after some rows: the message says so, nothing that was there is lost, and it goes on later."""
     total: Counter[str] = Counter()
-    for fault in (["no_space", 7], ["file_limit", 4000]):
+    # a limit that rows reach before what the run says does, which goes into a file as well
+    for fault in (["no_space", 7], ["file_limit", 2500]):
         folder = lab.folder()
         said = lab.run([*lab.usual, "--out", folder], [fault], status=1).said()
         assert "cannot be written" in said, said
