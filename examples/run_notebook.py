@@ -37,12 +37,13 @@ def run(notebook: dict[str, Any]) -> dict[str, Any]:
 
 def outputs(source: str, space: dict[str, Any], count: int) -> list[dict[str, Any]]:
     """What one cell prints, and the value of its last line if that is an expression."""
-    tree, printed, value = ast.parse(source), io.StringIO(), None
-    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    tree, printed = ast.parse(source), io.StringIO()
+    if tree.body and isinstance(tree.body[-1], ast.Expr):  # its value goes to `_`, as in an interactive session
+        tree.body[-1] = ast.Assign([ast.Name("_", ast.Store())], tree.body[-1].value)
+    space["_"] = None
     with redirect_stdout(printed):
-        exec(compile(tree, f"cell {count}", "exec"), space)
-        if last is not None:
-            value = eval(compile(ast.Expression(last.value), f"cell {count}", "eval"), space)
+        exec(compile(ast.fix_missing_locations(tree), f"cell {count}", "exec"), space)
+    value = space["_"]
     shown: list[dict[str, Any]] = []
     if printed.getvalue():
         shown.append({"name": "stdout", "output_type": "stream", "text": lines(printed.getvalue())})
