@@ -119,9 +119,11 @@ def turns(
     rng = random.Random(f"turns {seen.seed}")
     asked: dict[str, tuple[str, str]] = {}
     for name in rng.choices(list(weights), list(weights.values()), k=3 * n):
+        if len(asked) == n:
+            break
         lot = rng.randrange(1 << 30)
         found = turn(skills[name], seen, lot) if isinstance(seen, Scene) else clip_turn(skills[name], seen, lot)
-        if found and len(asked) < n:
+        if found:
             asked[found[0]] = found[1], name
     return asked
 

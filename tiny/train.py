@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -38,17 +39,40 @@ def words(run: Path, steps: int, device: str) -> None:
     student, curriculum = Student(device), Curriculum(lessons.SKILLS)
     modules = {key: student.modules()[key] for key in ("decoder", "head")}
 
-    def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
+    def material(step: int, share: float) -> tuple[Batch, torch.Tensor]:
         batch = lesson(student, curriculum, SEEDS["words"] + 700 * step, random.Random(step), whole=0.5 * (share > 0.7))
-        visual = student.word_sums(batch.words)
-        if curriculum.ready(*lessons.FIRST):
-            visual = visual + 0.15 * torch.randn_like(visual) * visual.detach().std()
+        visual = word_sums(student, batch, noisy=curriculum.ready(*lessons.FIRST))
+        return batch, visual
+
+    teach(run, "words", student, curriculum, modules, steps, material, cool=False)
+
+
+def word_sums(student: Student, batch: Batch, noisy: bool) -> torch.Tensor:
+    """Patches as the bridge will make them: near the sums of their words' embeddings."""
+    visual = student.word_sums(batch.words)
+    return visual + 0.15 * torch.randn_like(visual) * visual.detach().std() if noisy else visual
+
+
+def teach(
+    run: Path,
+    stage: str,
+    student: Student,
+    curriculum: Curriculum,
+    modules: dict[str, nn.Module],
+    steps: int,
+    material: Callable[[int, float], tuple[Batch, torch.Tensor]],
+    cool: bool = True,
+) -> None:
+    """A stage of the language model: `material` gives a step's batch and its visual tokens."""
+
+    def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
+        batch, visual = material(step, share)
         loss, shown, right = student.loss(batch, visual, step, language=0.02)
         curriculum.learn(batch.skills, right)
         return loss, shown
 
     kept = modules | {"curriculum": curriculum}
-    learn(run, "words", trained(modules), kept, steps, 1e-3, step_loss, curriculum.report, cool=False)
+    learn(run, stage, trained(modules), kept, steps, 1e-3, step_loss, curriculum.report, cool=cool)
 
 
 def lesson(
@@ -145,7 +169,7 @@ def tune(run: Path, steps: int, device: str) -> None:
     curriculum.load_state_dict(torch.load(run / "words.pt", weights_only=True)["curriculum"])
     modules = {key: student.modules()[key] for key in ("decoder", "head", "projector")}
 
-    def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
+    def material(step: int, share: float) -> tuple[Batch, torch.Tensor]:
         first, lot = SEEDS["tune"] + 700 * step, random.Random(step)
         if share < SETTLE:
             batch = lesson(student, curriculum, first, lot, whole=0.5, pictures=True)
@@ -153,12 +177,9 @@ def tune(run: Path, steps: int, device: str) -> None:
             size, n = lot.choice(((8, 10), (16, 1)))
             batch = student.batch(first, size, n, curriculum.everything(), pictures=True)
         visual = seen(student, modules["projector"], batch)
-        loss, shown, right = student.loss(batch, visual, step, language=0.02)
-        curriculum.learn(batch.skills, right)
-        return loss, shown
+        return batch, visual
 
-    kept = modules | {"curriculum": curriculum}
-    learn(run, "tune", trained(modules), kept, steps, 1e-3, step_loss, curriculum.report)
+    teach(run, "tune", student, curriculum, modules, steps, material)
 
 
 def seen(student: Student, projector: nn.Module, batch: Batch) -> torch.Tensor:
@@ -211,18 +232,13 @@ def video_words(run: Path, steps: int, device: str) -> None:
     recall(viewer, run, "words")
     modules = {key: viewer.modules()[key] for key in ("decoder", "head")}
 
-    def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
+    def material(step: int, share: float) -> tuple[Batch, torch.Tensor]:
         first, whole = SEEDS["video_words"] + 500 * step, 0.4 * (share > 0.7)
         batch = clips(viewer, curriculum, first, random.Random(step), whole, pictures=False)
-        visual = viewer.word_sums(batch.words)
-        if curriculum.ready("frame"):
-            visual = visual + 0.15 * torch.randn_like(visual) * visual.detach().std()
-        loss, shown, right = viewer.loss(batch, visual, step, language=0.02)
-        curriculum.learn(batch.skills, right)
-        return loss, shown
+        visual = word_sums(viewer, batch, noisy=curriculum.ready("frame"))
+        return batch, visual
 
-    kept = modules | {"curriculum": curriculum}
-    learn(run, "video_words", trained(modules), kept, steps, 1e-3, step_loss, curriculum.report, cool=False)
+    teach(run, "video_words", viewer, curriculum, modules, steps, material, cool=False)
 
 
 def video(run: Path, steps: int, device: str) -> None:
@@ -232,18 +248,16 @@ def video(run: Path, steps: int, device: str) -> None:
     curriculum.load_state_dict(torch.load(run / "video_words.pt", weights_only=True)["curriculum"])
     modules = {key: viewer.modules()[key] for key in ("decoder", "head", "projector")}
 
-    def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
+    def material(step: int, share: float) -> tuple[Batch, torch.Tensor]:
         first = SEEDS["video"] + 500 * step
         if share < SETTLE:
             batch = clips(viewer, curriculum, first, random.Random(step), whole=0.4, pictures=True)
         else:
             batch = viewer.clips(first, 8, 6, curriculum.everything())
-        loss, shown, right = viewer.loss(batch, seen(viewer, modules["projector"], batch), step, language=0.02)
-        curriculum.learn(batch.skills, right)
-        return loss, shown
+        visual = seen(viewer, modules["projector"], batch)
+        return batch, visual
 
-    kept = modules | {"curriculum": curriculum}
-    learn(run, "video", trained(modules), kept, steps, 1e-3, step_loss, curriculum.report)
+    teach(run, "video", viewer, curriculum, modules, steps, material)
 
 
 def video_save(run: Path, steps: int, device: str) -> None:
