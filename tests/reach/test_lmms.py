@@ -1,5 +1,6 @@
 """lmms-eval finds the model `debias` and runs it: with a stand-in made of its recorded interface always, and with the
-real one where it is installed (its own environment: `pip install lmms-eval`, then this file with that Python)."""
+real one, from its own command line, where it is installed (`pip install "debias[lmms]"` in an environment of its own,
+then this file with that Python)."""
 
 from __future__ import annotations
 
@@ -39,7 +40,10 @@ CHAT = ("context", "doc_to_messages", "generation_kwargs", "doc_id", "task", "sp
 ROOT = Path(__file__).parents[2]
 ENTRY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][GROUP]
 QUESTION = "What colour is the circle?"
-REAL = importlib.util.find_spec("lmms_eval") is not None
+real = pytest.mark.skipif(
+    importlib.util.find_spec("lmms_eval") is None,
+    reason='lmms-eval is not installed (pip install "debias[lmms]", in an environment of its own)',
+)
 
 
 def base_class():
@@ -176,14 +180,14 @@ def test_stop_strings(lmms):
 
 
 TASK = """
-task: debias_two
+task: debias_three
 dataset_path: json
 dataset_kwargs:
   data_files:
     test: {rows}
 test_split: test
 output_type: generate_until
-doc_to_visual: !function two.visuals
+doc_to_visual: !function three.visuals
 doc_to_text: "{{{{question}}}}"
 doc_to_target: answer
 generation_kwargs:
@@ -194,61 +198,91 @@ metric_list:
     higher_is_better: true
 """
 VISUALS = "from PIL import Image\n\n\ndef visuals(doc):\n    return [Image.open(doc['image'])]\n"
-RUN = """
-import json, sys
-from lmms_eval.evaluator import simple_evaluate
-from lmms_eval.tasks import TaskManager
-found = {}
-for simple in (True, False):
-    out = simple_evaluate(
-        model="debias", model_args="method=fastv,keep=36,arm=padding", tasks=["debias_two"], batch_size=2, device="cpu",
-        task_manager=TaskManager(include_path=[sys.argv[1]], model_name="debias"), force_simple=simple,
-        bootstrap_iters=0,
-    )
-    samples = out["samples"]["debias_two"]
-    found[out["config"]["model_backend"]] = {
-        "score": float(out["results"]["debias_two"]["exact_match,none"]),
-        "texts": [sample["filtered_resps"][0] for sample in sorted(samples, key=lambda sample: sample["doc_id"])],
-    }
-print("FOUND" + json.dumps(found))
-"""
+ALONE = [sys.executable, "-m"]
+# without a GPU the processes talk over gloo
+TWO = [*ALONE, "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0", "-m"]
 
 
-@pytest.mark.long
-@pytest.mark.skipif(not REAL, reason="lmms-eval is not installed (pip install lmms-eval, in an environment of its own)")
-def test_two_rows_with_the_real_one(photos, answers, tmp_path):
-    """Through its entry points, registry, task files and evaluator. Half of the answers are those expected."""
-    texts, _ = answers(QUESTION)
-    targets = [texts[0], "neither"]
+@pytest.fixture
+def three(photos, answers, tmp_path):
+    """A folder with a task, and what the library itself answers. The second expected answer is wrong."""
+    photos = [*photos, photos[0]]
+    texts, kept = ([*found, found[0]] for found in answers(QUESTION))
     lines = [
         json.dumps({"image": str(photo), "question": QUESTION, "answer": target})
-        for photo, target in zip(photos, targets, strict=True)
+        for photo, target in zip(photos, [texts[0], "neither", texts[2]], strict=True)
     ]
     (tmp_path / "rows.json").write_text("\n".join(lines))
-    (tmp_path / "two.yaml").write_text(TASK.format(rows=tmp_path / "rows.json"))
-    (tmp_path / "two.py").write_text(VISUALS)
+    (tmp_path / "three.yaml").write_text(TASK.format(rows=tmp_path / "rows.json"))
+    (tmp_path / "three.py").write_text(VISUALS)
     installed = tmp_path / "installed" / "debias_entry-0.dist-info"  # as pip would write it from this pyproject.toml
     installed.mkdir(parents=True)
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: debias-entry\nVersion: 0\n")
     (installed / "entry_points.txt").write_text(f"[{GROUP}]\ndebias = {ENTRY['debias']}\n")
-    where = {"PYTHONPATH": os.pathsep.join([str(installed.parent), str(ROOT)]), "HF_HOME": str(tmp_path / "home")}
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, str(tmp_path)],
+    return tmp_path, texts, kept
+
+
+def run(folder, launcher, *words, settings="method=fastv,keep=36,arm=padding,rows=out/kept.jsonl"):
+    where = {"PYTHONPATH": os.pathsep.join([str(folder / "installed"), str(ROOT)]), "HF_HOME": str(folder / "home")}
+    task = ["--tasks", "debias_three", "--include_path", str(folder), "--output_path", "out", "--log_samples"]
+    model = ["--model", "debias", "--model_args", settings, "--batch_size", "2", "--device", "cpu"]
+    return subprocess.run(
+        [*launcher, "lmms_eval", *model, *task, *words],
         capture_output=True,
         text=True,
-        cwd=tmp_path,
+        cwd=folder,
         env={**os.environ, **where, "HF_HUB_OFFLINE": "1"},
         check=False,
     )
-    assert "FOUND" in done.stdout, done.stderr[-3000:]
-    found = json.loads(done.stdout.partition("FOUND")[2])
-    assert found == {
-        "eval.lmms.Simple (simple)": {"score": 0.5, "texts": texts},
-        "eval.lmms.Chat (chat)": {"score": 0.5, "texts": texts},
-    }
 
 
-@pytest.mark.skipif(not REAL, reason="lmms-eval is not installed (pip install lmms-eval, in an environment of its own)")
+def one(folder, pattern):
+    found = list(folder.glob(pattern))
+    assert len(found) == 1, found
+    return found[0]
+
+
+@real
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("launcher", "words", "kind"),
+    [
+        (ALONE, [], "eval.lmms.Chat (chat)"),
+        (ALONE, ["--force_simple"], "eval.lmms.Simple (simple)"),
+        (TWO, [], "eval.lmms.Chat (chat)"),
+    ],
+    ids=["chat", "simple", "two processes"],
+)
+def test_its_command_line(three, launcher, words, kind):
+    from eval.store import decode
+
+    folder, texts, kept = three
+    done = run(folder, launcher, *words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "|debias_three|" in done.stdout, done.stderr[-3000:]
+    out = folder / "out"
+    results = json.loads(one(out, "**/*_results.json").read_text())
+    assert results["results"]["debias_three"]["exact_match,none"] == pytest.approx(2 / 3)
+    assert results["config"]["model_backend"] == kind
+    samples = [json.loads(line) for line in one(out, "**/*_samples_debias_three.jsonl").read_text().splitlines()]
+    assert [row["filtered_resps"] for row in sorted(samples, key=lambda row: row["doc_id"])] == texts
+    files = sorted(path.name for path in out.glob("kept*"))
+    assert files == (["kept.0.jsonl", "kept.1.jsonl"] if launcher is TWO else ["kept.jsonl"])
+    noted = [json.loads(line) for name in files for line in (out / name).read_text().splitlines()]
+    assert {row["doc_id"]: sorted(decode(row["pictures"][0]["kept"][0])) for row in noted} == dict(enumerate(kept))
+    # of three questions for two processes, lmms-eval asks one twice
+    assert len(noted) == (4 if launcher is TWO else 3)
+
+
+@real
+@pytest.mark.long
+def test_a_wrong_setting_is_said_where_it_prints_errors(three):
+    done = run(three[0], ALONE, settings="method=fastv,kepp=3")
+    assert "did you mean keep" in done.stderr
+    assert "|debias_three|" not in done.stdout
+
+
+@real
 def test_the_record_is_true():
     from lmms_eval.api.model import lmms as real
     from lmms_eval.models.registry_v2 import ModelManifest
