@@ -1,12 +1,13 @@
-"""The suite on every supported Python, and on the lowest and the highest supported transformers.
+"""The suite on every supported Python, and on the lowest supported torch and transformers.
 
     nox                             all of it, one after the other
     nox -s python-3.12              one Python, with the newest versions that the ranges allow
-    nox -s transformers-lowest      the lowest supported transformers
+    nox -s "lowest(transformers)"   the lowest supported transformers, or torch
     nox -s release                  sdist and wheel: built, checked, installed into an empty environment and run
     nox -s types                    mypy --strict
     nox -s audit                    known vulnerabilities of the pinned versions, where the index has such data
     nox -s faults                   hundreds of kills, and files of ten million lines
+    nox -s mutants                  mistakes put into debias/ and the scorers: does a test notice each one?
 
 What stands behind `--` goes to pytest. To use a torch that is there already, or a CPU build, set PIP_CONSTRAINT or
 PIP_INDEX_URL as for any pip.
@@ -24,11 +25,11 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 # The mechanism's own tests; those of the evaluation do not look at a decoder layer.
 QUICK = ("tests/debias", "tests/pruners", "-m", "not long", "-q")
 
-nox.options.sessions = ["python", "transformers", "release", "types"]
+nox.options.sessions = ["python", "lowest", "release", "types"]
 nox.options.error_on_missing_interpreters = False
 
 
-def lowest(package: str) -> str:
+def bound(package: str) -> str:
     """The lower end of a dependency's range in pyproject.toml."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     found = re.search(rf'"{package}>=([\d.]+)', text)
@@ -52,10 +53,10 @@ def python(session: nox.Session) -> None:
 
 
 @nox.session(python="3.11")
-@nox.parametrize("version", [nox.param("lowest", id="lowest"), nox.param("highest", id="highest")])
-def transformers(session: nox.Session, version: str) -> None:
-    """Either end of the range of transformers."""
-    tests(session, *([f"transformers=={lowest('transformers')}"] if version == "lowest" else []))
+@nox.parametrize("package", ["torch", "transformers"], ids=["torch", "transformers"])
+def lowest(session: nox.Session, package: str) -> None:
+    """The lower end of a range; `python` tries the upper ends."""
+    tests(session, f"{package}=={bound(package)}")
 
 
 @nox.session(python="3.11")
@@ -85,8 +86,8 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def audit(session: nox.Session) -> None:
-    session.install("pip-audit")
-    session.run("pip-audit", "--requirement", "requirements.txt", "--no-deps", "--disable-pip")
+    session.install("pip-audit", "pytest")
+    session.run("python", "-m", "pytest", "-q", "tests/test_audit.py", "--noconftest")
 
 
 @nox.session(python="3.11")
@@ -94,3 +95,9 @@ def faults(session: nox.Session) -> None:
     session.install(".[judge,video]", "pytest", "hypothesis")
     session.run("python", "tests/faults", *session.posargs)
     session.run("python", "-m", "pytest", "-q", "-s", "tests/faults/test_large.py", env={"FAULT_LARGE": "1"})
+
+
+@nox.session(python="3.11")
+def mutants(session: nox.Session) -> None:
+    session.install(".[judge]", "pytest", "hypothesis", "coverage")
+    session.run("python", "tests/mutants", *session.posargs)

@@ -94,24 +94,23 @@ class Context:
             index: Optional[Tensor] = self.after(sample, max(earlier))
         else:
             index = self._first(sample, count, device or torch.device("cpu"))
-        if index is None or len(index) == count:
-            return index
-        if len(index) > count:
+        if index is None:
+            return None
+        merged = count - len(index)
+        if merged < 0:
             raise ValueError(
                 f"stage {stage} scores {count} tokens but {len(index)} were kept before it; "
                 f"call debias.kept(...) once per cut, with the tokens that stay"
             )
         # Tokens merged out of others stand behind the kept ones and belong to no single patch.
-        return torch.cat([index, index.new_full((count - len(index),), -1)])
+        return torch.cat([index, index.new_full((merged,), -1)]) if merged else index
 
     def after(self, sample: int, stage: int) -> Tensor:
         """Original raster index of each token that a cut kept, in the order they go on."""
         flat, count = self._kept[sample][stage]
         count = self._width.get((sample, stage), self.span(sample).total) if count is None else count
         index = self.before(sample, stage, count)
-        if index is None:
-            index = torch.arange(count, device=flat.device)
-        return index.to(flat.device)[flat]
+        return (torch.arange(count, device=flat.device) if index is None else index.to(flat.device))[flat]
 
     def merge_weights(self, weights: Tensor, group: Tensor, method: str, stage: int, sample: int) -> Tensor:
         debias = self.setting(names.method(method))

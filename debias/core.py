@@ -114,7 +114,7 @@ class Debias:
             return weights
         index = None if span.index is None else span.raster(weights.device)
         valid = pick(mask, index)[group.to(weights.device)]
-        return torch.where(valid | ~valid.any(-1, keepdim=True), weights, torch.zeros_like(weights))
+        return torch.where(valid | ~valid.any(), weights, torch.zeros_like(weights))
 
     def effective(self, span: Span, keep: int) -> int:
         """How many of `keep` kept tokens can show the picture: the budget once padding is never preferred."""

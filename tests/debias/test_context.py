@@ -152,6 +152,18 @@ def test_a_stage_that_is_left_alone_looks_up_nothing():
         assert merge_weights(score, torch.arange(300), method="sparsevlm", stage=1) is score
 
 
+def test_places_are_told_on_the_device_that_asks():
+    meta = torch.device("meta")
+    with using(BOTH, [WIDE]) as context:
+        assert context.before(0, 0, 576, meta) is None  # nothing was scored yet: the whole image, in order
+        rescore(scores(576), method="fastv", image_start=36)
+        assert context.before(0, 0, 576, meta).device == meta
+        assert context.before(0, 0, 576).tolist() == [*range(1, 576), -1]
+    with using(BOTH, [WIDE]) as context:
+        kept(torch.empty(3, dtype=torch.long, device=meta), method="fastv")
+        assert context.after(0, 0).device == meta
+
+
 def test_samples_do_not_mix():
     every = Debias(TREND, stages="all")
     with using(every, [WIDE, [WIDE]]) as context:

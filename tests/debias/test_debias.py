@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import pickle
+from dataclasses import replace
 
+import numpy
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from debias import Debias, Padding, Span, Trend
-from debias.core import silence
+from debias.core import Same, silence
 
 WIDE = Span(35, (24, 24), size=(640, 360))  # 336 of 576 patches show the picture
 TREND = Trend.exponential(0.004)
@@ -103,6 +105,66 @@ def test_scores_that_are_already_excluded_stay_last():
     score[valid.nonzero()[0]] = -float("inf")
     out = Debias(padding=Padding())(score, WIDE)
     assert (out[~valid] == -float("inf")).all()
+
+
+@pytest.mark.parametrize(
+    ("stage", "role", "trend", "padding", "both"),
+    [
+        (0, "select", True, True, True),
+        (0, "recycle", True, True, True),
+        (0, "weigh", True, True, True),
+        (0, "vision", False, True, True),  # a tower looks both ways: there is no recency in it
+        (-1, "select", True, True, True),
+        (1, "select", False, False, False),
+    ],
+)
+def test_what_acts_on_what(stage, role, trend, padding, both):
+    for debias, acts in (
+        (Debias(TREND), trend),
+        (Debias(padding=Padding()), padding),
+        (Debias(TREND, Padding()), both),
+    ):
+        assert debias.acts(stage, role) is acts
+        assert replace(debias, recycle=False).acts(stage, role) is (acts and role != "recycle")
+        assert replace(debias, stages="all").acts(stage, role) is (acts or stage > 0)
+    assert Debias().acts(stage, role) is False
+
+
+def test_an_online_trend_is_the_line_through_what_is_shown():
+    """Least squares on the logarithm, by numpy: all patches but padding and tokens that are no patch."""
+    score = scores(14).double() + 0.5
+    special = torch.tensor([False] * 7 + [True] + [False] * 6)
+    fraction = torch.tensor([0.0] * 10 + [1.0] * 3 + [0.0])
+    span = Span(0, (2, 7), fraction=fraction, special=special)
+    for index in (None, torch.tensor([0, 3, -1, 7, 9, 11, 13])):
+        places = list(range(14)) if index is None else index.tolist()
+        x = [at for at in places if at not in (-1, 7, 10, 11, 12)]
+        y = [float(score[slot].log()) for slot, at in enumerate(places) if at in x]
+        rate = numpy.polyfit(x, y, 1)[0]
+        out = Debias(Trend.online())(score[: len(places)], replace(span, fraction=None).at(index))
+        both = Debias(Trend.online(), Padding())(score[: len(places)], span.at(index))
+        for slot, at in enumerate(places):
+            if at in x:
+                assert float(both[slot]) == pytest.approx(float(score[slot]) * numpy.exp(-rate * at), rel=1e-9)
+        x = [at for at in places if at not in (-1, 7)]
+        y = [float(score[slot].log()) for slot, at in enumerate(places) if at in x]
+        rate = numpy.polyfit(x, y, 1)[0]
+        expected = score[: len(places)] * torch.tensor([numpy.exp(-rate * max(at, 0)) for at in places])
+        torch.testing.assert_close(out, expected, rtol=1e-9, atol=0)
+
+
+def test_padding_stays_below_every_number_beside_one_that_is_none():
+    score = torch.tensor([-5.0, float("nan"), 7.0, -2.0])
+    out = silence(score, torch.tensor([True, True, False, True]), torch.arange(1, 5, dtype=torch.int32))
+    assert out[2] == -float("inf")
+
+
+def test_a_tensor_in_a_key_is_itself_alone():
+    one = torch.zeros(3)
+    assert Same(one) == Same(one)
+    assert hash(Same(one)) == hash(Same(one))
+    assert Same(one) != Same(one.clone())
+    assert Same(one) != one
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
