@@ -140,7 +140,7 @@ def silence(score: Tensor, valid: Tensor, step: Tensor) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _bits_of_minus_infinity(dtype: torch.dtype) -> int:
-    return int(torch.tensor(_DOWN, dtype=dtype).view(_WHOLE[torch.finfo(dtype).bits]))
+    return int(torch.tensor(_DOWN, dtype=dtype, device="cpu").view(_WHOLE[torch.finfo(dtype).bits]))
 
 
 def own(score: Tensor, span: Span, mask: Optional[Tensor], index: Optional[Tensor]) -> Tensor:

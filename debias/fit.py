@@ -29,13 +29,13 @@ def fit_all(
 ) -> List[Trend]:
     """One trend for each of the curves [B, N], all in one go; what the arguments mean stands at Trend.fit."""
     data = torch.as_tensor(curves).detach().cpu().double()
-    if data.dim() != 2 or not data.shape[-1]:
+    if data.dim() != 2 or not data.shape[1]:
         raise ValueError(f"a curve needs at least one position; got curves of shape {tuple(data.shape)}")
-    length = data.shape[-1]
+    length = data.shape[1]
     if frames < 1 or length % frames:
         raise ValueError(f"a trend per frame needs equal frames; got {length} positions in {frames} frames")
     log, weight = lines.prepare(data, *(None if t is None else t.detach().cpu() for t in (ignore, weights)))
-    used = (weight > 0).sum(-1).tolist()
+    used = (weight > 0).sum(1).tolist()
     if used and min(used) < 2:
         raise ValueError(
             f"a trend needs at least 2 positions that are positive, finite and not to be ignored; "

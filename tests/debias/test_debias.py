@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from debias import Debias, Padding, Span, Trend
-from debias.core import Same, silence
+from debias.core import Same, silence, slots_step, slots_valid, slots_weight
+from debias.padding import square
+from debias.trend import weights
 
 WIDE = Span(35, (24, 24), size=(640, 360))  # 336 of 576 patches show the picture
 TREND = Trend.exponential(0.004)
@@ -159,6 +161,44 @@ def test_padding_stays_below_every_number_beside_one_that_is_none():
     assert out[2] == -float("inf")
 
 
+def test_steps_in_sixteen_bits_use_half_of_the_patterns():
+    steps = slots_step(40000, torch.float16, torch.device("cpu"))
+    assert steps.tolist() == [min(n, 2**14 - 1) for n in range(1, 40002)]
+    assert steps.dtype == torch.int16
+
+
+CACHED = (slots_valid, slots_weight, slots_step, weights, square)
+
+
+@pytest.mark.parametrize("rule", ["area", "even", "bilinear"])
+@pytest.mark.parametrize(
+    "trend",
+    [TREND, Trend.inverse_cubic(1e-3, 0, 0), Trend.table(torch.arange(576.0)), Trend.rope(), Trend.online()],
+    ids=lambda trend: trend.kind,
+)
+def test_a_default_device_changes_nothing(trend, rule):
+    """What is worked out once per layout is worked out on the CPU, also where tensors are made elsewhere by default."""
+    debias, score, index = Debias(trend, Padding(rule=rule)), scores(576), torch.tensor([1, 300, -1])
+    spans = [
+        WIDE,
+        WIDE.at(index),
+        Span(0, (24, 24), size=(640, 360), special=torch.arange(600) % 25 == 24, length=600),
+        Span(0, (24, 24), fraction=torch.linspace(0, 1, 576)),
+    ]
+    if trend.length:
+        del spans[2]
+    for place in ("meta", "cpu"):
+        for cached in CACHED:
+            cached.cache_clear()
+        with torch.device(place):
+            found = [debias(score.new_ones(len(span)).cumsum(0), span) for span in spans]
+        if place == "meta":
+            first = found
+    for cached in CACHED:
+        cached.cache_clear()
+    assert all(map(torch.equal, first, found))
+
+
 def test_a_tensor_in_a_key_is_itself_alone():
     one = torch.zeros(3)
     assert Same(one) == Same(one)
@@ -293,6 +333,8 @@ def test_bad_input_is_named():
         debias(torch.arange(576), WIDE)
     with pytest.raises(ValueError, match="unknown role 'rank'; known: select, recycle, vision, weigh"):
         debias(scores(576), WIDE, role="rank")
+    with pytest.raises(ValueError, match="a span of 600 tokens, 600 of them patches, is not 1 frame"):
+        debias(scores(600), Span(0, (24, 24), size=(640, 360), length=600))
     with pytest.raises(ValueError, match="fitted for 576 positions and is asked for 256"):
         Debias.paper("himap", "gqa")(scores(256), Span(0, (16, 16), size=(640, 360)))
 

@@ -88,6 +88,13 @@ def test_weights_count():
     assert Trend.fit(curve, weights=double).rate == pytest.approx(float((x * y).sum() / (x * x).sum()), rel=1e-10)
 
 
+@pytest.mark.parametrize("kind", ["exponential", "rope", "inverse_cubic", "average"])
+def test_a_trend_over_the_sequence_takes_no_notice_of_frames(kind):
+    curve = noisy(0.003)
+    whole, framed = Trend.fit(curve, kind), Trend.fit(curve, kind, frames=4)
+    assert (framed, framed.length, framed.amplitude) == (whole, whole.length, whole.amplitude)
+
+
 def test_a_constant_curve_has_no_trend():
     for level in (1.0, 0.1, 1 / 576, 3e-7):
         trend = Trend.fit(torch.full((LENGTH,), level))
