@@ -174,7 +174,7 @@ class Adapter:
 
         options: dict[str, Any] = {}
         if dtype in BITS:
-            options["quantization_config"] = fewer_bits(BITS[str(dtype)])
+            options["quantization_config"] = fewer_bits(BITS[str(dtype)], device)
             dtype = torch.float32 if kind(device) == "cpu" else torch.bfloat16
         options["dtype"] = dtype
         if attention in (None, "auto"):

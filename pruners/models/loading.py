@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,22 +36,30 @@ def quickest(device: Any, dtype: torch.dtype | None) -> str:
     return "flash_attention_2" if torch.cuda.get_device_capability() >= (8, 0) else "sdpa"
 
 
-def fewer_bits(bits: int) -> Any:
+# What keeps its weights: transformers looks for these expressions at the beginning of a module's full name.
+SPARED = ["lm_head", r"(.*\.)?(vision_tower|visual|video_tower|image_tower|multi_modal_projector)"]
+
+
+def fewer_bits(bits: int, device: Any = None) -> Any:
     """How transformers is told to load a language model's weights in 8 or 4 bits; the vision tower stays as it is."""
     import transformers
 
-    spared = ["lm_head", "vision_tower", "visual", "video_tower", "image_tower", "multi_modal_projector"]
     if installed("bitsandbytes"):
+        # It would say at every product that it works in float16.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return transformers.BitsAndBytesConfig(
             load_in_8bit=bits == 8,
             load_in_4bit=bits == 4,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype="bfloat16",
-            llm_int8_skip_modules=spared,
+            llm_int8_skip_modules=SPARED,
         )
     if installed("torchao"):
         from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig
 
-        config = Int8WeightOnlyConfig() if bits == 8 else Int4WeightOnlyConfig()
-        return transformers.TorchAoConfig(config, modules_to_not_convert=spared)
+        if bits == 4 and kind(device) == "cpu":
+            raise ValueError("torchao has no weights of 4 bits for a CPU: pip install bitsandbytes")
+        packed = {"int4_packing_format": "tile_packed_to_4d"}  # of torch itself; the default needs one more package
+        config = Int8WeightOnlyConfig() if bits == 8 else Int4WeightOnlyConfig(**packed)
+        return transformers.TorchAoConfig(config, modules_to_not_convert=SPARED)
     raise ValueError(f"weights of {bits} bits need a package: pip install bitsandbytes (or torchao)")

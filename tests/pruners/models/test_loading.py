@@ -1,6 +1,8 @@
 """Which attention kernel and which weights a checkpoint is loaded with, by what is installed."""
 
 import importlib.util
+import sys
+import types
 
 import pytest
 import torch
@@ -68,7 +70,29 @@ def test_fewer_bits(machine, monkeypatch):
     monkeypatch.setattr(transformers, "BitsAndBytesConfig", lambda **options: seen.update(options))
     loading.fewer_bits(4)
     assert (seen["load_in_4bit"], seen["load_in_8bit"]) == (True, False)
-    assert "vision_tower" in seen["llm_int8_skip_modules"]
+    assert seen["llm_int8_skip_modules"] == loading.SPARED
+
+
+@pytest.mark.parametrize("family", ["llava", "llava_next", "video_llava", "internvl", "qwen2_5_vl", "qwen3_vl"])
+def test_only_the_decoder_has_fewer_bits(builders, family):
+    """By the rule of transformers itself."""
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    one = builders.adapter(family, layers=2)
+    names = {name for name, module in one.model.named_modules() if isinstance(module, torch.nn.Linear)}
+    decoder = {name for name, module in one.model.named_modules() if module is one.decoder}.pop()
+    changed = {name for name in names if should_convert_module(name, loading.SPARED)}
+    assert changed == {name for name in names if name.startswith(f"{decoder}.")}
+    assert len(changed) == 2 * 7 < len(names)
+
+
+def test_four_bits_of_torchao_are_not_for_a_cpu(machine, monkeypatch):
+    machine(None, {"torchao"})
+    made = types.SimpleNamespace(Int8WeightOnlyConfig=None, Int4WeightOnlyConfig=None)
+    monkeypatch.setitem(sys.modules, "torchao", types.ModuleType("torchao"))
+    monkeypatch.setitem(sys.modules, "torchao.quantization", made)
+    with pytest.raises(ValueError, match="pip install bitsandbytes"):
+        loading.fewer_bits(4, "cpu")
 
 
 @pytest.mark.parametrize(("bits", "package"), [(8, "bitsandbytes"), (4, "bitsandbytes"), (8, "torchao")])
@@ -78,10 +102,15 @@ def test_pruning_with_fewer_bits(builders, tmp_path, monkeypatch, requests, bits
     from pruners import make
 
     monkeypatch.setattr(loading, "installed", lambda name: name == package)
-    folder = builders.checkpoint("llava", tmp_path, layers=4)
+    text = builders.config("llava").text_config.to_dict()
+    # bitsandbytes packs rows of 64 weights, 32 at a time.
+    text |= {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16, "num_key_value_heads": 4}
+    folder = builders.checkpoint("llava", tmp_path, text_config=text)
     full, family = (adapter(folder).load(folder, dtype=dtype) for dtype in ("float32", f"{bits}bit"))
     linear = family.decoder.layers[0].mlp.up_proj.weight
     assert linear.dtype != torch.float32 or type(linear) is not torch.nn.Parameter
+    tower = next(part for name, part in family.model.named_parameters() if name.endswith("mlp.fc1.weight"))
+    assert (type(tower), tower.dtype) == (torch.nn.Parameter, torch.float32)
     encoded = full.encode(requests[:2])
     kept = []
     for one in (full, family):
