@@ -64,7 +64,7 @@ def fit_all(
 
 def _straight(log: Tensor, weight: Tensor, kind: str, frames: int, options: Dict[str, Any]) -> Fitted:
     """Kinds whose logarithm is one number times something known: that number is the slope of a line."""
-    base, count = Trend.rope(**options) if kind == "rope" else Trend.exponential(0.0), log.shape[-1] // frames
+    base, count = Trend.rope(**options) if kind == "rope" else Trend("exponential"), log.shape[1] // frames
     slope, height, rest = lines.regress(log, weight, base.regressor(count).repeat(frames))
     return [replace(base, rate=rate, length=count) for rate in slope.tolist()], height, rest
 
@@ -73,7 +73,7 @@ def _both_ways(log: Tensor, weight: Tensor, kind: str, frames: int) -> Fitted:
     """An exponential within the frames times one over them."""
     if kind != "exponential":
         raise ValueError(f"a factorised trend is fitted with exponentials; got kind {kind!r}")
-    count, i = log.shape[-1] // frames, torch.arange(log.shape[-1])
+    count, i = log.shape[1] // frames, torch.arange(log.shape[1])
     within, between, height, rest = lines.plane(log, weight, (i % count).to(log), (i // count).to(log))
     made = [
         Trend.factorised(
@@ -86,7 +86,7 @@ def _both_ways(log: Tensor, weight: Tensor, kind: str, frames: int) -> Fitted:
 
 def _shaped(log: Tensor, weight: Tensor, kind: str, frames: int, options: Dict[str, Any]) -> Fitted:
     """Kinds that follow the curve's own shape, averaged over the frames."""
-    count = log.shape[-1] // frames
+    count = log.shape[1] // frames
     seen = weight.reshape(len(log), frames, count)
     total = seen.sum(1)
     curves = (log.exp().reshape(seen.shape) * seen).sum(1) / total.clamp(min=torch.finfo(log.dtype).tiny)
@@ -102,7 +102,7 @@ def _shaped(log: Tensor, weight: Tensor, kind: str, frames: int, options: Dict[s
 
 def _refined(log: Tensor, weight: Tensor, made: List[Trend], height: Tensor) -> Fitted:
     """The closed form as a first guess of amplitude * exp(rate * i) + offset."""
-    i = torch.arange(log.shape[-1], dtype=log.dtype)
+    i = torch.arange(log.shape[1], dtype=log.dtype)
     better, heights, rests = [], [], []
     for curve, share, trend, start in zip(log.exp(), weight, made, height.exp().tolist()):
         rate, amplitude, offset = lines.refine(curve, share, trend.rate, start)

@@ -13,7 +13,7 @@ def prepare(curve: Tensor, ignore: Optional[Tensor] = None, weights: Optional[Te
     weight = torch.ones_like(curve) if weights is None else weights.to(curve).expand_as(curve)
     good = torch.isfinite(curve) & (curve > 0) & torch.isfinite(weight) & (weight > 0)
     if ignore is not None:
-        good = good & ~ignore.to(device=curve.device, dtype=torch.bool)
+        good = good & ~ignore.to(torch.bool)
     return torch.where(good, curve, torch.ones_like(curve)).log(), torch.where(good, weight, torch.zeros_like(weight))
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from debias import Debias, Span, Trend, fit_all
+from debias import Debias, Span, Trend, fit_all, lines
 
 LENGTH = 576
 POSITION = torch.arange(LENGTH, dtype=torch.float64)
@@ -178,6 +178,59 @@ def test_the_offset_is_found_by_the_refinement():
         Trend.fit(curve, "rope", refine=True)
     with pytest.raises(ValueError, match="4 usable positions"):
         Trend.fit([1.0, 2.0, 3.0], refine=True)
+
+
+def test_a_refined_fit_is_exact_to_the_last_digits():
+    """Residual and amplitude in float64: a clean curve leaves nothing."""
+    curve = 2e-3 * ((0.006 * POSITION).exp() + 2.5)
+    refined = Trend.fit(curve, refine=True)
+    assert refined.amplitude == pytest.approx(2e-3, rel=1e-9)
+    assert float(refined.residual.abs().max()) < 1e-9
+
+
+@pytest.mark.parametrize("amplitude", [-1.0, 0.0])
+def test_a_curve_that_bends_away_is_not_refined(amplitude, monkeypatch):
+    monkeypatch.setattr(lines, "refine", lambda *_: (0.006, amplitude, 2.0))  # what the solver may come to
+    with pytest.raises(ValueError, match="bends away from amplitude"):
+        Trend.fit(noisy(0.006), refine=True)
+
+
+@pytest.mark.parametrize("kind", ["inverse_cubic", "average"])
+def test_a_shape_over_frames_is_the_mean_of_what_each_position_showed(kind):
+    shape = 1 / Trend.inverse_cubic(0.1, 0.02, 0.001).curve(24)
+    ignore = torch.zeros(96, dtype=torch.bool)
+    ignore[[3, 24, 30, 51, 54, 76, 95]] = True  # position 3 in frames 0, 1 and 3: elsewhere one frame is left out
+    weights = torch.linspace(1, 2, 96)
+    found = Trend.fit(shape.repeat(4), kind, ignore, scope="frame", frames=4, weights=weights)
+    torch.testing.assert_close(found.weight(None, 24), Trend.fit(shape, kind).weight(None, 24))
+    louder = torch.cat([shape, shape, 3 * shape, 3 * shape])
+    twice = torch.cat([torch.ones(48), torch.full((48,), 2.0)])
+    mean = Trend.fit((shape + shape + 6 * shape + 6 * shape) / 6, kind)
+    both = Trend.fit(louder, kind, scope="frame", frames=4, weights=twice)
+    torch.testing.assert_close(both.weight(None, 24), mean.weight(None, 24))
+
+
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [
+        ("exponential", {}),
+        ("rope", {"head_dim": 8}),
+        ("inverse_cubic", {}),
+        ("average", {}),
+        ("average", {"scope": "frame", "frames": 4}),
+        ("inverse_cubic", {"scope": "frame", "frames": 4}),
+        ("exponential", {"scope": "factorised", "frames": 4}),
+        ("exponential", {"refine": True}),
+    ],
+)
+def test_many_curves_are_fitted_as_each_alone(kind, how):
+    curves = torch.stack([noisy(0.002, seed=1, length=64), noisy(0.004, seed=2, length=64)])
+    many = fit_all(curves, kind, **how)
+    for trend, curve in zip(many, curves, strict=True):
+        alone = Trend.fit(curve, kind, **how)
+        torch.testing.assert_close(trend.weight(None, 64, 4), alone.weight(None, 64, 4))
+        assert (trend.amplitude, trend.r2) == (pytest.approx(alone.amplitude), pytest.approx(alone.r2))
+        torch.testing.assert_close(trend.residual, alone.residual)
 
 
 def test_rope_strength_comes_back():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from debias import Padding, Span
-from debias.padding import RELEASED, canvas_fraction, fraction
+from debias.padding import RELEASED, canvas_fraction, fraction, sampled
 
 SIDE = st.integers(1, 4000)
 CELLS = st.sampled_from([1, 7, 16, 24, 27, 48])
@@ -184,6 +186,27 @@ def test_a_size_that_is_none_is_named(size):
             Span(0, (24, 24), size=size)
     with pytest.raises(ValueError, match="grid"):
         Padding().valid((5, 5), size or (0, 0))
+
+
+@pytest.mark.parametrize("bad", [(0, 5), (5, 0), (1.5, 2), (1, 2, 3)])
+@pytest.mark.parametrize(
+    ("attempt", "what"),
+    [
+        (lambda bad: Span(0, bad), "grid (rows, columns)"),
+        (lambda bad: Span(0, (2, 2), size=bad), "size (width, height)"),
+        (lambda bad: Padding().valid(bad, (2, 2)), "size (width, height)"),
+        (lambda bad: Padding().valid((5, 5), bad), "grid (rows, columns)"),
+        (lambda bad: fraction(bad, (2, 2)), "size (width, height)"),
+        (lambda bad: sampled((5, 5), bad), "grid (rows, columns)"),
+        (lambda bad: canvas_fraction(bad, (28, 28), (2, 2)), "size (width, height)"),
+        (lambda bad: canvas_fraction((5, 5), bad, (2, 2)), "canvas (width, height)"),
+        (lambda bad: canvas_fraction((5, 5), (28, 28), bad), "grid (rows, columns)"),
+    ],
+)
+def test_a_pair_that_is_none_is_called_by_its_name(attempt, what, bad):
+    message = f"{what} must be two whole numbers of at least 1; got {bad!r}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        attempt(bad)
 
 
 def test_rules_and_thresholds_are_checked():
