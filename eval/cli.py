@@ -115,7 +115,7 @@ def build(name: str) -> tuple[Parser, Work]:
     """The parser of a subcommand, and what it does."""
     module = importlib.import_module(COMMANDS[name][0])
     described = (module.__doc__ or "").replace("python -m eval", program())
-    parser = Parser(prog=f"{program()} {name}", description=described.replace("%", "%%"))
+    parser = Parser(prog=f"{program()} {name}", description=described)
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     return parser, module.command(parser)
 

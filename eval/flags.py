@@ -14,11 +14,58 @@ from eval.fields import flags_of
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    from pruners import find
     from pruners import names as known
 
     add = parser.add_argument
     add("--method", default="fastv", help=f"one or more of {', '.join(known())}, or all")
+    choosing(parser)
+    add("--out", help="the run folder; the same command goes on where it stopped (default: runs/METHOD-HASH)")
+    add(
+        "--backend", default="native", choices=["native", "fork"], help="fork: the authors' code in its own environment"
+    )
+    add(
+        "--batch-size",
+        type=positive,
+        default=8,
+        help="questions at once (default %(default)s); answers do not depend on it",
+    )
+    add(
+        "--tensor-parallel",
+        action="store_true",
+        help="the processes of this launch (torchrun) hold one model together, each a part of every layer",
+    )
+    add("--workers", type=positive, default=4, help="threads that read pictures ahead (default %(default)s)")
+    add(
+        "--feature-memory",
+        type=float,
+        default=2.0,
+        metavar="GIB",
+        help="for vision features shared by questions and arms (default %(default)s)",
+    )
+    add(
+        "--share-prefix",
+        action="store_true",
+        help="compute the layers before the first cut once for all arms of a batch; answers stay the same",
+    )
+    add("--check", action="store_true", help="read every record and picture before a model is loaded")
+    add("--skip-broken", action="store_true", help="go on without unreadable pictures; they count as wrong")
+    add("--draws", type=positive, default=10_000, help="bootstrap draws (default %(default)s)")
+    add(
+        "--report-samples",
+        type=int,
+        default=12,
+        help="questions of each benchmark in report.html (default %(default)s)",
+    )
+    add("--dry-run", action="store_true", help="say what would run, and stop")
+    add("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher says it twice; LOCAL_RANK counts
+
+
+def choosing(parser: argparse.ArgumentParser) -> None:
+    """The flags that choose model, data, arms and their debias; and those of the methods, behind them."""
+    from pruners import find
+    from pruners import names as known
+
+    add = parser.add_argument
     add(
         "--arms",
         help="of none, trend, padding, both (or paper, before, after), and unpruned (default: those the method has)",
@@ -28,7 +75,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--video-model", help="the model for the video benchmarks (default: --model, or the embedded one)")
     add("--data", help="the data root, LLaVA's playground/data/eval (default: the embedded tiny world)")
     add("--full", action="store_true", help="all of the embedded data, not the subset")
-    add("--out", help="the run folder; the same command goes on where it stopped (default: runs/METHOD-HASH)")
     add(
         "--option",
         action="append",
@@ -38,15 +84,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--limit", type=positive, help="at most so many questions of each benchmark, the same ones every time")
     add("--max-new-tokens", type=positive, help="longest answer (default: each benchmark's own, 128 or 1024)")
-    add(
-        "--batch-size",
-        type=positive,
-        default=8,
-        help="questions at once (default %(default)s); answers do not depend on it",
-    )
-    add(
-        "--backend", default="native", choices=["native", "fork"], help="fork: the authors' code in its own environment"
-    )
     add(
         "--trend",
         default="auto",
@@ -69,41 +106,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--device", help="cpu, cuda, cuda:1, or auto to spread a large model (default: cuda when there is one)")
     add(
-        "--tensor-parallel",
-        action="store_true",
-        help="the processes of this launch (torchrun) hold one model together, each a part of every layer",
-    )
-    add("--workers", type=positive, default=4, help="threads that read pictures ahead (default %(default)s)")
-    add(
-        "--feature-memory",
-        type=float,
-        default=2.0,
-        metavar="GIB",
-        help="for vision features shared by questions and arms",
-    )
-    add(
-        "--share-prefix",
-        action="store_true",
-        help="compute the layers before the first cut once for all arms of a batch; answers stay the same",
-    )
-    add(
         "--max-patches",
         type=positive,
         metavar="N",
         help="InternVL: at most N tiles of a picture (default: the checkpoint's)",
     )
-    add("--check", action="store_true", help="read every record and picture before a model is loaded")
-    add("--skip-broken", action="store_true", help="go on without unreadable pictures; they count as wrong")
-    add("--draws", type=positive, default=10_000, help="bootstrap draws (default %(default)s)")
-    add(
-        "--report-samples",
-        type=int,
-        default=12,
-        help="questions of each benchmark in report.html (default %(default)s)",
-    )
-    add("--dry-run", action="store_true", help="say what would run, and stop")
-    add("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher says it twice; LOCAL_RANK counts
-    add("--trust-remote-code", action="store_true", help=argparse.SUPPRESS)
     lines = []
     for name in known():
         fields = [f"--{field.name.replace('_', '-')} {_default(field)}" for field in dataclasses.fields(find(name))]

@@ -1,7 +1,7 @@
 """Run a native method and the authors' own code on the same questions, and say how far they agree.
 
 examples:
-  python -m eval parity fastv                                   the embedded model and data, arms none and both
+  python -m eval parity fastv                                   8 questions of the embedded POPE, arms none and both
   python -m eval parity fastv --mode mask --benchmarks tgif     clips, under Video-LLaVA's own code
   python -m eval parity pyramiddrop --model llava-hf/llava-1.5-7b-hf --data playground/data/eval --benchmarks pope
 
@@ -33,15 +33,13 @@ log = logging.getLogger("debias")
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
     parser.add_argument("name", metavar="METHOD", help="a method whose authors' code is a submodule")
-    flags.arguments(parser)
-    parser.set_defaults(arms="none,both", limit=8)
+    flags.choosing(parser)
+    parser.set_defaults(arms="none,both", benchmarks="pope", limit=8)
     return work
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
     args.method, args.backend = names.method(args.name), "fork"
-    if args.benchmarks is None:
-        args.benchmarks = "pope"
     chosen = choices.choose(args)
     found: dict[str, dict[str, dict[str, Any]]] = {}
     try:
