@@ -257,11 +257,13 @@ def known_flags():
 
 
 def test_flags_that_a_page_names_exist():
-    known = known_flags()
+    known, seen = known_flags(), set()
     for page in PAGES:
         for code in re.findall(r"`([^`]+)`", prose(page.read_text(encoding="utf-8"))):
             for flag in re.findall(r"(?<![\w-])--[a-z][\w-]+", code):
                 assert flag in known, f"{page.name} names {flag}"
+                seen.add(flag)
+    assert {"--method", "--share-prefix"} <= seen
 
 
 def test_every_page_is_in_the_navigation():

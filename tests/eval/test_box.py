@@ -68,7 +68,21 @@ def test_iou_is_bounded_and_symmetric(a, b, width, height, frame):
     assert iou(a, b) == iou(b, a)
 
 
-@given(st.text(alphabet="[]0123456789.,- ", max_size=200))
-def test_any_text_is_parsed_or_not(text):
-    box = find_box(text)
-    assert box is None or len(box) == 4
+NUMBERS = st.sampled_from(["0", "7", "0.25", ".5", "1.", "-3", "+4", "", ".", "1e3", "--1", "0.1.2", " 12 ", "1 2"])
+PIECES = st.lists(NUMBERS, min_size=3, max_size=5).map(lambda numbers: f"[{','.join(numbers)}]")
+
+
+def by_hand(text):
+    """Brackets that hold four numbers, each a sign and digits with at most one point, found from the left."""
+    for start in (at for at, sign in enumerate(text) if sign == "["):
+        end = text.find("]", start)
+        parts = [part.strip() for part in text[start + 1 : end].split(",")] if end >= 0 else []
+        digits = [part.removeprefix(part[0]) if part[:1] in ("+", "-") and part else part for part in parts]
+        if len(parts) == 4 and all(d.replace(".", "", 1).isdecimal() for d in digits):
+            return tuple(float(part) for part in parts)
+    return None
+
+
+@given(st.lists(PIECES | st.text(alphabet="[]0123456789.,- ", max_size=12), max_size=4).map("".join))
+def test_the_first_box_is_the_one_found_by_hand(text):
+    assert find_box(text) == by_hand(text)

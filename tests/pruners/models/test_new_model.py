@@ -67,9 +67,14 @@ def test_the_page_runs(vipllava, folder, builders):
 
 
 def test_the_page_names_what_exists():
-    for name in re.findall(r"`(\w+\.py)`", PAGE):
-        assert any((Path(pruners.models.__file__).parent / name).is_file() for name in [name]), name
+    files = re.findall(r"`(\w+\.py)`", PAGE)
+    assert files
+    for name in files:
+        assert (Path(pruners.models.__file__).parent / name).is_file(), name
     table = PAGE.split("## What an adapter says")[1].split("Examples")[0]
-    for row in table.splitlines():
-        for name in re.findall(r"`(\w+)", row.split("|")[1]) if row.startswith("| `") else []:
-            assert hasattr(Adapter, name), name
+    names = [
+        name for row in table.splitlines() if row.startswith("| `") for name in re.findall(r"`(\w+)", row.split("|")[1])
+    ]
+    assert {"spans", "prompt"} <= set(names)
+    for name in names:
+        assert hasattr(Adapter, name), name
