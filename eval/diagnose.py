@@ -33,6 +33,7 @@ from eval import bias, diagnosis
 from eval.bias import Measured
 from eval.checkpoints import digest_of
 from eval.embedded import EMBEDDED
+from eval.flags import positive
 from eval.images import open_image
 from eval.probe import Seen, watch
 from eval.sample import Sample
@@ -60,14 +61,19 @@ def command(parser: argparse.ArgumentParser) -> Any:
     parser.add_argument("--video", action="store_true", help="clips instead of pictures")
     parser.add_argument("--images", type=Path, help="folder of pictures, or of videos (default: the tiny world's)")
     parser.add_argument("--prompts", type=Path, help="text file, one request a line; the first is the main one")
-    parser.add_argument("--limit", type=int, default=64, help="how many pictures (default: %(default)s)")
-    parser.add_argument("--keep", type=float, default=0.11, help="tokens that would be kept: a count, or a share < 1")
+    parser.add_argument("--limit", type=positive, default=64, help="how many pictures (default: %(default)s)")
+    parser.add_argument(
+        "--keep",
+        type=float,
+        default=0.11,
+        help="tokens that would be kept: a count, or a share < 1 (default: %(default)s)",
+    )
     parser.add_argument("--layers", help="which layers, as in 1,7,15 (default: all)")
     parser.add_argument("--heads", action="store_true", help="also the rise of every head, before and after RoPE")
     parser.add_argument("--out", type=Path, help="also write the result to this file, for `python -m eval figures`")
     parser.add_argument("--device", help="device of the model (default: a GPU when there is one)")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other pictures (default %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=8, help="pictures at once (default %(default)s)")
+    parser.add_argument("--batch-size", type=positive, default=8, help="pictures at once (default %(default)s)")
     return work
 
 
@@ -79,6 +85,8 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         drawn(args.limit, args.seed, args.video) if args.images is None else found(args.images, args.limit, args.video)
     )
     prompts = PROMPTS if args.prompts is None else tuple(filter(None, args.prompts.read_text("utf-8").splitlines()))
+    if not prompts:
+        raise ValueError(f"--prompts {args.prompts}: the file is empty; expected one request a line")
     say(f"diagnose: {len(shown)} {kind(args)}, {len(prompts)} prompts, {model} on {device}")
 
     def look(prompt: str, rotary: bool = True) -> Seen:
@@ -92,9 +100,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         )
     plain, others = look(prompts[0], rotary=False), [look(prompt).heads_mean for prompt in prompts[1:]]
     depth = main.attention.shape[1]
-    layers = range(depth) if args.layers is None else [int(word) for word in args.layers.split(",")]
-    if wrong := [layer for layer in layers if not 0 <= layer < depth]:
-        raise ValueError(f"--layers names layer {wrong[0]}, but the model has layers 0 to {depth - 1}")
+    layers = range(depth) if args.layers is None else chosen(args.layers, depth)
     result = {
         "model": f"{Path(model).name} {digest_of(model)}",
         "pictures": len(main.spans),
@@ -114,6 +120,14 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
+
+
+def chosen(text: str, depth: int) -> list[int]:
+    """The layers that --layers names."""
+    words = [word.strip() for word in text.split(",")]
+    if wrong := [word for word in words if not (word.isdecimal() and int(word) < depth)]:
+        raise ValueError(f"--layers {text}: expected layers 0 to {depth - 1} with commas, found {wrong[0]!r}")
+    return [int(word) for word in words]
 
 
 def kind(args: argparse.Namespace) -> str:

@@ -142,10 +142,9 @@ def _default(field: Any) -> str:
 
 
 def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, not {text}")
-    return value
+    return int(text)
 
 
 def options(words: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -156,12 +156,16 @@ def test_tiled_pictures_of_the_commonest_layout_are_measured(builders, tmp_path,
     ("words", "message"),
     [
         (["--limit", "2"], "2 pictures are too few"),
-        (["--layers", "99"], "names layer 99, but the model has layers 0 to"),
+        (["--layers", "0,99"], "--layers 0,99: expected layers 0 to"),
+        (["--layers", "first"], "found 'first'"),
+        (["--prompts", "EMPTY/prompts.txt"], "prompts.txt: the file is empty"),
         (["--images", "EMPTY"], "holds no pictures"),
     ],
 )
 def test_bad_input(checkpoint, tmp_path, capsys, words, message):
-    words = [str(tmp_path) if word == "EMPTY" else word for word in words]
+    if "--prompts" in words:
+        (tmp_path / "prompts.txt").touch()
+    words = [word.replace("EMPTY", str(tmp_path)) for word in words]
     code, _, err = run(capsys, checkpoint, "--limit", "4", *words)
     assert code == 1
     assert message in err
