@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from debias import Debias, names
-from eval import benchmarks, trends
+from eval import benchmarks, heap, trends
 from eval.backends import UNPRUNED, Backend, Native
 from eval.benchmarks.base import Benchmark
 from eval.checkpoints import config_of, digest_of, folder_of, layout
@@ -203,6 +203,8 @@ class Choice:
 
             noise.disable_progress_bar()
             self.unload()
+            if self.device == "cpu":
+                heap.keep()
             model = self.models[media]
             log.info("loading %s (%s, %s)", model, self.dtype, self.device)
             split, kernel = self.split, self.args.attention

@@ -155,6 +155,8 @@ def release() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0].startswith("--local_rank="):
+        del words[0]  # deepspeed's launcher puts it before the command; eval.plan reads the same from the environment
     if words[:1] == ["help"]:
         words = [*words[1:2], "--help"]
     if not words or words[0] in ("-h", "--help"):

@@ -80,6 +80,11 @@ def test_the_version(capsys):
     assert capsys.readouterr().out.startswith("debias")
 
 
+def test_what_deepspeeds_launcher_adds_is_no_command(capsys):
+    assert cli.main(["--local_rank=1", "--version"]) == 0
+    assert capsys.readouterr().out.startswith("debias")
+
+
 def test_help_of_a_command_keeps_its_examples(extra, capsys):
     extra(lambda args: None)
     assert cli.main(["try", "--help"]) == 0
