@@ -9,8 +9,11 @@ from torch import Tensor
 def density_peaks(states: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Cluster [M, D] `states`: (label 0..count-1 of each, index of each centre), highest peak first."""
     states = states.float()
-    # The matrix-multiplication form of cdist leaves a token at a distance from itself, which the density would see.
-    distance = torch.cdist(states, states, compute_mode="donot_use_mm_for_euclid_dist") / states.shape[-1] ** 0.5
+    # One matrix product, 20 times as quick as pair by pair. It rounds by the size of the states, which is why what they
+    # have in common goes first, and would leave a token at a distance from itself, which the density would see.
+    states = states - states.mean(0)
+    distance = torch.cdist(states, states, compute_mode="use_mm_for_euclid_dist").fill_diagonal_(0)
+    distance = distance / states.shape[-1] ** 0.5
     density = distance.topk(count, largest=False).values.square().mean(-1).neg().exp()
     place = density.argsort(descending=True, stable=True).argsort()
     denser = place[None, :] < place[:, None]

@@ -63,8 +63,13 @@ class DeepLayer(Pruner):
         score = self.combined(score, view)
         if not isinstance(self.selection, MIS) or view.count >= len(score):
             return top(score, view.count)
-        edges = self.selection.graph(view.hidden, *view.places)
-        return self.selection(score, edges, view.count, None if view.valid is None else ~view.valid)
+        graph, parts = self.selection.graph, (view.hidden, *view.places)
+        return self.selection(
+            score,
+            lambda some: graph(*(part[some] for part in parts)),
+            view.count,
+            None if view.valid is None else ~view.valid,
+        )
 
     def combined(self, score: Tensor, view: View) -> Tensor:
         """The score arithmetic over the valid tokens; silenced ones stay below them in the order they have."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,8 +12,9 @@ from torch import Tensor
 from pruners.base import check_share, check_word
 
 
-def independent(adjacent: Tensor, free: Tensor) -> Tensor:
-    """The set a sequential greedy walk over nodes 0..n-1 picks from the `free` ones, in a few parallel rounds.
+def independent(adjacent: Tensor, free: Tensor, wanted: int) -> tuple[Tensor, bool]:
+    """The set a sequential greedy walk over nodes 0..n-1 picks from the `free` ones, in a few parallel rounds, at least
+    as far as its first `wanted`; and whether there are so many.
 
     A node none of whose undecided neighbours comes before it will be picked by the walk whatever happens elsewhere;
     picking all of these at once, and striking out their neighbours, leaves a smaller problem of the same kind.
@@ -25,8 +27,10 @@ def independent(adjacent: Tensor, free: Tensor) -> Tensor:
             first = free & ~(before & free).any(-1)
             picked |= first
             free = free & ~first & ~(adjacent & first).any(-1)
-        if not bool(free.any()):
-            return picked
+        settled = picked & (free.cumsum(0) == 0)
+        enough, more = torch.stack([settled.sum() >= wanted, free.any()]).tolist()
+        if enough or not more:
+            return picked, enough
 
 
 @dataclass(frozen=True)
@@ -55,29 +59,37 @@ class MIS:
         if self.rule == "semantic":
             edges = likeness > self.theta
         else:
-            offset = xy[:, None].float() - xy[None].float()
-            near = (offset.square().sum(-1) <= self.radius**2) & (view[:, None] == view[None])
+            x, y = ((part[:, None] - part).square() for part in xy.float().T)
+            near = (x + y <= self.radius**2) & (view[:, None] == view)
             if self.rule == "union":
                 edges = near | (likeness > self.theta)
             else:
                 edges = self.alpha * likeness.clamp_min(0) + (1 - self.alpha) * near > self.theta
         return edges.fill_diagonal_(False)
 
-    def __call__(self, score: Tensor, edges: Tensor, keep: int, silenced: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, score: Tensor, edges: Callable[[Tensor], Tensor], keep: int, silenced: Tensor | None = None
+    ) -> Tensor:
         """Ascending indices of `keep` tokens: pivots, then the independent set, then the best of what is left.
 
+        `edges` gives the graph of some of the tokens: pairs are compared among the best alone, while these are enough.
         `silenced` tokens come after every other one, also after those that an edge has blocked.
         """
-        n = len(score)
+        n, pivots, size = len(score), max(1, int(self.r_pivot * keep)), 2 * keep
         silenced = torch.zeros(n, dtype=torch.bool, device=score.device) if silenced is None else silenced
         order = score.argsort(descending=True, stable=True)
         order = order[silenced[order].to(torch.uint8).argsort(stable=True)]
-        edges, silenced = edges[order][:, order], silenced[order]
-        place = torch.arange(n, device=score.device)
-        pivot = place < max(1, int(self.r_pivot * keep))
-        free = ~pivot & ~silenced
-        if self.suppress_pivots:
-            free &= ~(edges & pivot).any(-1)
+        silenced, place = silenced[order], torch.arange(n, device=score.device)
+        pivot = place < pivots
+        while True:
+            graph, free = edges(order[:size]), (~pivot & ~silenced)[:size]
+            if self.suppress_pivots:
+                free &= ~graph[:, :pivots].any(-1)
+            picked, enough = independent(graph, free, keep - pivots)
+            if enough or size >= n:
+                break
+            size *= 2
         rank = torch.full_like(place, 2)  # left over: fills what the independent set leaves open
-        rank = rank.masked_fill(independent(edges, free), 1).masked_fill(silenced, 3).masked_fill(pivot, 0)
+        rank[:size].masked_fill_(picked, 1)
+        rank = rank.masked_fill(silenced, 3).masked_fill(pivot, 0)
         return order[rank.argsort(stable=True)[:keep]].sort().values

@@ -8,6 +8,10 @@ from hypothesis import strategies as st
 from pruners.mis import MIS, independent
 
 
+def among(edges):
+    return lambda index: edges[index][:, index]
+
+
 def walk(score, edges, keep, pivots, suppress, silenced):
     """One token after the other, as the papers tell it; silenced ones only when nothing else is left."""
     order = sorted(range(len(score)), key=lambda i: (bool(silenced[i]), -score[i].item(), i))
@@ -37,7 +41,7 @@ def test_equals_the_sequential_walk(n, seed, density, data):
     keep = data.draw(st.integers(1, n))
     ratio = data.draw(st.sampled_from([0.0, 0.7, 1.0]))
     suppress = data.draw(st.booleans())
-    kept = MIS(r_pivot=ratio, suppress_pivots=suppress)(score, edges, keep, silenced)
+    kept = MIS(r_pivot=ratio, suppress_pivots=suppress)(score, among(edges), keep, silenced)
     assert kept.tolist() == walk(score, edges, keep, max(1, int(ratio * keep)), suppress, silenced)
 
 
@@ -66,7 +70,7 @@ def test_picks_are_independent_and_pivots_stay():
     score = torch.rand(100, generator=generator)
     method = MIS(rule="union", r_pivot=0.5)
     edges = method.graph(features, xy, torch.zeros(100, dtype=torch.long))
-    kept = method(score, edges, 12)
+    kept = method(score, among(edges), 12)
     pivots = score.topk(6).indices
     assert len(kept) == 12
     assert torch.equal(kept, kept.sort().values)
@@ -79,7 +83,30 @@ def test_picks_are_independent_and_pivots_stay():
 def test_a_chain_takes_every_other_node():
     n = 201  # the worst case of the parallel rounds: every decision waits for the one before
     edges = torch.diag(torch.ones(n - 1), 1) + torch.diag(torch.ones(n - 1), -1) > 0
-    assert independent(edges, torch.ones(n, dtype=torch.bool)).nonzero()[:, 0].tolist() == list(range(0, n, 2))
+    picked, enough = independent(edges, torch.ones(n, dtype=torch.bool), n)
+    assert picked.nonzero()[:, 0].tolist() == list(range(0, n, 2))
+    assert not enough
+    picked, enough = independent(edges, torch.ones(n, dtype=torch.bool), 5)
+    assert picked.nonzero()[:5, 0].tolist() == list(range(0, 10, 2))
+    assert enough
+    assert picked.sum() < 10  # nobody waited for the rest
+
+
+@pytest.mark.parametrize(("blocked", "asked"), [(0, [20]), (30, [20, 40]), (100, [20, 40, 80, 100])])
+def test_only_the_best_are_compared_while_they_are_enough(blocked, asked):
+    """Tokens 0..blocked all repeat each other."""
+    edges = torch.zeros(100, 100, dtype=torch.bool)
+    edges[:blocked, :blocked] = True
+    edges.fill_diagonal_(False)
+    score, sizes = torch.arange(100, 0, -1).float(), []
+
+    def some(index):
+        sizes.append(len(index))
+        return edges[index][:, index]
+
+    kept = MIS(r_pivot=0.5)(score, some, 10)
+    assert sizes == asked
+    assert kept.tolist() == walk(score, edges, 10, 5, True, torch.zeros(100, dtype=torch.bool))
 
 
 @pytest.mark.long
@@ -91,6 +118,6 @@ def test_thousands_of_tokens_are_quick():
     xy, view = torch.stack([place % 16, place // 16], -1), place // 256
     method = MIS(rule="union", theta=0.3)
     start = time.perf_counter()
-    kept = method(score, method.graph(features, xy, view), keep)
+    kept = method(score, lambda some: method.graph(features[some], xy[some], view[some]), keep)
     assert len(kept) == keep
     assert time.perf_counter() - start < 20  # a loop over tokens and neighbours takes minutes

@@ -15,7 +15,7 @@ from debias import Debias, Padding, Trend
 
 DOOR = [("download", "pruners/hooks.py:prefill"), ("download", "pruners/sequence.py:real_columns")]
 SOLVER = ("_linalg_eigh", "pruners/tokencarve.py:information")
-GRAPH = ("_local_scalar_dense", "pruners/mis.py:independent")
+GRAPH = ("download", "pruners/mis.py:independent")
 NEEDED = {"tokencarve": [SOLVER], "d2pruner": [GRAPH], "deeplayer": [GRAPH]}
 SIZES = {"models/llava_next.py:spans", "models/qwen2_5_vl.py:grids"}  # read with the ids: how large the pictures are
 

@@ -1,0 +1,49 @@
+"""No Python loop over tokens: four times as many visual tokens are pruned with about as many tensor operations."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import pruners
+from debias import Debias, Padding, Trend
+from pruners.models import Request
+
+MORE = {  # operations that 432 tokens more may need
+    "d2pruner": 60,  # an independent set may take a few rounds more, of about ten operations
+    "deeplayer": 60,
+    "vispruner": 200,  # whose authors drop a dozen tokens a round
+}
+
+
+class Counter(TorchDispatchMode):
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def operations(builders, name, size, fields):
+    """Of one prefill and one step; the picture has (size / 14)**2 tokens."""
+    adapter = builders.adapter("llava", layers=8, image_size=size)
+    encoded = adapter.encode([Request("What is it?", [builders.picture(90, 50)])])
+    method, debias = pruners.make(name, keep=0.3, **fields), Debias(Trend.exponential(0.01), Padding())
+    with method(adapter, debias, encoded.sizes), Counter() as counter:
+        adapter.model.generate(**encoded.inputs, max_new_tokens=2, min_new_tokens=2, do_sample=False)
+    return counter.count
+
+
+@pytest.mark.parametrize("name", pruners.names())
+def test_operations_do_not_grow_with_tokens(builders, name):
+    fields = {"scores": "ratio", "layer": 3} if name == "d2pruner" else {}
+    few, many = (operations(builders, name, size, fields) for size in (168, 336))  # 144 and 576 tokens
+    assert abs(many - few) <= MORE.get(name, 5)
+
+
+def test_a_loop_over_tokens_would_be_seen(builders, monkeypatch):
+    def score(self, view):
+        return torch.stack([view.attention[:, 0, token].mean() for token in range(len(view.tokens))])
+
+    monkeypatch.setattr(type(pruners.make("fastv")), "score", score)
+    few, many = (operations(builders, "fastv", size, {}) for size in (168, 336))
+    assert many - few > 576 - 144
