@@ -15,8 +15,8 @@ import argparse
 import runpy
 import string
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,10 +51,13 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"--kit {args.kit}: no VLMEvalKit there; expected its checkout, with run.py and vlmeval/")
     one_of("method", args.method, methods())
     settings: dict[str, Any] = {name: getattr(args, name) for name in SETTINGS} | given(args.fields)
-    settings |= {"pretrained": args.model, "method": args.method, "rows": args.rows, "longest": args.max_new_tokens}
+    settings |= {"pretrained": args.model, "method": args.method, "longest": args.max_new_tokens}
+    # made here: while the kit makes a model it hides from it that it is one of several processes
+    settings["rows"] = None if args.rows is None else Rows(args.rows)
+    failures: list[str] = []
     arms = [arm.strip() for arm in args.arms.split(",") if arm.strip()]
     sys.path.insert(0, str(script.parent.resolve()))
-    registered = register(arms, settings)
+    registered = register(arms, {**settings, "failures": failures})
     typed, sys.argv = sys.argv, [str(script), "--model", *registered, *args.run]
     try:
         with redirect_stdout(sys.stderr):
@@ -62,6 +65,11 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     finally:
         sys.argv = typed
         sys.path.remove(str(script.parent.resolve()))
+    if failures:
+        raise ValueError(
+            f"VLMEvalKit went on after {len(failures)} failures, and what it scored is not the whole. The first: "
+            f"{failures[0]}"
+        )
     return {"models": registered}
 
 
@@ -93,10 +101,11 @@ def register(arms: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
 
 def model_class() -> type:
     """The class as the kit wants it."""
-    from vlmeval.dataset import DATASET_TYPE
+    from vlmeval.dataset import DATASET_MODALITY, DATASET_TYPE
     from vlmeval.vlm.base import BaseModel
 
-    return type("Debias", (Model, BaseModel), {"type_of": staticmethod(DATASET_TYPE)})
+    tells = {"type_of": staticmethod(DATASET_TYPE), "modality_of": staticmethod(DATASET_MODALITY)}
+    return type("Debias", (Model, BaseModel), tells)
 
 
 class Model:
@@ -105,17 +114,24 @@ class Model:
     INTERLEAVE = True
     VIDEO_LLM = False
     type_of: Callable[[str], str]
+    modality_of: Callable[[str], str]
     dump_image: Callable[..., Sequence[str]]
 
-    def __init__(self, longest: int = 1024, rows: str | None = None, **settings: Any) -> None:
+    def __init__(
+        self, longest: int = 1024, rows: Rows | None = None, failures: list[str] | None = None, **settings: Any
+    ) -> None:
         super().__init__()
+        self.longest, self.rows = longest, rows
+        self.failures = [] if failures is None else failures
         # the kit shows each process the devices that it may use, so the first one is right
-        self.pruned = Pruned(**{"device": first_device(), **{k: v for k, v in settings.items() if v is not None}})
-        self.longest, self.rows = longest, None if rows is None else Rows(rows)
+        given = {"device": first_device(), **{k: v for k, v in settings.items() if v is not None}}
+        with noted(self.failures, f"{settings.get('method')}, arm {settings.get('arm')}"):
+            self.pruned = Pruned(**given)
         self.VIDEO_LLM = self.pruned.media == "video"
 
     def use_custom_prompt(self, dataset: str) -> bool:
-        return self.type_of(dataset) in ("MCQ", "Y/N")
+        """Questions about clips are the kit's: only its data set knows how many frames it shows."""
+        return self.type_of(dataset) in ("MCQ", "Y/N") and self.modality_of(dataset) != "VIDEO"
 
     def build_prompt(self, line: Mapping[str, Any], dataset: str) -> list[dict[str, str]]:
         pictures = [{"type": "image", "value": path} for path in self.dump_image(line, dataset)]
@@ -123,11 +139,22 @@ class Model:
         return [*pictures, {"type": "text", "value": text}]
 
     def generate_inner(self, message: Sequence[Mapping[str, Any]], dataset: str | None = None) -> str:
-        request = self.pruned.request([(part["type"], part["value"]) for part in message])
-        answer = self.pruned([request], self.longest)[0]
+        with noted(self.failures, f"{dataset}, {[part['value'] for part in message]}"):
+            request = self.pruned.request([(part["type"], part["value"]) for part in message])
+            answer = self.pruned([request], self.longest)[0]
         if self.rows is not None:
             self.rows.add(answer, task=dataset, prompt=request.text, arm=self.pruned.arm)
         return answer.text
+
+
+@contextmanager
+def noted(failures: list[str], where: str) -> Iterator[None]:
+    """The kit logs an error, leaves out the data set and ends with success; so we remember it ourselves."""
+    try:
+        yield
+    except Exception as error:
+        failures.append(f"{where}: {error}")
+        raise
 
 
 def multiple_choice(line: Mapping[str, Any]) -> str:
