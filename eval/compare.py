@@ -17,6 +17,7 @@ from typing import Any
 from eval import judge as judging
 from eval.averages import AVERAGES
 from eval.contrast import DRAWS, SLOW_DRAWS, Contrast, contrasts, mean, scale
+from eval.flags import positive
 from eval.results import Result, Scored, results
 from eval.store import Folder
 from eval.tables import Table, show, write
@@ -165,10 +166,12 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="a run folder, or RUN:ARM; several are compared with the first"
     )
-    parser.add_argument("--baseline", default="none", help="the arm that the others of one run are compared with")
+    parser.add_argument(
+        "--baseline", default="none", help="the arm that the others of one run are compared with (default %(default)s)"
+    )
     parser.add_argument("--data", help="where the annotations are, when they moved since the run")
     parser.add_argument(
-        "--draws", type=int, default=DRAWS, help="bootstrap draws and permutations (default %(default)s)"
+        "--draws", type=positive, default=DRAWS, help="bootstrap draws and permutations (default %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default %(default)s)")
     parser.add_argument("--out", help="also write table.md, table.csv and table.tex into this folder")

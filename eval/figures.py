@@ -12,7 +12,6 @@ examples:
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ from matplotlib.figure import Figure
 
 from eval import benchmarks, cells, charts, drawings
 from eval.images import open_image
+from eval.read import read_json
 from eval.results import Scored, results
 from eval.store import Folder, decode
 from eval.tables import say
@@ -53,7 +53,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         made[f"kept-{re.sub('[^A-Za-z0-9]+', '-', args.sample)[:60]}"] = kept(folders, args.sample, arms, args)
         folders = []
     for path in files:
-        made |= diagnosis_figures(json.loads(path.read_text(encoding="utf-8")), args.layer)
+        made |= diagnosis_figures(diagnosed(path), args.layer)
     runs = {path: results(Folder(path), args.data) for path in folders}
     for path, scored in runs.items():
         suffix = f"-{path.name}" if len(runs) > 1 else ""
@@ -64,6 +64,13 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     paths = [str(path) for name, figure in made.items() for path in drawings.save(figure, out / name)]
     say(f"{len(made)} figures, each as .svg and .png, are in {out}")
     return {"figures": paths}
+
+
+def diagnosed(path: Path) -> dict[str, Any]:
+    found = read_json(path)
+    if not isinstance(found, dict) or not {"layers", "grid", "noise_floor"} <= found.keys():
+        raise ValueError(f"{path}: expected the result of a diagnosis, as `diagnose --out {path.name}` writes it")
+    return found
 
 
 def diagnosis_figures(result: Mapping[str, Any], layer: int | None) -> dict[str, Figure]:
@@ -173,7 +180,10 @@ def kept(folders: Sequence[Path], key: str, arms: Sequence[str] | None, args: ar
                 shown = drawings.overlay(open_image(sample), None if stayed is None else decode(stayed), canvas)
                 panels.setdefault(path.name, {})[arm] = (shown, row["text"])
     if not panels:
-        raise ValueError(f"no run has an answer about a picture with the key {key!r}; keys stand in the rows' metadata")
+        among = f" in the arms {', '.join(arms)}" if arms else ""
+        raise ValueError(
+            f"no run has an answer about a picture with the key {key!r}{among}; keys stand in the rows' metadata"
+        )
     return drawings.overlays(panels, title)
 
 

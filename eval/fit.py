@@ -30,7 +30,7 @@ from debias import trends as files
 from debias.fit import KINDS
 from debias.trend import SCOPES
 from eval.benchmarks.base import Benchmark
-from eval.flags import methods, of_methods
+from eval.flags import methods, of_methods, positive
 from eval.images import open_clip, open_image
 from eval.plan import batches, limited
 from eval.sample import Sample
@@ -190,7 +190,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     add("--video", action="store_true", help="fit the video model on clips")
     add("--data", help="a data root (default: the embedded world's held-out half; with --each its scored half)")
     add("--benchmarks", help="names with commas (default: all that the data holds)")
-    add("--limit", type=int, default=QUESTIONS, help="questions of each benchmark (default %(default)s)")
+    add("--limit", type=positive, default=QUESTIONS, help="questions of each benchmark (default %(default)s)")
     add("--kind", default="exponential", choices=[*KINDS, "prior"], help="what is fitted (default %(default)s)")
     add("--scope", default="sequence", choices=SCOPES, help="clips: over the whole clip, in every frame, or both")
     add("--refine", action="store_true", help="an exponential with an offset, by non-linear least squares")

@@ -20,6 +20,7 @@ import numpy as np
 from eval import compare
 from eval import judge as judging
 from eval.contrast import DRAWS
+from eval.flags import positive
 from eval.images import open_image
 from eval.results import Scored, questions, results
 from eval.sample import Sample
@@ -37,7 +38,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
         "--samples", type=int, default=12, help="questions shown of each benchmark (default %(default)s)"
     )
     parser.add_argument("--data", help="where the data is, when it moved since the run")
-    parser.add_argument("--draws", type=int, default=DRAWS, help="bootstrap draws (default %(default)s)")
+    parser.add_argument("--draws", type=positive, default=DRAWS, help="bootstrap draws (default %(default)s)")
     judging.arguments(parser)
     return work
 

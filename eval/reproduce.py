@@ -39,7 +39,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     add("--data", help="the data root, LLaVA's playground/data/eval (default: the embedded tiny world)")
     add("--benchmarks", help="only these of an artefact's benchmarks, with commas (default: all that the data holds)")
     add("--out", type=Path, default=Path("runs/reproduce"), help="where the runs go (default: %(default)s)")
-    add("--limit", type=int, help="at most so many questions of each benchmark, pictures or repetitions")
+    add("--limit", type=flags.positive, help="at most so many questions of each benchmark, pictures or repetitions")
     parser.set_defaults(takes_fields=of_runs)
     return work
 

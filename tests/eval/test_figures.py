@@ -140,6 +140,16 @@ def test_command_draws_what_was_kept_of_one_question(answered, tmp_path, capsys)
     assert "no run has an answer" in capsys.readouterr().err
 
 
+def test_a_file_that_is_no_diagnosis_is_named(tmp_path, capsys):
+    path = tmp_path / "speed.json"
+    for content, said in (('{"layers": 3}', "expected the result of a diagnosis"), ("[", "Expecting value")):
+        path.write_text(content)
+        assert cli.main(["figures", str(path)]) == 1
+        message = capsys.readouterr().err
+        assert str(path) in message
+        assert said in message
+
+
 def test_command_draws_a_run(answered, tmp_path, capsys):
     assert cli.main(["figures", str(answered.path), "--out", str(tmp_path), "--json"]) == 0
     made = {Path(path).name for path in json.loads(capsys.readouterr().out)["figures"]}
