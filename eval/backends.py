@@ -12,12 +12,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 
 from debias import Debias
+from debias.core import layout, slots_valid
 from eval.benchmarks.base import Benchmark
 from eval.features import Features
 from eval.media import Media, Shelf
@@ -29,6 +30,7 @@ from pruners.prefix import Prefix
 log = logging.getLogger("debias")
 UNPRUNED = "unpruned"
 Answer = tuple[str, str, dict[str, Any]]
+Answers = dict[str, tuple[str, dict[str, Any]]]  # by question
 
 
 class Backend(Protocol):
@@ -57,6 +59,7 @@ class Poison:
 @dataclass
 class Batch:
     samples: list[Sample]  # those that could be read
+    requests: list[Any]
     encoded: Any
     media: list[Media]
     broken: dict[str, str]  # key -> what is wrong with its picture
@@ -73,9 +76,10 @@ class Native:
         feature_bytes: int = 2 << 30,
         skip_broken: bool = False,
         share_prefix: bool = False,
+        share_arms: bool = True,
     ) -> None:
         self.adapter, self.pruner, self.debias, self.longest = adapter, pruner, debias, longest
-        self.skip_broken = skip_broken
+        self.skip_broken, self.share_arms = skip_broken, share_arms
         self.model = adapter.model
         self.features = Features(feature_bytes)
         self.shelf = Shelf(adapter)
@@ -86,6 +90,7 @@ class Native:
         self._coming: OrderedDict[tuple[str, ...], list[Sample]] = OrderedDict()
         self._ready: dict[tuple[str, ...], Future[Batch]] = {}
         self._last: tuple[tuple[str, ...], Batch] | None = None
+        self._done: tuple[Batch | None, dict[str, Answers]] = (None, {})  # of the arms that leave padding alone
         self.batch_limit: int | None = None  # what fitted into memory, once something did not
 
     # -- pictures and prompts, made ready in worker threads ------------------------------------------------------
@@ -130,7 +135,7 @@ class Native:
         encoded = self.adapter.encode(requests, device="cpu") if requests else None
         if encoded is not None and self.adapter.device.type == "cuda":
             encoded = encoded.pinned()  # so that the copy to the device waits for nothing
-        return Batch(good, encoded, media, broken)
+        return Batch(good, requests, encoded, media, broken)
 
     # -- answers -------------------------------------------------------------------------------------------------
 
@@ -142,7 +147,7 @@ class Native:
             return
         batch = self._batch(samples, benchmark)
         try:
-            answers = self._generate(batch, arm, benchmark) if batch.samples else {}
+            answers = self._answers(batch, arm, benchmark) if batch.samples else {}
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -166,7 +171,55 @@ class Native:
             text, metadata = answers.get(sample.key) or ("", {"error": batch.broken[sample.key]})
             yield sample.key, text, metadata
 
-    def _generate(self, batch: Batch, arm: str, benchmark: Benchmark) -> dict[str, tuple[str, dict[str, Any]]]:
+    def _answers(self, batch: Batch, arm: str, benchmark: Benchmark) -> Answers:
+        """Where a question shows no padding, silencing it changes nothing, and the arm without it has the answer."""
+        debias = Debias() if arm == UNPRUNED else self.debias(benchmark, arm)
+        if arm == UNPRUNED or not self.share_arms:
+            return self._generate(batch, arm, benchmark, debias)
+        if self._done[0] is not batch:
+            self._done = batch, {}
+        known, name = self._done[1], repr(replace(debias, padding=None))
+        if debias.padding is None:
+            known[name] = self._generate(batch, arm, benchmark, debias)
+            return known[name]
+        padded = self._padded(batch, debias) if name in known else range(len(batch.samples))
+        if len(padded) == len(batch.samples):
+            return self._generate(batch, arm, benchmark, debias)
+        found = {key: (text, dict(metadata)) for key, (text, metadata) in known[name].items()}
+        if padded:
+            if self.prefix is not None:
+                self.prefix.rows = torch.tensor(padded)
+            try:
+                found |= self._generate(self._part(batch, padded), arm, benchmark, debias)
+            finally:
+                if self.prefix is not None:
+                    self.prefix.rows = None
+        return found
+
+    def _padded(self, batch: Batch, debias: Debias) -> Sequence[int]:
+        """The rows of a batch in which a debias finds padding to silence."""
+        assert debias.padding is not None
+        shown = self.adapter.spans(batch.encoded.inputs, batch.encoded.sizes)
+        host = torch.device("cpu")
+        return [
+            row
+            for row, spans in enumerate(shown)
+            if any(slots_valid(debias.padding, *layout(span), host) is not None for span in spans)
+        ]
+
+    def _part(self, batch: Batch, rows: Sequence[int]) -> Batch:
+        """Some rows of a batch, as long as they were in it."""
+        requests = [batch.requests[row] for row in rows]
+        encoded = self.adapter.encode(requests, device="cpu")
+        whole = batch.encoded.inputs
+        width = encoded.inputs["input_ids"].shape[1]
+        for name, value in encoded.inputs.items():
+            if value.shape == (len(rows), width):
+                encoded.inputs[name] = torch.cat([whole[name][rows, :-width], value], 1)
+        samples, media = [batch.samples[row] for row in rows], [batch.media[row] for row in rows]
+        return Batch(samples, requests, encoded, media, {})
+
+    def _generate(self, batch: Batch, arm: str, benchmark: Benchmark, debias: Debias) -> Answers:
         begun, poison, trace = time.perf_counter(), Poison(), None
         inputs = batch.encoded.to(self.adapter.device, self.model.dtype).inputs
         with ExitStack() as inside, torch.inference_mode():
@@ -174,7 +227,6 @@ class Native:
                 keys = [media.key for media in batch.media if media.key]
                 inside.enter_context(self.features.shared(self.model, keys))
             if arm != UNPRUNED:
-                debias = self.debias(benchmark, arm)
                 trace = inside.enter_context(
                     self.pruner(self.model, debias, sizes=batch.encoded.sizes, prefix=self.prefix)
                 )

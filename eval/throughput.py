@@ -93,6 +93,7 @@ class Setting:
     batch: int = 1
     workers: int = 0
     features: bool = False
+    arms: bool = False
     prefix: bool = False
 
 
@@ -103,8 +104,9 @@ def settings(batch: int, workers: int, prefix: bool) -> list[Setting]:
         Setting(f"batches of {batch}", batch),
         Setting("and pictures read ahead", batch, workers),
         Setting("and vision features shared", batch, workers, True),
+        Setting("and arms that agree", batch, workers, True, True),
     ]
-    return [*steps, Setting("and the prefix shared", batch, workers, True, True)] if prefix else steps
+    return [*steps, Setting("and the prefix shared", batch, workers, True, True, True)] if prefix else steps
 
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
@@ -180,9 +182,8 @@ def measure(args: argparse.Namespace, threads: int) -> list[dict[str, Any]]:
         for one in settings(args.batch_size, args.workers, prefix):
             meter, begun = Meter(), time.process_time()
             budget = int(args.feature_memory * 2**30) if one.features else 0
-            backend = Native(
-                adapter, chosen.pruner, chosen.debias, chosen.longest, one.workers, budget, share_prefix=one.prefix
-            )
+            shared = {"share_prefix": one.prefix, "share_arms": one.arms}
+            backend = Native(adapter, chosen.pruner, chosen.debias, chosen.longest, one.workers, budget, **shared)
             with Watch(meter, chosen.device):
                 for benchmark, data in chosen.benchmarks:
                     asked = questions(benchmark, data, args.limit, chosen.options.get(benchmark.name))

@@ -29,11 +29,13 @@ class Prefix:
 
     def __init__(self) -> None:
         self.reused = 0
+        self.rows: Tensor | None = None  # the rows of the batch before that this block asks about; None: all of them
         self.forget()
 
     def forget(self) -> None:
         self.wanted: list[Any] = []  # what has to be equal: the model, the layers, and what layer 0 gets
         self.replaying = False
+        self.chosen: Tensor | None = None  # `rows`, where only they are replayed
         self.hidden: Any = None  # what the last of the layers made
         self.states: dict[int, Tensor] = {}  # normed inputs of the attentions that a score looks at
         self.held: dict[int, tuple[Tensor, Tensor]] = {}  # their keys and values
@@ -60,6 +62,8 @@ class Prefix:
         entering = states_of(args, kwargs)
         if number == 0:
             valid = run.segments[0].valid
+            if valid is None:
+                valid = torch.ones(entering.shape[:2], dtype=torch.bool, device=entering.device)
             wanted = [
                 run.decoder,
                 run.cuts[0].layer,
@@ -68,8 +72,12 @@ class Prefix:
                 *kwargs["position_embeddings"],
                 valid,
             ]
-            self.replaying = same(self.wanted, wanted)
-            if not self.replaying:
+            for rows in (None, self.rows):
+                self.chosen = rows
+                self.replaying = same([self._chosen(part) for part in self.wanted], wanted)
+                if self.replaying:
+                    break
+            else:
                 self.forget()
                 self.wanted = wanted
         last = number == run.cuts[0].layer - 1
@@ -82,14 +90,26 @@ class Prefix:
             self.held[number] = keys, values
             self.hidden = out
             return out
-        run.cache.update(*self.held[number], number)
+        run.cache.update(*map(self._chosen, self.held[number]), number)
         if number in self.states:
-            seen = {"hidden_states": self.states[number], "position_embeddings": kwargs["position_embeddings"]}
+            seen = {
+                "hidden_states": self._chosen(self.states[number]),
+                "position_embeddings": kwargs["position_embeddings"],
+            }
             run.on_attention(number, run.layers[number].self_attn, (), seen, None)
         self.reused += 1
-        if last:
-            return self.hidden
-        return (entering,) if isinstance(self.hidden, tuple) else entering
+        if not last:
+            return (entering,) if isinstance(self.hidden, tuple) else entering
+        if isinstance(self.hidden, tuple):
+            return tuple(map(self._chosen, self.hidden))
+        return self._chosen(self.hidden)
+
+    def _chosen(self, part: Any) -> Any:
+        """The rows that are replayed, of a tensor that has rows."""
+        rows = self.chosen
+        if rows is None or not isinstance(part, Tensor) or len(part) == 1:
+            return part
+        return part.index_select(0, rows.to(part.device)) if int(rows.max()) < len(part) else part
 
 
 class Detour:

@@ -11,6 +11,7 @@ from eval import benchmarks
 from eval.backends import UNPRUNED, Native
 from eval.features import Features
 from eval.media import Shelf
+from eval.sample import Sample
 from pruners import make
 from pruners.models import Request, adapter
 
@@ -92,6 +93,35 @@ def test_arms_share_what_the_tower_made_where_pictures_become_tiles(world, build
     assert (shared.features.encoded, apart.features.encoded) == (1, 0)
     list(shared.answer(asked[:1], "none", benchmark))
     assert shared.features.encoded == 2  # another batch
+
+
+@pytest.mark.parametrize("method", ["fastv", "deeplayer", "sparsevlm", "visionzip"])
+def test_arms_that_agree_about_a_question_answer_it_once(loaded, tmp_path, method):
+    """Where no picture is padded, silencing padding is no different: not in the answer, and not in what is kept."""
+    benchmark = benchmarks.get("gqa")
+    shapes = [(40, 40), (60, 30), (30, 30), (30, 60), (50, 50)]
+    asked = []
+    for number, shape in enumerate(shapes):
+        path = tmp_path / f"{number}.png"
+        Image.effect_noise(shape, 90).convert("RGB").save(path)
+        asked.append(Sample(f"q{number}", f"What is in {'this ' * number}picture?", image=path, root=tmp_path))
+    more = {"share_prefix": method in ("fastv", "deeplayer")}
+    shared, apart = native(loaded["image"], method, **more), native(loaded["image"], method, share_arms=False)
+    generated = []
+    generate = shared._generate
+    shared._generate = lambda batch, arm, *rest: (
+        generated.append((arm, len(batch.samples))) or generate(batch, arm, *rest)
+    )
+    square = [sample for sample, (width, height) in zip(asked, shapes, strict=True) if width == height]
+    for batch in (asked, square):
+        for arm in (UNPRUNED, "none", "padding"):
+            assert list(shared.answer(batch, arm, benchmark)) == list(apart.answer(batch, arm, benchmark))
+    assert generated == [(UNPRUNED, 5), ("none", 5), ("padding", 2), (UNPRUNED, 3), ("none", 3)]
+    assert (
+        shared.prefix is None or shared.prefix.reused == shared.pruner.cuts(len(shared.adapter.decoder.layers))[0].layer
+    )
+    alone = native(loaded["image"], method)
+    assert list(alone.answer(asked, "padding", benchmark)) == list(apart.answer(asked, "padding", benchmark))
 
 
 def test_a_shared_prefix_changes_no_answer(loaded, world):

@@ -36,7 +36,7 @@ def test_a_gpu_is_watched_and_nothing_else(monkeypatch):
 
 
 def test_settings_share_more_and_more():
-    assert [one.prefix for one in settings(8, 2, True)] == [False] * 4 + [True]
+    assert [one.prefix for one in settings(8, 2, True)] == [False] * 5 + [True]
     assert not any(one.prefix for one in settings(8, 2, False))
 
 
@@ -48,7 +48,7 @@ def flags(checkpoints, world):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("method", "steps"), [("fastv", 5), ("vispruner", 4)])
+@pytest.mark.parametrize(("method", "steps"), [("fastv", 6), ("vispruner", 5)])
 def test_every_setting_gives_the_same_answers(flags, capsys, method, steps):
     assert main(["throughput", "--method", method, *flags]) == 0
     seen = capsys.readouterr()
