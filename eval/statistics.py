@@ -85,7 +85,7 @@ def left_out(value: Value, groups: int) -> Array:
 
 def mcnemar(up: int, down: int) -> float:
     """Exact McNemar: are the flips one way as likely as the other?"""
-    return float(binomtest(min(up, down), up + down, 0.5).pvalue) if up + down else 1.0
+    return float(binomtest(up, up + down, 0.5).pvalue) if up or down else 1.0
 
 
 def sign_flip(value: Value, changed: Array, draws: int, seed: int) -> float:
@@ -107,14 +107,14 @@ def sign_flip(value: Value, changed: Array, draws: int, seed: int) -> float:
         )
         swap = np.zeros((len(rows), groups))
         swap[:, moving] = drawn
-        gaps = value(np.concatenate([swap, 1 - swap], -1)) - value(np.concatenate([1 - swap, swap], -1))
+        gaps = value(np.concatenate([swap, 1 - swap], 1)) - value(np.concatenate([1 - swap, swap], 1))
         hits += int((abs(gaps) >= observed - 1e-9).sum())
     return hits / count if exact else (hits + 1) / (count + 1)
 
 
 def holm(p: Sequence[float]) -> list[float]:
     """p-values adjusted for looking at all of them (Holm's step-down)."""
-    adjusted, largest = [0.0] * len(p), 0.0
+    adjusted, largest = list(p), 0.0
     for rank, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
         largest = max(largest, min(1.0, (len(p) - rank) * p[i]))
         adjusted[i] = largest

@@ -41,6 +41,9 @@ def test_the_padded_square():
     assert to_pixels((0.5, 0.5, 1, 1), (200, 100), "square") == pytest.approx((100, 50, 200, 100))
     # 101 x 200: the offset is a whole number, (200 - 101) // 2 = 49.
     assert to_pixels((0.5, 0, 1, 1), (101, 200), "square") == pytest.approx((51, 0, 101, 200))
+    # Inside the picture on both sides: 50 and 25 pixels of border come off either corner.
+    assert to_pixels((0.3, 0, 0.5, 1), (100, 200), "square") == pytest.approx((10, 0, 50, 200))
+    assert to_pixels((0, 0.5, 1, 0.6), (100, 50), "square") == pytest.approx((0, 25, 100, 35))
     with pytest.raises(ValueError, match="expected the frame original or square, found 'round'"):
         to_pixels((0, 0, 1, 1), (1, 1), "round")
 

@@ -1,9 +1,11 @@
 """A method's flags: plain fields, and fields that are values of their own."""
 
+from dataclasses import dataclass, field
+
 import pytest
 
 from eval.cli import Misuse
-from eval.fields import parse_fields
+from eval.fields import flags_of, parse_fields
 from pruners import find, make
 from pruners.mis import MIS
 from pruners.scores import Scores
@@ -29,3 +31,14 @@ def test_unknown_flags_are_bad_usage():
         parse_fields(find("deeplayer"), ["--scorse", "ratio"], "program")
     with pytest.raises(ValueError, match="unknown score arithmetic"):
         parse_fields(find("deeplayer"), ["--scores", "rato"], "program")
+
+
+@dataclass
+class Several:
+    two_words: int = 1
+    yes: bool = False
+    made: int = field(default=0, init=False)
+
+
+def test_flags_are_named_as_they_are_typed():
+    assert flags_of(Several) == ["--two-words", "--yes", "--no-yes"]

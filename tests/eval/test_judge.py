@@ -1,13 +1,17 @@
 """The judge against a real local server that speaks the protocol, also when that server misbehaves."""
 
+import argparse
 import json
 import socket
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
+from eval import judge as judging
 from eval.judge import TASKS, Cache, Judge, Question, Verdict, default_cache, judge_ids
 
 KEY = "sk-very-secret"
@@ -254,3 +258,42 @@ def test_the_default_cache_is_the_users(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_cache("u", "m").is_relative_to(tmp_path)
     assert default_cache("u", "m") != default_cache("u", "n")
+
+
+def arguments(*words):
+    parser = argparse.ArgumentParser()
+    judging.arguments(parser)
+    return parser.parse_args(words)
+
+
+def test_a_judge_is_asked_for_by_two_flags(tmp_path):
+    assert judging.from_arguments(arguments()) is None
+    for words in (["--judge-url", "http://127.0.0.1:1/v1"], ["--judge-model", "m"]):
+        with pytest.raises(ValueError, match="a judge needs both --judge-url and --judge-model"):
+            judging.from_arguments(arguments(*words))
+
+
+def test_flags_reach_the_judge(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(judging, "Judge", lambda *args, **more: asked.append((args, more)) or "judge")
+    both = ["--judge-url", "u", "--judge-model", "m"]
+    assert judging.from_arguments(arguments(*both)) == "judge"
+    more = ["--judge-cache", "c.jsonl", "--judge-key-variable", "K", "--judge-timeout", "7"]
+    judging.from_arguments(arguments(*both, *more))
+    assert asked == [
+        (("u", "m", None, "OPENAI_API_KEY"), {"timeout": 60.0}),
+        (("u", "m", Path("c.jsonl"), "K"), {"timeout": 7.0}),
+    ]
+
+
+def test_a_judge_without_its_packages_says_which(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(ValueError, match="needs the packages openai and tenacity: pip install"):
+        Judge("http://127.0.0.1:1/v1", "m", None)
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_the_asked_form_is_an_object_with_all_its_fields(task):
+    form = task.schema
+    assert (form["type"], form["additionalProperties"]) == ("object", False)
+    assert form["required"] == list(form["properties"])

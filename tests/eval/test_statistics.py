@@ -1,6 +1,7 @@
 """The paired statistics, against scipy and against cases that can be counted by hand."""
 
 import itertools
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from eval.statistics import holm, interval, mcnemar, mean_value, replicates, sign_flip
+from eval import statistics
+from eval.statistics import difference, holm, interval, left_out, mcnemar, mean_value, replicates, sign_flip
 
 
 def paired(a, b, place=None):
@@ -31,6 +33,67 @@ def test_interval_agrees_with_scipys_bca():
     ).confidence_interval
     assert low == pytest.approx(known.low, abs=0.1)
     assert high == pytest.approx(known.high, abs=0.1)
+
+
+def by_hand(value, groups, drawn, level):
+    """Efron's BCa, from its textbook formulas, one group at a time."""
+    normal = NormalDist()
+    delta = float(difference(value, np.ones(groups)))
+    below = sum(1.0 if one < delta else 0.5 if one == delta else 0.0 for one in drawn) / len(drawn)
+    if not 0 < below < 1:
+        return [float(np.quantile(drawn, tail)) for tail in (0.5 - level / 2, 0.5 + level / 2)]
+    without = [float(difference(value, np.delete(np.eye(groups), g, 0).sum(0))) for g in range(groups)]
+    middle = sum(without) / groups
+    square = sum((middle - one) ** 2 for one in without)
+    speed = sum((middle - one) ** 3 for one in without) / (6 * square**1.5) if square else 0.0
+    z = normal.inv_cdf(below)
+    ends = []
+    for tail in (0.5 - level / 2, 0.5 + level / 2):
+        reach = z + normal.inv_cdf(tail)
+        ends.append(float(np.quantile(drawn, normal.cdf(z + reach / (1 - speed * reach)))))
+    return ends
+
+
+@pytest.mark.parametrize("level", [0.95, 0.8])
+@pytest.mark.parametrize("groups", [2, 3, 12])
+def test_interval_is_the_textbooks(groups, level):
+    rng = np.random.default_rng(groups)
+    a, b = rng.random(3 * groups), rng.random(3 * groups) ** 4  # skewed, so that the acceleration counts
+    place = np.repeat(np.arange(groups), 3)
+    place[-1] = 0  # groups of different sizes
+    value, _ = paired(a, b, place)
+    drawn = replicates(value, groups, 300, 7)
+    assert interval(value, groups, drawn, level) == pytest.approx(by_hand(value, groups, drawn, level), rel=1e-9)
+    spoiled = np.concatenate([drawn, [np.nan, np.inf]])
+    assert interval(value, groups, spoiled, level) == interval(value, groups, drawn, level)
+
+
+@pytest.mark.parametrize("drawn", [[101.0, 102.0, 105.0], [95.0, 97.0, 99.5], [99.5, 100.0, 100.0, 100.5], [90, 100]])
+def test_interval_where_every_group_says_the_same(drawn):
+    value, groups = paired([0, 0, 0], [1, 1, 1])  # the difference is 100, whoever is left out
+    drawn = np.array(drawn, float)
+    assert interval(value, groups, drawn) == pytest.approx(by_hand(value, groups, drawn, 0.95), rel=1e-9)
+    assert interval(value, groups, drawn + np.nan) is None
+
+
+def test_large_metrics_are_worked_through_in_chunks(monkeypatch):
+    rng = np.random.default_rng(2)
+    value, groups = paired(rng.random(10), rng.random(10))
+    changed = np.arange(10) > 3
+    whole = left_out(value, groups), sign_flip(value, changed, 100, 0), len(replicates(value, groups, 25, 1))
+    for chunk in (1, 10, 25, 70):
+        monkeypatch.setattr(statistics, "CHUNK", chunk)
+        parts = left_out(value, groups), sign_flip(value, changed, 100, 0), len(replicates(value, groups, 25, 1))
+        np.testing.assert_allclose(parts[0], whole[0])
+        assert parts[1:] == whole[1:] == (whole[1], 25)
+        assert np.isfinite(replicates(value, groups, 25, 1)).all()
+
+
+def test_leaving_out_is_taking_the_group_away():
+    a, b = np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.5, 0.1, 0.9, 0.4])
+    value, _ = paired(a, b, np.array([0, 1, 1, 2]))
+    expected = [100 * (b[keep].mean() - a[keep].mean()) for keep in ([1, 2, 3], [0, 3], [0, 1, 2])]
+    assert left_out(value, 3) == pytest.approx(expected)
 
 
 def test_interval_is_wider_when_questions_share_an_image():
@@ -62,7 +125,10 @@ def test_one_group_has_no_interval():
 
 def test_mcnemar_is_the_exact_binomial():
     assert mcnemar(0, 5) == pytest.approx(2 * 0.5**5)
+    assert mcnemar(5, 0) == mcnemar(0, 5)
     assert mcnemar(3, 3) == 1
+    assert mcnemar(1, 2) == mcnemar(2, 1) == 1
+    assert mcnemar(1, 9) == pytest.approx(2 * (1 + 10) / 2**10)
 
 
 def test_sign_flip_enumerates_small_cases():
@@ -71,6 +137,19 @@ def test_sign_flip_enumerates_small_cases():
     ways = [abs(np.dot(signs, diffs)) for signs in itertools.product([1, -1], repeat=3)]
     expected = np.mean([way >= diffs.sum() - 1e-12 for way in ways])
     assert sign_flip(value, np.array([True, True, True, False]), 1000, 0) == pytest.approx(expected)
+
+
+def test_sign_flip_counts_all_ways_as_long_as_they_are_no_more_than_the_draws():
+    value, _ = paired([0.0] * 3, [0.3, 0.2, 0.4])
+    assert [sign_flip(value, np.ones(3, bool), draws, 0) for draws in (8, 9)] == [0.25, 0.25]
+    assert sign_flip(value, np.ones(3, bool), 7, 0) * 8 == pytest.approx(
+        round(sign_flip(value, np.ones(3, bool), 7, 0) * 8)
+    )
+
+
+def test_sign_flip_never_says_zero():
+    value, groups = paired([0.0] * 60, [1.0] * 60)
+    assert sign_flip(value, np.ones(groups, bool), 99, 0) == 1 / 100
 
 
 def test_sign_flip_agrees_with_scipy():
@@ -102,6 +181,8 @@ def test_a_metric_that_is_no_mean_is_resampled_through_its_own_arithmetic():
 
 def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1, 1]
+    assert holm([0.0, 0.25]) == [0, 0.25]
     assert holm([]) == []
 
 

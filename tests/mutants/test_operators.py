@@ -1,0 +1,62 @@
+"""The mistakes are the ones that are meant, and each is undone once it is compiled."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+FILE = Path(__file__).with_name("operators.py")
+SOURCE = '''
+"""A module."""
+import os
+LIMIT = 3
+
+def clipped(x: int = 0, *, low: bool = False) -> int:
+    """Between 0 and LIMIT."""
+    assert x != "no", "words"
+    if x > LIMIT:
+        raise ValueError(f"{x} is more than {LIMIT}")
+    return max(x, 0) if low else x
+'''
+
+
+@pytest.fixture(scope="module")
+def operators():
+    spec = importlib.util.spec_from_file_location("operators_of_mutants", FILE)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def test_every_mistake_of_a_small_module(operators):
+    found = [(m.where, m.before, m.after, m.function) for m in operators.mutants("small.py", SOURCE)]
+    inside = ("clipped", 6)
+    assert found == [
+        ("module", "3", "4", None),
+        ("module", "0", "1", None),
+        ("module", "False", "True", None),
+        ("clipped", "x > LIMIT", "x >= LIMIT", inside),
+        ("clipped", "raise ValueError(f'{x} is more than {LIMIT}')", "pass", inside),
+        ("clipped", "return max(x, 0) if low else x", "return None", inside),
+        ("clipped", "max(x, 0) if low else x", "max(x, 0) if not low else x", inside),
+        ("clipped", "max", "min", inside),
+        ("clipped", "0", "1", inside),
+    ]
+
+
+def test_a_mistake_is_compiled_and_undone(operators):
+    found = operators.mutants("small.py", SOURCE)
+    right = ast.dump(found[0].tree)
+    answers = []
+    for mutant in found:
+        names = {}
+        exec(mutant.code(), names)
+        answers.append([names["clipped"](x, low=True) for x in (-1, 2)] if mutant.where == "clipped" else None)
+        assert ast.dump(mutant.tree) == right
+    assert answers[3:] == [[0, 2], [0, 2], [None, None], [-1, 2], [-1, 0], [1, 2]]
