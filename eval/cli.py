@@ -146,6 +146,13 @@ def overview() -> str:
     return "\n".join(lines)
 
 
+def outside(error: Exception) -> str:
+    """What to do where Python has nothing of what this package needs."""
+    if not (isinstance(error, ModuleNotFoundError) and error.name in ("torch", "transformers", "numpy", "PIL")):
+        return ""
+    return f" in {sys.executable}. In the clone: bash setup.sh && source .venv/bin/activate, or pip install ."
+
+
 def release() -> str:
     try:
         return f"debias {version('debias')}"
@@ -185,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         if debug:
             raise
-        say(f"{program()} {name}: {error}")
+        say(f"{program()} {name}: {error}{outside(error)}")
         return 2 if isinstance(error, Misuse) else 1
     if args.json:
         json.dump(result or {}, sys.stdout, ensure_ascii=False, allow_nan=False, default=str)

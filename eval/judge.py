@@ -151,7 +151,7 @@ class Judge:
         try:
             import openai
         except ImportError:
-            raise ValueError("a judge needs the packages openai and tenacity: pip install 'debias[judge]'") from None
+            raise ValueError("a judge needs the packages openai and tenacity: pip install openai tenacity") from None
         self.url, self.model, self.attempts, self.longest_wait = url, model, attempts, longest_wait
         # The key goes from the environment to the client; no message, log or file of ours ever holds it.
         self._secret = os.environ.get(key_variable) or "none"

@@ -115,6 +115,17 @@ def test_an_error_is_a_message_and_status_1(extra, capsys, error):
     assert seen.out == ""
 
 
+def test_a_python_without_torch_is_told_where_to_go(extra, capsys):
+    def work(args):
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    extra(work)
+    assert cli.main(["try"]) == 1
+    seen = capsys.readouterr().err
+    assert f"No module named 'torch' in {sys.executable}" in seen
+    assert "source .venv/bin/activate" in seen
+
+
 def test_debugging_shows_where(extra, monkeypatch):
     def work(args):
         raise ValueError("here")

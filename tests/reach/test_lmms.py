@@ -1,5 +1,5 @@
 """lmms-eval finds the model `debias` and runs it: with a stand-in made of its recorded interface always, and with the
-real one, from its own command line, where it is installed (`pip install "debias[lmms]"` in an environment of its own,
+real one, from its own command line, where it is installed (`pip install ".[lmms]"` in an environment of its own,
 then this file with that Python)."""
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ENTRY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-p
 QUESTION = "What colour is the circle?"
 real = pytest.mark.skipif(
     importlib.util.find_spec("lmms_eval") is None,
-    reason='lmms-eval is not installed (pip install "debias[lmms]", in an environment of its own)',
+    reason='lmms-eval is not installed (pip install ".[lmms]", in an environment of its own)',
 )
 
 
