@@ -173,24 +173,24 @@ class Native:
 
     def _answers(self, batch: Batch, arm: str, benchmark: Benchmark) -> Answers:
         """Where a question shows no padding, silencing it changes nothing, and the arm without it has the answer."""
-        debias = Debias() if arm == UNPRUNED else self.debias(benchmark, arm)
         if arm == UNPRUNED or not self.share_arms:
-            return self._generate(batch, arm, benchmark, debias)
+            return self._generate(batch, arm, benchmark)
+        debias = self.debias(benchmark, arm)
         if self._done[0] is not batch:
             self._done = batch, {}
         known, name = self._done[1], repr(replace(debias, padding=None))
         if debias.padding is None:
-            known[name] = self._generate(batch, arm, benchmark, debias)
+            known[name] = self._generate(batch, arm, benchmark)
             return known[name]
         padded = self._padded(batch, debias) if name in known else range(len(batch.samples))
         if len(padded) == len(batch.samples):
-            return self._generate(batch, arm, benchmark, debias)
+            return self._generate(batch, arm, benchmark)
         found = {key: (text, dict(metadata)) for key, (text, metadata) in known[name].items()}
         if padded:
             if self.prefix is not None:
                 self.prefix.rows = torch.tensor(padded)
             try:
-                found |= self._generate(self._part(batch, padded), arm, benchmark, debias)
+                found |= self._generate(self._part(batch, padded), arm, benchmark)
             finally:
                 if self.prefix is not None:
                     self.prefix.rows = None
@@ -219,7 +219,7 @@ class Native:
         samples, media = [batch.samples[row] for row in rows], [batch.media[row] for row in rows]
         return Batch(samples, requests, encoded, media, {})
 
-    def _generate(self, batch: Batch, arm: str, benchmark: Benchmark, debias: Debias) -> Answers:
+    def _generate(self, batch: Batch, arm: str, benchmark: Benchmark) -> Answers:
         begun, poison, trace = time.perf_counter(), Poison(), None
         inputs = batch.encoded.to(self.adapter.device, self.model.dtype).inputs
         with ExitStack() as inside, torch.inference_mode():
@@ -227,6 +227,7 @@ class Native:
                 keys = [media.key for media in batch.media if media.key]
                 inside.enter_context(self.features.shared(self.model, keys))
             if arm != UNPRUNED:
+                debias = self.debias(benchmark, arm)
                 trace = inside.enter_context(
                     self.pruner(self.model, debias, sizes=batch.encoded.sizes, prefix=self.prefix)
                 )

@@ -192,7 +192,7 @@ def test_a_folder_without_benchmarks_is_named(flags, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--limit", "0"], "expected a whole number of at least 1, not 0"),
-        (["--limit", "many"], "invalid"),
+        (["--limit", "many"], "whole number"),
         (["--backend", "other"], "invalid choice: 'other'"),
         (["--kepe", "3"], "unknown flag --kepe (did you mean --keep?)"),
         (["--benchmark", "pope"], "unknown flag --benchmark (did you mean --benchmarks?)"),
