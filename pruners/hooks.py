@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 from weakref import WeakSet
 
@@ -41,6 +40,7 @@ from pruners.sequence import (
 from pruners.trace import Trace
 from pruners.view import Look, Patches, Tokens, View
 from pruners.vision import Vision
+from pruners.watch import Watch
 
 _running: WeakSet[Any] = WeakSet()
 
@@ -77,6 +77,7 @@ class Run:
         self.prefix: Prefix | None = None
         self.trace = Trace(len(self.layers))
         self.handles: list[Any] = []
+        self.watch = Watch(self)
         self.media: dict[str, Any] = {}
         inside = type(pruner).vision_layers is not Pruner.vision_layers
         self.vision = Vision(pruner, family, debias, self.sizes) if pruner.vision or inside else None
@@ -97,17 +98,15 @@ class Run:
         self.given: list[dict[str, Any]] = []  # what each layer gets in this step of decoding instead
         self.like: Any = None  # an empty tensor [1, 1, 0] of the model's kind
         self.beams = 1
+        self.whole = True  # no row of the prompt is padded
 
     # -- installing ----------------------------------------------------------------------------------------------------
     def install(self) -> None:
         inner = self.adapter.inner
         self.handles.append(inner.register_forward_pre_hook(self.on_model, with_kwargs=True))
         self.handles.append(inner.register_forward_hook(self.on_answer))
-        for number in {number for cut in self.cuts for number in cut.looks}:
-            attn = self.layers[number].self_attn
-            self.handles.append(attn.register_forward_hook(partial(self.on_attention, number), with_kwargs=True))
-        for number, layer in enumerate(self.layers):
-            self.handles.append(layer.register_forward_pre_hook(partial(self.on_layer, number), with_kwargs=True))
+        self.watch.begin()
+        self.handles.append(self.watch)
         for name in ("get_image_features", "get_video_features"):  # generate() calls them before the model
             if self.adapter.media and hasattr(inner, name):
                 self.handles.append(Recorder(inner, name, self.adapter.media, self.media))
@@ -136,6 +135,7 @@ class Run:
         cache = kwargs.get("past_key_values")
         ours = cache is not None and cache is self.cache
         if is_empty(cache, trusted=ours and ids.shape[1] == 1):
+            self.watch.begin()
             self.trace.restart()
             self.trace.prefill.begin(ids.device)
             given = {name: kwargs[name] for name in self.adapter.media if kwargs.get(name) is not None}
@@ -152,9 +152,12 @@ class Run:
         self.step += 1
         if self.pruner.mode == "mask":
             del self.segments[1:]  # they are ranked again, by what this token looks at
-        else:
+        elif self.watch.handles:
             # Settled before the layers run: what they do with it is always the same, and can be compiled.
             self.given = [self.instead(number) for number in range(len(self.layers))]
+            changes = [value for given in self.given for value in given.values()]
+            if self.kernel == "sdpa" and self.whole and all(value is None for value in changes):
+                self.watch.remove()  # the model gives no mask either, in this step and all that follow
         if self.segments and self.at(0).columns is not None and kwargs.get("position_ids") is None:
             # Layer 0's cache is shorter than what was read, and the model would count from it.
             return args, {**kwargs, "position_ids": torch.full_like(ids, self.length + self.step - 1)}
@@ -178,6 +181,7 @@ class Run:
         spans = self.adapter.spans(inputs, self.sizes)
         if any(spans):
             real = real_columns(mask, self.length)
+            self.whole = real is None
             places = self.adapter.slots(inputs, spans)
             self.beams = self.repeats([span for row in spans for span in row])
             self.segments = [first_segment(spans, places, real, ids, self.beams, self.debias)]
