@@ -148,7 +148,10 @@ def across(
     for label_b, arm_b, second in others:
         shared = [name for name in first if name in second]
         if not shared:
-            raise ValueError(f"{label_a} and {label_b} share no benchmark")
+            raise ValueError(
+                f"{label_a} ({', '.join(first)}) and {label_b} ({', '.join(second)}) share no benchmark; "
+                "expected runs of the same ones"
+            )
         pairs = [
             (
                 first[name].benchmark,
@@ -187,7 +190,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         folder = references[0][0]
         scored = results(folder, args.data, judge=judge)
         if not scored:
-            raise ValueError(f"{folder.path} holds no rows")
+            raise ValueError(f"{folder.path} holds no scored rows; run its benchmarks first")
         arms = {arm for one in scored for arm in one.arms}
         if args.baseline not in arms:
             raise ValueError(f"{folder.path} has no arm {args.baseline!r}; it has {', '.join(sorted(arms))}")

@@ -132,7 +132,8 @@ def calibration(media: str, data: Path, only: Sequence[str] | None = None, limit
     found = [one for one in found if one.media == media and (only or there(one, data))]
     asked = [(one, limited([s for s in one.load(data) if s.image or s.video], limit)) for one in found]
     if not asked:
-        raise ValueError(f"{data} holds no {media} benchmark to fit on")
+        among = f" among {', '.join(only)}" if only else ""
+        raise ValueError(f"{data} holds no {media} benchmark to fit on{among}; clips are meant with --video alone")
     return asked
 
 

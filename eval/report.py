@@ -47,7 +47,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     folder = Folder(args.run)
     scored = results(folder, args.data, judge=judging.from_arguments(args))
     if not scored:
-        raise ValueError(f"{folder.path} holds no rows to report")
+        raise ValueError(f"{folder.path} holds no scored rows to report; run its benchmarks first")
     baseline = "none" if any("none" in one.arms for one in scored) else next(iter(scored[0].arms))
     found = compare.within(scored, baseline, args.draws)
     tables = [compare.score_table("Scores", scored)]
