@@ -57,7 +57,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="questions of each benchmark in report.html (default %(default)s)",
     )
     add("--dry-run", action="store_true", help="say what would run, and stop")
-    add("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher says it twice; LOCAL_RANK counts
 
 
 def choosing(parser: argparse.ArgumentParser) -> None:
