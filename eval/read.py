@@ -47,7 +47,9 @@ class Faults:
         try:
             yield
         except ValueError as error:
-            self.add(f"{path}, {record}" if record else path, str(error))
+            # What comes from the lines of the file has named it.
+            message = str(error).removeprefix(f"{path}: ").removeprefix(f"{path}, ")
+            self.add(f"{path}, {record}" if record else path, message)
 
 
 def records(path: Path, faults: Faults | None = None) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -39,7 +39,7 @@ def test_files_that_are_too_large_are_refused_in_bounded_memory(small, tmp_path,
     path.write_text(content)
     with pytest.raises(ValueError, match=match) as error:
         list(reader(path))
-    assert str(path) in str(error.value)
+    assert str(error.value).count(str(path)) == 1
 
 
 PROGRAM = """
@@ -54,7 +54,7 @@ try:
     else:
         benchmarks.get("vqav2").load(sys.argv[3], media=False, split="test-dev")
 except ValueError as error:
-    print(str(error)[:200])
+    print(str(error))
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
 """
 

@@ -148,7 +148,7 @@ class Plugin:
         for number in range(begin, len(tests)):  # notice the next one
             mutant = self.mutants[number]
             first = [test for test in reversed(killers[mutant.function]) if test in tests[number]][:5]
-            quick = [test for test in tests[number] if self.seconds[test] < 0.1][:15]
+            quick = [test for test in tests[number] if self.seconds[test] < 0.1]
             with self.mistaken(mutant) as taken:
                 tried = dict.fromkeys([*first, *quick] if taken else [])
                 killer = next((test for test in tried if not self.passes(test)), None)
