@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from debias import Measure, Padding, Span, Trend, lines, names, trends
+from debias.padding import canvas_fraction
 
 ABOUT = {"model": "m", "layer": 1, "layout": "24x24"}
 
@@ -91,7 +92,8 @@ def test_thresholds_may_lie_at_either_end():
     half = Span(0, (2, 2), fraction=torch.tensor([0.0, 0.5, 0.5, 1.0]))
     assert Padding(0).valid(half).tolist() == [True, False, False, False]
     assert Padding(1).valid(half).tolist() == [True] * 4
-    assert Padding(0.5, "bilinear").valid(half).tolist() == [True, True, True, False]
+    assert Padding(0.25, "bilinear").valid(half).tolist() == [True, True, True, False]  # a quarter of it is content
+    assert Padding(0.25).valid(half).tolist() == [True, False, False, False]
     for threshold in (-0.01, 1.01, 1.5):
         with pytest.raises(ValueError, match="padding threshold must lie in"):
             Padding(threshold)
@@ -102,6 +104,29 @@ def test_one_patch_and_one_pixel_are_a_span():
     assert (span.total, Padding().valid(span).tolist()) == (1, [True])
     assert Span(0, [2, 3]).grid == (2, 3)  # type: ignore[arg-type]
     assert Span(0, (1, 1), size=[2, 3]).size == (2, 3)  # type: ignore[arg-type]
+
+
+def test_flags_of_another_length_are_named_and_an_index_is_kept_in_full():
+    for name in ("fraction", "special"):
+        with pytest.raises(ValueError, match=rf"^{name} must have shape \(4,\), one entry per token; got \(3,\)"):
+            Span(0, (2, 2), length=4, **{name: torch.zeros(3)})
+    assert Span(0, (2, 2), index=torch.tensor([1, 2], dtype=torch.int32)).index.dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("size", "canvas", "grid", "border"),
+    [
+        ((2, 1), (4, 4), (4, 4), [1] * 4 + [0] * 8 + [1] * 4),  # 4 x 2 in the middle
+        ((1, 2), (4, 4), (4, 4), [1, 0, 0, 1] * 4),
+        ((3, 1), (4, 4), (4, 4), [1] * 4 + [0] * 8 + [1] * 4),  # 4/3 rows are rounded up to two
+        ((1, 5), (4, 4), (1, 4), [1, 0, 1, 1]),  # 4/5 of a column is one, with the odd pixel on its right
+        ((8, 8), (4, 4), (2, 2), [0] * 4),
+        ((1, 1), (4, 8), (4, 2), [1, 1, 0, 0, 0, 0, 1, 1]),
+        ((4, 3), (8, 4), (2, 4), [0.5, 0, 0, 0.5] * 2),  # 16/3 columns are rounded up to six, one pixel on either side
+    ],
+)
+def test_borders_of_small_canvases(size, canvas, grid, border):
+    assert canvas_fraction(size, canvas, grid).tolist() == pytest.approx(border)
 
 
 def test_an_index_reaches_from_minus_one_to_the_last_token():
