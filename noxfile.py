@@ -81,7 +81,7 @@ def release(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """mypy --strict over the packages."""
     session.install(".[judge]", "mypy")
-    session.run("mypy", "debias", "pruners", "eval")
+    session.run("mypy", "debias", "pruners", "eval", "tiny")
 
 
 @nox.session(python="3.11")

@@ -14,7 +14,7 @@ if [ -n "$shellcheck" ]; then
 else
   echo "test.sh: shellcheck is not installed; the shell scripts were not checked" >&2
 fi
-"$PYTHON" -m mypy debias pruners eval
+"$PYTHON" -m mypy debias pruners eval tiny
 "$PYTHON" -m bandit -q -c pyproject.toml -r debias pruners eval tiny
 # Two processes with one thread each, a file at a time: that is what two cores do best.
 exec "$PYTHON" -m pytest -q --numprocesses "${TEST_PROCESSES:-2}" --dist loadfile --cov --cov-report=term "$@"

@@ -11,7 +11,7 @@ from typing import Any
 from tiny.lessons import Skill
 
 KNOWN, READY = 0.9, 0.8  # share of right answers: the skill counts as known; others may build on it
-PATIENCE = 250  # steps in a row for one skill before the next has its turn
+PATIENCE, GAIN = 150, 0.1  # steps for one skill; when they gain less than this, the next has its turn
 MEMORY = 200  # answers over which accuracy is averaged
 
 
@@ -20,17 +20,19 @@ class Curriculum:
         self.skills = skills
         self.accuracy = dict.fromkeys(skills, 0.0)
         self.steps = dict.fromkeys(skills, 0)  # as the focus
+        self.turns = dict.fromkeys(skills, 0)  # that ended without being known
+        self.before = dict.fromkeys(skills, 0.0)  # accuracy when the last PATIENCE steps began
 
     def ready(self, *skills: str) -> bool:
         return all(self.accuracy[skill] >= READY for skill in skills)
 
     @property
     def focus(self) -> str | None:
-        """The first skill that is within reach and not known; all such skills take turns of PATIENCE steps."""
+        """The first skill that is within reach and not known; they take turns, for as long as it does them good."""
         open_ = [
             name for name, skill in self.skills.items() if self.accuracy[name] < KNOWN and self.ready(*skill.after)
         ]
-        return min(open_, key=lambda name: self.steps[name] // PATIENCE, default=None)
+        return min(open_, key=lambda name: self.turns[name], default=None)
 
     def weights(self) -> dict[str, float]:
         """Half of the questions for the focus, the other half for what was taken up before, weak skills more often."""
@@ -45,8 +47,12 @@ class Curriculum:
 
     def learn(self, skills: list[str], right: list[bool]) -> None:
         """Takes note of a batch's answers and passes one step."""
-        if self.focus:
-            self.steps[self.focus] += 1
+        focus = self.focus
+        if focus:
+            self.steps[focus] += 1
+            if self.steps[focus] % PATIENCE == 0:
+                self.turns[focus] += self.accuracy[focus] < self.before[focus] + GAIN
+                self.before[focus] = self.accuracy[focus]
         for skill, hit in zip(skills, right, strict=True):
             self.accuracy[skill] += (hit - self.accuracy[skill]) / MEMORY
 
@@ -54,7 +60,8 @@ class Curriculum:
         return {name: round(100 * value) for name, value in self.accuracy.items() if self.steps[name]}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"accuracy": self.accuracy, "steps": self.steps}
+        return {"accuracy": self.accuracy, "steps": self.steps, "turns": self.turns, "before": self.before}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.accuracy, self.steps = dict(state["accuracy"]), dict(state["steps"])
+        for key, values in state.items():
+            setattr(self, key, dict(values))

@@ -24,8 +24,8 @@ def video_llava(tokens: PreTrainedTokenizerFast) -> VideoLlavaForConditionalGene
     config = VideoLlavaConfig(
         vision_config=tower(SIDE * PATCH),
         text_config=llama(len(tokens)),
-        image_token_index=tokens.convert_tokens_to_ids("<image>"),
-        video_token_index=tokens.convert_tokens_to_ids("<video>"),
+        image_token_index=tokenizer.number(tokens, "<image>"),
+        video_token_index=tokenizer.number(tokens, "<video>"),
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
         image_seq_length=SIDE**2,
@@ -45,7 +45,8 @@ def frames_processor() -> VideoLlavaImageProcessor:
 
 def frame_words(film: Clip) -> list[list[str]]:
     """Words of every visual token of a clip, frame by frame; none for the CLS token that leads each frame."""
-    half, words = CELL // PATCH, []
+    half = CELL // PATCH
+    words: list[list[str]] = []
     for frame in range(FRAMES):
         here = {}
         for actor in film.actors:
@@ -109,7 +110,9 @@ class Viewer(Student):
 
     def features(self, frames: torch.Tensor) -> torch.Tensor:
         """[clips, VISUAL, width of the tower]"""
-        seen = self.model.model.video_tower(frames.flatten(0, 1), output_hidden_states=True).hidden_states[-2]
+        seen: torch.Tensor = self.model.model.video_tower(
+            frames.flatten(0, 1), output_hidden_states=True
+        ).hidden_states[-2]
         return seen.reshape(len(frames), VISUAL, -1)
 
     def inherit(self, student: Student) -> None:

@@ -5,15 +5,18 @@ Only training uses it; the saved model runs on any attention of transformers. Wi
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 NAME = "lean"
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, query, key, value, bias, scale):  # type: ignore[override]
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float) -> Tensor:
         scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=scale)
         weights = torch.softmax(scores, -1)
         out = torch.bmm(weights, value)
@@ -22,7 +25,7 @@ class _Attention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, grad):  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         query, key, value, weights, out = ctx.saved_tensors
         grad = grad.contiguous()
         grad_value = torch.bmm(weights.transpose(1, 2), grad)
@@ -33,7 +36,16 @@ class _Attention(torch.autograd.Function):
         return grad_query, grad_key, grad_value, None, None
 
 
-def attend(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
+def attend(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
     batch, heads, length, width = query.shape
     kind = torch.bfloat16
     if attention_mask is None:
@@ -44,11 +56,11 @@ def attend(module, query, key, value, attention_mask, scaling=None, dropout=0.0,
         bias = torch.zeros(attention_mask.shape, dtype=kind, device=query.device).masked_fill_(~attention_mask, -1e4)
         bias = bias.expand(batch, heads, -1, -1).reshape(batch * heads, length, length)
     flat = [tensor.to(kind).reshape(batch * heads, length, width) for tensor in (query, key, value)]
-    out = _Attention.apply(*flat, bias, scaling or width**-0.5)
+    out = _Attention.apply(*flat, bias, scaling or width**-0.5)  # type: ignore[no-untyped-call]
     return out.view(batch, heads, length, width).transpose(1, 2).to(query.dtype), None
 
 
-def install(model: torch.nn.Module) -> None:
+def install(model: PreTrainedModel) -> None:
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
     model.set_attn_implementation(NAME)

@@ -28,7 +28,7 @@ def learn(
     steps: int,
     rate: float,
     step_loss: Callable[[int, float], tuple[torch.Tensor, float]],
-    report: Callable[[], dict],
+    report: Callable[[], Mapping[str, float]],
     cool: bool = True,
 ) -> None:
     """AdamW over a number of steps, warmed up, and cooled down in the last third if `cool`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tiny import prompts, tokenizer
 from tiny.clips import Clip, clip_questions
-from tiny.questions import KINDS, Question, questions, referring, with_options
+from tiny.questions import KINDS, Question, named, questions, referring, with_options
 from tiny.scenes import CELL, SIZES, Scene
 
 IGNORE = -100
@@ -28,6 +28,7 @@ class Skill:
     kinds: tuple[str, ...]
     form: str = "short"
     after: tuple[str, ...] = ()
+    things: int = 1  # so many make the easiest scene for it
 
     @property
     def signs(self) -> bool:
@@ -44,27 +45,29 @@ SKILLS = {
     "shape": Skill(("shape",)),
     "size": Skill(("size",)),
     "exist": Skill(("exist",)),
-    "background": Skill(("background",)),
-    "lookup": Skill(("colour", "shape"), "lookup"),
-    "ocr": Skill(PRINT, "ocr"),
-    "where": Skill(("where",), after=("colour",)),
-    "first": Skill(("first",), after=("colour",)),
-    "choice": Skill(("colour", "shape"), "choice", ("colour", "shape", "lookup")),
-    "refer": Skill(("refer",), after=("colour", "shape")),
+    "first": Skill(("first",), after=FIRST),
+    "corner": Skill(("corner",), after=FIRST),
     "last": Skill(("last",), after=("first",)),
+    "where": Skill(("where",), after=("corner",)),
     "read": Skill(("read",), after=("first",)),
-    "count": Skill(("count",), after=("colour", "shape")),
-    "next": Skill(("next_colour", "next_shape"), after=("colour", "shape", "where")),
-    "chinese": Skill(("colour", "shape", *HOPS), "chinese", ("choice", "next")),
-    "same": Skill(("same",), after=("colour",)),
-    "relation": Skill(("relation",), after=("where",)),
+    "region": Skill(("region",), after=("corner",)),
+    "refer": Skill(("refer",), after=("corner",)),
+    "lookup": Skill(("colour", "shape"), "lookup", FIRST),
+    "relation": Skill(("relation",), after=("where",), things=2),
+    "choice": Skill(("colour", "shape"), "choice", ("lookup",)),
+    "next": Skill(("next_colour", "next_shape"), after=("corner",), things=2),
+    "count": Skill(("count",), after=FIRST, things=2),
     "says": Skill(("says",), after=("read",)),
-    "chain": Skill(("chain_colour", "chain_shape"), after=("next",)),
-    "compare": Skill(("compare",), after=("count",)),
-    "options": Skill(tuple(KINDS), "choice", ("choice", "read")),
+    "background": Skill(("background",), after=FIRST),
+    "same": Skill(("same",), after=FIRST, things=2),
+    "ocr": Skill(PRINT, "ocr", ("read",)),
+    "chain": Skill(("chain_colour", "chain_shape"), after=("next",), things=3),
+    "compare": Skill(("compare",), after=("count",), things=3),
+    "chinese": Skill(("colour", "shape", *HOPS), "chinese", ("choice", "next"), things=2),
+    "options": Skill(tuple(KINDS), "choice", ("choice", "read"), things=2),
     "absent": Skill(("absent",), "unsure", ("exist",)),
     "unsure": Skill(FIRST, "unsure", ("absent",)),
-    "bare": Skill(tuple(k for k in KINDS if k != "absent"), "bare", ("relation",)),
+    "bare": Skill(tuple(k for k in KINDS if k != "absent"), "bare", ("relation",), things=2),
 }
 CLIP_SKILLS = {
     "frame": Skill(("frame",)),
@@ -99,9 +102,30 @@ def turn(skill: Skill, scene: Scene, lot: int) -> Turn | None:
     if kind == "refer":
         found = referring(scene, lot)
         return found and (prompts.refer(found[0]), prompts.box_answer(found[1], scene.size))
+    if kind in PLACED:
+        return PLACED[kind](scene, rng)
     for question in questions(scene, lot, (kind,)):
         return _turn(question, scene, rng, skill.form)
     return None
+
+
+def corner(scene: Scene, rng: random.Random) -> Turn | None:
+    """Where a thing begins: half of its box."""
+    for thing, words in named(scene, rng):
+        return f"{prompts.CORNER}the {words}", prompts.box_answer(thing.box, scene.size)[1:11]
+    return None
+
+
+def region(scene: Scene, rng: random.Random) -> Turn | None:
+    """What stands in a box: the way back."""
+    if not scene.things:
+        return None
+    thing = rng.choice(scene.things)
+    return prompts.REGION + prompts.box_answer(thing.box, scene.size), f"{thing.size} {thing.colour} {thing.shape}"
+
+
+# on the way to boxes and neighbours; no benchmark asks them
+PLACED: dict[str, Callable[[Scene, random.Random], Turn | None]] = {"corner": corner, "region": region}
 
 
 def clip_turn(skill: Skill, film: Clip, lot: int) -> Turn | None:

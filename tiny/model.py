@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
@@ -15,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tiny import tokenizer
+from tiny import meanings, tokenizer
 from tiny.tokenizer import PATCHES
 
 WIDTH, LAYERS, HEADS, MIDDLE = 128, 12, 4, 256
@@ -57,7 +59,7 @@ def llava(tokens: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
     config = LlavaConfig(
         vision_config=tower(PATCHES * PATCH),
         text_config=llama(len(tokens)),
-        image_token_index=tokens.convert_tokens_to_ids("<image>"),
+        image_token_index=tokenizer.number(tokens, "<image>"),
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
         image_seq_length=PATCHES**2,
@@ -70,29 +72,28 @@ def llava(tokens: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
 
 @torch.no_grad()
 def prepare(model: PreTrainedModel, tokens: PreTrainedTokenizerFast) -> None:
-    """Word embeddings stay as they are drawn, so the projector can be trained on sums of them at any time; the head
-    starts as the same vectors, so that a word that was looked up is a word that can be said. Two spellings of one
-    thing (a character with and without a space before it, an option's letter, a coordinate) share a vector. All models
-    have the same table.
+    """Word vectors stay as they are drawn, so the projector can be trained on sums of them at any time; the head starts
+    as the same vectors, so that a word that was looked up is a word that can be said. All models have the same table.
     """
-    table = model.model.language_model.embed_tokens.weight
-    table.normal_(0, WIDTH**-0.5, generator=torch.Generator().manual_seed(0)).requires_grad_(False)
-    for one, other in tokenizer.spellings():
-        table[tokens.convert_tokens_to_ids(other)] = table[tokens.convert_tokens_to_ids(one)]
-    model.lm_head.weight.copy_(table)
+    embedding = model.get_parameter("model.language_model.embed_tokens.weight")
+    embedding.copy_(meanings.table(tokens, WIDTH)).requires_grad_(False)
+    model.get_parameter("lm_head.weight").copy_(embedding)
 
 
 @contextmanager
-def hidden(decoder: torch.nn.Module, layers: range, columns: torch.Tensor) -> Iterator[None]:
+def hidden(decoder: nn.Module, layers: range, columns: torch.Tensor) -> Iterator[None]:
     """In these layers no row sees the columns where the mask [batch, length] is true (a row always sees itself)."""
     length = columns.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=columns.device).tril()
     seen = (causal & ~columns[:, None, None, :]) | torch.eye(length, dtype=torch.bool, device=columns.device)
 
-    def swap(module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def swap(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return args, kwargs | {"attention_mask": seen}
 
-    hooks = [decoder.layers[k].register_forward_pre_hook(swap, with_kwargs=True) for k in layers]
+    stack = list(decoder.get_submodule("layers").children())
+    hooks = [stack[k].register_forward_pre_hook(swap, with_kwargs=True) for k in layers]
     try:
         yield
     finally:

@@ -203,7 +203,7 @@ def report_clips(path: Path, clips: int) -> dict[str, Any]:
         for k in range(0, clips, 16):
             part = slice(k, k + 16)
             batch = viewer.watch(films[part], dialogues[part], [prompts.SYSTEM_VIDEO] * len(films[part]))
-            seen = viewer.seen(batch.images)
+            seen = viewer.seen(batch.pictures)
             for name, shown in (("whole", seen), ("blind", seen.roll(1, 0))):
                 states = viewer.states(batch, shown)
                 marks[name] += answered(batch, viewer.model.lm_head(states[:, :-1]))

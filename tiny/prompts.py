@@ -19,6 +19,8 @@ LETTER_CHINESE = "请直接回答选项字母。"
 OCR = "Reference OCR token: "
 HINT = "Context: The shapes stand on a grid of equal cells."
 REFER = "Please provide the bounding box coordinate of the region this sentence describes: "
+CORNER = "Please provide the upper left corner of the region this sentence describes: "
+REGION = "Please provide a short description for this region: "
 
 
 def short(text: str) -> str:

@@ -63,7 +63,7 @@ def neighbour(thing: Thing, step: str, scene: Scene) -> Thing | None:
     return next((other for other in scene.things if (other.col, other.row) == at), None)
 
 
-def _named(scene: Scene, rng: random.Random, hide: str = "") -> Iterator[tuple[Thing, str]]:
+def named(scene: Scene, rng: random.Random, hide: str = "") -> Iterator[tuple[Thing, str]]:
     for thing in rng.sample(scene.things, len(scene.things)):
         words = name(thing, scene, rng, hide)
         if words:
@@ -72,7 +72,7 @@ def _named(scene: Scene, rng: random.Random, hide: str = "") -> Iterator[tuple[T
 
 def _attribute(kind: str, text: str, chinese: str) -> Callable[[Scene, random.Random], Question | None]:
     def ask(scene: Scene, rng: random.Random) -> Question | None:
-        for thing, words in _named(scene, rng, hide=kind):
+        for thing, words in named(scene, rng, hide=kind):
             return Question(
                 kind, text.format(words), getattr(thing, kind), (thing.box,), chinese=chinese.format(in_chinese(words))
             )
@@ -127,9 +127,9 @@ def _compare(scene: Scene, rng: random.Random) -> Question | None:
 def _relation(scene: Scene, rng: random.Random) -> Question | None:
     step = rng.choice(list(STEPS))
     dc, dr = STEPS[step]
-    named = list(_named(scene, rng))
-    for one, first in named:
-        for two, second in named:
+    found = list(named(scene, rng))
+    for one, first in found:
+        for two, second in found:
             along = (one.col - two.col) * dc + (one.row - two.row) * dr
             if along:
                 if rng.random() < 0.5:  # either order is as likely, so yes and no are
@@ -140,10 +140,10 @@ def _relation(scene: Scene, rng: random.Random) -> Question | None:
 
 
 def _same(scene: Scene, rng: random.Random) -> Question | None:
-    named = list(_named(scene, rng, hide="colour"))
+    found = list(named(scene, rng, hide="colour"))
     yes = rng.random() < 0.5
-    for one, first in named:
-        for two, second in named:
+    for one, first in found:
+        for two, second in found:
             if one is not two and (one.colour == two.colour) == yes:
                 text = f"Do the {first} and the {second} have the same colour?"
                 return Question("same", text, "yes" if yes else "no", (one.box, two.box))
@@ -151,7 +151,7 @@ def _same(scene: Scene, rng: random.Random) -> Question | None:
 
 
 def _where(scene: Scene, rng: random.Random) -> Question | None:
-    for thing, words in _named(scene, rng):
+    for thing, words in named(scene, rng):
         if rng.random() < 0.5:
             side, sides, answers = 2 * thing.col + 1 - scene.cols, "left or the right", ("left", "right")
         else:
@@ -166,7 +166,7 @@ def _hop(key: str, hops: int) -> Callable[[Scene, random.Random], Question | Non
     kind = f"{'next' if hops == 1 else 'chain'}_{key}"
 
     def ask(scene: Scene, rng: random.Random) -> Question | None:
-        for start, words in _named(scene, rng):
+        for start, words in named(scene, rng):
             for _ in range(4):
                 path = [start]
                 steps: list[str] = []
@@ -299,7 +299,7 @@ def _misread(answer: str, rng: random.Random) -> list[str]:
 def referring(scene: Scene, seed: int) -> tuple[str, Box] | None:
     """An expression that fits one thing alone, and its box in pixels of the picture."""
     rng = random.Random(f"referring {scene.seed} {seed}")
-    for thing, words in _named(scene, rng):
+    for thing, words in named(scene, rng):
         if rng.random() < 0.4:
             for step in rng.sample(list(STEPS), 4):
                 other = neighbour(thing, step, scene)

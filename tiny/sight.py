@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPVisionModel
@@ -38,7 +39,7 @@ def targets(scene: Scene) -> list[list[int]]:
     ]
 
 
-def pixels(picture) -> torch.Tensor:
+def pixels(picture: Image.Image) -> torch.Tensor:
     """What the processor makes of a picture that has the right longer side: padded with the mean colour, normalised."""
     import numpy as np
 
@@ -53,7 +54,8 @@ def pixels(picture) -> torch.Tensor:
 
 def features(tower: CLIPVisionModel, images: torch.Tensor) -> torch.Tensor:
     """Patch features of the layer that LLaVA reads: the last but one, without the CLS token."""
-    return tower(images, output_hidden_states=True).hidden_states[-2][:, 1:]
+    layers: tuple[torch.Tensor, ...] = tower(images, output_hidden_states=True).hidden_states
+    return layers[-2][:, 1:]
 
 
 class Names(nn.Module):
@@ -80,7 +82,7 @@ def loss(names: list[torch.Tensor], truth: torch.Tensor) -> torch.Tensor:
         F.cross_entropy(logits.flatten(0, 1), truth[..., k].flatten(), reduction="none")
         for k, logits in enumerate(names)
     ]
-    return sum((part * weight.flatten()).sum() / weight.sum() for part in parts)
+    return torch.stack([(part * weight.flatten()).sum() / weight.sum() for part in parts]).sum()
 
 
 def accuracy(names: list[torch.Tensor], truth: torch.Tensor) -> dict[str, float]:

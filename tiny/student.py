@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -47,12 +47,20 @@ class Batch:
     index: torch.Tensor | None = None  # of the patches that were left, in a thin batch
 
     def to(self, device: str) -> Batch:
-        moved = {key: value.to(device) for key, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        moved: dict[str, Any] = {
+            k: value.to(device) for k, value in vars(self).items() if isinstance(value, torch.Tensor)
+        }
         return replace(self, **moved)
 
     @property
     def visual(self) -> int:
         return self.words.shape[1]
+
+    @property
+    def pictures(self) -> torch.Tensor:
+        if self.images is None:
+            raise ValueError("this batch was made of words alone, without pictures")
+        return self.images
 
 
 class Student:
@@ -67,11 +75,11 @@ class Student:
         torch.manual_seed(0)
         self.tokens = tokenizer.build()
         self.device = device
-        self.model = build(self.tokens).to(device)
+        self.model: Any = build(self.tokens).to(torch.device(device))  # type: ignore[arg-type]  # its wrapper hides self
         self.decoder = self.model.model.language_model
         self.fast = True
         lean.install(self.decoder)
-        self.image = self.tokens.convert_tokens_to_ids(media)
+        self.image = tokenizer.number(self.tokens, media)
         self.pad = self.tokens.pad_token_id
 
     def batch(
@@ -125,10 +133,16 @@ class Student:
             )
         return Batch(ids, labels, positions, words, start, skills, images, index).to(self.device)
 
-    def word_sums(self, words: torch.Tensor) -> torch.Tensor:
-        return (self.decoder.embed_tokens(words) * (words != self.pad)[..., None]).sum(2)
+    @property
+    def vectors(self) -> torch.Tensor:
+        table: torch.Tensor = self.decoder.embed_tokens.weight
+        return table
 
-    def modules(self) -> dict[str, nn.Module]:
+    def word_sums(self, words: torch.Tensor) -> torch.Tensor:
+        vectors: torch.Tensor = self.decoder.embed_tokens(words)
+        return vectors.mul((words != self.pad)[..., None]).sum(2)
+
+    def modules(self) -> dict[str, Any]:
         """The parts that stages train and hand on, by the names in their checkpoints."""
         inner = self.model.model
         tower = inner.video_tower if hasattr(inner, "video_tower") else inner.vision_tower
@@ -143,12 +157,15 @@ class Student:
         return sight.features(self.modules()["tower"], images)
 
     def seen(self, images: torch.Tensor) -> torch.Tensor:
-        return self.modules()["projector"](self.features(images))
+        projected: torch.Tensor = self.modules()["projector"](self.features(images))
+        return projected
 
     def states(self, batch: Batch, visual: torch.Tensor) -> torch.Tensor:
         text = self.decoder.embed_tokens(batch.ids)
         joined = torch.cat([text[:, : batch.start], visual, text[:, batch.start + batch.visual :]], 1)
-        return self.decoder(inputs_embeds=joined, position_ids=batch.positions, use_cache=False).last_hidden_state
+        out = self.decoder(inputs_embeds=joined, position_ids=batch.positions, use_cache=False)
+        states: torch.Tensor = out.last_hidden_state
+        return states
 
     def loss(
         self, batch: Batch, visual: torch.Tensor, step: int, language: float

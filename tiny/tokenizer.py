@@ -35,6 +35,8 @@ PHRASES = (
     prompts.LETTER_CHINESE,
     prompts.OCR.rstrip(),
     prompts.REFER.rstrip(),
+    prompts.CORNER.rstrip(),
+    prompts.REGION.rstrip(),
     prompts.HINT,
     *(f"\n{letter}." for letter in "ABCD"),
     "是什么颜色?",
@@ -70,6 +72,12 @@ def spellings() -> list[tuple[str, str]]:
     for tick in range(PATCHES):
         same += [(COLUMNS[tick], f"{tick / PATCHES:.2f}"), (ROWS[tick], f",▁{tick / PATCHES:.2f}")]
     return same
+
+
+def number(tokens: PreTrainedTokenizerFast, token: str) -> int:
+    found = tokens.convert_tokens_to_ids(token)
+    assert isinstance(found, int)
+    return found
 
 
 def build() -> PreTrainedTokenizerFast:

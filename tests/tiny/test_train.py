@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tiny import film, lean, lessons, prompts, sight, tokenizer, train, world
+from tiny import film, lean, lessons, meanings, prompts, sight, tokenizer, train, world
 from tiny.clips import FRAMES
 from tiny.curriculum import PATIENCE, Curriculum
 from tiny.drawing import draw
@@ -195,6 +195,21 @@ def test_a_skill_that_does_not_come_makes_room_for_the_next():
     assert seen == block
 
 
+def test_a_skill_that_improves_keeps_its_turn():
+    curriculum = Curriculum(SKILLS)
+    for step in range(3 * PATIENCE):
+        assert curriculum.focus == "first"
+        # one answer in four is right, then one in two, then three in four
+        curriculum.learn(["first"] * 8, [k % 4 <= step // PATIENCE for k in range(8)])
+    for _ in range(PATIENCE + 1):
+        curriculum.learn(["first"], [False])
+    assert curriculum.focus == "second"
+    again = Curriculum(SKILLS)
+    again.load_state_dict(curriculum.state_dict())
+    assert again.state_dict() == curriculum.state_dict()
+    assert again.focus == "second"
+
+
 def test_half_of_the_questions_go_to_the_focus_and_weak_skills_are_rehearsed_more():
     curriculum = Curriculum(SKILLS)
     practise(curriculum, "first", True)
@@ -219,6 +234,57 @@ def test_clips_of_one_skill_and_thin(viewer):
     assert thin.visual < whole.visual == film.VISUAL
     heads = (thin.words == viewer.tokens.convert_tokens_to_ids(tokenizer.HEAD)).any(2).sum(1)
     assert all(heads >= 2 * FRAMES - 3)  # a blinking shape is hidden in up to three frames
+
+
+def test_words_of_one_patch_do_not_blur_each_other(student):
+    vectors = student.vectors
+    assert torch.allclose(vectors.norm(dim=1), torch.ones(len(vectors)))
+    ids = [meanings.numbers(group, student.tokens) for group in sight.GROUPS]
+    for k, some in enumerate(ids):
+        for other in ids[k + 1 :]:
+            assert not (vectors[some] @ vectors[other].T).any()
+    # a patch that holds one word of each group says all of them back
+    chance = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        named = [some[int(torch.randint(len(some), (1,), generator=chance))] for some in ids]
+        heard = vectors[named].sum(0)
+        assert [some[int((vectors[some] @ heard).argmax())] for some in ids] == named
+
+
+def test_places_are_waves_a_step_is_the_same_turn_everywhere():
+    for n in (6, 12):
+        code = meanings.waves(n)
+        alike = code @ code.T
+        for step in range(n):
+            assert torch.allclose(alike.diagonal(step), alike[0, step].expand(n - step), atol=1e-5)
+        assert (alike.argmax(1) == torch.arange(n)).all()
+        assert alike[0, n - 1] < 0 < alike[0, 1]
+
+
+def brute(scene, words):
+    """The things that a description like "the big red shape" fits, word by word."""
+    wanted = words.removeprefix("the ").removesuffix(" shape").split()
+    return [t for t in scene.things if set(wanted) - {"shape"} <= {t.size, t.colour, t.shape}]
+
+
+def test_lessons_of_place_tell_the_truth():
+    seen = 0
+    for seed in range(60):
+        here = world.scene(seed)
+        for lot in range(3):
+            prompt, answer = lessons.turn(lessons.SKILLS["corner"], here, lot) or ("", "")
+            if prompt:
+                (thing,) = brute(here, prompt.removeprefix(prompts.CORNER))
+                side, (width, height) = max(here.size), here.size
+                x, y = thing.box[0] + (side - width) // 2, thing.box[1] + (side - height) // 2
+                assert answer == f"{x * 12 // side / 12:.2f}, {y * 12 // side / 12:.2f}"
+                seen += 1
+            prompt, answer = lessons.turn(lessons.SKILLS["region"], here, lot) or ("", "")
+            if prompt:
+                boxes = {prompts.box_answer(t.box, here.size): f"{t.size} {t.colour} {t.shape}" for t in here.things}
+                assert boxes[prompt.removeprefix(prompts.REGION)] == answer
+                seen += 1
+    assert seen > 200
 
 
 def test_tokenizer_is_the_same_every_time(student):
