@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,7 +77,9 @@ class Laid(Llava):
         return [[Span(BEFORE, grid, size=size if grid[0] > 1 else None)] for _ in inputs["input_ids"]]
 
 
-def build(shape: Shape, tokens: int, device: str, dtype: torch.dtype, attention: str) -> Laid:
+def build(
+    shape: Shape, tokens: int, device: str, dtype: torch.dtype, attention: str, shared_layers: bool = False
+) -> Laid:
     """The model with random weights, its visual features fixed unless the shape has a tower for that many tokens."""
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
@@ -89,7 +92,7 @@ def build(shape: Shape, tokens: int, device: str, dtype: torch.dtype, attention:
             vocab_size=shape.vocabulary,
             hidden_size=shape.width,
             intermediate_size=shape.inner,
-            num_hidden_layers=shape.layers,
+            num_hidden_layers=1 if shared_layers else shape.layers,
             num_attention_heads=shape.heads,
             num_key_value_heads=shape.groups,
             max_position_embeddings=8192,
@@ -105,11 +108,23 @@ def build(shape: Shape, tokens: int, device: str, dtype: torch.dtype, attention:
             model = LlavaForConditionalGeneration(config).eval()
     finally:
         torch.set_default_dtype(before)
+    if shared_layers:
+        _repeat_layer(model.model.language_model, shape.layers)
     family = Laid(model)
     family.tokens, family.whole = tokens, whole
     if not whole:
         _fix_features(model, torch.randn(tokens, shape.width, device=device, dtype=dtype))
     return family
+
+
+def _repeat_layer(decoder: Any, times: int) -> None:
+    """Make a decoder of one layer that deep: every layer has its own place in the cache, and all the same weights."""
+    first = decoder.layers[0]
+    for number in range(1, times):
+        layer = copy.deepcopy(first, {id(weight): weight for weight in first.parameters()})
+        layer.self_attn.layer_idx = number
+        decoder.layers.append(layer)
+    decoder.config.num_hidden_layers = times
 
 
 def _fix_features(model: Any, features: Tensor) -> None:

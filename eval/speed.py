@@ -12,6 +12,10 @@ Every variant runs in turn, round after round, so that a machine's moods fall on
 the share of the median within which half of the rounds lie. `possible` is the speed-up that the floating-point
 operations allow, `reached` the achieved one as a share of it. The vision tower is part of the prefill where the shape
 has one.
+
+With --shared-layers the model keeps its depth, its caches and its operations, but all decoder layers have the same
+random weights, so that a 7B shape fits into a few gigabytes. Times stay honest where a layer's weights (0.4 GB at 7B in
+bfloat16) are far larger than the processor's cache: not in tiny, mid and small. Memory is not measured.
 """
 
 from __future__ import annotations
@@ -48,6 +52,9 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     add("--device", help="default: a GPU when there is one")
     add("--threads", type=int, help="CPU threads (default: as torch chooses)")
     add("--memory", action="store_true", help="peak memory on a CPU too, in a process for each variant")
+    add(
+        "--shared-layers", action="store_true", help="one layer's random weights for all layers: less memory, see below"
+    )
     add("--out", type=Path, help="also write the result to this JSON file")
     add("--debias", action="store_true", help="only time one debias call")
     add("--parts", action="store_true", help="only time scoring, debiasing, selecting and merging")
@@ -69,12 +76,14 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         return finish(speed_forks.report(args, device), args.out)
     if args.precision:
         return finish(speed_precision.report(args, device), args.out)
+    if args.memory and args.shared_layers:
+        raise ValueError("--memory would measure the shared weights: leave --shared-layers out")
     shape = SHAPES[one_of("shape", args.shape, list(SHAPES))]
     dtype = getattr(torch, args.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
     every, rate, rows, left_out = list(variants(args)), matrix_rate(device, dtype), [], {}
     for tokens in args.tokens or [shape.tokens]:
         say(f"speed: building {args.shape} with {tokens} visual tokens, {dtype}, on {device}")
-        family = build(shape, tokens, str(device), dtype, every[0].kernel)
+        family = build(shape, tokens, str(device), dtype, every[0].kernel, args.shared_layers)
         wanted, without = fitting(family, every)
         left_out.update(without)
         if args.peak:
@@ -87,7 +96,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
             continue
         for batch in args.batch_size:
             timed = measure(family, wanted, batch, args.rounds, args.decode)
-            if device.type == "cuda" or args.memory:
+            if (device.type == "cuda" or args.memory) and not args.shared_layers:
                 peaks(family, timed, own_flags(args))
             base = {row.variant.kernel: row for row in timed if row.variant.method is None}
             rows += [row.summary(base[row.variant.kernel], rate) for row in timed]
@@ -97,6 +106,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "dtype": str(dtype).removeprefix("torch."),
+        "shared_layers": args.shared_layers,
         "torch": torch.__version__,
         "matrix_tflops": rate / 1e12,
         "rounds": args.rounds,
@@ -169,9 +179,10 @@ def table(result: dict[str, Any]) -> Table:
     ]
     first = result["rows"][0]
     fixed = [f"{first[name]} {name}" for name in ("tokens", "batch") if not several[name]]
-    kernel = "" if several["attention"] else f", {first['attention']}"
+    shared = ", one layer's weights in all" if result["shared_layers"] else ""
+    how = ("" if several["attention"] else f", {first['attention']}") + shared
     notes = [
-        f"{result['device']}, {result['threads']} thread(s), {result['dtype']}, torch {result['torch']}{kernel}; "
+        f"{result['device']}, {result['threads']} thread(s), {result['dtype']}, torch {result['torch']}{how}; "
         f"medians of {result['rounds']} rounds in turn; matrix products run at {result['matrix_tflops']:.3f} TFLOP/s",
         "a layer reads: visual tokens, mean; ±: half of the rounds lie within this share of the median; memory: peak, "
         "of the unpruned model's",

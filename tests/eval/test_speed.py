@@ -52,6 +52,27 @@ def test_other_token_counts_go_without_the_tower(tokens):
     assert [len(kept) for kept in trace.kept[0]] == [10, 10]
 
 
+def test_shared_layers_change_the_memory_alone():
+    """As deep, as many operations, the same caches, tokens and answers as a model whose layers hold copies."""
+    own, shared = (build(SMALL, 64, "cpu", torch.float32, "sdpa", shared_layers=shared) for shared in (False, True))
+    bytes_of = [sum(weight.numel() for weight in family.decoder.layers.parameters()) for family in (own, shared)]
+    assert bytes_of[0] == SMALL.layers * bytes_of[1]
+    own.model.load_state_dict(shared.model.state_dict())
+    inputs = prompt(own, 2)
+    seen = []
+    for family in (own, shared):
+        for variant in (Variant(), Variant("fastv", 8, "both"), Variant("pyramiddrop", 30, "both")):
+            with variant.around(family, 2) as trace, torch.inference_mode():
+                out = family.model(**inputs, use_cache=True)
+            kept = trace and [[tokens.tolist() for tokens in stage] for stage in trace.kept]
+            held = [layer.keys.shape for layer in out.past_key_values.layers]
+            seen.append((flops_of(family, variant, inputs), kept, held, out.logits))
+    for mine, theirs in zip(seen[:3], seen[3:], strict=True):
+        assert mine[:3] == theirs[:3]
+        assert len(mine[2]) == SMALL.layers
+        torch.testing.assert_close(mine[3], theirs[3])
+
+
 def test_operations_are_those_of_a_decoder(family):
     """Linear layers: two operations a weight and token; the count also holds attention, the head and the tower."""
     inputs = prompt(family, 1)
@@ -172,6 +193,11 @@ def test_command(shape, capsys, tmp_path, more):
 def test_an_unknown_shape_is_told_so(capsys):
     assert cli.main(["speed", "--shape", "huge"]) == 1
     assert "unknown shape 'huge'" in capsys.readouterr().err
+
+
+def test_shared_weights_are_no_measure_of_memory(capsys):
+    assert cli.main(["speed", "--shared-layers", "--memory"]) == 1
+    assert "leave --shared-layers out" in capsys.readouterr().err
 
 
 @pytest.mark.long
