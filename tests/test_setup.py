@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -44,9 +43,7 @@ def test_what_is_pinned_is_installed_once(clone):
     installed = (clone / "installed").read_text()
     assert "-r requirements.txt" in installed
     assert "--editable ." in installed
-    begun = time.monotonic()
     assert setup(clone) == ""
-    assert time.monotonic() - begun < 5
     assert (clone / "installed").read_text() == installed
 
 

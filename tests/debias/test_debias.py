@@ -63,7 +63,7 @@ def test_dtypes_devices_and_shapes(dtype, device, shape):
 
 
 @given(st.integers(0, 10**6), st.sampled_from(DTYPES), st.sampled_from(["plus", "both signs", "minus", "zero", "huge"]))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_padding_is_never_preferred(seed, dtype, kind):
     """Whatever the scores are, and even when more tokens are kept than show the picture."""
     score = scores(576, seed=seed)

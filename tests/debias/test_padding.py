@@ -36,7 +36,7 @@ def counted(side: int, length: int, cells: int) -> np.ndarray:
 @example(500, 375, 24, 24, 0.5)
 @example(1, 4000, 24, 24, 0.5)  # no patch shows half a picture
 @example(4000, 1, 24, 16, 0.5)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_area_is_the_counted_share(width, height, rows, columns, threshold):
     side = max(width, height)
     expected = 1 - np.outer(counted(side, height, rows), counted(side, width, columns))
@@ -48,7 +48,7 @@ def test_area_is_the_counted_share(width, height, rows, columns, threshold):
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.sampled_from([2, 3, 5, 8]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_area_on_whole_images(width, height, cells):
     """In two dimensions at once, with nothing assumed about one axis being enough."""
     side = max(width, height)
@@ -61,7 +61,7 @@ def test_area_on_whole_images(width, height, cells):
 @given(SIDE, SIDE, CELLS, CELLS)
 @example(640, 427, 24, 24)
 @example(3, 2, 24, 24)  # the grid is finer than the image
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_bilinear_is_torch_interpolation(width, height, rows, columns):
     side = max(width, height)
 
@@ -75,7 +75,7 @@ def test_bilinear_is_torch_interpolation(width, height, rows, columns):
 
 
 @given(st.integers(1, 90), st.integers(1, 90), st.sampled_from([5, 24]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_bilinear_on_whole_images(width, height, cells):
     side = max(width, height)
     image = torch.from_numpy(np.outer(content(side, height), content(side, width))).double()[None, None]
@@ -158,7 +158,7 @@ def test_a_layout_that_is_no_grid_is_refused():
 @given(SIDE, SIDE, st.sampled_from([(672, 672), (336, 672), (1008, 336)]))
 @example(640, 480, (672, 672))
 @example(333, 1000, (1008, 336))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_canvas_fraction_is_the_counted_share(width, height, canvas):
     across, down = canvas
     grid = (down // 14, across // 14)

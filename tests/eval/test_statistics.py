@@ -186,7 +186,7 @@ def test_holm_by_hand():
     assert holm([]) == []
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_is_monotone_and_never_smaller(p):
     adjusted = holm(p)

@@ -132,17 +132,20 @@ def test_a_broken_run_json_is_named(tmp_path):
 
 
 HOLDER = """
-import sys, time
+import sys
 from eval.store import Folder
 held = Folder(sys.argv[1]).claim({"limit": 1}, "r1", int(sys.argv[2]), int(sys.argv[3]))
 print("held", flush=True)
-time.sleep(60)
+sys.stdin.read()
 """
 
 
 def hold(path, rank=0, world=1):
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(path), str(rank), str(world)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLDER, str(path), str(rank), str(world)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout.readline() == "held\n"
     return process

@@ -19,7 +19,7 @@ from eval.sample import Sample
 from eval.video import Clips, read_frames
 from pruners.models import images
 
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40)
 GREY = (122, 116, 104)
 
 

@@ -18,7 +18,7 @@ from eval import report
 from eval.export import export
 from eval.tables import Table, comma_separated, latex, markdown, say, show
 
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40)
 
 NASTY = [
     "</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", "{{ 7 * 7 }}", "{% include 'x' %}",
@@ -158,7 +158,7 @@ def honest(page_of):
 
 
 @pytest.mark.long
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(text=texts.filter(str.strip))
 def test_pages_hold_the_tags_of_an_honest_page(page_of, honest, text):
     written = page_of(text)
@@ -173,7 +173,7 @@ def test_pages_hold_the_tags_of_an_honest_page(page_of, honest, text):
     assert "default-src 'none'" in written
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_xlsx_holds_text_and_no_formula(world, tmp_path_factory, data):
     from eval import benchmarks

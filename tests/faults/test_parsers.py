@@ -17,7 +17,7 @@ from eval.sample import read_rows
 from eval.store import Folder, torn
 from eval.store import read as read_shard
 
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40)
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
 values = st.recursive(

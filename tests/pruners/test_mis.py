@@ -29,7 +29,7 @@ def walk(score, edges, keep, pivots, suppress, silenced):
     return sorted(kept)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(n=st.integers(1, 40), seed=st.integers(0, 10**6), density=st.floats(0, 1), data=st.data())
 def test_equals_the_sequential_walk(n, seed, density, data):
     generator = torch.Generator().manual_seed(seed)

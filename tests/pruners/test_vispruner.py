@@ -30,7 +30,7 @@ def example(n, seed, channels=6):
     return torch.randn(n, channels, generator=generator), torch.rand(n, generator=generator)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(n=st.integers(1, 70), seed=st.integers(0, 10**6), data=st.data())
 def test_equals_the_definition_for_every_budget(n, seed, data):
     features, attention = example(n, seed)
@@ -41,7 +41,7 @@ def test_equals_the_definition_for_every_budget(n, seed, data):
     assert len(kept) == keep
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(n=st.integers(2, 60), seed=st.integers(0, 10**6), data=st.data())
 def test_padding_is_in_no_half(n, seed, data):
     features, attention = example(n, seed)
