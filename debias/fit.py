@@ -106,8 +106,6 @@ def _refined(log: Tensor, weight: Tensor, made: List[Trend], height: Tensor) -> 
     better, heights, rests = [], [], []
     for curve, share, trend, start in zip(log.exp(), weight, made, height.exp().tolist()):
         rate, amplitude, offset = lines.refine(curve, share, trend.rate, start)
-        if amplitude <= 0:
-            raise ValueError("this curve bends away from amplitude * exp(rate * i) + offset; fit it without refine")
         better.append(replace(trend, rate=rate, floor=offset / amplitude))
         heights.append(math.log(amplitude))
         rests.append(curve.log() - (amplitude * (rate * i).exp() + offset).log())

@@ -7,6 +7,8 @@ from typing import Any, Optional, Tuple
 import torch
 from torch import Tensor
 
+STRAIGHT = 1e-9  # a rise or a bend over the whole curve that is rounding alone
+
 
 def prepare(curve: Tensor, ignore: Optional[Tensor] = None, weights: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
     """The logarithm of a curve and each position's weight; NaN, infinite, zero and negative values weigh nothing."""
@@ -75,7 +77,11 @@ def cubic(curve: Tensor, weight: Tensor) -> Tuple[float, float, float]:
 
 
 def refine(curve: Tensor, weight: Tensor, rate: float, amplitude: float) -> Tuple[float, float, float]:
-    """rate, amplitude, offset of curve = amplitude * exp(rate * i) + offset, from a first guess; needs scipy."""
+    """rate, amplitude, offset of curve = amplitude * exp(rate * i) + offset, from a first guess; needs scipy.
+
+    Solved as start + slope * (exp(rate * i) - 1) / rate. At rate 0 that is a straight line, behind which lie the curves
+    that bend the other way: the solver walks through to them, and does not rest beside the line with a huge amplitude.
+    """
     import numpy
     from scipy.optimize import least_squares
 
@@ -87,11 +93,21 @@ def refine(curve: Tensor, weight: Tensor, rate: float, amplitude: float) -> Tupl
     # Units of order one for the solver: heights in the curve's mean, positions in its length.
     height, width = float(y.mean()), float(len(curve))
 
-    def miss(p: Any) -> Any:
-        return root * (p[1] * numpy.exp(numpy.clip(p[0] * x / width, -50, 50)) + p[2] - y / height)
+    def rise(bend: float, at: Any) -> Any:
+        return numpy.expm1(numpy.clip(bend * at, -50, 50)) / bend if bend else at
 
-    found = least_squares(miss, [rate * width, amplitude / height, 0.0], xtol=1e-12, ftol=1e-12, gtol=1e-12)
-    return float(found.x[0] / width), float(found.x[1] * height), float(found.x[2] * height)
+    def miss(p: Any) -> Any:
+        return root * (p[2] + p[1] * rise(p[0], x / width) - y / height)
+
+    guess = [rate * width, amplitude * rate * width / height, amplitude / height]
+    bend, slope, start = least_squares(miss, guess, xtol=1e-12, ftol=1e-12, gtol=1e-12).x.tolist()
+    if abs(slope * rise(bend, 1)) < STRAIGHT:
+        return 0.0, start * height, 0.0
+    if abs(bend) < STRAIGHT or slope / bend < 0:
+        raise ValueError(
+            "this curve is straight or bends away from amplitude * exp(rate * i) + offset; fit it without refine"
+        )
+    return bend / width, slope / bend * height, (start - slope / bend) * height
 
 
 def bridge(curve: Tensor, seen: Tensor) -> Tensor:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from debias import Debias, Span, Trend, fit_all, lines
+from debias import Debias, Span, Trend, fit_all
 
 LENGTH = 576
 POSITION = torch.arange(LENGTH, dtype=torch.float64)
@@ -189,11 +190,29 @@ def test_a_refined_fit_is_exact_to_the_last_digits():
     assert float(refined.residual.abs().max()) < 1e-9
 
 
-@pytest.mark.parametrize("amplitude", [-1.0, 0.0])
-def test_a_curve_that_bends_away_is_not_refined(amplitude, monkeypatch):
-    monkeypatch.setattr(lines, "refine", lambda *_: (0.006, amplitude, 2.0))  # what the solver may come to
-    with pytest.raises(ValueError, match="bends away from amplitude"):
-        Trend.fit(noisy(0.006), refine=True)
+@pytest.mark.parametrize(
+    "curve",
+    [3 - (0.001 * POSITION).exp(), 3 - (-0.004 * POSITION).exp(), 1 + 0.001 * POSITION, 2 - 0.001 * POSITION],
+    ids=["falls ever faster", "rises ever slower", "straight up", "straight down"],
+)
+def test_a_curve_that_bends_away_is_not_refined(curve):
+    """The nearest exponential is a piece of a huge one that looks straight: no trend to divide by."""
+    assert Trend.fit(curve).r2 > 0.85
+    with pytest.raises(ValueError, match="is straight or bends away from amplitude"):
+        Trend.fit(curve, refine=True)
+
+
+@pytest.mark.parametrize(("rate", "amplitude", "offset"), [(-0.006, 1.0, 2.5), (0.004, 1.0, -0.9), (0.04, 1e-9, 1.0)])
+def test_curves_that_bend_the_right_way_are_refined(rate, amplitude, offset):
+    found = Trend.fit(amplitude * (rate * POSITION).exp() + offset, refine=True)
+    assert (found.rate, found.amplitude) == (pytest.approx(rate, rel=1e-6), pytest.approx(amplitude, rel=1e-4))
+    assert found.floor == pytest.approx(offset / amplitude, rel=1e-4)
+
+
+def test_a_slight_bend_is_found_and_a_constant_curve_has_none():
+    nearly = Trend.fit(1 + 1e-3 * POSITION + 1e-9 * POSITION**2, refine=True)
+    assert nearly.rate == pytest.approx(2e-6, rel=1e-2)
+    assert Trend.fit(torch.full((LENGTH,), 0.1), refine=True) == replace(Trend.exponential(0.0), length=LENGTH)
 
 
 @pytest.mark.parametrize("kind", ["inverse_cubic", "average"])
@@ -225,7 +244,7 @@ def test_a_shape_over_frames_is_the_mean_of_what_each_position_showed(kind):
     ],
 )
 def test_many_curves_are_fitted_as_each_alone(kind, how):
-    curves = torch.stack([noisy(0.002, seed=1, length=64), noisy(0.004, seed=2, length=64)])
+    curves = torch.stack([noisy(rate, seed, noise=0.01, length=64) for seed, rate in enumerate((0.002, 0.004))])
     many = fit_all(curves, kind, **how)
     for trend, curve in zip(many, curves, strict=True):
         alone = Trend.fit(curve, kind, **how)
