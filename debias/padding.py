@@ -25,21 +25,18 @@ def covered(total: int, before: float, content: int, cells: int) -> Tensor:
 
 
 def canvas_fraction(size: Tuple[int, int], canvas: Tuple[int, int], grid: Tuple[int, int]) -> Tensor:
-    """[rows*columns] share of each patch that is border when an image is scaled to fit a canvas and centred on it.
+    """[rows*columns] share of each patch that is border where an image of `size` lies in the middle of a canvas.
 
-    `size` and `canvas` are (width, height) in pixels, `grid` is (rows, columns) of the patches that tile the canvas.
-    The scaled image takes ceil(side) pixels and the odd border pixel goes right and below, as in LLaVA-NeXT.
+    `size` and `canvas` are (width, height) in pixels, `grid` is (rows, columns) of the patches that tile the canvas. An
+    odd border pixel goes right and below.
     """
     width, height = pair(size, "size (width, height)")
     across, down = pair(canvas, "canvas (width, height)")
     rows, columns = pair(grid, "grid (rows, columns)")
-    # Whole-number comparison and ceiling: a float scale would sometimes make 672.0000001 out of 672.
-    if across * height < down * width:
-        wide, high = across, min(-(-height * across // width), down)
-    else:
-        wide, high = min(-(-width * down // height), across), down
-    vertical = covered(down, (down - high) // 2, high, rows)
-    horizontal = covered(across, (across - wide) // 2, wide, columns)
+    if width > across or height > down:
+        raise ValueError(f"an image of {width}x{height} does not fit on a canvas of {across}x{down}")
+    vertical = covered(down, (down - height) // 2, height, rows)
+    horizontal = covered(across, (across - width) // 2, width, columns)
     return (1 - vertical[:, None] * horizontal).flatten().float()
 
 

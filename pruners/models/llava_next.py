@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from debias import Span
-from debias.padding import covered
+from debias.padding import canvas_fraction
 from pruners.models import images
 from pruners.models.base import Tower
 from pruners.models.llava import Llava
@@ -183,14 +183,12 @@ def layout(size: Size, told: Size, canvases: Canvases, edge: int, patch: int) ->
 
     fit, side = fitted(size, canvases), edge // patch
     columns, rows = (length // patch for length in fitted(told, canvases).canvas)
-    across = covered(fit.canvas[0], fit.left, fit.shown[0], columns)
-    down = covered(fit.canvas[1], fit.top, fit.shown[1], rows)
-    border = (1 - down[:, None] * across).float()
+    border = canvas_fraction(fit.shown, fit.canvas, (rows, columns))
     left: Tensor = unpad_image(torch.arange(rows * columns).view(1, rows, columns), told[::-1])[0]
     cells = torch.nn.functional.pad(left, (0, 1), value=-1)  # the newline
     newline = torch.cat([torch.zeros(side * side, dtype=torch.bool), cells.flatten() < 0])
     fraction = torch.zeros(len(newline))
-    fraction[side * side :][~newline[side * side :]] = border.flatten()[left.flatten()]
+    fraction[side * side :][~newline[side * side :]] = border[left.flatten()]
     frame = torch.cartesian_prod(torch.arange(side), torch.arange(side)).flip(-1)
     patches = torch.stack([cells % columns, cells // columns], -1).view(-1, 2)
     patches[cells.flatten() < 0] = -2

@@ -116,13 +116,14 @@ def test_flags_of_another_length_are_named_and_an_index_is_kept_in_full():
 @pytest.mark.parametrize(
     ("size", "canvas", "grid", "border"),
     [
-        ((2, 1), (4, 4), (4, 4), [1] * 4 + [0] * 8 + [1] * 4),  # 4 x 2 in the middle
-        ((1, 2), (4, 4), (4, 4), [1, 0, 0, 1] * 4),
-        ((3, 1), (4, 4), (4, 4), [1] * 4 + [0] * 8 + [1] * 4),  # 4/3 rows are rounded up to two
-        ((1, 5), (4, 4), (1, 4), [1, 0, 1, 1]),  # 4/5 of a column is one, with the odd pixel on its right
-        ((8, 8), (4, 4), (2, 2), [0] * 4),
-        ((1, 1), (4, 8), (4, 2), [1, 1, 0, 0, 0, 0, 1, 1]),
-        ((4, 3), (8, 4), (2, 4), [0.5, 0, 0, 0.5] * 2),  # 16/3 columns are rounded up to six, one pixel on either side
+        ((4, 2), (4, 4), (4, 4), [1] * 4 + [0] * 8 + [1] * 4),
+        ((2, 4), (4, 4), (4, 4), [1, 0, 0, 1] * 4),
+        ((1, 4), (4, 4), (1, 4), [1, 0, 1, 1]),  # the odd pixel of the border on its right
+        ((4, 1), (4, 4), (4, 1), [1, 0, 1, 1]),  # and below
+        ((2, 2), (4, 4), (4, 4), [1] * 5 + [0, 0, 1, 1, 0, 0] + [1] * 5),  # a border all around
+        ((4, 4), (4, 4), (2, 2), [0] * 4),
+        ((4, 4), (4, 8), (4, 2), [1, 1, 0, 0, 0, 0, 1, 1]),
+        ((6, 4), (8, 4), (2, 4), [0.5, 0, 0, 0.5] * 2),  # one pixel on either side
     ],
 )
 def test_borders_of_small_canvases(size, canvas, grid, border):
