@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +19,7 @@ from eval.diagnosis import bracket
 from eval.results import Scored, results
 from eval.store import Folder
 from eval.tables import Cell, Table
-
-if TYPE_CHECKING:
-    from eval.reproduce import Task
+from eval.task import Task
 
 ARMS = ("none", "trend", "padding", "both")
 BASELINES = ("random", "grid")

@@ -27,7 +27,7 @@ LONGEST_VERDICT = 2_000  # characters of the judge's words
 
 
 @dataclass(frozen=True)
-class Task:
+class Rules:
     """What a judge is told, and which reply counts."""
 
     system: str
@@ -74,7 +74,7 @@ def _object(**fields: dict[str, Any]) -> dict[str, Any]:
 
 
 TASKS = {
-    "mmvet": Task(
+    "mmvet": Rules(
         "You grade answers to questions about pictures by comparing them with a reference answer; you do not see the "
         "picture. Give the share of the reference that the answer gets right, as a number between 0.0 (nothing) and "
         "1.0 (all of it) in steps of 0.1. If the reference joins elements with <AND>, each of them is needed and has "
@@ -87,7 +87,7 @@ TASKS = {
         _object(score={"type": "number"}),
         _graded,
     ),
-    "video": Task(
+    "video": Rules(
         "You check answers to questions about short videos against the correct answer; you do not see the video. "
         "Decide whether the answer means the same as the correct one: other words for the same thing are a match, and "
         "a longer answer that contains the correct one without contradicting it is a match. Also rate the match with a "
@@ -216,7 +216,7 @@ class Judge:
         self.cache.put(key, verdict)
         return verdict
 
-    def _send(self, rules: Task, text: str, temperature: float) -> tuple[str, str]:
+    def _send(self, rules: Rules, text: str, temperature: float) -> tuple[str, str]:
         import openai
 
         extra: dict[str, Any] = {}
@@ -271,7 +271,7 @@ def _bound(response: Any, seconds: float) -> None:
     response.stream = Bounded(response.stream)
 
 
-def verdict_in(rules: Task, reply: str) -> dict[str, Any]:
+def verdict_in(rules: Rules, reply: str) -> dict[str, Any]:
     """The verdict in a reply, which may be wrapped in words or in a code fence, but not in another object."""
     end = 0
     while (start := reply.find("{", end)) >= 0:
@@ -287,7 +287,7 @@ def verdict_in(rules: Task, reply: str) -> dict[str, Any]:
     raise Unreadable
 
 
-def _readable(rules: Task, verdict: Verdict) -> bool:
+def _readable(rules: Rules, verdict: Verdict) -> bool:
     """Whether a cached verdict is one; a file can hold anything."""
     try:
         return verdict.value is None or rules.parse(verdict.value) == verdict.value

@@ -6,7 +6,7 @@ import argparse
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +18,7 @@ from eval.contrast import scale
 from eval.results import Scored, questions, results
 from eval.store import Folder, decode
 from eval.tables import Table
-
-if TYPE_CHECKING:
-    from eval.reproduce import Task
+from eval.task import Task
 
 ROUNDS = 7  # times that every variant is timed
 

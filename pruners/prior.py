@@ -20,6 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from debias import Span
+from pruners import models
+from pruners.fastv import FastV
+from pruners.models import Adapter, Request
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -104,14 +107,10 @@ class Prior:
 
     @classmethod
     def measure(
-        cls, adapter: Any, images: Iterable[Image], layer: int = 2, prompt: str = PROMPT, tile: int | None = None
+        cls, adapter: Adapter, images: Iterable[Image], layer: int = 2, prompt: str = PROMPT, tile: int | None = None
     ) -> Prior:
         """Average the attention that a cut before `layer` sees. `tile`: tokens of a tile, to average over tiles."""
-        # A pruner reads a prior, and a prior is measured by a pruner that keeps everything.
-        from pruners.deeplayer import DeepLayer
-        from pruners.models import Request
-
-        probe = DeepLayer(keep=1.0, layer=layer, selection="topk")
+        probe = FastV(keep=1.0, layer=layer)  # keeps everything; its score is the attention itself
         total, count = torch.zeros(()), 0
         for image in images:
             encoded = adapter.encode([Request(prompt, images=[image])])
@@ -148,8 +147,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure a prior on a folder of images and write it."""
     from PIL import Image as pillow
 
-    from pruners.models import adapter
-
     parser = argparse.ArgumentParser(prog="python -m pruners.prior", description=main.__doc__)
     parser.add_argument("model", help="folder or hub name of a checkpoint")
     parser.add_argument("images", type=Path, help="folder of pictures; the first --limit by name are used")
@@ -164,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     paths = sorted(p for p in options.images.rglob("*") if p.suffix.lower() in PICTURES)[: options.limit]
     try:
-        bound = adapter(options.model).load(options.model, device=options.device)
+        bound = models.adapter(options.model).load(options.model, device=options.device)
         pictures = (pillow.open(path).convert("RGB") for path in paths)
         prior = Prior.measure(bound, pictures, options.layer, options.prompt, options.tile)
     except (OSError, ValueError) as error:
