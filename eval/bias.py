@@ -76,13 +76,22 @@ def absolute_correlation(scores: Array, grid: tuple[int, int]) -> float:
     return float(found.mean()) if len(found) else float("nan")
 
 
+def mean_seen(scores: Array, axis: int | tuple[int, ...] = 0) -> Array:
+    """The mean of what is no nan; nan where nothing is."""
+    counts, total = (~np.isnan(scores)).sum(axis), np.nansum(scores, axis)
+    return np.divide(total, counts, out=np.full_like(total, np.nan), where=counts > 0, casting="unsafe")
+
+
 def row_profile(scores: Array, grid: tuple[int, int]) -> Array:
-    """[rows] mean attention of each row of the grid over samples, columns and views, relative to the overall mean."""
+    """[rows] mean attention of each row of the grid over samples, columns and views, relative to the overall mean.
+
+    nan for a row that no sample shows.
+    """
     rows, columns = grid
     if scores.shape[1] % (rows * columns):
         raise ValueError(f"{scores.shape[1]} tokens are not whole views of {rows} x {columns}")
-    mean = np.nanmean(scores.reshape(-1, rows, columns), (0, 2))
-    return np.asarray(mean / mean.mean())
+    mean = mean_seen(scores.reshape(-1, rows, columns), (0, 2))
+    return np.asarray(mean / np.nanmean(mean))
 
 
 def shuffled(scores: Array, ignore: Array | None = None, seed: int = 0) -> Array:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -146,7 +147,8 @@ def layer_report(
     report["prompt_stability"] = bias.mean(bias.prompt_stability(together), args.seed)
     report["prompt_stability_chance"] = bias.mean(bias.prompt_stability(mixed), args.seed)
     report["curves"] = curves(main, scores)
-    report["row_profile"] = bias.row_profile(patches(main, without_padding(main, scores)), main.spans[0].grid).tolist()
+    profile = bias.row_profile(patches(main, without_padding(main, scores)), main.spans[0].grid)
+    report["row_profile"] = [None if math.isnan(row) else row for row in profile.tolist()]
     if args.heads:
         report["heads"], report["heads_no_rope"] = (heads(seen, layer, args.seed) for seen in (main, plain))
     return report
@@ -176,7 +178,7 @@ def curves(seen: Seen, scores: Array) -> dict[str, list[float]]:
     Both divisors come from the first half of the pictures. Each curve is relative to its own mean.
     """
     half = len(scores) // 2
-    first, second = (np.nanmean(part, 0) for part in np.split(without_padding(seen, scores), [half]))
+    first, second = (bias.mean_seen(part) for part in np.split(without_padding(seen, scores), [half]))
     filled = np.where(np.isnan(first), np.nanmean(first), first)
     weights = {
         "raw": np.ones(len(filled)),
@@ -193,7 +195,7 @@ def arms(
 ) -> dict[str, dict[str, Measured]]:
     """Every measure in every arm, on the second half of the pictures; the trend comes from the first."""
     half = len(scores) // 2
-    curve = np.nanmean(without_padding(seen, scores)[:half], 0)
+    curve = bias.mean_seen(without_padding(seen, scores)[:half])
     trend = Trend.fit(torch.as_tensor(curve), ignore=special(seen))
     full, spans, out = Debias(trend, Padding()), seen.spans[half:], {}
     keep = budget(args.keep, scores.shape[1])

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from debias import Padding, Span
-from eval import cli, diagnose, probe
+from eval import bias, cli, diagnose, probe
 from pruners.models import adapter
 from pruners.models.request import Request
 
@@ -58,6 +58,27 @@ def test_chance_is_the_noise_floor_of_every_number():
     assert chance["kept_in_lowest_third"][0] == pytest.approx(1 / 3, abs=0.06)
     assert abs(chance["correlation"][0]) < 0.05
     assert chance["entropy"][0] == pytest.approx(found["entropy"][0])  # the same numbers
+
+
+@pytest.mark.filterwarnings("error")
+def test_positions_that_are_padding_in_every_picture_have_no_mean():
+    seen = planted(0.006)
+    wide = probe.Seen(seen.attention[1::2], seen.spans[1::2])  # padding above and below in all of them
+    padded = ~Padding().valid(wide.spans[0]).numpy()
+    values = diagnose.without_padding(wide, wide.heads_mean[:, 0])
+    mean = bias.mean_seen(values)
+    assert padded.any()
+    assert np.isnan(mean).tolist() == padded.tolist()
+    assert mean.dtype == values.dtype
+    np.testing.assert_allclose(mean[~padded], np.nanmean(values[:, ~padded], 0), rtol=1e-5)
+    profile = bias.row_profile(values, (12, 12))
+    assert np.isnan(profile).tolist() == padded.reshape(12, 12).all(1).tolist()
+    rise, low, high = diagnose.arms(wide, wide.heads_mean[:, 0], ARGS, ("none",))["none"]["rise"]
+    assert low < rise < high
+    assert rise == pytest.approx(0.006 * 143, abs=0.1)
+    raw = np.array(diagnose.curves(wide, wide.heads_mean[:, 0])["raw"])
+    assert (raw[padded] == 0).all()
+    assert (raw[~padded] > 0).all()
 
 
 def test_heads_are_measured_one_by_one():
@@ -150,6 +171,17 @@ def test_tiled_pictures_of_the_commonest_layout_are_measured(builders, tmp_path,
     found = json.loads(out)
     assert (found["pictures"], found["left_out"]) == (4, 2)
     assert "2 were left out" in err
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_folder_of_wide_pictures_has_rows_that_show_nothing(builders, checkpoint, tmp_path, capsys):
+    for number in range(4):
+        builders.picture(120, 40, seed=number).save(tmp_path / f"{number}.png")
+    code, out, err = run(capsys, checkpoint, "--images", str(tmp_path), "--layers", "1", "--json")
+    assert code == 0, err
+    profile = json.loads(out)["layers"][0]["row_profile"]
+    assert profile[0] is profile[-1] is None
+    assert np.mean([row for row in profile if row is not None]) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
