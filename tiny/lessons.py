@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -221,15 +220,9 @@ def patch_words(scene: Scene) -> list[list[str]]:
     return filled
 
 
-@functools.cache
-def _vocabulary(tokens: PreTrainedTokenizerFast) -> dict[str, int]:
-    return tokens.get_vocab()
-
-
 def word_ids(named: list[list[str]], tokens: PreTrainedTokenizerFast) -> list[list[int]]:
     """Words as ids, every list filled up with the id of <pad>."""
-    vocabulary = _vocabulary(tokens)
-    rows = [[vocabulary[word.replace(" ", "▁")] for word in words] for words in named]
+    rows = [tokenizer.ids(words, tokens) for words in named]
     return [row + [tokens.pad_token_id] * (WORDS - len(row)) for row in rows]
 
 

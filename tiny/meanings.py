@@ -41,7 +41,7 @@ def table(tokens: PreTrainedTokenizerFast, width: int) -> torch.Tensor:
 
 def numbers(group: str, tokens: PreTrainedTokenizerFast) -> list[int]:
     """Of the tokens of a group's names."""
-    return [tokenizer.number(tokens, name.replace(" ", "▁")) for name in sight.GROUPS[group] if name]
+    return tokenizer.ids(filter(None, sight.GROUPS[group]), tokens)
 
 
 def directions(n: int) -> torch.Tensor:

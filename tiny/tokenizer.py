@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import string
+from collections.abc import Iterable
 
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import Unigram
@@ -78,6 +80,17 @@ def number(tokens: PreTrainedTokenizerFast, token: str) -> int:
     found = tokens.convert_tokens_to_ids(token)
     assert isinstance(found, int)
     return found
+
+
+@functools.cache
+def _vocabulary(tokens: PreTrainedTokenizerFast) -> dict[str, int]:
+    return tokens.get_vocab()
+
+
+def ids(words: Iterable[str], tokens: PreTrainedTokenizerFast) -> list[int]:
+    """Of words that are one token each, with a space before them or without."""
+    vocabulary = _vocabulary(tokens)
+    return [vocabulary[word.replace(" ", "▁")] for word in words]
 
 
 def build() -> PreTrainedTokenizerFast:

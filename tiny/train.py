@@ -188,12 +188,17 @@ def bridge(run: Path, steps: int, device: str) -> None:
     learn(run, "bridge", trained(modules), modules, steps, 1e-3, step_loss, report)
 
 
+def united(student: Student, curriculum: Curriculum, run: Path, words: str, bridge: str) -> dict[str, nn.Module]:
+    """Language model, curriculum and projector as two stages left them; what learns when they are put together."""
+    recall(student, run, words, bridge)
+    curriculum.load_state_dict(torch.load(run / f"{words}.pt", weights_only=True)["curriculum"])
+    return {key: student.modules()[key] for key in ("decoder", "head", "projector")}
+
+
 def tune(run: Path, steps: int, device: str) -> None:
     """Language model and projector on real pictures; the tower stays as it is."""
     student, curriculum = Student(device), Curriculum(lessons.SKILLS)
-    recall(student, run, "words", "bridge")
-    curriculum.load_state_dict(torch.load(run / "words.pt", weights_only=True)["curriculum"])
-    modules = {key: student.modules()[key] for key in ("decoder", "head", "projector")}
+    modules = united(student, curriculum, run, "words", "bridge")
 
     def material(step: int, share: float) -> tuple[Batch, torch.Tensor]:
         first, lot = SEEDS["tune"] + 700 * step, random.Random(step)
@@ -271,9 +276,7 @@ def video_words(run: Path, steps: int, device: str) -> None:
 def video(run: Path, steps: int, device: str) -> None:
     """Language model and projector on real clips."""
     viewer, curriculum = Viewer(device), Curriculum(lessons.CLIP_SKILLS)
-    recall(viewer, run, "video_words", "video_bridge")
-    curriculum.load_state_dict(torch.load(run / "video_words.pt", weights_only=True)["curriculum"])
-    modules = {key: viewer.modules()[key] for key in ("decoder", "head", "projector")}
+    modules = united(viewer, curriculum, run, "video_words", "video_bridge")
 
     def material(step: int, share: float) -> tuple[Batch, torch.Tensor]:
         first = SEEDS["video"] + 500 * step
