@@ -66,7 +66,7 @@ def cubic(curve: Tensor, weight: Tensor) -> Tuple[float, float, float]:
     good = weight > 0
     if int(good.sum()) < 4:
         raise ValueError(f"a cubic needs at least 4 usable positions; this curve has {int(good.sum())} of {len(curve)}")
-    scale = max(len(curve) - 1, 1)  # positions in 0..1: the powers stay comparable
+    scale = len(curve)  # positions in 0..1: the powers stay comparable
     x = torch.arange(len(curve), dtype=curve.dtype)[good] / scale
     powers = torch.stack([x**n for n in range(4)], dim=1)
     root = weight[good].sqrt()[:, None]
@@ -88,7 +88,7 @@ def refine(curve: Tensor, weight: Tensor, rate: float, amplitude: float) -> Tupl
     good = weight > 0
     if int(good.sum()) < 4:
         raise ValueError(f"the refinement needs 4 usable positions; this curve has {int(good.sum())} of {len(curve)}")
-    x, y = numpy.arange(len(curve), dtype=float)[good.numpy()], curve[good].numpy()
+    x, y = numpy.arange(len(curve))[good.numpy()], curve[good].numpy()
     root = weight[good].sqrt().numpy()
     # Units of order one for the solver: heights in the curve's mean, positions in its length.
     height, width = float(y.mean()), float(len(curve))

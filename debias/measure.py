@@ -37,7 +37,7 @@ class Measure:
     @property
     def variance(self) -> Tensor:
         """[length] variance of one sample at each position; NaN with fewer than two samples there."""
-        return self._spread / (self.count - 1).where(self.count > 1, torch.full_like(self.count, float("nan")))
+        return self._spread / (self.count - 1).clamp(min=0)  # 0 / 0 is NaN
 
     def add(self, score: Tensor, valid: Optional[Tensor] = None) -> None:
         """Take in one score [N] or many [..., N]; positions where `valid` is False are left out of that score."""

@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from debias import Debias, Padding, Span, Trend
-from debias.core import slots_step, slots_valid, slots_weight
+from debias.core import _bits_of_minus_infinity, slots_step, slots_valid, slots_weight
 from debias.padding import square
 from debias.trend import weights
 
@@ -19,7 +19,7 @@ def scores(*shape: int) -> torch.Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
 
 
-CACHED = (slots_valid, slots_weight, slots_step, weights, square)
+CACHED = (slots_valid, slots_weight, slots_step, weights, square, _bits_of_minus_infinity)
 
 
 @pytest.mark.parametrize("rule", ["area", "even", "bilinear"])
@@ -49,6 +49,13 @@ def test_a_default_device_changes_nothing(trend, rule):
     for cached in CACHED:
         cached.cache_clear()
     assert all(map(torch.equal, first, found))
+
+
+@pytest.mark.parametrize("span", [Span(0, (2, 2)), Span(0, (2, 2), size=(4, 2), special=torch.arange(5) == 4)])
+def test_masks_are_made_on_the_cpu(span):
+    with torch.device("meta"):
+        mask = Padding().valid(span)
+    assert (mask.device.type, mask.dtype) == ("cpu", torch.bool)
 
 
 class Stalls(TorchDispatchMode):

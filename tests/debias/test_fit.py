@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from debias import Debias, Span, Trend, fit_all
+from debias import Debias, Span, Trend, fit_all, lines
 
 LENGTH = 576
 POSITION = torch.arange(LENGTH, dtype=torch.float64)
@@ -102,6 +102,33 @@ def test_a_constant_curve_has_no_trend():
         trend = Trend.fit(torch.full((LENGTH,), level))
         assert trend.rate == pytest.approx(0, abs=1e-15)
         assert (trend.amplitude, trend.r2) == (pytest.approx(level), 1.0)
+
+
+@pytest.mark.parametrize("level", [-1.0, 1.0])
+def test_a_level_known_up_to_rounding_is_explained(level):
+    """577 weights that sum to 1 only nearly: the variance is not 0, but 5e-32."""
+    log = torch.full((1, 577), level, dtype=torch.float64)
+    weight = torch.rand(1, 577, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert lines.explained(log, weight, lines.regress(log, weight, torch.arange(577).double())[2]).tolist() == [1]
+
+
+def test_a_variation_beyond_rounding_wants_to_be_explained():
+    """A saw of height 1e-9 has no slope: a trend takes nothing out of it."""
+    saw = (1e-9 * (-1) ** torch.arange(100)).double().exp()
+    assert Trend.fit(saw).r2 < 0.01
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e9])
+def test_a_slope_does_not_depend_on_the_unit_of_positions(unit):
+    log = noisy(0.003).log()
+    one, ones = lines.regress(log, torch.ones(LENGTH), POSITION)[0], torch.ones(LENGTH)
+    assert float(lines.regress(log, ones, POSITION * unit)[0]) * unit == pytest.approx(float(one), rel=1e-9)
+
+
+def test_a_cubic_over_many_positions_comes_back():
+    i = torch.arange(20000, dtype=torch.float64)
+    curve = 2 * (1 + 1e-2 * i + 1e-4 * i**2 + 1e-6 * i**3)
+    assert lines.cubic(curve, torch.ones(20000)) == pytest.approx((1e-2, 1e-4, 1e-6), rel=1e-6)
 
 
 @pytest.mark.parametrize(

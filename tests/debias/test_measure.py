@@ -73,6 +73,16 @@ def test_parts_merge_in_any_order_and_through_files(tmp_path):
     assert (again.samples, again.about) == (10, {"length": 40, **ABOUT})
 
 
+def test_an_empty_measure_is_kept_in_double_precision(tmp_path):
+    from safetensors.torch import load_file
+
+    Measure(3, **ABOUT).save(tmp_path / "m.safetensors")
+    found = load_file(tmp_path / "m.safetensors")
+    assert {name: tensor.dtype for name, tensor in found.items()} == dict.fromkeys(
+        ("count", "mean", "spread"), torch.float64
+    )
+
+
 def test_another_layout_is_refused(tmp_path):
     measure = Measure(40, **ABOUT)
     measure.add(data(3))

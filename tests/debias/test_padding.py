@@ -74,6 +74,16 @@ def test_bilinear_is_torch_interpolation(width, height, rows, columns):
     assert torch.equal(found.reshape(rows, columns), expected)
 
 
+@pytest.mark.parametrize("size", [(640, 427), (427, 640), (500, 333), (2, 2), (3, 2), (1000, 1)])
+@pytest.mark.parametrize("cells", [5, 24])
+def test_bilinear_shares_are_those_of_double_precision(size, cells):
+    width, height = size
+    side = max(size)
+    image = torch.from_numpy(np.outer(content(side, height), content(side, width))).double()[None, None]
+    expected = F.interpolate(image, size=(cells, cells), mode="bilinear", align_corners=False)[0, 0]
+    np.testing.assert_allclose(sampled(size, (cells, cells)).reshape(cells, cells), expected, rtol=0, atol=6e-8)
+
+
 @given(st.integers(1, 90), st.integers(1, 90), st.sampled_from([5, 24]))
 @settings(max_examples=40)
 def test_bilinear_on_whole_images(width, height, cells):

@@ -118,6 +118,14 @@ def test_kinds_against_their_formulas():
     assert Trend.table([1, 0.5, 0.25]).weight(None, 3).tolist() == [1, 0.5, 0.25]
 
 
+@pytest.mark.parametrize(
+    "trend",
+    [Trend.exponential(0.1), Trend.inverse_cubic(0.1, 0.2, 0.3), Trend.table([1, 0.3, 0.1]), Trend.rope(head_dim=4)],
+)
+def test_curves_are_worked_out_in_double_precision(trend):
+    assert trend.curve(3).dtype == trend.regressor(3).dtype == torch.float64
+
+
 def test_dividing_by_the_mean_curve_flattens_it():
     curve = torch.rand(100, generator=torch.Generator().manual_seed(0)) + 0.1
     weight = Trend.average(curve).weight(None, 100)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from operators import Mutant
-from trials import KILLED, OPTIONS, SURVIVED, forked, profile
+from trials import KILLED, OPTIONS, SURVIVED, forget, forked, profile
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,6 +38,9 @@ class Quickest:
 
     def pytest_sessionstart(self) -> None:
         profile()
+
+    def pytest_runtest_setup(self) -> None:
+        forget()
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         items[:] = sorted((item for item in items if item.nodeid in self.place), key=lambda i: self.place[i.nodeid])

@@ -12,7 +12,7 @@ import select
 import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from functools import _lru_cache_wrapper
+from functools import _lru_cache_wrapper, lru_cache
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
@@ -95,7 +95,7 @@ class Plugin:
         for path in self.paths:
             importlib.import_module(path.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
         self.functions = functions([str(ROOT / path) for path in self.paths])
-        self.caches = caches()
+        caches()
         gc.freeze()  # a fork that collects nothing copies nothing
         gc.disable()
         self.measure()
@@ -134,8 +134,11 @@ class Plugin:
                     told = b""
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            if done < len(tests) and not told:  # it has crashed, or hangs
+            if (
+                done < len(tests) and not told
+            ):  # it has crashed, or hangs: alone it will show whether it is the mistake's
                 print(f"    ended its process: {self.mutants[done]}", file=self.out)
+                left.append(done)
                 done += 1
             print(f"  {done} of {len(tests)}, {len(left)} for a second look", file=self.out)
         return left
@@ -152,8 +155,6 @@ class Plugin:
             with self.mistaken(mutant) as taken:
                 tried = dict.fromkeys([*first, *quick] if taken else [])
                 killer = next((test for test in tried if not self.passes(test)), None)
-            for cache in self.caches:
-                cache.cache_clear()
             if killer is not None and not self.passes(killer):  # it left something behind: again, in a new process
                 os.write(writer, b"a")
                 return
@@ -265,11 +266,18 @@ def profile() -> None:
 
 
 def passes(item: pytest.Item, following: pytest.Item | pytest.Collector | None) -> bool:
+    forget()
     return not any(report.failed for report in runtestprotocol(item, log=False, nextitem=following))
 
 
+def forget() -> None:
+    """Empties what our functions remember from call to call: what one test leaves there hides a line from the next."""
+    for cache in caches():
+        cache.cache_clear()
+
+
+@lru_cache(maxsize=1)
 def caches() -> list[Any]:
-    """What our functions remember from call to call."""
     found = [thing for thing in gc.get_objects() if type(thing) is _lru_cache_wrapper]
     return [cache for cache in found if str(cache.__module__).split(".")[0] in ("debias", "eval")]
 
