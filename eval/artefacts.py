@@ -14,6 +14,7 @@ else:
 
 from eval.cli import one_of
 from eval.embedded import shipped
+from pruners.base import REFERENCE_TOKENS
 
 ARMS = ("none", "both")
 REFCOCO = ("refcoco", "refcoco+", "refcocog")
@@ -28,7 +29,7 @@ class Planned:
     arms: tuple[str, ...]
     called: str  # what published rows call it
     keep: float | None = None
-    of: int = 576  # visual tokens of the model that the budget belongs to
+    of: int = REFERENCE_TOKENS  # visual tokens of the model that the budget belongs to
     depth: int | None = None  # the cut, as a layer of 32
     trend: str | None = None
     stages: str | None = None

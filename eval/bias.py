@@ -79,7 +79,7 @@ def absolute_correlation(scores: Array, grid: tuple[int, int]) -> float:
 def mean_seen(scores: Array, axis: int | tuple[int, ...] = 0) -> Array:
     """The mean of what is no nan; nan where nothing is."""
     counts, total = (~np.isnan(scores)).sum(axis), np.nansum(scores, axis)
-    return np.divide(total, counts, out=np.full_like(total, np.nan), where=counts > 0, casting="unsafe")
+    return np.asarray(np.divide(total, counts, out=np.full_like(total, np.nan), where=counts > 0, casting="unsafe"))
 
 
 def row_profile(scores: Array, grid: tuple[int, int]) -> Array:

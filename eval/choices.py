@@ -13,15 +13,14 @@ from eval import benchmarks, heap, trends
 from eval.backends import UNPRUNED, Backend, Native
 from eval.benchmarks.base import Benchmark
 from eval.checkpoints import config_of, digest_of, folder_of, layout
-from eval.cli import one_of
 from eval.embedded import EMBEDDED
 from eval.fields import parse_fields
-from eval.flags import options
+from eval.flags import options, sets
 from eval.fork_setup import code_of, described, films
 from eval.plan import world
+from pruners.base import REFERENCE_TOKENS
 
 log = logging.getLogger("debias")
-REFERENCE = 576  # visual tokens of LLaVA-1.5, which the methods' default budgets are meant for
 
 
 def choose(args: argparse.Namespace) -> Choice:
@@ -59,10 +58,7 @@ def _arm(name: str) -> str:
 
 def _benchmarks(text: str | None, data: Path) -> list[Benchmark]:
     if text:
-        wanted = [
-            one_of("benchmark", names.benchmark(name), benchmarks.NAMES) for name in text.split(",") if name.strip()
-        ]
-        found = [benchmarks.get(name) for name in dict.fromkeys(wanted)]
+        found = [benchmarks.get(name) for name in sets(text)]
     else:
         found = [benchmark for benchmark in map(benchmarks.get, benchmarks.NAMES) if there(benchmark, data)]
         if not found:
@@ -116,9 +112,9 @@ class Choice:
         if not any(word.split("=")[0] == "--keep" for word in rest):
             field = next(field for field in dataclasses.fields(kind) if field.name == "keep")
             tokens = {self.layout[media].tokens for media in self.models}
-            if isinstance(field.default, int) and tokens != {REFERENCE}:
-                rest += ["--keep", repr(field.default / REFERENCE)]
-                log.info("keep: %d of %d tokens, as a share of this model's", field.default, REFERENCE)
+            if isinstance(field.default, int) and tokens != {REFERENCE_TOKENS}:
+                rest += ["--keep", repr(field.default / REFERENCE_TOKENS)]
+                log.info("keep: %d of %d tokens, as a share of this model's", field.default, REFERENCE_TOKENS)
         return parse_fields(kind, rest, f"python -m eval run --method {self.args.method}")
 
     def _check_split(self) -> None:

@@ -25,12 +25,12 @@ from typing import Any
 
 import torch
 
-from debias import Debias, Padding, Trend, names
+from debias import Debias, Padding, Trend
 from debias import trends as files
 from debias.fit import KINDS
 from debias.trend import SCOPES
 from eval.benchmarks.base import Benchmark
-from eval.flags import methods, of_methods, positive
+from eval.flags import methods, of_methods, positive, sets
 from eval.images import open_clip, open_image
 from eval.plan import batches, limited
 from eval.sample import Sample
@@ -225,7 +225,7 @@ def fit_one(args: argparse.Namespace) -> dict[str, Any]:
         raise ValueError("--each fits to questions that are scored; name the file that may hold such trends with --out")
     media = "video" if args.video else "image"
     model = args.model or str(EMBEDDED[media])
-    only = [names.benchmark(name) for name in args.benchmarks.split(",")] if args.benchmarks else None
+    only = sets(args.benchmarks) if args.benchmarks else None
     how = Fit(args.kind, args.scope, args.refine)
     choice = Choice(args, [], [], {media: model})
     try:
@@ -272,10 +272,12 @@ def each(choice: Any, media: str, data: str | None, only: Sequence[str] | None, 
 
 def known(choice: Any, media: str) -> dict[str, Trend]:
     """Trends that are there already: beside the checkpoint, and the released ones of this method."""
+    from eval.trends import is_published
+
     out, method, own = {}, choice.args.method, choice.own_trends(media)
     if own is not None and any(one["method"] == method for one in files.load(own)):
         out["beside the checkpoint"] = files.find(method, None, own)
-    if choice.layout[media].tokens == 576 and any(one["method"] == method for one in files.load()):
+    if is_published(method, choice.layout[media].tokens):
         out["released"] = files.find(method)
     return out
 

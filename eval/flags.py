@@ -14,33 +14,16 @@ from eval.fields import flags_of
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    from pruners import names as known
-
+    answering(parser)
     add = parser.add_argument
-    add("--method", default="fastv", help=f"one or more of {', '.join(known())}, or all")
-    choosing(parser)
     add("--out", help="the run folder; the same command goes on where it stopped (default: runs/METHOD-HASH)")
     add(
         "--backend", default="native", choices=["native", "fork"], help="fork: the authors' code in its own environment"
     )
     add(
-        "--batch-size",
-        type=positive,
-        default=8,
-        help="questions at once (default %(default)s); answers do not depend on it",
-    )
-    add(
         "--tensor-parallel",
         action="store_true",
         help="the processes of this launch (torchrun) hold one model together, each a part of every layer",
-    )
-    add("--workers", type=positive, default=4, help="threads that read pictures ahead (default %(default)s)")
-    add(
-        "--feature-memory",
-        type=float,
-        default=2.0,
-        metavar="GIB",
-        help="for vision features shared by questions and arms (default %(default)s)",
     )
     add(
         "--share-prefix",
@@ -57,6 +40,29 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="questions of each benchmark in report.html (default %(default)s)",
     )
     add("--dry-run", action="store_true", help="say what would run, and stop")
+
+
+def answering(parser: argparse.ArgumentParser) -> None:
+    """The flags of everything that answers questions: the method, what it runs on, and how many go together."""
+    from pruners import names as known
+
+    add = parser.add_argument
+    add("--method", default="fastv", help=f"one or more of {', '.join(known())}, or all")
+    choosing(parser)
+    add(
+        "--batch-size",
+        type=positive,
+        default=8,
+        help="questions at once (default %(default)s); answers do not depend on it",
+    )
+    add("--workers", type=positive, default=4, help="threads that read pictures ahead (default %(default)s)")
+    add(
+        "--feature-memory",
+        type=float,
+        default=2.0,
+        metavar="GIB",
+        help="for vision features shared by questions and arms (default %(default)s)",
+    )
 
 
 def choosing(parser: argparse.ArgumentParser) -> None:
@@ -126,6 +132,14 @@ def methods(text: str) -> list[str]:
     return [one_of("method", name, known()) for name in dict.fromkeys(wanted)]
 
 
+def sets(text: str) -> list[str]:
+    """The benchmarks that a flag names, with commas, in any spelling."""
+    found = list(dict.fromkeys(names.benchmark(name) for name in text.split(",") if name.strip()))
+    if not found:
+        raise ValueError(f"--benchmarks {text!r} names none; known: {', '.join(names.BENCHMARKS)}")
+    return found
+
+
 def of_methods() -> set[str]:
     """The flags of the fields of every method."""
     from pruners import find
@@ -144,6 +158,11 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, not {text}")
     return int(text)
+
+
+def numbers(text: str) -> list[int]:
+    """Whole numbers of at least 1, with commas."""
+    return [positive(word.strip()) for word in text.split(",")]
 
 
 def options(words: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -24,6 +24,7 @@ from eval import benchmarks, flags, trends
 from eval.cli import one_of
 from eval.shapes import BEFORE, CLIP_LARGE, SHAPES, Shape
 from eval.tables import Cell, Table, show
+from pruners.base import REFERENCE_TOKENS
 
 UNPRUNED = "unpruned"
 
@@ -152,8 +153,8 @@ class Plan:
 
         if method == UNPRUNED:
             return None
-        share = min(1.0, self.keep / 576)
-        return make(method, keep=self.keep if shape.tokens == 576 else share)
+        share = min(1.0, self.keep / REFERENCE_TOKENS)
+        return make(method, keep=self.keep if shape.tokens == REFERENCE_TOKENS else share)
 
     def seconds(self, method: str, benchmark: str, arms: int) -> float | None:
         """One GPU's seconds for a benchmark; None where the method cannot run."""
@@ -196,17 +197,16 @@ def spread(questions: Mapping[str, int], seconds: Mapping[str, float], gpus: int
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
     add = parser.add_argument
-    whole = lambda text: [flags.positive(word) for word in text.split(",")]  # noqa: E731
     add("--method", default="all", help="methods with commas, or all (default)")
     add("--arms", type=int, help="arms of each method (default: those that it has, and the unpruned model once)")
     add("--benchmarks", help="names with commas (default: all)")
     add("--shape", default="llava-1.5-7b", help=f"for pictures, of {', '.join(SHAPES)} (default: %(default)s)")
     add("--video-shape", default="video-llava-7b", help="for clips (default: %(default)s)")
-    add("--keep", type=flags.positive, default=128, help="budget, of 576 tokens (default: %(default)s)")
+    add("--keep", type=flags.positive, default=128, help=f"budget, of {REFERENCE_TOKENS} tokens (default: %(default)s)")
     add("--batch-size", type=flags.positive, default=8, help="questions at once (default: %(default)s)")
     add("--device", default="a100", help=f"whose rates are assumed: {', '.join(DEVICES)} (default: %(default)s)")
     add("--speed", type=Path, metavar="FILE", help="measured rates: what `eval speed --out FILE` wrote")
-    add("--gpus", type=whole, default=[1, 8, 64], help="with commas (default: 1,8,64)")
+    add("--gpus", type=flags.numbers, default=[1, 8, 64], help="with commas (default: 1,8,64)")
     add("--start", type=float, default=60.0, help="seconds to start and load a model (default: %(default)s)")
     add("--share-prefix", action="store_true", help="the layers before the first cut once for all arms")
     return work
@@ -218,8 +218,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         rates = measured(args.speed, rates)
     for shape in (args.shape, args.video_shape):
         one_of("shape", shape, list(SHAPES))
-    words = args.benchmarks.split(",") if args.benchmarks else benchmarks.NAMES
-    names = [one_of("benchmark", name, benchmarks.NAMES) for name in words]
+    names = flags.sets(args.benchmarks) if args.benchmarks else list(benchmarks.NAMES)
     plan = Plan(args.shape, args.video_shape, args.keep, args.batch_size, rates, args.share_prefix)
     questions = {name: benchmarks.get(name).expected_n for name in names}
     rows: list[dict[str, Any]] = []
@@ -263,9 +262,10 @@ def tables(result: Mapping[str, Any], gpus: Sequence[int]) -> list[Table]:
     rows.append(["all", None, f"{answers:,}", f"{result['gpu_hours']:.1f}", *wall(result["wall_hours"])])
     notes = [
         f"An estimate. Rates {result['rates']['source']}.",
-        f"{plan['shape']} for pictures, {plan['video_shape']} for clips, keep {plan['keep']} of 576, batches of "
-        f"{plan['batch']}, {'a shared' if plan['share_prefix'] else 'no shared'} prefix, {plan['start_seconds']:g} s "
-        "to start each method. Methods that look into the vision tower do not run on clips.",
+        f"{plan['shape']} for pictures, {plan['video_shape']} for clips, keep {plan['keep']} of {REFERENCE_TOKENS}, "
+        f"batches of {plan['batch']}, {'a shared' if plan['share_prefix'] else 'no shared'} prefix, "
+        f"{plan['start_seconds']:g} s to start each method. Methods that look into the vision tower do not run on "
+        "clips.",
     ]
     by_set: list[list[Cell]] = []
     for name, count in result["questions"].items():

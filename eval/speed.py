@@ -31,13 +31,13 @@ import torch
 from debias import names
 from eval import speed_debias, speed_forks, speed_parts, speed_precision
 from eval.cli import one_of
+from eval.flags import numbers
 from eval.shapes import SHAPES, build
 from eval.speed_measure import Variant, fitting, matrix_rate, measure, own_peak, peaks
 from eval.tables import Table, say, show
 
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
-    numbers = lambda text: [int(word) for word in text.split(",")]  # noqa: E731
     add = parser.add_argument
     add("--method", default="fastv", help="methods with commas (default: %(default)s)")
     add("--arms", default="none,both", help="arms with commas (default: %(default)s)")

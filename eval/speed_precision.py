@@ -19,6 +19,7 @@ from eval.shapes import SHAPES, Laid, build, prompt
 from eval.speed_measure import FULL, SIZE
 from eval.tables import Table, say, show
 from pruners import make
+from pruners.base import REFERENCE_TOKENS
 from pruners.models import Request, adapter
 
 KINDS = ("bfloat16", "float16", "8bit", "4bit")
@@ -98,7 +99,7 @@ def read(family: Any, method: str, args: Any, arm: str, batches: Sequence[Batch]
         tokens = int((inputs["input_ids"] == family.model.config.image_token_id).sum())
         if isinstance(family, Laid):
             family.tokens = tokens  # a shape's own number, which its checkpoint does not hold
-        keep = args.keep[0] if tokens > 2 * args.keep[0] else args.keep[0] / 576
+        keep = args.keep[0] if tokens > 2 * args.keep[0] else args.keep[0] / REFERENCE_TOKENS
         here = {
             name: value.to(family.model.device, family.model.dtype if value.is_floating_point() else None)
             for name, value in inputs.items()

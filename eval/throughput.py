@@ -112,11 +112,11 @@ def settings(batch: int, workers: int, prefix: bool) -> list[Setting]:
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
     from eval import flags
 
-    flags.arguments(parser)
+    flags.answering(parser)
     add = parser.add_argument
-    add("--threads", default="1", help="CPU threads of the model, with commas (default: %(default)s)")
+    add("--threads", type=flags.numbers, default=[1], help="CPU threads of the model, with commas (default: 1)")
     add("--rounds", type=flags.positive, default=3, help="times that every setting is run (default: %(default)s)")
-    parser.set_defaults(limit=32, benchmarks="gqa", batch_size=16)
+    parser.set_defaults(limit=32, benchmarks="gqa", batch_size=16, backend="native")
     return work
 
 
@@ -127,7 +127,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
 
     rows = []
     for method in flags.methods(args.method):
-        for threads in map(int, args.threads.split(",")):
+        for threads in args.threads:
             torch.set_num_threads(threads)
             rows += measure(argparse.Namespace(**{**vars(args), "method": method}), threads)
     columns = {

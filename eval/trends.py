@@ -60,14 +60,15 @@ def choose(choice: Any, benchmark: Benchmark) -> Trend:
     if mode == "auto":
         if own is not None and any(one["method"] == method for one in files.load(own)):
             return files.find(method, benchmark.name, own)
-        if choice.layout[benchmark.media].tokens == 576 and benchmark.media == "image" and _is_published(method):
+        if benchmark.media == "image" and is_published(method, choice.layout[benchmark.media].tokens):
             return Trend.published(method, _published_on(method, benchmark))
     fitted: Trend = choice.fitted(benchmark.media, KINDS.get(mode, "exponential"))
     return fitted
 
 
-def _is_published(method: str) -> bool:
-    return any(one["method"] == method for one in files.load())
+def is_published(method: str, tokens: int | None) -> bool:
+    """Whether the method has released curves over so many visual tokens."""
+    return any((one["method"], one["length"]) == (method, tokens) for one in files.load())
 
 
 def _published_on(method: str, benchmark: Benchmark) -> str | None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pruners.view import View, VisionView
 
 Budget = int | float
+REFERENCE_TOKENS = 576  # visual tokens of LLaVA-1.5, which published budgets are counted in
 Rows = Literal["last", "text", "visual", "all"]
 P = TypeVar("P", bound="Pruner")
 
@@ -177,7 +178,7 @@ class Pruner:
         return float(self.counts(layers, tokens)[-1])
 
     @classmethod
-    def matched(cls: type[P], mean: float, tokens: int = 576, layers: int = 32, **fields: Any) -> P:
+    def matched(cls: type[P], mean: float, tokens: int = REFERENCE_TOKENS, layers: int = 32, **fields: Any) -> P:
         """The method with the `keep` whose mean tokens per layer comes closest to `mean`; makes budgets comparable."""
         candidates = []
         for keep in range(tokens + 1):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pruners.base import Budget, Cut, Merged, Pruner, check_budget, is_whole, tokens_kept
+from pruners.base import REFERENCE_TOKENS, Budget, Cut, Merged, Pruner, check_budget, is_whole, tokens_kept
 from pruners.schedule import at_depth, depths
 from pruners.view import View, VisionView
 
@@ -50,7 +50,7 @@ class ILLaVA(Pruner):
     """
 
     layer: int | None = None  # 8 of 32
-    tower_keep: Budget = 284 / 576
+    tower_keep: Budget = 284 / REFERENCE_TOKENS
     tower_layers: tuple[int, ...] | None = None  # 5, 6, 7, 8 of 24
     silence_merge: bool = True
 

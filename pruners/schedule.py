@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pruners.base import Budget
-
-TOKENS = 576  # visual tokens of the model that the published counts belong to
+from pruners.base import REFERENCE_TOKENS, Budget
 
 
 def at_depth(layer: int, layers: int, reference: int = 32) -> int:
@@ -35,10 +33,10 @@ def budgets(keep: Budget, tokens: int, published: Mapping[int, Sequence[int]]) -
     from nothing at a budget of nothing to everything at a budget of everything; a named budget is met exactly.
     """
     stages = len(next(iter(published.values())))
-    path = {0: (0,) * stages, **published, TOKENS: (TOKENS,) * stages}
-    at = min(keep * TOKENS if isinstance(keep, float) else keep * TOKENS / tokens, TOKENS)
+    path = {0: (0,) * stages, **published, REFERENCE_TOKENS: (REFERENCE_TOKENS,) * stages}
+    at = min(keep * REFERENCE_TOKENS if isinstance(keep, float) else keep * REFERENCE_TOKENS / tokens, REFERENCE_TOKENS)
     high = min(name for name in path if name >= at)
     low = max(name for name in path if name <= at)
     part = (at - low) / (high - low) if high > low else 0.0
-    shares = [(a + part * (b - a)) / TOKENS for a, b in zip(path[low], path[high], strict=True)]
+    shares = [(a + part * (b - a)) / REFERENCE_TOKENS for a, b in zip(path[low], path[high], strict=True)]
     return tuple(max(1, int(share * tokens + 0.5)) for share in shares)
