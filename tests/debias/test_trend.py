@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import pickle
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -238,7 +239,7 @@ def test_a_file_of_trends_reads_back(tmp_path):
 
 @pytest.mark.parametrize("which", ["published", "ours"])
 def test_our_reader_and_a_toml_reader_agree(tmp_path, which):
-    tomllib = pytest.importorskip("tomllib")
+    tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
     path = trends.PUBLISHED
     if which == "ours":
         path = tmp_path / "trends.toml"
