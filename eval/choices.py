@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from debias import Debias, names
-from eval import benchmarks, heap, trends
+from eval import benchmarks, fitting, heap, trends
 from eval.backends import UNPRUNED, Backend, Native
 from eval.benchmarks.base import Benchmark
 from eval.checkpoints import config_of, digest_of, folder_of, layout
@@ -60,18 +60,10 @@ def _benchmarks(text: str | None, data: Path) -> list[Benchmark]:
     if text:
         found = [benchmarks.get(name) for name in sets(text)]
     else:
-        found = [benchmark for benchmark in map(benchmarks.get, benchmarks.NAMES) if there(benchmark, data)]
+        found = [benchmark for benchmark in map(benchmarks.get, benchmarks.NAMES) if benchmark.lies_in(data)]
         if not found:
             raise ValueError(f"--data {data} holds none of the benchmarks; expected folders such as {data}/pope")
     return sorted(found, key=lambda benchmark: benchmark.media)  # one model after the other
-
-
-def there(benchmark: Benchmark, data: Path) -> bool:
-    try:
-        benchmark.home(data)
-    except ValueError:
-        return False
-    return True
 
 
 class Choice:
@@ -181,10 +173,9 @@ class Choice:
         """A trend fitted now, on pictures that no benchmark scores."""
         if (media, kind) not in self._fitted:
             from debias import trends as files
-            from eval.fit import QUICK, Fit, heldout, record
 
             log.info("fitting the trend of %s on the embedded held-out %ss", self.args.method, media)
-            found, _ = record(self, media, heldout(), None, QUICK, Fit(kind))
+            found, _ = fitting.record(self, media, fitting.heldout(), None, fitting.QUICK, fitting.Fit(kind))
             log.info("fitted: rate %.6f per token, r2 %.3f", found.get("rate", 0.0), found.get("r2", 0.0))
             # Rounded, so that another process or a later start, whose sums differ in the last bit, divides by the same.
             self._fitted[media, kind] = files.make(rounded(found), "fitted on the way")

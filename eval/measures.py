@@ -245,7 +245,7 @@ def timed(choice: Any, benchmark: Any, task: Task, arms: Sequence[str]) -> dict[
     from contextlib import nullcontext
 
     from eval.backends import greedy
-    from eval.fit import calibration, heldout
+    from eval.fitting import calibration, heldout
     from eval.images import open_image
     from eval.speed_measure import Clock
     from pruners.models import Request

@@ -112,11 +112,10 @@ def plain(shown: Sequence[Table]) -> list[dict[str, Any]]:
 def held(task: Task) -> tuple[Task, list[str]]:
     """The task on the benchmarks that the data holds, and the names of the others."""
     from eval import benchmarks
-    from eval.choices import there
 
     if task.data is None:
         return task, []
-    found = tuple(name for name in task.benchmarks if there(benchmarks.get(name), Path(task.data)))
+    found = tuple(name for name in task.benchmarks if benchmarks.get(name).lies_in(Path(task.data)))
     if not found:
         wanted = ", ".join(task.benchmarks)
         raise ValueError(f"--data {task.data} holds none of {wanted}; docs/benchmarks.md says where each comes from")
@@ -144,7 +143,7 @@ def answer(task: Task) -> dict[str, str]:
 def prepare_prior(task: Task, planned: Planned, args: argparse.Namespace) -> None:
     """Measure the average attention that D2Pruner divides by, once, when the checkpoint comes without one."""
     from eval.choices import Choice
-    from eval.fit import heldout, prior
+    from eval.fitting import heldout, prior
 
     out = Path(args.fields[args.fields.index("--prior") + 1])
     if out.is_file():

@@ -67,7 +67,7 @@ def subjects(args: Any, scratch: Path) -> Iterator[tuple[str, Path, list[Batch]]
     """(name, checkpoint folder, prompts one by one) of what is measured."""
     from eval import benchmarks
     from eval.embedded import EMBEDDED
-    from eval.fit import heldout
+    from eval.fitting import heldout
     from eval.images import open_image
 
     path = args.model or EMBEDDED["image"]

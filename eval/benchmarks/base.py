@@ -77,6 +77,13 @@ class Benchmark:
         looked = ", ".join(str(place) for place in places)
         raise ValueError(f"{data}: no files of {self.name}; expected {' or '.join(self.marks)} in {looked}")
 
+    def lies_in(self, data: Path) -> bool:
+        try:
+            self.home(data)
+        except ValueError:
+            return False
+        return True
+
     def check(self, data: str | Path, **options: Any) -> list[Fault]:
         """Reads the whole benchmark, every record and every image, and says all that is wrong with it."""
         faults = Faults(stop=False)

@@ -7,9 +7,9 @@ import torch
 
 from debias import Span, Trend
 from debias import trends as files
-from eval import fit
+from eval import fitting
 from eval.cli import main
-from eval.fit import Fit, Probe, fitted
+from eval.fitting import Fit, Probe, fitted
 from pruners.prior import Prior
 
 ONE_ANSWER = ("--benchmarks", "gqa", "--limit", "1", "--max-new-tokens", "2", "--arms", "trend")
@@ -150,7 +150,7 @@ def test_clips_are_fitted_over_frames_without_their_cls():
 
 
 def test_each_benchmark_beside_the_held_out_half(checkpoints, world, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(fit, "heldout", lambda: world)
+    monkeypatch.setattr(fitting, "heldout", lambda: world)
     out, stem = tmp_path / "each.toml", tmp_path / "each"
     words = ["--model", str(checkpoints["image"]), "--data", str(world), "--benchmarks", "pope,gqa", "--limit", "2"]
     assert main(["fit", "--method", "himap", "--each", *words]) == 1
@@ -172,8 +172,8 @@ def test_a_prior_is_measured_where_the_cut_reads(checkpoints, world, tmp_path, c
 
 @pytest.mark.parametrize("trend", ["average", "rope"])
 def test_run_divides_by_what_it_fits_on_the_way(checkpoints, world, tmp_path, monkeypatch, trend):
-    monkeypatch.setattr(fit, "heldout", lambda: world)
-    monkeypatch.setattr(fit, "QUESTIONS", 1)
+    monkeypatch.setattr(fitting, "heldout", lambda: world)
+    monkeypatch.setattr(fitting, "QUESTIONS", 1)
     words = ["--model", str(checkpoints["image"]), "--data", str(world), "--benchmarks", "gqa", "--limit", "1"]
     words += ["--max-new-tokens", "1", "--arms", "none,both", "--report-samples", "0", "--stages", "all"]
     assert main(["run", "--method", "fastv", *words, "--trend", trend, "--out", str(tmp_path / "run")]) == 0

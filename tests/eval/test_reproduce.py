@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eval import artefacts, cells, fit, reproduce
+from eval import artefacts, cells, fitting, reproduce
 from eval.averages import AVERAGES
 from eval.benchmarks import NAMES
 from eval.cli import main
@@ -76,8 +76,8 @@ def test_a_published_row_belongs_to_one_setting():
 @pytest.fixture
 def quick(monkeypatch, world, tmp_path):
     """Flags of a quick run on the embedded models: two benchmarks of an artefact, one budget of those of many."""
-    monkeypatch.setattr(fit, "heldout", lambda: world)
-    monkeypatch.setattr(fit, "QUESTIONS", 2)
+    monkeypatch.setattr(fitting, "heldout", lambda: world)
+    monkeypatch.setattr(fitting, "QUESTIONS", 2)
     monkeypatch.setattr(artefacts, "artefacts", lambda: {name: shortened(one) for name, one in KNOWN.items()})
     flags = ["--data", str(world), "--out", str(tmp_path / "out"), "--limit", "2"]
     return [*flags, "--max-new-tokens", "2", "--draws", "20", "--report-samples", "0"]
