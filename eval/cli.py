@@ -17,10 +17,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
 
+from eval import versions
 from eval.tables import say
 
 Work = Callable[[argparse.Namespace], "dict[str, Any] | None"]
@@ -153,13 +153,6 @@ def outside(error: Exception) -> str:
     return f" in {sys.executable}. In the clone: bash setup.sh && source .venv/bin/activate, or pip install ."
 
 
-def release() -> str:
-    try:
-        return f"debias {version('debias')}"
-    except PackageNotFoundError:
-        return "debias, from source"
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0].startswith("--local_rank="):
@@ -170,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(overview())
         return 0 if words else 2
     if words[0] == "--version":
-        print(release())
+        print("debias", versions.of("debias"))
         return 0
     name, rest = words[0], words[1:]
     if name not in installed():

@@ -17,7 +17,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from eval.store import Folder, writing
 from eval.tables import say
 from eval.team import Team
 from eval.throughput import Meter, Watch
+from eval.versions import versions
 
 log = logging.getLogger("debias")
 
@@ -64,16 +64,6 @@ class Job:
     samples: Sequence[Sample]
     facts: Mapping[str, Any]
     backend: Callable[[], Backend]
-
-
-def versions() -> dict[str, str]:
-    found = {}
-    for package in ("debias", "torch", "transformers"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "source"
-    return found
 
 
 def answer(

@@ -117,7 +117,7 @@ def checked(command, whole):
         passed = re.search(r'-m eval (\w[^\n"]*?) "\$(?:@|\{@)', text)
         return typed([*passed[1].split(), *rest[1:]], whole) if passed else has_flags(rest[1:], text, rest[0])
     if program == "pip":
-        for extras in re.findall(r"(?:\.|debias)\[([\w,]+)\]", command):
+        for extras in re.findall(r"(?:\.|debiasing)\[([\w,]+)\]", command):
             known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
             assert set(extras.split(",")) <= set(known), command
         return None
@@ -125,7 +125,11 @@ def checked(command, whole):
         return exist([word for word in rest if "/" in word])
     if program == "python":
         return exist(rest[:1])
-    assert program in ("nox", "git", "mkdocs", "pre-commit"), f"what is {program!r}?"
+    if program == "nox":
+        sessions = re.findall(r"^def (\w+)\(session", (ROOT / "noxfile.py").read_text(encoding="utf-8"), re.M)
+        assert {re.split(r"[-(]", word)[0] for word in rest[1:]} <= set(sessions), command
+        return None
+    assert program in ("git", "mkdocs", "pre-commit"), f"what is {program!r}?"
     return None
 
 

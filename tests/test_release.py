@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from eval.versions import DISTRIBUTION
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"debias", "pruners", "eval", "tiny"}
 OPTIONAL = {"openai", "tenacity", "lmms_eval", "vlmeval", "torchao"}  # imported where they are used, or asked for there
@@ -105,6 +107,7 @@ def test_the_index_would_take_both(release):
 def test_no_build_of_torch_is_forced(release):
     """Whoever has a CPU or a CUDA build of torch keeps it; what needs a GPU stands in an extra."""
     about = metadata(contents(release[".whl"]))
+    assert about["Name"] == DISTRIBUTION
     required = [Requirement(line) for line in about.get_all("Requires-Dist")]
     plain = {entry.name: entry for entry in required if "extra" not in str(entry.marker)}
     assert plain["torch"].specifier.contains("2.13.0+cpu")
@@ -154,10 +157,12 @@ def test_an_installation_imports_and_runs_its_command(installed, tmp_path):
     code = (
         "import debias, pruners, pruners.models\n"
         "from importlib.metadata import entry_points, version\n"
+        "from eval import versions\n"
         "from eval.embedded import EMBEDDED, shipped\n"
         "assert all(folder.is_dir() for folder in EMBEDDED.values()), EMBEDDED\n"
         "shipped('published.toml').read_text()\n"
         "debias.Debias.paper('fastv')\n"
+        "assert versions.of('debias') == version('attention-debiasing')\n"
         "[command] = {e.load() for e in entry_points(group='console_scripts') if e.name == 'debias'}\n"
         "assert command(['--help']) == 0\n"
         "print(debias.__file__)\n"

@@ -5,10 +5,11 @@ import json
 import logging
 import sys
 import types
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 
-from eval import cli
+from eval import cli, versions
 from eval.progress import Progress
 
 
@@ -75,9 +76,19 @@ def test_the_usage_is_one_line_of_what_has_to_be_given(capsys):
     assert capsys.readouterr().out.splitlines()[0] == usage
 
 
-def test_the_version(capsys):
+def test_the_version_is_that_of_the_distribution(capsys, monkeypatch):
+    """`debias` may be installed as well: it is another project."""
+
+    def version(name):
+        found = {"attention-debiasing": "1.2", "debias": "0.165", "torch": "2.9"}
+        if name not in found:
+            raise PackageNotFoundError(name)
+        return found[name]
+
+    monkeypatch.setattr(versions, "version", version)
     assert cli.main(["--version"]) == 0
-    assert capsys.readouterr().out.startswith("debias")
+    assert capsys.readouterr().out == "debias 1.2\n"
+    assert versions.versions() == {"debias": "1.2", "torch": "2.9", "transformers": "source"}
 
 
 def test_what_deepspeeds_launcher_adds_is_no_command(capsys):
