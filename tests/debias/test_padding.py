@@ -61,6 +61,7 @@ def test_area_on_whole_images(width, height, cells):
 @given(SIDE, SIDE, CELLS, CELLS)
 @example(640, 427, 24, 24)
 @example(3, 2, 24, 24)  # the grid is finer than the image
+@example(1, 242, 1, 27)  # the middle of column 13 lies half way
 @settings(max_examples=150)
 def test_bilinear_is_torch_interpolation(width, height, rows, columns):
     side = max(width, height)
@@ -69,9 +70,10 @@ def test_bilinear_is_torch_interpolation(width, height, rows, columns):
         line = torch.from_numpy(content(side, length)).double()[None, None]
         return F.interpolate(line, size=cells, mode="linear", align_corners=False)[0, 0]
 
-    expected = resized(height, rows)[:, None] * resized(width, columns) >= 0.5
-    found = Padding(rule="bilinear").valid((width, height), (rows, columns))
-    assert torch.equal(found.reshape(rows, columns), expected)
+    expected = resized(height, rows)[:, None] * resized(width, columns)
+    found = Padding(rule="bilinear").valid((width, height), (rows, columns)).reshape(rows, columns)
+    sure = (expected - 0.5).abs() > 1e-9  # half a pixel, to which torch's own rounding adds a little or not
+    assert torch.equal(found[sure], expected[sure] >= 0.5)
 
 
 @pytest.mark.parametrize("size", [(640, 427), (427, 640), (500, 333), (2, 2), (3, 2), (1000, 1)])
