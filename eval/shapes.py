@@ -65,6 +65,7 @@ class Laid(Llava):
 
     tokens = 576
     whole = True  # with the shape's vision tower
+    ragged = 0  # how many tokens less every second row of a batch has
 
     @classmethod
     def load_processor(cls, path: str) -> tuple[Any, Any]:
@@ -139,16 +140,18 @@ def _fix_features(model: Any, features: Tensor) -> None:
 
 
 def prompt(family: Laid, batch: int, seed: int = 1) -> dict[str, Tensor]:
-    """Random text around one picture, `batch` times."""
+    """Random text around one picture, `batch` times; padding on the left of the shorter rows."""
     config, device = family.model.config, family.model.device
     dice = torch.Generator().manual_seed(seed)
     text = torch.randint(3, config.text_config.vocab_size - 1, (batch, BEFORE + AFTER), generator=dice)
     ids = torch.full((batch, BEFORE + family.tokens + AFTER), config.image_token_id)
     ids[:, :BEFORE], ids[:, BEFORE + family.tokens :] = text[:, :BEFORE], text[:, BEFORE:]
+    mask = torch.ones_like(ids)
+    mask[1::2, : family.ragged] = 0
     edge = config.vision_config.image_size
     pixels = torch.randn(batch, 3, edge, edge, generator=dice)
     return {
         "input_ids": ids.to(device),
-        "attention_mask": torch.ones_like(ids).to(device),
+        "attention_mask": mask.to(device),
         "pixel_values": pixels.to(device, family.model.dtype),
     }

@@ -32,7 +32,7 @@ from debias import names
 from eval import speed_debias, speed_forks, speed_parts, speed_precision
 from eval.cli import one_of
 from eval.flags import numbers
-from eval.shapes import SHAPES, build
+from eval.shapes import BEFORE, SHAPES, build
 from eval.speed_measure import Variant, fitting, matrix_rate, measure, own_peak, peaks
 from eval.tables import Table, say, show
 
@@ -45,6 +45,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     add("--shape", default="small", help=f"one of {', '.join(SHAPES)} (default: %(default)s)")
     add("--tokens", type=numbers, help="visual tokens, with commas (default: the shape's)")
     add("--batch-size", type=numbers, default=[1], help="with commas (default: 1)")
+    add("--ragged", type=int, default=0, help="tokens that every second row of a batch lacks (default: none)")
     add("--attention", default="sdpa", help="sdpa, eager, flash_attention_2, with commas (default: %(default)s)")
     add("--rounds", type=int, default=7, help="times that every variant is run (default: %(default)s)")
     add("--decode", type=int, default=8, help="tokens decoded after each prefill (default: %(default)s)")
@@ -76,6 +77,8 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         return finish(speed_forks.report(args, device), args.out)
     if args.precision:
         return finish(speed_precision.report(args, device), args.out)
+    if not 0 <= args.ragged <= BEFORE:
+        raise ValueError(f"--ragged {args.ragged}: a row has {BEFORE} tokens before its picture, and can lack no more")
     if args.memory and args.shared_layers:
         raise ValueError("--memory would measure the shared weights: leave --shared-layers out")
     shape = SHAPES[one_of("shape", args.shape, list(SHAPES))]
@@ -84,6 +87,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     for tokens in args.tokens or [shape.tokens]:
         say(f"speed: building {args.shape} with {tokens} visual tokens, {dtype}, on {device}")
         family = build(shape, tokens, str(device), dtype, every[0].kernel, args.shared_layers)
+        family.ragged = args.ragged
         wanted, without = fitting(family, every)
         left_out.update(without)
         if args.peak:
@@ -106,6 +110,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "dtype": str(dtype).removeprefix("torch."),
+        "ragged": args.ragged,
         "shared_layers": args.shared_layers,
         "torch": torch.__version__,
         "matrix_tflops": rate / 1e12,
@@ -179,8 +184,9 @@ def table(result: dict[str, Any]) -> Table:
     ]
     first = result["rows"][0]
     fixed = [f"{first[name]} {name}" for name in ("tokens", "batch") if not several[name]]
+    ragged = f", every second row {result['ragged']} tokens shorter" if result["ragged"] else ""
     shared = ", one layer's weights in all" if result["shared_layers"] else ""
-    how = ("" if several["attention"] else f", {first['attention']}") + shared
+    how = ("" if several["attention"] else f", {first['attention']}") + shared + ragged
     notes = [
         f"{result['device']}, {result['threads']} thread(s), {result['dtype']}, torch {result['torch']}{how}; "
         f"medians of {result['rounds']} rounds in turn; matrix products run at {result['matrix_tflops']:.3f} TFLOP/s",

@@ -98,7 +98,6 @@ class Run:
         self.given: list[dict[str, Any]] = []  # what each layer gets in this step of decoding instead
         self.like: Any = None  # an empty tensor [1, 1, 0] of the model's kind
         self.beams = 1
-        self.whole = True  # no row of the prompt is padded
 
     # -- installing ----------------------------------------------------------------------------------------------------
     def install(self) -> None:
@@ -152,12 +151,11 @@ class Run:
         self.step += 1
         if self.pruner.mode == "mask":
             del self.segments[1:]  # they are ranked again, by what this token looks at
-        elif self.watch.handles:
+        elif not self.watch.resting and any(hasattr(layer, "max_cache_len") for layer in self.cache.layers):
             # Settled before the layers run: what they do with it is always the same, and can be compiled.
             self.given = [self.instead(number) for number in range(len(self.layers))]
-            changes = [value for given in self.given for value in given.values()]
-            if self.kernel == "sdpa" and self.whole and all(value is None for value in changes):
-                self.watch.remove()  # the model gives no mask either, in this step and all that follow
+        else:
+            self.watch.step()
         if self.segments and self.at(0).columns is not None and kwargs.get("position_ids") is None:
             # Layer 0's cache is shorter than what was read, and the model would count from it.
             return args, {**kwargs, "position_ids": torch.full_like(ids, self.length + self.step - 1)}
@@ -181,7 +179,6 @@ class Run:
         spans = self.adapter.spans(inputs, self.sizes)
         if any(spans):
             real = real_columns(mask, self.length)
-            self.whole = real is None
             places = self.adapter.slots(inputs, spans)
             self.beams = self.repeats([span for row in spans for span in row])
             self.segments = [first_segment(spans, places, real, ids, self.beams, self.debias)]

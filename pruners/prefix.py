@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pruners.base import Pruner
 from pruners.limits import Unsupported
+from pruners.recorder import Detour
 from pruners.vision import states_of
 
 if TYPE_CHECKING:
@@ -110,20 +111,6 @@ class Prefix:
         if rows is None or not isinstance(part, Tensor) or len(part) == 1:
             return part
         return part.index_select(0, rows.to(part.device)) if int(rows.max()) < len(part) else part
-
-
-class Detour:
-    """Another forward for one module, on the instance, until it is removed."""
-
-    def __init__(self, module: Any, forward: Callable[..., Any]) -> None:
-        self.module, self.before = module, vars(module).get("forward")
-        module.forward = forward
-
-    def remove(self) -> None:
-        if self.before is None:
-            del self.module.forward
-        else:
-            self.module.forward = self.before
 
 
 def check_shared(pruner: Pruner, layers: int, tower: int = 24) -> None:

@@ -1,15 +1,15 @@
-"""What one method of one module is called with."""
+"""One method of one module, watched or replaced. All of it sits on the instance and is removed with the hooks."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
 class Recorder:
-    """Notes what one method of one module is called with. It sits on the instance and is removed with the hooks."""
+    """Notes what the method is called with."""
 
     def __init__(self, module: Any, name: str, wanted: Sequence[str], into: dict[str, Any]) -> None:
         self.module, self.name = module, name
@@ -29,3 +29,17 @@ class Recorder:
 
     def remove(self) -> None:
         delattr(self.module, self.name)
+
+
+class Detour:
+    """Another forward for one module, on the instance, until it is removed."""
+
+    def __init__(self, module: Any, forward: Callable[..., Any]) -> None:
+        self.module, self.before = module, vars(module).get("forward")
+        module.forward = forward
+
+    def remove(self) -> None:
+        if self.before is None:
+            del self.module.forward
+        else:
+            self.module.forward = self.before

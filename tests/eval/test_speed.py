@@ -195,6 +195,17 @@ def test_an_unknown_shape_is_told_so(capsys):
     assert "unknown shape 'huge'" in capsys.readouterr().err
 
 
+def test_ragged_rows_are_padded_on_the_left(capsys):
+    family = build(SMALL, 64, "cpu", torch.float32, "sdpa")
+    family.ragged = 3
+    assert prompt(family, 3)["attention_mask"].sum(1).tolist() == [129, 126, 129]
+    with Variant("fastv", 8, "both").around(family, 3) as trace, torch.inference_mode():
+        family.model(**prompt(family, 3))
+    assert [len(kept) for kept in trace.kept[0]] == [8, 8, 8]
+    assert cli.main(["speed", "--ragged", "36"]) == 1
+    assert "lack no more" in capsys.readouterr().err
+
+
 def test_shared_weights_are_no_measure_of_memory(capsys):
     assert cli.main(["speed", "--shared-layers", "--memory"]) == 1
     assert "leave --shared-layers out" in capsys.readouterr().err

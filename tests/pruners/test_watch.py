@@ -48,20 +48,55 @@ def test_they_rest_while_decoding_and_come_back(get, requests):
 
 
 @pytest.mark.parametrize(
-    ("name", "kernel", "batch", "options"),
+    ("name", "kernel", "batch"),
     [
-        ("fastv", "sdpa", 2, {}),  # a padded batch
-        ("fastv", "eager", 1, {}),  # its mask has as many columns as the prompt
-        ("fastv", "sdpa", 1, {"cache_implementation": "static"}),
-        ("sparsevlm", "sdpa", 1, {}),  # other positions
+        ("fastv", "sdpa", 2),  # a padded batch
+        ("fastv", "eager", 1),  # its mask has as many columns as the prompt
+        ("pyramiddrop", "eager", 2),
+        ("sparsevlm", "sdpa", 1),  # other positions
+        ("visionzip", "sdpa", 2),  # a cut before layer 0
     ],
 )
-def test_they_stay_where_they_are_needed(get, requests, name, kernel, batch, options):
+def test_layers_behind_a_cut_get_what_they_need_without_hooks(get, requests, name, kernel, batch, monkeypatch):
+    """The same answers where masks are made for every step, and where they have to be made anew on the way."""
     adapter = get("llava", kernel)
+    layers, hooks = adapter.decoder.layers, counter(adapter)
+    encoded, found = adapter.encode(requests[:batch]), []
+    for room in (255, 0, 2):
+        monkeypatch.setattr("pruners.watch.ROOM", room)
+        pruner = pruners.make(name, keep=0.3)
+        with pruner(adapter, DEBIAS, encoded.sizes):
+            found.append(ids(adapter, encoded, max_new_tokens=6))
+            assert hooks() == 0
+            first = pruner.cuts(len(layers))[0].layer
+            assert ["forward" in vars(layer) for layer in layers] == [number >= first for number in range(len(layers))]
+            assert ids(adapter, encoded, max_new_tokens=6) == found[-1]
+        assert not any("forward" in vars(layer) for layer in layers)
+        assert not adapter.decoder._forward_pre_hooks
+    with pruner(adapter, DEBIAS, encoded.sizes):  # a static cache, which keeps the hooks
+        found.append(ids(adapter, encoded, max_new_tokens=6, cache_implementation="static"))
+    assert found == [found[0]] * 4
+
+
+def test_a_prompt_without_pictures_needs_nothing(get, requests):
+    for kernel in ("sdpa", "eager"):
+        adapter = get("llava", kernel)
+        hooks, text = (
+            counter(adapter),
+            {"input_ids": torch.arange(4, 12)[None], "attention_mask": torch.ones(1, 8).long()},
+        )
+        expected = adapter.model.generate(**text, max_new_tokens=4, do_sample=False).tolist()
+        with pruners.make("fastv", keep=0.3)(adapter):
+            assert adapter.model.generate(**text, max_new_tokens=4, do_sample=False).tolist() == expected
+            assert hooks() == 0
+
+
+def test_a_static_cache_keeps_them(get, requests):
+    adapter = get("llava")
     hooks = counter(adapter)
-    encoded = adapter.encode(requests[:batch])
-    with pruners.make(name, keep=0.3)(adapter, DEBIAS, encoded.sizes):
-        ids(adapter, encoded, **options)
+    encoded = adapter.encode(requests[:1])
+    with pruners.make("fastv", keep=0.3)(adapter, DEBIAS, encoded.sizes):
+        ids(adapter, encoded, cache_implementation="static")
         assert hooks() >= len(adapter.decoder.layers)
 
 
