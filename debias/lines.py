@@ -100,7 +100,7 @@ def refine(curve: Tensor, weight: Tensor, rate: float, amplitude: float) -> Tupl
         return root * (p[2] + p[1] * rise(p[0], x / width) - y / height)
 
     guess = [rate * width, amplitude * rate * width / height, amplitude / height]
-    bend, slope, start = least_squares(miss, guess, xtol=1e-12, ftol=1e-12, gtol=1e-12).x.tolist()
+    bend, slope, start = least_squares(miss, guess, ftol=1e-12, gtol=1e-12).x.tolist()
     if abs(slope * rise(bend, 1)) < STRAIGHT:
         return 0.0, start * height, 0.0
     if abs(bend) < STRAIGHT or slope / bend < 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -236,10 +237,26 @@ def test_curves_that_bend_the_right_way_are_refined(rate, amplitude, offset):
     assert found.floor == pytest.approx(offset / amplitude, rel=1e-4)
 
 
+def test_a_refined_fit_of_a_rough_curve_ends_in_the_minimum():
+    """The rate to seven digits, against another solver."""
+    from scipy.optimize import curve_fit
+
+    i, dice = torch.arange(16, dtype=torch.float64), torch.Generator().manual_seed(26)
+    curve = (0.1 * i).exp() + 1 + 0.5 * torch.rand(16, generator=dice, dtype=torch.float64)
+
+    def model(x, rate, amplitude, offset):
+        return amplitude * np.exp(rate * x) + offset
+
+    best, _ = curve_fit(model, i.numpy(), curve.numpy(), [0.1, 1, 1], xtol=1e-15, ftol=1e-15, gtol=1e-15)
+    assert Trend.fit(curve, refine=True).rate == pytest.approx(best[0], rel=1e-7)
+
+
 def test_a_slight_bend_is_found_and_a_constant_curve_has_none():
     nearly = Trend.fit(1 + 1e-3 * POSITION + 1e-9 * POSITION**2, refine=True)
     assert nearly.rate == pytest.approx(2e-6, rel=1e-2)
-    assert Trend.fit(torch.full((LENGTH,), 0.1), refine=True) == replace(Trend.exponential(0.0), length=LENGTH)
+    flat = Trend.fit(torch.full((LENGTH,), 0.1), refine=True)
+    assert flat == replace(Trend.exponential(0.0), length=LENGTH)
+    assert flat.amplitude == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("kind", ["inverse_cubic", "average"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import math
 import pickle
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from debias import Span, Trend, trends
+from debias.trend import rotation
 
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text())["curves"]
 # Rates as a second reading of the release gives them, to 5 digits.
@@ -127,6 +129,11 @@ def test_curves_are_worked_out_in_double_precision(trend):
     assert trend.curve(3).dtype == trend.regressor(3).dtype == torch.float64
 
 
+def test_a_rotation_far_away_is_exact():
+    found = rotation(torch.tensor([1e6]), 4, 100.0)
+    assert float(found[0]) == pytest.approx((math.cos(1e6) + math.cos(1e5)) / 2, rel=1e-9)
+
+
 def test_dividing_by_the_mean_curve_flattens_it():
     curve = torch.rand(100, generator=torch.Generator().manual_seed(0)) + 0.1
     weight = Trend.average(curve).weight(None, 100)
@@ -190,6 +197,7 @@ def test_scopes_of_a_clip():
         lambda: Trend("spline"),
         lambda: Trend.inverse_cubic(-1.0, 0, 0).weight(None, 10),
         lambda: Trend.exponential(0.1, floor=-2).weight(None, 10),
+        lambda: Trend.exponential(100.0).weight(None, 10),  # exp(-900) is no number above zero
         lambda: Trend.online().weight(None, 10),
         lambda: Trend.online().per_frame(),
     ],
@@ -235,6 +243,13 @@ def test_a_file_of_trends_reads_back(tmp_path):
         assert (again.amplitude, again.r2) == (trend.amplitude, trend.r2)
         if trend.source:
             assert again.source == trend.source
+
+
+def test_a_file_of_trends_is_utf_8_whatever_the_machine_prefers(tmp_path, monkeypatch):
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, level=2: encoding or "ascii")
+    trend = replace(Trend.exponential(0.1), source="模型")
+    trends.dump([{"method": "fastv", **trends.describe(trend)}], tmp_path / "x.toml")
+    assert trends.find("fastv", path=tmp_path / "x.toml").source == "模型"
 
 
 @pytest.mark.parametrize("which", ["published", "ours"])

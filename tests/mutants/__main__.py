@@ -27,7 +27,7 @@ sys.path.insert(1, str(HERE))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from fresh import survives  # noqa: E402
+import fresh  # noqa: E402
 from operators import Mutant, mutants  # noqa: E402
 from trials import Collected  # noqa: E402
 
@@ -78,14 +78,14 @@ def equivalent() -> dict[str, str]:
 def tried(found: list[Mutant], tests: list[str], known: dict[str, str], quick: bool) -> Counter[str]:
     begun = time.monotonic()
     inside = [mutant for mutant in found if mutant.function]
-    survivors, order = Collected(tests, sorted({mutant.path for mutant in found})).survivors(inside)
+    survivors, told = Collected(tests, sorted({mutant.path for mutant in found})).survivors(inside)
     print(f"  {len(found)} mutants, {len(inside)} in functions, of which {len(inside) - len(survivors)} were killed in "
           f"forks; {time.monotonic() - begun:.0f} s", flush=True)  # fmt: skip
+    count = Counter(mutants=len(found), killed=len(found))
     doubtful = [mutant for mutant in found if mutant in survivors or not mutant.function]
-    left = survivors if quick else [mutant for mutant in doubtful if survives(mutant, order)]
-    count = Counter(mutants=len(found), killed=len(found) - len(left))
-    for mutant in left:
+    for mutant in survivors if quick else fresh.survivors(doubtful, told, known):
         listed = mutant.name in known
+        count["killed"] -= 1
         count["equivalent" if listed else "survived"] += 1
         if not listed:
             print(f"survived: {mutant}", flush=True)

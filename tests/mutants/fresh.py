@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
 import pytest
 from operators import Mutant
-from trials import KILLED, OPTIONS, SURVIVED, forget, forked, profile
+from trials import KILLED, OPTIONS, SURVIVED, Told, forget, forked, profile
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def survives(mutant: Mutant, order: Sequence[str]) -> bool:
-    """Whether all tests pass in a process that has imported the mistaken module; the quickest are tried first."""
-    return forked(lambda: run(mutant, order), 120, 3000) == SURVIVED
+def survivors(mutants: Sequence[Mutant], told: Told, known: Container[str]) -> Iterator[Mutant]:
+    """Those with which all tests pass in a process that has imported the mistaken module, the quickest tests first.
+
+    First come the tests of the file that is nearest to the module; one of the `known` mistakes needs to pass no others.
+    """
+    for name in told.modules:  # once for all forks
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+    if mutants and not passes(None, told.order):
+        raise RuntimeError("the tests fail on the code as it is, in the order of their times")
+    for mutant in mutants:
+        near = [name for name in told.order if name.split("::")[0] == told.nearest.get(mutant.path)]
+        if passes(mutant, near) and (mutant.name in known or passes(mutant, told.order)):
+            yield mutant
 
 
-def run(mutant: Mutant, order: Sequence[str]) -> int:
+def passes(mutant: Mutant | None, order: Sequence[str]) -> bool:
+    return not order or forked(lambda: run(mutant, order), 120, 3000) == SURVIVED
+
+
+def run(mutant: Mutant | None, order: Sequence[str]) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(1, 2)
-    sys.meta_path.insert(0, Mistaken(mutant))
+    if mutant:
+        sys.meta_path.insert(0, Mistaken(mutant))
     files = list(dict.fromkeys(name.split("::")[0] for name in order))
     return KILLED if pytest.main(["-x", *OPTIONS, *files], plugins=[Quickest(order)]) else SURVIVED
 

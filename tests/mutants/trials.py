@@ -10,8 +10,10 @@ import pickle
 import resource
 import select
 import signal
-from collections import defaultdict
+import sys
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import _lru_cache_wrapper, lru_cache
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -57,14 +59,23 @@ def forked(work: Callable[[], int], seconds: float, wall: float) -> int:
     return os.waitstatus_to_exitcode(how)
 
 
+@dataclass(frozen=True)
+class Told:
+    """What the process that has collected the tests tells about them."""
+
+    left: list[int]  # numbers of the mistakes that no test has noticed
+    order: list[str]  # names of the tests, the quickest first
+    nearest: dict[str, str]  # of a module: the file with the most tests that run it
+    modules: list[str]  # what is imported meanwhile, and not ours
+
+
 class Collected:
     """Tests that are collected once, in a process of their own."""
 
     def __init__(self, tests: Sequence[str], paths: Sequence[str]) -> None:
         self.tests, self.paths = tests, paths
 
-    def survivors(self, mutants: Sequence[Mutant]) -> tuple[list[Mutant], list[str]]:
-        """What no test notices, and the names of the tests, the quickest first."""
+    def survivors(self, mutants: Sequence[Mutant]) -> tuple[list[Mutant], Told]:
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
@@ -75,11 +86,11 @@ class Collected:
                 os._exit(0)
         os.close(writer)
         with os.fdopen(reader, "rb") as pipe:
-            told = pipe.read()
+            words = pipe.read()
         os.waitpid(child, 0)
-        assert told, "the tests could not be collected"
-        numbers, order = pickle.loads(told)
-        return [mutants[i] for i in numbers], order
+        assert words, "the tests could not be collected"
+        told = Told(*pickle.loads(words))
+        return [mutants[number] for number in told.left], told
 
 
 class Plugin:
@@ -101,10 +112,19 @@ class Plugin:
         self.measure()
         tests = [self.covering(mutant) for mutant in self.mutants]
         left = [number for number in self.hurried(tests) if self.survives(self.mutants[number], tests[number])]
-        order = sorted((seconds, self.items[number].nodeid) for number, seconds in self.seconds.items())
+        order = [self.items[number].nodeid for number in sorted(self.seconds, key=self.seconds.__getitem__)]
         with os.fdopen(self.writer, "wb") as pipe:
-            pickle.dump((left, [name for _, name in order]), pipe)
+            pickle.dump((left, order, self.nearest(), foreign()), pipe)
         os._exit(0)
+
+    def nearest(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for path in self.paths:
+            tests = set().union(*(tests for (place, _), tests in self.lines.items() if place == path))
+            files = Counter(self.items[test].nodeid.split("::")[0] for test in tests)
+            if files:
+                found[path] = files.most_common(1)[0][0]
+        return found
 
     def hurried(self, tests: Sequence[Sequence[int]]) -> list[int]:
         """What survives the quickest tests, in one process for as many mutants as it bears."""
@@ -130,6 +150,8 @@ class Plugin:
                     done += 1
                     if told == b"a":
                         break
+                    if done % 200 == 0:
+                        print(f"  {done} of {len(tests)}, {len(left)} for a second look", file=self.out)
                 else:
                     told = b""
             os.kill(child, signal.SIGKILL)
@@ -147,6 +169,7 @@ class Plugin:
         limit = 8 << 30
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         signal.signal(signal.SIGPROF, stop)
+        signal.signal(signal.SIGALRM, stop)
         killers: dict[object, list[int]] = defaultdict(list)  # what notices one mistake in a function is likely to
         for number in range(begin, len(tests)):  # notice the next one
             mutant = self.mutants[number]
@@ -170,10 +193,12 @@ class Plugin:
         item.session._setupstate.teardown_exact(item)
         item._initrequest()
         signal.setitimer(signal.ITIMER_PROF, 2 + 10 * self.seconds[test])
+        signal.setitimer(signal.ITIMER_REAL, 30 + 100 * self.seconds[test])  # it waits for something
         try:
             return passes(item, item.parent)  # what its neighbours share stays
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     @contextlib.contextmanager
     def mistaken(self, mutant: Mutant) -> Iterator[bool]:
@@ -205,6 +230,7 @@ class Plugin:
         with os.fdopen(reader, "rb") as pipe:
             self.lines, self.seconds, failed = pickle.load(pipe)
         for number in failed:
+            del self.seconds[number]
             print(f"  fails on the code as it is, and is left out: {self.items[number].nodeid}", file=self.out)
         print(f"  {len(self.items)} tests, {sum(self.seconds.values()):.0f} s", file=self.out)
 
@@ -238,7 +264,7 @@ class Plugin:
 
         def work() -> int:
             with self.mistaken(mutant) as taken:
-                items = [self.items[test] for test in tests if taken]
+                items = [self.items[test] for test in reversed(tests) if taken]  # the slow ones are new to it
                 following = [*items[1:], None]
                 return SURVIVED if all(map(passes, items, following)) else KILLED
 
@@ -280,6 +306,12 @@ def forget() -> None:
 def caches() -> list[Any]:
     found = [thing for thing in gc.get_objects() if type(thing) is _lru_cache_wrapper]
     return [cache for cache in found if str(cache.__module__).split(".")[0] in ("debias", "eval")]
+
+
+def foreign() -> list[str]:
+    """The modules that are imported and not ours, in the order they came."""
+    ours = {path.stem for path in ROOT.iterdir()} | {"conftest", "__main__"}
+    return [name for name in sys.modules if name.partition(".")[0] not in ours]
 
 
 def functions(paths: Sequence[str]) -> dict[tuple[str, tuple[str, int]], list[FunctionType]]:
