@@ -47,7 +47,12 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     add("--batch-size", type=numbers, default=[1], help="with commas (default: 1)")
     add("--ragged", type=int, default=0, help="tokens that every second row of a batch lacks (default: none)")
     add("--attention", default="sdpa", help="sdpa, eager, flash_attention_2, with commas (default: %(default)s)")
-    add("--rounds", type=int, default=7, help="times that every variant is run (default: %(default)s)")
+    add(
+        "--rounds",
+        type=int,
+        default=7,
+        help="times that every variant is run, after a warm-up unless it is 1 (default: 7)",
+    )
     add("--decode", type=int, default=8, help="tokens decoded after each prefill (default: %(default)s)")
     add("--dtype", help="default: bfloat16 on a GPU, float32 on a CPU")
     add("--device", help="default: a GPU when there is one")

@@ -138,10 +138,11 @@ def measure(family: Laid, wanted: Sequence[Variant], batch: int, rounds: int, st
         )
         for variant in wanted
     ]
-    for round_number in range(rounds + 1):  # the first round warms up
+    warm = int(rounds > 1)  # the first of several rounds warms up; before a single one, counting has to do
+    for round_number in range(rounds + warm):
         for row in timed:
             prefill, decode = once(family, row.variant, inputs, steps)
-            if round_number:
+            if round_number >= warm:
                 row.prefill_ms.append(prefill)
                 row.decode_ms.append(decode)
     return timed

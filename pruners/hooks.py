@@ -18,7 +18,7 @@ from torch import Tensor
 
 from debias import Debias, Span
 from pruners.base import Cut, Pruner
-from pruners.compiled import Compiled
+from pruners.compiled import LENT, Compiled
 from pruners.limits import Unsupported, checked, is_empty, refuse_cache, refuse_unsupported
 from pruners.masks import segment_mask
 from pruners.models import Adapter, adapter
@@ -199,8 +199,9 @@ class Run:
 
     # -- a layer -------------------------------------------------------------------------------------------------------
     def on_layer(self, number: int, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self.given:
-            return (args, {**kwargs, **self.given[number]}) if self.given[number] else None
+        given = LENT.given if torch.compiler.is_compiling() else self.given
+        if given:
+            return (args, {**kwargs, **given[number]}) if given[number] else None
         return self.enter(number, args, kwargs)
 
     def instead(self, number: int) -> dict[str, Any]:
@@ -243,7 +244,7 @@ class Run:
         return args, {**changed, "hidden_states": hidden}
 
     def on_attention(self, number: int, attn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if self.given or not self.segments:
+        if torch.compiler.is_compiling() or self.given or not self.segments:
             return
         self.record(number, attn, args, kwargs)
 

@@ -52,11 +52,11 @@ class Prefix:
         return handles
 
     def _note(self, run: Run, number: int, attn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not run.step and run.segments:
+        if not torch.compiler.is_compiling() and not run.step and run.segments:
             self.states[number] = states_of(args, kwargs)
 
     def _layer(self, run: Run, number: int, layer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if run.step or not run.segments:
+        if torch.compiler.is_compiling() or run.step or not run.segments:
             return layer(*args, **kwargs)
         if run.cache is None:
             raise Unsupported("arms share a prefix through the cache: leave use_cache on, or give no prefix")

@@ -1,12 +1,17 @@
 """generate() with a static cache compiles the decoding step; pruned, plain, and one after the other it stays exact."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from transformers import CompileConfig
 
 import pruners
 from debias import Debias, Padding, Trend
+from pruners.compiled import _made
 from pruners.limits import Unsupported
+from pruners.prefix import Prefix
 
 DEBIAS = Debias(Trend.exponential(0.01), Padding())
 
@@ -27,7 +32,7 @@ def graphs():
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
-def check(adapter, encoded, names, backend):
+def check(adapter, encoded, names, backend, others=None):
     torch._dynamo.reset()
     plain = ids(adapter, encoded)
     assert ids(adapter, encoded, backend) == plain
@@ -41,6 +46,12 @@ def check(adapter, encoded, names, backend):
             assert ids(adapter, encoded, backend) == expected  # the same step, not compiled again
         assert trace.ms["steps"] == 4
         assert graphs() == before + 1
+        for debias, batch in ((DEBIAS, encoded), (Debias(), encoded), (DEBIAS, others or encoded)):  # other blocks
+            with pruner(adapter, debias, batch.sizes):
+                expected = ids(adapter, batch)
+            with pruner(adapter, debias, batch.sizes):
+                assert ids(adapter, batch, backend) == expected
+        assert graphs() == before + 1
     assert ids(adapter, encoded, backend) == plain  # what was compiled for a block stays in it
     assert "get_compiled_call" not in vars(adapter.model)
 
@@ -52,7 +63,40 @@ def small(builders):
 
 def test_a_compiled_step_is_exact(small, requests):
     """One graph and no break in it, with masks (a padded batch), other positions, and a cut before layer 0."""
-    check(small, small.encode(requests[:2]), ["fastv", "pyramiddrop", "vispruner"], "eager")
+    others = small.encode(requests[1::-1])  # padded the other way round
+    check(small, small.encode(requests[:2]), ["fastv", "pyramiddrop", "vispruner"], "eager", others)
+
+
+@pytest.mark.long
+def test_with_a_prefix_a_step_is_compiled_for_its_block(small, requests):
+    encoded, pruner = small.encode(requests[:1]), pruners.make("fastv", keep=0.3)
+    with pruner(small, DEBIAS, encoded.sizes):
+        expected, before = ids(small, encoded), graphs()
+    for block in range(2):
+        prefix = Prefix()
+        with pruner(small, DEBIAS, encoded.sizes, prefix=prefix):
+            assert [ids(small, encoded, "eager") for _ in range(2)] == [expected] * 2
+        assert prefix.reused == 2
+        assert graphs() == before + 1 + block
+
+
+@pytest.mark.long
+def test_few_compiled_steps_are_kept(small, requests, monkeypatch):
+    monkeypatch.setattr("pruners.compiled.STEPS", 1)
+    encoded = small.encode(requests[:1])
+    for keep in (3, 4, 3):
+        with pruners.make("fastv", keep=keep)(small):
+            expected = ids(small, encoded)
+        before = graphs()
+        with pruners.make("fastv", keep=keep)(small):
+            assert ids(small, encoded, "eager") == expected
+        assert graphs() == before + 1
+    model = weakref.ref(small.model)
+    assert [key[0].keep for key in _made[small.model]] == [3]
+    small.model = None
+    del small
+    gc.collect()
+    assert model() is None or all(part is not model() for part in _made)
 
 
 @pytest.mark.long
