@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 
 ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"(\]\()([^)#\s]+)((?:#[^)\s]*)?\))")
@@ -46,7 +46,8 @@ def on_files(files: Files, config: Any) -> Files:
 
 def shown(config: Any, target: str, text: str) -> File:
     hidden = "---\nsearch: {exclude: true}\n---\n"
-    return File.generated(config, f"{target}.md", content=hidden + text)
+    name = f"{target}.md"
+    return File.generated(config, name, content=hidden + text, inclusion=InclusionLevel.NOT_IN_NAV)
 
 
 def source(name: str) -> str:

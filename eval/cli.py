@@ -170,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"{program()}: unknown command {name!r}{nearest(name, installed())}\n\n{overview()}")
         return 2
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for noisy in ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "transformers"):
+    for noisy in ("httpx", "httpx2", "httpcore", "httpcore2", "matplotlib", "openai", "transformers"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     debug = os.environ.get("DEBIAS_DEBUG") == "1"
     try:
