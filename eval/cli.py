@@ -167,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name, rest = words[0], words[1:]
     if name not in installed():
-        say(f"{program()}: unknown command {name!r}{nearest(name, installed())}\n\n{overview()}")
+        say(f"{program()}: unknown command {name!r}{nearest(name, installed())}\nTry: {program()} --help")
         return 2
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for noisy in ("httpx", "httpx2", "httpcore", "httpcore2", "matplotlib", "openai", "transformers"):

@@ -82,6 +82,10 @@ def one(artefact: Artefact, args: argparse.Namespace) -> dict[str, Any]:
         tables.show(state_table(task, found))
         return {"name": artefact.name, "runs": found, "absent": absent}
     failed = answer(task) if artefact.measure in ("scores", "budgets", "iou") else {}
+    exit_code = 1 if failed or absent else 0
+    if "--dry-run" in args.fields:
+        say(f"{artefact.name}: nothing was run")
+        return {"name": artefact.name, "failed": failed, "absent": absent, "exit": exit_code}
     task.here.mkdir(parents=True, exist_ok=True)
     shown = MEASURES[artefact.measure](task)
     for table in shown:
@@ -93,7 +97,6 @@ def one(artefact: Artefact, args: argparse.Namespace) -> dict[str, Any]:
     for label, message in failed.items():
         say(f"{label} was not done: {message}")
     say(f"tables and runs are in {task.here}")
-    exit_code = 1 if failed or absent else 0
     return {"name": artefact.name, "tables": plain(shown), "failed": failed, "absent": absent, "exit": exit_code}
 
 
@@ -129,10 +132,10 @@ def answer(task: Task) -> dict[str, str]:
         say(f"\n{task.artefact.name} / {planned.label}")
         try:
             words = task.args(planned)
-            if "--prior" in words.fields:
+            if "--prior" in words.fields and not words.dry_run:
                 prepare_prior(task, planned, words)
             found = run.one(words)
-            if not found["complete"]:
+            if not words.dry_run and not found["complete"]:
                 failed[planned.label] = f"{found['open']} answers are to come from other processes"
         except (ValueError, OSError) as error:  # the others can still run
             failed[planned.label] = str(error)

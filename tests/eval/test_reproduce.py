@@ -123,6 +123,15 @@ def test_every_artefact_runs(name, quick, capsys, tmp_path):
     }
 
 
+@pytest.mark.parametrize("name", ["refcoco", "bias"])
+def test_a_dry_run_plans_every_run_and_leaves_nothing(name, quick, capsys, tmp_path):
+    code, found, err = run(capsys, name, *quick, "--dry-run")
+    assert (code, found["failed"]) == (0, {}), err
+    assert err.count("rows would go to") == len(KNOWN[name].runs)
+    assert "nothing was run" in err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.long
 def test_what_is_done_and_what_is_missing(quick, capsys, tmp_path):
     code, before, _ = run(capsys, "rope", *quick, "--list")
