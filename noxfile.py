@@ -1,6 +1,6 @@
 """The suite on every supported Python, and on the lowest supported torch and transformers.
 
-    nox                             all of it, one after the other
+    nox                             the Pythons, the lowest versions, release and types, one after the other
     nox -s python-3.12              one Python, with the newest versions that the ranges allow
     nox -s "lowest(transformers)"   the lowest supported transformers, or torch
     nox -s release                  sdist and wheel: built, checked, installed into an empty environment and run
@@ -9,8 +9,9 @@
     nox -s faults                   hundreds of kills, and files of ten million lines
     nox -s mutants                  mistakes put into debias/ and the scorers: does a test notice each one?
 
-What stands behind `--` goes to pytest. To use a torch that is there already, or a CPU build, set PIP_CONSTRAINT or
-PIP_INDEX_URL as for any pip.
+What stands behind `--` goes to pytest, to tests/faults or to tests/mutants (nox -s faults -- --kills 20). To use a
+torch that is there already, or a CPU build, set PIP_CONSTRAINT or PIP_INDEX_URL as for any pip. docs/release.md has
+the versions that were tried.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import nox
 ROOT = Path(__file__).parent
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 # The mechanism's own tests; those of the evaluation do not look at a decoder layer.
-QUICK = ("tests/debias", "tests/pruners", "-m", "not long", "-q")
+MECHANISM = ("tests/debias", "tests/pruners")
 
 nox.options.sessions = ["python", "lowest", "release", "types"]
 nox.options.error_on_missing_interpreters = False
@@ -37,26 +38,26 @@ def bound(package: str) -> str:
     return found[1]
 
 
-def tests(session: nox.Session, *constraints: str) -> None:
-    session.install(".", "pytest", "hypothesis", *constraints)
+def tests(session: nox.Session, folders: tuple[str, ...], *constraints: str) -> None:
+    session.install(".[judge]", "pytest", "hypothesis", *constraints)
     session.run(
         "python", "-c", "import sys, torch, transformers as t; print(sys.version, torch.__version__, t.__version__)"
     )
     env = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    session.run("python", "-m", "pytest", *QUICK, *session.posargs, env=env)
+    session.run("python", "-m", "pytest", *folders, "-m", "not long", "-q", *session.posargs, env=env)
 
 
 @nox.session(python=PYTHONS)
 def python(session: nox.Session) -> None:
     """One Python with the newest versions that the ranges allow."""
-    tests(session)
+    tests(session, (*MECHANISM, "tests/eval", "tests/tiny"))
 
 
 @nox.session(python="3.11")
 @nox.parametrize("package", ["torch", "transformers"], ids=["torch", "transformers"])
 def lowest(session: nox.Session, package: str) -> None:
     """The lower end of a range; `python` tries the upper ends."""
-    tests(session, f"{package}=={bound(package)}")
+    tests(session, MECHANISM, f"{package}=={bound(package)}")
 
 
 @nox.session(python="3.11")
