@@ -20,9 +20,8 @@ CHUNK = 4_000_000  # weights held at once
 
 def mean_value(a: Array, b: Array, place: Array) -> Value:
     """The mean x 100 of per-question scores; place[i] is the group of question i."""
-    groups = int(place.max()) + 1
-    sizes = np.bincount(place, minlength=groups)
-    sums = np.concatenate([np.bincount(place, scores, groups) for scores in (a, b)])
+    sizes = np.bincount(place)
+    sums = np.concatenate([np.bincount(place, scores) for scores in (a, b)])
     totals = np.stack([sums, np.concatenate([sizes, sizes])], axis=1)
 
     def value(weights: Array) -> Array:
@@ -56,8 +55,6 @@ def interval(value: Value, groups: int, drawn: Array, level: float = 0.95) -> tu
     drawn = drawn[np.isfinite(drawn)]
     if groups < 2 or not len(drawn):
         return None
-    if np.ptp(drawn) == 0:
-        return float(drawn[0]), float(drawn[0])
     delta = difference(value, np.ones(groups))
     below = ((drawn < delta).mean() + (drawn <= delta).mean()) / 2  # ties count half: the scores are discrete
     tails = np.array([(1 - level) / 2, (1 + level) / 2])

@@ -248,7 +248,8 @@ def all_right(samples: Sequence[Sample], items: Array) -> tuple[Array, Array]:
 
 
 def ratio(top: Array, bottom: Array) -> Array:
-    return np.divide(top, bottom, out=np.zeros_like(top * 1.0), where=np.asarray(bottom) != 0)
+    """0 where there is nothing to divide by."""
+    return top / np.where(bottom == 0, np.inf, bottom)
 
 
 def means(labels: Iterable[str], items: Iterable[float], prefix: str = "") -> dict[str, float]:

@@ -68,8 +68,8 @@ def stem(word: str) -> str:
 
 def _words(text: str) -> list[str]:
     """Normalised words; where the normaliser leaves nothing (the answer is "a"), the words as they are."""
-    return m4c(text).split() or text.lower().split()
+    return m4c(text).split() or text.casefold().split()
 
 
 def _within(short: list[str], long: list[str]) -> bool:
-    return bool(short) and any(long[at : at + len(short)] == short for at in range(len(long) - len(short) + 1))
+    return bool(short) and any(long[at : at + len(short)] == short for at in range(len(long)))

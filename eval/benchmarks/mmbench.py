@@ -96,13 +96,13 @@ class Mmbench(Benchmark):
 
     def parts(self, samples: Sequence[Sample], items: Array, found: Mapping[str, str]) -> dict[str, float]:
         right, first = all_right(samples, items)
-        chosen = [(sample, item) for sample, item, once in zip(samples, right, first, strict=True) if once]
-        values = np.array([item for _, item in chosen])
+        once = np.flatnonzero(first).tolist()
+        chosen = [samples[place] for place in once]
         return {
             "rows": 100 * float(items.mean()),
             "questions": float(len(chosen)),
-            **means([sample.category for sample, _ in chosen], values, "category/"),
-            **means([sample.meta["level"] for sample, _ in chosen], values, "l2-category/"),
+            **means([sample.category for sample in chosen], right[once], "category/"),
+            **means([sample.meta["level"] for sample in chosen], right[once], "l2-category/"),
         }
 
 

@@ -34,7 +34,7 @@ class Mme(Benchmark):
         for where, record in records(path, faults):
             with faults.at(path, where):
                 id, name, text = want(record, "question_id"), want(record, "image"), want(record, "text")
-                category = id.split("/", 1)[0]
+                category = id.partition("/")[0]
                 if category not in PERCEPTION + COGNITION:
                     raise ValueError(f"expected a question_id that begins with a category of MME, found {id!r:.80}")
                 source = _truth(root, category, id)
@@ -91,10 +91,8 @@ class Mme(Benchmark):
 
 
 def said(answer: str) -> str | None:
-    """MME's parser: yes or no, or either (yes first) in the first four characters; so `know` is a no."""
+    """MME's parser: yes, or else no, in the first four characters; so `know` is a no."""
     answer = " ".join(answer.lower().split())  # a line break would shift the columns of MME's own answer files
-    if answer in ("yes", "no"):
-        return answer
     return next((word for word in ("yes", "no") if word in answer[:4]), None)
 
 
@@ -110,7 +108,7 @@ def joined(id: str, question: str) -> str:
 
 def _truth(root: Path, category: str, id: str) -> Path:
     """MME comes in two shapes: pictures and texts in folders of their own, or side by side."""
-    name = id.rsplit("/", 1)[-1].split(".", 1)[0] + ".txt"
+    name = id.rpartition("/")[2].partition(".")[0] + ".txt"
     apart = root / category / "questions_answers_YN" / name
     return apart if apart.exists() else root / category / name
 

@@ -56,7 +56,7 @@ class Mmvet(Judged):
 
     def parts(self, samples: Sequence[Sample], items: Array, found: Mapping[str, str]) -> dict[str, float]:
         """By capability, over the questions that need it (among others), and by exact set of capabilities."""
-        pairs = [(need, item) for sample, item in zip(samples, items, strict=True) for need in sample.meta["needs"]]
+        pairs = [(need, items[place]) for place, sample in enumerate(samples) for need in sample.meta["needs"]]
         sets = [", ".join(sample.meta["needs"]) for sample in samples]
         return {
             **means([need for need, _ in pairs], [item for _, item in pairs], "capability/"),

@@ -103,13 +103,13 @@ class Pope(Benchmark):
 
 def said(answer: str) -> str:
     """POPE's parser: `no` when a whole word of the first sentence is No, no or not; everything else is `yes`."""
-    words = answer.split(".", 1)[0].replace(",", "").split(" ")
+    words = answer.partition(".")[0].replace(",", "").split(" ")
     return "no" if {"No", "not", "no"} & set(words) else "yes"
 
 
 def asked(text: str) -> str:
     """What is asked about. The wording around it differs between versions of POPE ("imange" in the old one)."""
-    line = " ".join(text.split("\n", 1)[0].lower().split())
+    line = " ".join(text.partition("\n")[0].lower().split())
     match = re.fullmatch(r"is there an? (.+?) in the iman?ge ?\??", line)
     return match[1] if match else line.replace("imange", "image")
 

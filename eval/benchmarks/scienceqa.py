@@ -61,7 +61,7 @@ class Scienceqa(Benchmark):
                     target=answer,
                     category=label(known, "subject"),
                     root=root,
-                    meta={"choices": len(choices), "prompt": text if name is None else f"<image>\n{text}"},
+                    meta={"prompt": text if name is None else f"<image>\n{text}"},
                 )
 
     def sizes(self, samples: Sequence[Sample]) -> list[tuple[str, int, int]]:
@@ -78,16 +78,14 @@ class Scienceqa(Benchmark):
 
     def item(self, sample: Sample, answer: str) -> float | None:
         letter = said(answer)
-        return None if letter is None else float(LETTERS.find(letter) == sample.target)
+        return None if letter is None else float(letter == LETTERS[sample.target])
 
     def statistic(self, samples: Sequence[Sample], items: Array) -> Statistic:
         return mean(items, _pictures(samples))
 
     def parts(self, samples: Sequence[Sample], items: Array, found: Mapping[str, str]) -> dict[str, float]:
         pictures = _pictures(samples)
-        labels = [
-            sample.category if with_picture else "" for sample, with_picture in zip(samples, pictures, strict=True)
-        ]
+        labels = [sample.category if sample.image is not None else "" for sample in samples]
         return means(labels, items, "subject/") | ({} if pictures.all() else {"overall": 100 * float(items.mean())})
 
 

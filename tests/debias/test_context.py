@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import debias as package
-from debias import Debias, Padding, Span, Trend, kept, merge_weights, rescore, using
+from debias import Context, Debias, Padding, Span, Trend, kept, merge_weights, rescore, using
 
 TREND = Trend.exponential(0.004)
 BOTH = Debias(TREND, Padding())
@@ -194,6 +194,7 @@ def test_records_hold_before_and_after():
     assert (entry["method"], entry["stage"], entry["sample"], entry["role"]) == ("fastv", 0, 0, "weigh")
     assert torch.equal(entry["before"], scores(576))
     assert torch.equal(entry["after"], out)
+    assert Context(BOTH).records is None
 
 
 def test_misuse_is_named():

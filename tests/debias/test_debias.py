@@ -127,6 +127,7 @@ def test_what_acts_on_what(stage, role, trend, padding, both):
         assert replace(debias, recycle=False).acts(stage, role) is (acts and role != "recycle")
         assert replace(debias, stages="all").acts(stage, role) is (acts or stage > 0)
     assert Debias().acts(stage, role) is False
+    assert Debias(TREND).acts() is True
 
 
 def test_an_online_trend_is_the_line_through_what_is_shown():
@@ -318,6 +319,9 @@ def test_tensors_of_a_span_are_told_apart():
 def test_a_debias_is_a_value():
     debias = Debias.paper("fastv")
     assert debias == Debias.paper("fastv")
+    assert hash(debias) == hash(replace(debias))
+    with pytest.raises(AttributeError):
+        debias.stages = "all"
     assert pickle.loads(pickle.dumps(debias)) == debias
     assert copy.deepcopy(debias) == debias
     assert "0.00301519760335" in repr(debias)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from debias import Debias, Padding, Span, Trend
-from debias.core import _bits_of_minus_infinity, slots_step, slots_valid, slots_weight
+from debias import Debias, Padding, Span, Trend, rescore, using
+from debias.context import shifted
+from debias.core import _bits_of_minus_infinity, layout, slots_step, slots_valid, slots_weight
 from debias.padding import square
 from debias.trend import weights
 
@@ -101,3 +102,25 @@ def test_what_generation_cached_serves_training():
     valid = Padding().valid(span)
     assert (score.grad[~valid] == 0).all()
     torch.testing.assert_close(score.grad[valid], (-0.00123 * torch.arange(576)).exp()[valid])
+
+
+def test_what_is_kept_is_made_outside_of_inference_mode():
+    meta = torch.device("meta")
+    with torch.inference_mode():
+        kept = [
+            weights(TREND, 5, 1),
+            slots_weight(TREND, 5, 1, meta),
+            slots_step(5, torch.float32, meta),
+            slots_valid(Padding(), *layout(WIDE), meta),
+            shifted(2, 5, 5, meta),
+        ]
+    assert [tensor.is_inference() for tensor in kept] == [False] * 5
+
+
+def test_where_generation_found_a_misplaced_image_serves_training():
+    with using(Debias(Trend.exponential(0.00124)), [WIDE]):
+        with torch.inference_mode():
+            rescore(scores(576), method="fastv", image_start=37)
+        score = scores(576).requires_grad_()
+        rescore(score, method="fastv", image_start=37).sum().backward()
+    torch.testing.assert_close(score.grad[:-2], (-0.00124 * torch.arange(2, 576)).exp())

@@ -35,10 +35,30 @@ def test_unknown_flags_are_bad_usage():
 
 @dataclass
 class Several:
+    """Says what it is."""
+
     two_words: int = 1
     yes: bool = False
     made: int = field(default=0, init=False)
+    many: tuple[int, ...] = field(default_factory=lambda: (1, 2))
 
 
 def test_flags_are_named_as_they_are_typed():
-    assert flags_of(Several) == ["--two-words", "--yes", "--no-yes"]
+    assert flags_of(Several) == ["--two-words", "--yes", "--no-yes", "--many"]
+
+
+def test_flags_may_be_typed_with_underscores_and_defaults_may_be_made():
+    assert parse_fields(Several, ["--two_words", "3"], "program") == Several(3)
+    assert parse_fields(Several, ["--many", "5"], "program").many == (5,)
+    assert parse_fields(find("deeplayer"), ["--scores=ratio"], "program").scores == Scores("ratio")
+
+
+def test_help_names_the_program_and_what_it_is_about(capsys):
+    for kind, words, said in (
+        (Several, ["-h"], ["usage: the-program ", "Says what it is."]),
+        (find("deeplayer"), ["--scores.shallow", "x"], ["the-program --scores "]),
+    ):
+        with pytest.raises(SystemExit):
+            parse_fields(kind, words, "the-program")
+        shown = " ".join("".join(capsys.readouterr()).split())
+        assert [part for part in said if part not in shown] == []

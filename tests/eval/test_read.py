@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import csv
+
 import pytest
 
+from eval import read
 from eval.read import Faults, label, lines, listed, read_json, records, table, want
 
 
@@ -108,3 +111,45 @@ def test_a_cell_may_hold_a_whole_picture(tmp_path):
     path = tmp_path / "x.tsv"
     path.write_text("a\tb\n1\t" + "x" * 300_000 + "\n")
     assert len(next(table(path, ("a",)))[1]["b"]) == 300_000
+
+
+def test_a_json_file_that_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_bytes(b'["\xff"]')
+    with pytest.raises(ValueError, match=r"x.json: expected UTF-8 text \(invalid start byte at byte 2\)"):
+        read_json(path)
+
+
+def test_a_cell_of_many_long_lines_is_refused(tmp_path):
+    path = tmp_path / "x.tsv"
+    path.write_text('a\tb\n1\t"' + "x\n" * 60 + '"\n')
+    bound = csv.field_size_limit(100)
+    try:
+        with pytest.raises(ValueError, match=r"x.tsv: expected a tab-separated table \(field larger than field limit"):
+            list(table(path, ("a",)))
+    finally:
+        csv.field_size_limit(bound)
+
+
+def test_cells_keep_their_line_ends(tmp_path):
+    path = tmp_path / "x.tsv"
+    path.write_bytes(b'a\tb\r\n1\t"two\r\nlines"\r\n')
+    assert list(table(path, ("a", "b"))) == [("row 1", {"a": "1", "b": "two\r\nlines"})]
+
+
+def test_bounds_are_the_last_that_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(read, "LONGEST_LINE", 5)
+    monkeypatch.setattr(read, "MOST_LINES", 3)
+    monkeypatch.setattr(read, "LARGEST_JSON", 6)
+    path = tmp_path / "x"
+    path.write_text("1234\n" * 3)
+    assert len(list(lines(path))) == 3
+    for text, message in (("1234\n" * 4, ": expected at most 3 lines"), ("1\n12345\n", ", line 2: expected lines of")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=f"x{message}"):
+            list(lines(path))
+    path.write_text("[1, 2]")
+    assert read_json(path) == [1, 2]
+    path.write_text("[1, 23]")
+    with pytest.raises(ValueError, match="x: expected at most 6 characters of JSON"):
+        read_json(path)

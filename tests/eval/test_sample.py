@@ -22,7 +22,10 @@ def test_a_row_is_llavas_answer_record():
     assert row["prompt"] == "<image>\nWhat?"
     assert row["metadata"] == {"key": "k", "arm": "none", "benchmark": "pope"}
     assert row == make_row(sample, "red", "m", {"arm": "none", "benchmark": "pope"})
-    assert row["answer_id"] != make_row(sample, "red", "m", {"arm": "both", "benchmark": "pope"})["answer_id"]
+    ids = [make_row(sample, "red", "m", {"arm": "none", "benchmark": "pope", **other})["answer_id"]
+           for other in ({}, {"arm": "both"}, {"benchmark": "gqa"}, {"run": "r"})]  # fmt: skip
+    assert len(set(ids)) == 4
+    assert {len(id) for id in ids} == {22}
 
 
 @pytest.mark.parametrize(
@@ -45,6 +48,7 @@ def test_rows_that_other_scripts_write(row, id, text):
     ("row", "message"),
     [
         ({"text": "a"}, "expected an answer row with a question_id .*, found 'text'"),
+        ({"text": "a", "model": "b"}, "expected an answer row with a question_id .*, found 'text', 'model'$"),
         ({"question_id": True, "text": "a"}, "expected an answer row with a question_id"),
         ({"question_id": 1}, "expected an answer row with a 'text', found 'question_id'"),
         ({"question_id": 1, "text": None}, "expected a string in 'text', found None"),
@@ -69,6 +73,8 @@ def test_answer_files_in_every_form(tmp_path):
     assert list(read_rows(lines)) == list(read_rows(listed)) == rows
     assert [(row_id(row), row_text(row)) for row in read_rows(by_id)] == [("0", "t0"), ("1", "t1"), ("2", "t2")]
     assert len(list(read_rows([lines, by_id]))) == 6
+    by_id.write_text('{"0": "t0",\n"1": "t1"}')
+    assert [(row_id(row), row_text(row)) for row in read_rows(by_id)] == [("0", "t0"), ("1", "t1")]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -26,7 +27,9 @@ def test_an_answer_file_is_scored_without_pictures(tmp_path):
     for data in (tmp_path, home):
         score = score_file("vizwiz", home / "answers.jsonl", data)
         assert (score.name, score.value, score.missing) == ("vizwiz_val", 50, 1)
-    assert "2 questions, 1 without an answer" in as_text(score)
+    head, counts, *rest = as_text(score).split("\n")
+    assert (head, rest[-1][:17]) == ("vizwiz_val  50.00  (VQA accuracy)", "  size: vizwiz va")
+    assert counts == "  2 questions, 1 without an answer, 0 not understood"
     assert "vizwiz val has 2 questions, the official set 4,319" in as_text(score)
 
 
@@ -34,6 +37,26 @@ def test_an_error_names_the_answer_file(tmp_path):
     home = vizwiz(tmp_path / "vizwiz", [("0.jpg", "Lime"), ("7.jpg", "Lime")])
     with pytest.raises(ValueError, match=r"answers.jsonl: vizwiz: the answers hold question '7.jpg'"):
         score_file("vizwiz", [home / "answers.jsonl"], tmp_path)
+
+
+def test_an_error_names_the_one_file_of_several_that_is_broken(tmp_path):
+    home = vizwiz(tmp_path / "vizwiz", [("0.jpg", "Lime")])
+    broken = home / "more.jsonl"
+    broken.write_text('{"question_id": "1.jpg"}\n')
+    with pytest.raises(ValueError, match=f"^{re.escape(str(broken))}, line 1: expected an answer row with a 'text'"):
+        score_file("vizwiz", [home / "answers.jsonl", broken], tmp_path)
+
+
+def test_pictures_that_came_with_the_questions_are_left_aside(tmp_path):
+    known = {"index": "7", "question": "What?", "A": "red", "B": "blue", "answer": "A", "image": "no picture"}
+    (tmp_path / "mmbench_dev_20230712.tsv").write_text("\t".join(known) + "\n" + "\t".join(known.values()) + "\n")
+    (tmp_path / "answers.jsonl").write_text('{"question_id": 7, "text": "A"}\n')
+    score = score_file("mmbench", tmp_path / "answers.jsonl", tmp_path)
+    assert score.value == 100
+    assert score.info == {
+        "size": "mmbench has 1 questions, the official set 4,377; "
+        "mmbench without rotations has 1 questions, the official set 1,176"
+    }
 
 
 def test_the_command(tmp_path, capsys):

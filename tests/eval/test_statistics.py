@@ -89,6 +89,25 @@ def test_large_metrics_are_worked_through_in_chunks(monkeypatch):
         assert np.isfinite(replicates(value, groups, 25, 1)).all()
 
 
+@pytest.mark.parametrize(("chunk", "most"), [(1, 1), (70, 7), (75, 7)])
+def test_no_more_weights_are_held_than_a_chunk(monkeypatch, chunk, most):
+    value, groups = paired(np.arange(10.0), np.zeros(10))
+    monkeypatch.setattr(statistics, "CHUNK", chunk)
+    for work in (
+        lambda value: left_out(value, groups),
+        lambda value: replicates(value, groups, 20, 1),
+        lambda value: sign_flip(value, np.arange(10) > 4, 20, 0),
+    ):
+        held = []
+
+        def watched(weights, held=held):
+            held.append(weights[..., 0].size)
+            return value(weights)
+
+        work(watched)
+        assert max(held) == most
+
+
 def test_leaving_out_is_taking_the_group_away():
     a, b = np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.5, 0.1, 0.9, 0.4])
     value, _ = paired(a, b, np.array([0, 1, 1, 2]))

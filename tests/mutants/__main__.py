@@ -16,6 +16,7 @@ import argparse
 import importlib
 import os
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -96,4 +97,7 @@ def tried(found: list[Mutant], tests: list[str], known: dict[str, str], quick: b
 if __name__ == "__main__":
     for name in ("torch", "numpy", "hypothesis"):  # once for all forks
         importlib.import_module(name)
-    sys.exit(main())
+    with tempfile.TemporaryDirectory() as own:  # others' tests clear away what the common one holds
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = own
+        code = main()
+    sys.exit(code)

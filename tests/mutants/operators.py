@@ -123,10 +123,12 @@ class Finder(ast.NodeVisitor):
 
     @staticmethod
     def passed_over(node: ast.AST) -> bool:
-        """Docstrings, imports, assertions, and what belongs to the command line's own help."""
+        """Docstrings, imports, assertions, how much a cache holds, and what belongs to the command line's own help."""
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             return True
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument":
+            return True
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "lru_cache":
             return True
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             return True

@@ -12,9 +12,10 @@ import pytest
 FILE = Path(__file__).with_name("operators.py")
 SOURCE = '''
 """A module."""
-import os
+from functools import lru_cache
 LIMIT = 3
 
+@lru_cache(maxsize=4)
 def clipped(x: int = 0, *, low: bool = False) -> int:
     """Between 0 and LIMIT."""
     assert x != "no", "words"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eval.benchmarks import get
-from eval.benchmarks.base import Benchmark, all_right, mean, means
+from eval.benchmarks.base import Benchmark, all_right, mean, means, ratio
 from eval.sample import Sample
 
 
@@ -21,6 +21,19 @@ class Bare(Benchmark):
 class Empty(Bare):
     def read(self, home, faults, media):
         yield from ()
+
+
+class Spoken(Bare):
+    """Two questions without pictures."""
+
+    expected_n, metric = 2, "share"
+
+    def read(self, home, faults, media):
+        yield Sample(1, "?", target="a")
+        yield Sample(2, "?", target="b")
+
+    def item(self, sample, answer):
+        return float(answer == sample.target)
 
 
 @pytest.fixture
@@ -68,3 +81,35 @@ def test_groups_and_means_want_as_many_items_as_samples():
     assert (right.tolist(), marks.tolist()) == ([0.5] * 3, [1, 0, 0])
     half = mean(np.array([1.0, 0.0, 1.0]), np.array([True, True, False]))
     assert (half(np.ones(3)), half(np.array([3.0, 1.0, 9.0])), half(np.zeros(3))) == (50, 75, 0)
+
+
+def test_a_folder_holds_a_benchmark_or_does_not(bare, tmp_path):
+    assert Bare("bare").lies_in(bare) is True
+    assert Bare("bare").lies_in(tmp_path / "elsewhere") is False
+
+
+def test_questions_without_pictures_have_none_to_check(bare):
+    assert Spoken("bare").check(bare) == []
+
+
+def test_a_row_of_ours_is_joined_by_its_key_where_the_benchmark_is_its_own():
+    spoken = Spoken("bare")
+    samples = list(spoken.read(None, None, False))
+    ours = {"question_id": 1, "text": "b", "metadata": {"benchmark": "bare", "key": "2"}}
+    assert spoken.answers([ours], samples) == {"2": "b"}
+    for metadata in ({"benchmark": "other", "key": "2"}, {"key": "2"}, {"benchmark": "bare"}, {}, None):
+        assert spoken.answers([{**ours, "metadata": metadata}], samples) == {"1": "b"}
+
+
+def test_a_question_of_llavas_files_in_full(folder):
+    """Its picture must not leave the folder of pictures, and its group is its picture."""
+    record = {"question_id": 3, "image": "3.jpg", "text": "What?", "category": "default"}
+    folder.lines("vqav2/llava_vqav2_mscoco_test-dev2015.jsonl", [record])
+    root = folder / "vqav2/test2015"
+    assert get("vqav2").load(folder.root) == [
+        Sample(3, "What?", root / "3.jpg", group="3.jpg", category="default", root=root)
+    ]
+
+
+def test_nothing_divided_by_nothing_is_zero():
+    assert ratio(np.array([0.0, 3.0, 5.0]), np.array([0.0, 2.0, 0.0])).tolist() == [0, 1.5, 0]

@@ -67,6 +67,7 @@ def test_mmbench(folder, answered):
         "options": ["red", "blue", "green", "gold"],
         "option_char": ["A", "B", "C", "D"],
     }
+    assert samples[0].meta["prompt"] + LETTER == samples[0].text
     score = get("mmbench").score(answered(samples, lambda s: s.target), samples)
     assert score.value == 100
     # One rotation wrong, the question is wrong; the rows alone would say 5/6.
@@ -165,6 +166,18 @@ def test_mmbench_faults(folder):
     with pytest.raises(ValueError, match="row 6: expected 14 tab-separated cells"):
         get("mmbench").load(folder.root)
     assert any("expected 14" in str(fault) for fault in get("mmbench").check(folder.root))
+
+
+def test_mmbench_columns_that_can_be_done_without(folder, answered):
+    """A test split has no answers, other releases no hints and no categories; base64 may be broken into lines."""
+    known = {"index": "7", "question": "What?", "A": "red", "B": "blue", "image": '"AAAA\n BBBB"'}
+    folder.text("mmbench/mmbench_dev_20230712.tsv", "\t".join(known) + "\n" + "\t".join(known.values()) + "\n")
+    (sample,) = samples = get("mmbench").load(folder.root)
+    assert sample.text == "What?\nA. red\nB. blue" + LETTER
+    assert (sample.image, sample.target) == (base64.b64decode("AAAABBBB"), None)
+    assert (sample.category, sample.meta["level"]) == ("", "")
+    with pytest.raises(ValueError, match="not public; export the answers and upload them to mmbench"):
+        get("mmbench").score(answered(samples, "A"), samples)
 
 
 def test_mmbench_pictures_that_name_another_row(folder):

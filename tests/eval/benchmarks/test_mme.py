@@ -49,10 +49,12 @@ def test_mme_in_both_shapes(folder, answered, nested):
     assert [sample.target for sample in samples[:2]] == ["yes", "no"]
     assert len({sample.key for sample in samples}) == 12
     assert len({sample.group for sample in samples}) == 6
+    assert samples[0].root == folder / "MME/MME_Benchmark_release_version" / nested
     score = get("mme").score(answered(samples, right), samples)
     assert score.value == score.parts["perception"] == 400
     assert score.parts["cognition"] == 200
     assert score.parts["total"] == 600
+    assert set(score.parts) == {"perception", "cognition", "total", "count", "artwork", "code_reasoning"}
     assert not [fault for fault in get("mme").check(folder.root) if not fault.warning]
 
 

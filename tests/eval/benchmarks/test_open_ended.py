@@ -73,6 +73,32 @@ def test_mmvet_with_a_judge(folder, answered):
         get("mmvet").score(answered(samples, "d"), samples, Scripted({"d": {"score": 7}}))
 
 
+@pytest.mark.parametrize(("grade", "worth"), [(0, 0), (1, 100), (1.1, None), (-0.1, None)])
+def test_mmvet_grades_lie_between_nothing_and_all(folder, answered, grade, worth):
+    samples = mmvet(folder)
+    rows, judge = answered(samples, "a"), Scripted({"a": {"score": grade}})
+    if worth is None:
+        with pytest.raises(ValueError, match=f"^mmvet: expected a grade from 0 to 1, found {grade}$"):
+            get("mmvet").score(rows, samples, judge)
+    else:
+        assert get("mmvet").score(rows, samples, judge).value == worth
+
+
+def test_mmvet_answers_may_be_named_as_its_own_file_names_them(folder):
+    samples = mmvet(folder)
+    assert get("mmvet").score([{"question_id": "v1_2", "text": "Ann"}], samples).items == {"0": 0, "1": 0, "2": 1}
+
+
+def test_a_judge_that_loses_an_answer_is_no_judge(folder, answered):
+    class Forgetful(Scripted):
+        def grade(self, task, questions):
+            return super().grade(task, questions)[1:]
+
+    samples = mmvet(folder)
+    with pytest.raises(ValueError, match="zip"):
+        get("mmvet").score(answered(samples, "a"), samples, Forgetful({"a": {"score": 1}}))
+
+
 def test_mmvet_files_must_agree(folder):
     mmvet(folder)
     folder.json("mm-vet/mm-vet.json", {"v1_1": {"answer": "x", "capability": []}})
@@ -107,6 +133,7 @@ def test_video_layouts(folder, name, where):
     samples = video(folder, name, where)
     assert samples[0].video == folder / f"GPT_Zero_Shot_QA/{name}_Zero_Shot_QA/{where}/abc_10_20.avi"
     assert samples[0].text == "who is running?"
+    assert samples[0].root == folder / f"GPT_Zero_Shot_QA/{name}_Zero_Shot_QA/{where}"
     assert samples[0].group == samples[1].group == "abc_10_20"
     assert [sample.target for sample in samples] == ["boy", "slice", "two"]
     benchmark = get(name.lower())
@@ -129,6 +156,14 @@ def test_video_answers_of_video_llava_are_joined_by_id(folder):
     assert score.parts["type/3"] == 100
 
 
+def test_video_clips_are_looked_for_where_they_are_wanted_and_there(folder):
+    video(folder)
+    home = folder / "GPT_Zero_Shot_QA/MSVD_Zero_Shot_QA"
+    assert get("msvd").load(folder.root, media=False)[0].video == home / "videos/abc_10_20.mp4"
+    (home / "videos").rename(home / "elsewhere")
+    assert get("msvd").load(folder.root)[0].video == home / "videos/abc_10_20.mp4"
+
+
 def test_video_with_a_judge(folder, answered):
     samples = video(folder)
     judge = Scripted(
@@ -139,6 +174,8 @@ def test_video_with_a_judge(folder, answered):
     )
     assert score.name == "msvd"
     assert score.value == pytest.approx(200 / 3)
+    assert score.unparsed == 0
+    assert set(score.parts) == {"em/exact", "em/contained", "em/contained_stems", "type/1", "type/3", "score"}
     assert score.parts["score"] == pytest.approx((4 + 2 + 5) / 3)  # 4.8 counts 4, as in the official script
 
 
@@ -168,4 +205,5 @@ def test_stems_meet():
         ["stop", "stopped"],
     ):
         assert len({stem(word) for word in words}) == 1
-    assert stem("is") == "is"
+    words = ["is", "egg", "eye", "cake", "proceeding", "class", "made", "added"]
+    assert [stem(word) for word in words] == ["is", "egg", "eye", "cak", "proceed", "clas", "mad", "add"]

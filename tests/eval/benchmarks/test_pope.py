@@ -43,6 +43,7 @@ def test_labels_are_joined_not_zipped(folder, answered):
     assert samples[0].target == "yes"
     assert samples[0].text == "Is there a adversarial thing 0 in the image?" + SUFFIX
     assert samples[0].group == "COCO_val2014_000000000000.jpg"
+    assert samples[0].root == folder / "pope/val2014"
     score = get("pope").score(answered(samples, right), samples)
     assert score.value == 100
     assert score.n == 18
@@ -112,13 +113,14 @@ def test_answers_without_either_word_are_counted(folder, answered):
 def test_the_old_spelling_joins_with_the_new(folder):
     assert asked("Is there a dog in the imange?") == asked("Is there a dog in the image?") == "dog"
     assert asked("Is there an  Apple pie in the image ?") == "apple pie"
+    assert asked("Is this an imange?\nSay so.") == asked("is this an image?\nNo.\nMore") == "is this an image?"
     samples = get("pope").load(write(folder, wording="Is there a {} in the imange?").root)
     assert samples[0].text.startswith("Is there a adversarial thing 0 in the imange?")
 
 
 def test_newer_labels_are_refused(folder):
     write(folder, extra=90)
-    with pytest.raises(ValueError, match=r"random.json: 90 labels belong to no question.*e3e39262"):
+    with pytest.raises(ValueError, match=r"pope/coco/coco_pope_random.json: 90 labels belong to no question.*e3e39262"):
         get("pope").load(folder.root)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from eval.benchmarks import get
+from eval.benchmarks.refcoco import place
 from eval.images import open_image
 
 PROMPT = "Please provide the bounding box coordinate of the region this sentence describes: "
@@ -31,6 +32,46 @@ def test_both_frames(folder, answered):
     samples = benchmark.load(folder.root, frame="original")
     assert benchmark.score(answered(samples, in_original), samples).value == 100
     assert benchmark.score(answered(samples, in_square), samples).value == 0
+
+
+def test_half_is_enough_and_no_box_is_nothing_in_either_frame(folder, answered):
+    benchmark = write(folder, splits=("val",))
+    samples = benchmark.load(folder.root, frame="original")
+    assert (samples[0].group, samples[0].root) == (samples[0].image.relative_to(folder.root).as_posix(), folder.root)
+    half = "[0.1, 0.1, 0.2, 0.3]"  # 20 of the 40 columns
+    for answers, value in (({"refcoco_val_0": half, "refcoco_val_1": "no"}, 50), ({"refcoco_val_0": half}, 50)):
+        score = benchmark.score(answered(samples, answers), samples)
+        assert (score.value, score.parts["original/val"], score.parts["square/val"]) == (value, value, 0)
+    assert benchmark.score(answered(samples[:1], "no"), samples[:1]).info == {"frame": "original", "splits": ["val"]}
+
+
+def test_sizes_are_of_the_splits_that_are_there(folder):
+    benchmark = write(folder, splits=("val", "testA"))
+    samples = benchmark.load(folder.root)[:3]
+    assert benchmark.sizes(samples) == [("refcoco val", 2, 10834), ("refcoco testA", 1, 5657)]
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "root"),
+    [
+        ("x.jpg", "refcoco/x.jpg", "refcoco"),
+        ("images/x.jpg", "refcoco/images/x.jpg", "refcoco/images"),
+        ("a/b/x.jpg", "a/b/x.jpg", "a"),
+        ("data/x.jpg", "x.jpg", ""),
+        ("data/coco/x.jpg", "data/coco/x.jpg", "data/coco"),
+        ("../x.jpg", "../x.jpg", ""),
+    ],
+)
+def test_a_picture_must_not_leave_the_folder_that_its_name_begins_with(folder, name, file, root):
+    folder.picture(file)
+    (folder / "refcoco").mkdir(exist_ok=True)
+    assert place(folder / "refcoco", name) == (folder / file, folder / root)
+
+
+def test_the_smallest_picture_has_one_pixel(folder):
+    record = {"image": "x", "sent": "s", "bbox": [0, 0, 1, 1], "height": 1, "width": 1}
+    folder.lines("refcoco/refcoco_val.jsonl", [record])
+    assert get("refcoco").load(folder.root)[0].target == (0, 0, 1, 1)
 
 
 def test_internvl(folder, answered):
@@ -96,6 +137,7 @@ def test_paths_that_leave_the_data_are_refused(folder, image):
         ({"bbox": [20, 10, 60, 10]}, "expected x1 < x2 and y1 < y2 in 'bbox'"),
         ({"bbox": [20, 10, 20, 50]}, "expected x1 < x2 and y1 < y2 in 'bbox'"),
         ({"bbox": [1, 2, 3]}, "expected four numbers in 'bbox'"),
+        ({"bbox": [1, 2, "3", 4]}, "expected four numbers in 'bbox'"),
         ({"width": 0}, "expected a width and a height of at least 1, found 0 x 100"),
         ({"sent": 3}, "expected a string in 'sent', found 3"),
     ],

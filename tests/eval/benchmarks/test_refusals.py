@@ -51,6 +51,7 @@ def mmbench_row(folder, **changes):
     [
         ({"B": ""}, r"question 7: expected the options A and B, found \['A'\]"),
         ({"answer": "C"}, "question 7: expected an answer among A, B, found 'C'"),
+        ({"image": "AA!AA"}, "question 7: expected a picture in base64, found 'AA!AA'"),
         ({"image": "8"}, "question 7: its picture is that of question 8, which comes later or never"),
     ],
 )

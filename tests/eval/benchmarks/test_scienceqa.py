@@ -42,6 +42,7 @@ def test_scienceqa(folder, answered):
     assert samples[1].text.startswith("Context: A map.\nWhich?\n")
     assert samples[0].meta["prompt"] == "<image>\n" + samples[0].text
     assert samples[0].image == folder / "scienceqa/images/test/5/image.png"
+    assert samples[0].root == folder / "scienceqa/images/test"
     score = get("scienceqa").score(answered(samples, {"5": "B", "7": "I do not know"}), samples)
     assert score.value == 50
     assert score.unparsed == 1
@@ -53,10 +54,11 @@ def test_scienceqa_questions_without_a_picture_count_in_the_overall_accuracy_alo
     science(folder)
     samples = get("scienceqa").load(folder.root, text_only=True)
     assert samples[1].image is None
+    assert get("scienceqa").sizes(samples) == [("scienceqa with pictures", 2, 2017)]
     assert samples[1].meta["prompt"] == samples[1].text
     score = get("scienceqa").score(answered(samples, {"5": "B", "6": "C", "7": "C"}), samples)
     assert score.value == 100
-    assert score.parts["overall"] == pytest.approx(200 / 3)
+    assert score.parts == pytest.approx({"subject/social science": 100, "overall": 200 / 3})
     # A missing answer about a picture stays in the denominator: the official script drops it.
     score = get("scienceqa").score(answered(samples, {"5": "B", "6": "A"}), samples)
     assert score.value == 50
@@ -109,7 +111,8 @@ def test_scienceqa_files_must_agree(folder):
     path.write_text(json.dumps(records))
     with pytest.raises(ValueError, match=r"record 2: question '6': expected a question and an answer in 'conversat"):
         get("scienceqa").load(folder.root)
-    records[1]["conversations"] = ["x", "y"]
-    path.write_text(json.dumps(records))
-    with pytest.raises(ValueError, match=r"record 2: question '6': expected a question and an answer in 'conversat"):
-        get("scienceqa").load(folder.root)
+    for turns in (["x", "y"], [{"from": "human", "value": "x"}, "y"]):
+        records[1]["conversations"] = turns
+        path.write_text(json.dumps(records))
+        with pytest.raises(ValueError, match=r"record 2: question '6': expected a question and an answer in 'conv"):
+            get("scienceqa").load(folder.root)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eval.benchmarks import get
+from eval.benchmarks.gqa import said
 from eval.sample import Sample
 
 SHORT = "\nAnswer the question using a single word or phrase."
@@ -78,6 +79,28 @@ def test_gqa(folder, answered):
     assert score.parts["steps/02"] == 100  # exist and query: name are no steps
     assert score.parts["steps/01"] == 100
     assert score.parts["distribution"] == 0
+
+
+def test_gqa_asks_what_is_balanced_or_does_not_say(folder):
+    samples = gqa(folder, {"202": {"answer": "red", "isBalanced": False}, "203": {"answer": "boy"}})
+    assert [sample.id for sample in samples] == ["201", "203"]
+    assert samples[0].root == folder / "gqa/data/images"
+
+
+def test_gqa_parts_are_of_what_the_questions_say(folder, answered):
+    named = {"question": "Who is it?", "answer": "boy", "imageId": "n2",
+             "semantic": [{"operation": "choose name", "argument": "a"}, "?", {"operation": "select"}]}  # fmt: skip
+    score = get("gqa").score(answered(gqa(folder, {"203": named}), "boy"), gqa(folder, {"203": named}))
+    assert sorted(score.parts) == ["binary", "distribution", "open", "semantic/attr", "semantic/global", "steps/01",
+                                   "steps/02", "structural/query", "structural/verify", "words/03", "words/04",
+                                   "words/05"]  # fmt: skip
+    assert score.parts["steps/01"] == 50  # to choose a name is no step; the kite's question has one, and is wrong
+    bare = [Sample("1", "?", target="a")]
+    assert get("gqa").score([{"question_id": "1", "text": "A."}], bare).parts == {}
+
+
+def test_gqa_takes_off_full_stops_and_nothing_else():
+    assert [said(answer) for answer in ("Max..", "MAX", ".a", "a. ", "a.b")] == ["max", "max", ".a", "a. ", "a.b"]
 
 
 def test_gqa_distribution_by_hand(folder, answered):
@@ -171,6 +194,8 @@ def test_vqav2_val2014(folder, answered):
     assert samples[0].text == "Is it red?" + SHORT
     assert samples[0].image == folder / "vqav2/val2014/COCO_val2014_000000000042.jpg"
     assert samples[0].group == samples[1].group
+    assert samples[0].root == folder / "vqav2/val2014"
+    assert get("vqav2").sizes(samples) == [("vqav2 val2014", 3, 214_354)]
     score = get("vqav2").score(answered(samples, {"42000": "yes", "42001": "two", "7000": "the dog"}), samples)
     assert score.name == "vqav2_val"  # never the name of the official number
     assert score.parts == pytest.approx({"number": 90, "other": 100, "yes/no": 100})
@@ -257,12 +282,16 @@ def test_vizwiz(folder, answered):
     samples = get("vizwiz").load(folder.root)
     assert samples[0].text == "What flavour is this?" + UNANSWERABLE + SHORT
     assert samples == get("vizwiz").load(folder.root, split="val")
+    assert samples[0].root == folder / "vizwiz/val"
     score = get("vizwiz").score(answered(samples, lambda s: "A Lime." if s is samples[0] else "Unanswerable"), samples)
     assert score.name == "vizwiz_val"
     assert score.value == pytest.approx(80)
     assert score.parts == pytest.approx({"other": 100, "unanswerable": 60, "said_unanswerable": 50})
     by_image = [{"image": sample.group, "answer": "lime"} for sample in samples]  # the form of an upload
-    assert get("vizwiz").score(by_image, samples).missing == 0
+    score = get("vizwiz").score(by_image, samples)
+    assert (score.missing, score.parts["said_unanswerable"]) == (0, 0)
+    named = [{"question_id": 5, **row} for row in by_image]  # whatever else numbers them
+    assert get("vizwiz").score(named, samples) == score
     with pytest.raises(ValueError, match="splits test and val, not 'train'"):
         get("vizwiz").load(folder.root, split="train")
 
@@ -310,6 +339,7 @@ def textvqa(folder):
 def test_textvqa(folder, answered):
     samples = textvqa(folder)
     assert samples[0].image == folder / "textvqa/train_images/0a1b.jpg"
+    assert (samples[0].group, samples[0].root) == ("0a1b.jpg", folder / "textvqa/train_images")
     assert [sample.key for sample in samples] == ["0a1b: what is the brand?", "0a1b: what year is it?", "2c: who won?"]
     rows = list(answered(samples, {samples[0].key: "1,000", samples[1].key: "ACME?", samples[2].key: "1000"}))
     assert rows[0]["question_id"] == rows[1]["question_id"] == "0a1b"
