@@ -93,7 +93,7 @@ def audit(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def faults(session: nox.Session) -> None:
-    session.install(".[judge,video]", "pytest", "hypothesis")
+    session.install(".[judge]", "pytest", "hypothesis")
     session.run("python", "tests/faults", *session.posargs)
     session.run("python", "-m", "pytest", "-q", "-s", "tests/faults/test_large.py", env={"FAULT_LARGE": "1"})
 

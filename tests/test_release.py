@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -117,6 +118,14 @@ def test_no_build_of_torch_is_forced(release):
     assert not [name for name in plain if name.startswith(("nvidia", "cuda", "triton", "torchvision", "flash", "deep"))]
     assert {"flash-attn", "deepspeed"} <= {entry.name for entry in required}
     assert about["Requires-Python"] == ">=3.10"
+
+
+def test_nox_asks_for_extras_that_there_are(release):
+    """pip only warns about others."""
+    asked = re.findall(r'"\.\[([\w,]+)\]"', (ROOT / "noxfile.py").read_text(encoding="utf-8"))
+    assert asked
+    known = metadata(contents(release[".whl"])).get_all("Provides-Extra")
+    assert {extra for extras in asked for extra in extras.split(",")} <= set(known)
 
 
 @pytest.mark.parametrize("package", ["debias", "pruners", "tiny", "eval"])
