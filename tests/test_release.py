@@ -19,7 +19,8 @@ from eval.versions import DISTRIBUTION
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"debias", "pruners", "eval", "tiny"}
-OPTIONAL = {"openai", "tenacity", "lmms_eval", "vlmeval", "torchao", "deepspeed"}  # imported where they are used, or asked for there
+# imported where they are used, or asked for there
+OPTIONAL = {"openai", "tenacity", "lmms_eval", "vlmeval", "torchao", "deepspeed"}
 
 
 def call(*command, cwd=ROOT, **variables):
