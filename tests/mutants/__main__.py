@@ -40,7 +40,7 @@ GROUPS = {
             "normalise", "box", "sample", "score", "read", "fields", "statistics", "judge"))],
         ["tests/eval/benchmarks", *(f"tests/eval/test_{name}.py" for name in (
             "normalise", "box", "sample", "score", "read", "fields", "statistics", "judge")),
-         "tests/faults/test_parsers.py", "tests/faults/test_large.py"],
+         "tests/eval/test_judge_parts.py", "tests/faults/test_parsers.py", "tests/faults/test_large.py"],
     ),
 }  # fmt: skip
 
