@@ -97,7 +97,8 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     main = look(prompts[0])
     if len(main.spans) < 4:
         raise ValueError(
-            f"{len(main.spans)} {kind(args)} are too few: a half fits the trend, the other half is measured"
+            f"{len(main.spans)} {kind(args)} are too few: a half fits the trend, the other half is measured. "
+            "Give at least 4"
         )
     plain, others = look(prompts[0], rotary=False), [look(prompt).heads_mean for prompt in prompts[1:]]
     depth = main.attention.shape[1]

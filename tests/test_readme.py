@@ -30,7 +30,7 @@ def test_the_library_examples_run(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "open", lambda path: real(photo) if path == "photo.jpg" else real(path))
     there: dict = {}
     exec(CODE[0], there)
-    assert isinstance(there["answer"][0], str)
+    assert 0 < len(there["answer"][0].split()) <= 5  # the answer without its prompt
     assert len(there["trace"].kept[0][0]) == 36  # a quarter of 144
     there["score"] = before = torch.rand(2, 576)
     exec(CODE[1], there)
