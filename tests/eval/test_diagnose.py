@@ -187,7 +187,10 @@ def test_a_folder_of_wide_pictures_has_rows_that_show_nothing(builders, checkpoi
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--limit", "2"], "2 pictures are too few: a half fits the trend, the other half is measured. Give at least 4"),
+        (
+            ["--limit", "2"],
+            "2 pictures are too few: a half fits the trend, the other half is measured. Give at least 4",
+        ),
         (["--layers", "0,99"], "--layers 0,99: expected layers 0 to"),
         (["--layers", "first"], "found 'first'"),
         (["--prompts", "EMPTY/prompts.txt"], "prompts.txt: the file is empty"),
