@@ -76,7 +76,8 @@ class Choice:
 
         self.args, self.arms, self.benchmarks, self.models = args, arms, found, models
         local = world().local
-        self.split = world().size if getattr(args, "tensor_parallel", False) else 1
+        self.zero = getattr(args, "zero", False)
+        self.split = world().size if self.zero or getattr(args, "tensor_parallel", False) else 1
         self.device = args.device or (f"cuda:{own_gpu(local)}" if torch.cuda.is_available() else "cpu")
         self.dtype = "float32" if args.dtype == "auto" and self.device == "cpu" else args.dtype
         self.layout = {media: layout(model) for media, model in models.items()}
@@ -110,10 +111,17 @@ class Choice:
         return parse_fields(kind, rest, f"python -m eval run --method {self.args.method}")
 
     def _check_split(self) -> None:
-        if self.split > 1 and self.args.backend == "fork":
-            raise ValueError("--tensor-parallel belongs to the native backend; the authors' code runs on one device")
         if self.dtype.endswith("bit") and (self.args.backend == "fork" or self.split > 1):
             raise ValueError(f"--dtype {self.dtype} belongs to the native backend in one process a model")
+        if self.split == 1:
+            return
+        flag = "--zero" if self.zero else "--tensor-parallel"
+        if self.zero and getattr(self.args, "tensor_parallel", False):
+            raise ValueError("--zero and --tensor-parallel are two ways to hold one model together; choose one")
+        if self.args.backend == "fork":
+            raise ValueError(f"{flag} belongs to the native backend; the authors' code runs on one device")
+        if self.device == "auto":
+            raise ValueError(f"--device auto spreads a model in one process, {flag} over several; choose one")
 
     def _check_prefix(self) -> None:
         """Refuse --share-prefix for a method whose arms share no layer, before anything is loaded."""
@@ -138,7 +146,7 @@ class Choice:
             "models": {media: f"{Path(model).name} {digest_of(model)}{tiles}" for media, model in self.models.items()},
             "dtype": self.dtype,
             "attention": self.args.attention,
-            "device": self.device.split(":")[0] + (f", split in {self.split}" if self.split > 1 else ""),
+            "device": self.device.split(":")[0] + ("" if self.zero or self.split == 1 else f", split in {self.split}"),
             "trend": trends.identity(self.args.trend, self.stages),
         }
 
@@ -194,8 +202,14 @@ class Choice:
                 heap.keep()
             model = self.models[media]
             log.info("loading %s (%s, %s)", model, self.dtype, self.device)
-            split, kernel = self.split, self.args.attention
-            loaded = adapter(model).load(model, self.dtype, self.device, kernel, tensor_parallel=split)
+            loaded = adapter(model).load(
+                model,
+                self.dtype,
+                self.device,
+                self.args.attention,
+                tensor_parallel=1 if self.zero else self.split,
+                zero=self.zero,
+            )
             if self.max_patches:
                 loaded.processor.max_patches = self.max_patches
             self._loaded = (model, loaded, self._native(loaded))

@@ -26,6 +26,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="the processes of this launch (torchrun) hold one model together, each a part of every layer",
     )
     add(
+        "--zero",
+        action="store_true",
+        help="they hold it together, each a part of every weight, and all compute everything (DeepSpeed's ZeRO)",
+    )
+    add(
         "--share-prefix",
         action="store_true",
         help="compute the layers before the first cut once for all arms of a batch; answers stay the same",

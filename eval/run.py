@@ -183,7 +183,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         try:
             done[method] = one(mine)
         except ValueError as error:  # the others can still run
-            if args.tensor_parallel:  # but not with processes that know nothing of it
+            if args.tensor_parallel or args.zero:  # but not with processes that know nothing of it
                 raise
             failed[method] = str(error)
             say(f"{method}: {error}")
@@ -226,7 +226,7 @@ def one(args: argparse.Namespace) -> dict[str, Any]:
     if args.dry_run:
         return plan(run, out, loaded, chosen.arms)
     grader = judge.from_arguments(args)
-    team = Team(place, chosen.device) if args.tensor_parallel else None
+    team = Team(place, chosen.device) if args.tensor_parallel or args.zero else None
     if team is not None:
         out, place = team.folder(out), World(local=place.local)
     folder = Folder(out).claim(asdict(run), run.name, place.rank, place.size)

@@ -1,4 +1,4 @@
-"""Processes that hold one model together (`--tensor-parallel`): they answer the same questions, and one writes."""
+"""Processes that hold one model together (`--tensor-parallel`, `--zero`): all answer all questions, and one writes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Team:
 
         if place.size < 2:
             raise ValueError(
-                "--tensor-parallel splits the model over the processes of one launch, and there is only this one. "
-                "Start it as: torchrun --nproc-per-node 2 -m eval run --tensor-parallel ..."
+                "--tensor-parallel and --zero split the model over the processes of one launch, and there is only this "
+                "one. Start it as: torchrun --nproc-per-node 2 -m eval run --tensor-parallel ..."
             )
         self.leads, self._held = place.rank == 0, ExitStack()
         gpu = device.startswith("cuda")

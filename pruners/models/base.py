@@ -17,7 +17,7 @@ from torch import Tensor
 
 from debias import Span
 from pruners.models import images, prompts
-from pruners.models.loading import BITS, fewer_bits, kind, quickest
+from pruners.models.loading import BITS, fewer_bits, in_parts, kind, quickest
 from pruners.models.request import IMAGE, VIDEO, Encoded, Request, Shown, Size, cut, left_padded, place
 
 if TYPE_CHECKING:
@@ -164,9 +164,11 @@ class Adapter:
         device: str | torch.device | None = None,
         attention: str | None = None,
         tensor_parallel: int = 1,
+        zero: bool = False,
     ) -> A:
         """Model, processor and tokenizer of a checkpoint folder or hub id. device="auto" spreads a large model over
-        what the machine has, layer by layer; tensor_parallel=N splits every layer over the N processes of a launch.
+        what the machine has, layer by layer; tensor_parallel=N splits every layer over the N processes of a launch;
+        zero=True gives each of them a part of every weight, put together while a layer runs (DeepSpeed).
         attention: None or "auto" takes the quickest kernel that is installed. dtype: a torch one, its name, "auto" for
         the checkpoint's, or "8bit" or "4bit" for the decoder's weights (everything else in bfloat16 on a GPU).
         """
@@ -177,19 +179,26 @@ class Adapter:
             options["quantization_config"] = fewer_bits(BITS[str(dtype)], device)
             dtype = torch.float32 if kind(device) == "cpu" else torch.bfloat16
         options["dtype"] = dtype
+        stored = AutoConfig.from_pretrained(str(path), trust_remote_code=False).dtype if dtype == "auto" else dtype
+        kept: Any = getattr(torch, stored) if isinstance(stored, str) else stored
         if attention in (None, "auto"):
-            half = AutoConfig.from_pretrained(str(path), trust_remote_code=False).dtype if dtype == "auto" else dtype
-            attention = quickest(device, getattr(torch, half) if isinstance(half, str) else half)
+            attention = quickest(device, kept)
         options["attn_implementation"] = attention
         if tensor_parallel > 1:
             from transformers.distributed.configuration_utils import DistributedConfig
 
             options["distributed_config"] = DistributedConfig(tp_size=tensor_parallel)
-        elif device is not None:
+        elif device is not None and not zero:
             options["device_map"] = device
-        model: Any = AutoModelForImageTextToText.from_pretrained(
-            str(path), use_safetensors=True, trust_remote_code=False, **options
-        )
+
+        def whole() -> Any:
+            return AutoModelForImageTextToText.from_pretrained(
+                str(path), use_safetensors=True, trust_remote_code=False, **options
+            )
+
+        if zero:
+            options["dtype"] = kept or torch.float32
+        model = in_parts(whole, options["dtype"]) if zero else whole()
         return cls(model.eval(), *cls.load_processor(str(path)))
 
     @classmethod

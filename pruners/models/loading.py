@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
+log = logging.getLogger("debias")
 HALF = (torch.float16, torch.bfloat16)
 BITS = {"8bit": 8, "4bit": 4}
 
@@ -63,3 +64,33 @@ def fewer_bits(bits: int, device: Any = None) -> Any:
         config = Int8WeightOnlyConfig() if bits == 8 else Int4WeightOnlyConfig(**packed)
         return transformers.TorchAoConfig(config, modules_to_not_convert=SPARED)
     raise ValueError(f"weights of {bits} bits need a package: pip install bitsandbytes (or torchao)")
+
+
+def in_parts(load: Callable[[], Any], dtype: torch.dtype) -> Any:
+    """The model that `load` makes, every weight cut into parts that the processes of the launch hold: DeepSpeed's ZeRO,
+    stage 3. A layer's weights are whole only while it runs, so all processes have to run the same layers in step."""
+    if not installed("deepspeed"):
+        raise ValueError("weights in parts need DeepSpeed: pip install deepspeed")
+    import deepspeed
+    import torch.distributed as dist
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig
+
+    if not dist.is_initialized():
+        raise ValueError("weights in parts need a process group: call torch.distributed.init_process_group(...) first")
+    deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
+    settings = {
+        "train_micro_batch_size_per_gpu": 1,  # wanted, and without a meaning here
+        # Its own linear layer, put in the place of torch's, would round a sum with a bias twice.
+        "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0, "memory_efficient_linear": False},
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        "fp16": {"enabled": dtype == torch.float16},
+    }
+    living = HfDeepSpeedConfig(settings)  # transformers loads in parts as long as there is one
+    model = load()
+    del living
+    deepspeed.initialize(model=model, config_params=settings)
+    held, whole = (
+        sum(sizes) for sizes in zip(*((w.ds_tensor.numel(), w.ds_numel) for w in model.parameters()), strict=True)
+    )
+    log.info("this process holds %s of %s weights", f"{held:,}", f"{whole:,}")
+    return model

@@ -50,3 +50,28 @@ def test_other_families_have_no_such_tiles(checkpoints, world, capsys):
     flags = ["--model", checkpoints["image"], "--data", world, "--benchmarks", "gqa", "--max-patches", "6"]
     assert main(["run", *map(str, flags)]) == 1
     assert "--max-patches belongs to InternVL" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--zero", "--tensor-parallel"], "--zero and --tensor-parallel are two ways to hold one model together"),
+        (["--zero", "--backend", "fork"], "--zero belongs to the native backend"),
+        (["--tensor-parallel", "--backend", "fork"], "--tensor-parallel belongs to the native backend"),
+        (["--zero", "--device", "auto"], "--device auto spreads a model in one process, --zero over several"),
+        (["--zero", "--dtype", "8bit"], "--dtype 8bit belongs to the native backend in one process a model"),
+    ],
+)
+def test_one_way_to_hold_a_model_together(checkpoints, world, capsys, monkeypatch, flags, said):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    common = ["--model", checkpoints["image"], "--data", world, "--benchmarks", "gqa"]
+    assert main(["run", *map(str, common), *flags]) == 1
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--zero", "--tensor-parallel"])
+def test_one_process_holds_nothing_together(checkpoints, world, capsys, tmp_path, flag):
+    common = ["--model", checkpoints["image"], "--data", world, "--benchmarks", "gqa", "--out", tmp_path / "run"]
+    assert main(["run", *map(str, common), flag]) == 1
+    assert "over the processes of one launch, and there is only this one" in capsys.readouterr().err

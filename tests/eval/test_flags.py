@@ -51,7 +51,7 @@ def test_scale_knows_benchmarks_by_any_of_their_names(capsys):
 @pytest.mark.parametrize(
     "flag",
     ["--out", "--dry-run", "--report-samples", "--draws", "--check", "--backend", "--share-prefix", "--skip-broken",
-     "--tensor-parallel"],
+     "--tensor-parallel", "--zero"],
 )  # fmt: skip
 def test_throughput_takes_no_flag_that_it_would_not_heed(flag, capsys):
     assert flag in cli.build("run")[0]._option_string_actions

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from eval.cli import main
 from eval.store import Folder, read
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -70,6 +72,7 @@ def deepspeed(ranks, *words, **more):
     return launch(script, "--num_gpus", ranks, "--module", "eval", *words, PATH=path, DS_ACCELERATOR="cpu", **more)
 
 
+SHARE = r"this process holds (\S+) of (\S+) weights"
 LAUNCHERS = {"torchrun": torchrun, "accelerate": accelerated, "deepspeed": deepspeed}
 
 
@@ -109,8 +112,6 @@ def every_row_once(folder, reference):
 @pytest.fixture(scope="module")
 def reference(asked, tmp_path_factory):
     """The run of one process."""
-    from eval.cli import main
-
     folder = tmp_path_factory.mktemp("reference") / "run"
     assert main([*asked, "--out", str(folder)]) == 0
     return folder
@@ -139,15 +140,30 @@ def test_a_killed_rank_and_a_restart_with_another_world_size(asked, reference, t
     every_row_once(folder, reference)
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
-def test_two_ranks_hold_one_model_together(asked, reference, tmp_path, launcher):
-    """Tensor parallelism over gloo: half of the heads each, and yet the same tokens are kept."""
-    process = LAUNCHERS[launcher](2, *asked, "--out", tmp_path / "run", "--tensor-parallel", "--json")
+@pytest.mark.parametrize(
+    ("launcher", "flag", "device"),
+    [
+        ("torchrun", "--tensor-parallel", "cpu, split in 2"),
+        ("deepspeed", "--tensor-parallel", "cpu, split in 2"),
+        ("deepspeed", "--zero", "cpu"),
+    ],
+)
+def test_two_ranks_hold_one_model_together(asked, reference, tmp_path, launcher, flag, device):
+    """Over gloo, half of the heads or half of every weight each, and yet the same tokens are kept."""
+    if flag == "--zero":  # in half precision, where a sum that is rounded elsewhere shows
+        asked, reference = [*asked, "--dtype", "bfloat16"], tmp_path / "alone"
+        assert main([*asked, "--out", str(reference)]) == 0
+    process = LAUNCHERS[launcher](2, *asked, "--out", tmp_path / "run", flag, "--json")
     said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said
     assert [path.name for path in sorted((tmp_path / "run").glob("pope/*.jsonl"))] == ["both.0.jsonl", "none.0.jsonl"]
     settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
-    assert settings["device"] == "cpu, split in 2"
+    assert settings["device"] == device
+    if flag == "--zero":
+        shares = [tuple(int(n.replace(",", "")) for n in words) for words in re.findall(SHARE, said)]
+        assert len(shares) == 2
+        assert all(whole / 2 <= held < 1.01 * whole / 2 for held, whole in shares)
+        every_row_once(tmp_path / "run", reference)  # the very numbers of one process
     for arm in ("none", "both"):
         together, alone = (
             {row["metadata"]["key"]: (row["text"], row["metadata"]["kept"]) for row in Folder(folder).rows("pope", arm)}

@@ -118,3 +118,10 @@ def test_pruning_with_fewer_bits(builders, tmp_path, monkeypatch, requests, bits
             one.model.generate(**encoded.inputs, max_new_tokens=2, do_sample=False)
         kept.append([set(index.tolist()) for index in trace.kept[0]])
     assert all(len(few) == 12 and len(few & whole) >= (9 if bits == 8 else 4) for whole, few in zip(*kept, strict=True))
+
+
+def test_weights_in_parts_need_deepspeed(builders, tmp_path, monkeypatch):
+    folder = builders.checkpoint("llava", tmp_path)
+    monkeypatch.setattr(loading, "installed", lambda name: False)
+    with pytest.raises(ValueError, match="pip install deepspeed"):
+        adapter(folder).load(folder, zero=True)
