@@ -15,7 +15,7 @@ KINDS = ("exponential", "inverse_cubic", "table", "rope", "online")
 SCOPES = ("sequence", "frame", "factorised")
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Trend:
     """A trend gives every original raster index a weight; score * weight is the score divided by the trend.
 

@@ -153,3 +153,18 @@ def test_bounds_are_the_last_that_is_read(tmp_path, monkeypatch):
     path.write_text("[1, 23]")
     with pytest.raises(ValueError, match="x: expected at most 6 characters of JSON"):
         read_json(path)
+
+
+def test_the_bounds_are_those_that_the_documentation_names():
+    assert (read.MOST_LINES, read.LONGEST_LINE, read.LARGEST_JSON) == (2_000_000, 67_108_864, 1_073_741_824)
+    assert csv.field_size_limit() == read.LONGEST_LINE
+
+
+@pytest.mark.parametrize("text", [r'["\ud800"]', r'["\uD800"]', r'["\uDFFF"]'])
+def test_half_of_a_pair_is_no_text_however_it_is_written(tmp_path, text):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"x.json: expected Unicode text, found half of a surrogate pair$"):
+        read_json(path)
+    path.write_text(r'["\uD83D\uDE00"]')
+    assert read_json(path) == ["😀"]

@@ -1,18 +1,44 @@
 from __future__ import annotations
 
 import json
+from dataclasses import FrozenInstanceError, fields
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.sample import Sample, make_row, read_rows, row_id, row_text
+from eval.judge import TASKS, Question, Verdict
+from eval.read import Fault
+from eval.sample import Sample, Score, make_row, read_rows, row_id, row_text
 
 
 def test_a_sample_has_a_key_and_a_group():
     assert Sample(7, "?").key == "7"
     assert Sample(7, "?").group == "7"
     assert Sample(7, "?", key="a", group="b").but(target="x") == Sample(7, "?", key="a", group="b", target="x")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Sample(1, "?"),
+        Score("pope", 1.0, "", {}, {}, {}, 0, 0, 0),
+        Fault("here", "bad"),
+        Question("?", "a", "b"),
+        Verdict(None, "", ""),
+        TASKS["mmvet"],
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_values_do_not_change(value):
+    with pytest.raises(FrozenInstanceError):
+        setattr(value, fields(value)[0].name, None)
+
+
+def test_a_sample_that_says_little():
+    sample = Sample(7, "?")
+    assert (sample.group, sample.category, sample.meta, sample.key) == ("7", "", {}, "7")
+    assert Score("pope", 1.0, "", {}, {}, {}, 0, 0, 0).info == {}
 
 
 def test_a_row_is_llavas_answer_record():

@@ -7,7 +7,7 @@ import pytest
 
 from eval.benchmarks import NAMES, get
 from eval.cli import main
-from eval.score import as_text, score_file
+from eval.score import as_json, as_text, score_file
 
 
 def vizwiz(folder, answers):
@@ -118,3 +118,42 @@ def test_how_it_is_asked(name):
     benchmark = get(name)
     assert (benchmark.expected_n, benchmark.max_new_tokens, benchmark.conversation) == OFFICIAL[name]
     assert benchmark.media == ("video" if benchmark.conversation == "llava_v1" else "image")
+
+
+def test_what_the_numbers_are_called():
+    """Words that stand beside a number in every table."""
+    assert {name: get(name).metric for name in NAMES} == {
+        "vqav2": "VQA accuracy",
+        "gqa": "accuracy",
+        "vizwiz": "VQA accuracy",
+        "scienceqa": "accuracy on questions with a picture",
+        "textvqa": "VQA accuracy (M4C)",
+        "pope": "mean F1 of the three categories",
+        "mme": "perception, the sum of accuracy and accuracy+ over its ten categories (at most 2000)",
+        "mmbench": "circular accuracy",
+        "mmbench_cn": "circular accuracy",
+        "mmvet": "mean grade of a language model",
+        **dict.fromkeys(("tgif", "msvd", "msrvtt"), "accuracy, yes / (yes + no) of a language model"),
+        **dict.fromkeys(("refcoco", "refcoco+", "refcocog"), "accuracy at IoU >= 0.5, mean of the splits"),
+    }
+
+
+def test_the_folders_that_users_have():
+    """LLaVA's and Video-LLaVA's layouts of playground/data/eval, and what people call them."""
+    assert {name: get(name).folders for name in NAMES} == {
+        **{name: (name,) for name in ("vqav2", "gqa", "vizwiz", "scienceqa", "textvqa", "pope", "mmbench")},
+        "mme": ("MME", "mme"),
+        "mmbench_cn": ("mmbench_cn", "mmbench"),
+        "mmvet": ("mm-vet", "mmvet"),
+        **{
+            name: (f"GPT_Zero_Shot_QA/{name.upper()}_Zero_Shot_QA", f"{name.upper()}_Zero_Shot_QA")
+            for name in ("tgif", "msvd", "msrvtt")
+        },
+        **dict.fromkeys(("refcoco", "refcoco+", "refcocog"), ("refcoco", "data/refcoco")),
+    }
+
+
+def test_items_are_left_out_unless_they_are_asked_for(tmp_path):
+    home = vizwiz(tmp_path / "vizwiz", [("0.jpg", "Lime")])
+    score = score_file("vizwiz", home / "answers.jsonl", home)
+    assert set(as_json(score, True)) - set(as_json(score)) == {"items", "groups"}

@@ -66,6 +66,7 @@ def test_interval_is_the_textbooks(groups, level):
     assert interval(value, groups, drawn, level) == pytest.approx(by_hand(value, groups, drawn, level), rel=1e-9)
     spoiled = np.concatenate([drawn, [np.nan, np.inf]])
     assert interval(value, groups, spoiled, level) == interval(value, groups, drawn, level)
+    assert interval(value, groups, drawn) == interval(value, groups, drawn, 0.95)
 
 
 @pytest.mark.parametrize("drawn", [[101.0, 102.0, 105.0], [95.0, 97.0, 99.5], [99.5, 100.0, 100.0, 100.5], [90, 100]])

@@ -129,6 +129,16 @@ def test_mmbench_choice_extraction(answer, letter):
     assert mmbench.said(answer, CHOICES) == letter
 
 
+@pytest.mark.parametrize("form", ["B", "B.", "B,", "B:", "B)", "B).", "(B)", "(B).", ":B", ":B,", ":B.", ":B)", ":B)."])
+def test_mmbench_ways_to_name_a_letter(form):
+    assert mmbench.said(f"It is {form} surely", CHOICES) == "B"
+
+
+@pytest.mark.parametrize("form", ["B;", "[B]", "B!", "(B", "B,.", "'B'", "AB", "B:."])
+def test_mmbench_ways_that_name_none(form):
+    assert mmbench.said(f"It is {form} surely", CHOICES) is None
+
+
 def test_mmbench_counts_what_the_rules_do_not_understand(folder, answered):
     bench(folder)
     samples = get("mmbench").load(folder.root)
@@ -176,7 +186,9 @@ def test_mmbench_columns_that_can_be_done_without(folder, answered):
     assert sample.text == "What?\nA. red\nB. blue" + LETTER
     assert (sample.image, sample.target) == (base64.b64decode("AAAABBBB"), None)
     assert (sample.category, sample.meta["level"]) == ("", "")
-    with pytest.raises(ValueError, match="not public; export the answers and upload them to mmbench"):
+    with pytest.raises(
+        ValueError, match=r"not public; export the answers and upload them to mmbench.opencompass.org.cn$"
+    ):
         get("mmbench").score(answered(samples, "A"), samples)
 
 

@@ -125,3 +125,25 @@ def test_mme_faults(folder):
         ValueError, match=r"expected a question_id that begins with a category of MME, found 'cats/1.jpg'"
     ):
         get("mme").load(folder.root)
+
+
+PERCEPTION = ["existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR"]
+COGNITION = ["commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning"]
+
+
+def test_mme_has_fourteen_categories_of_two_hundred_points(folder, answered):
+    records = []
+    for category in PERCEPTION + COGNITION:
+        folder.text(f"MME/MME_Benchmark_release_version/{category}/1.txt", "Is it?\tYes\nIs it not?\tNo\n")
+        records += [
+            {"question_id": f"{category}/1.png", "image": f"{category}/1.png", "text": question + SHORT}
+            for question in ("Is it?", "Is it not?")
+        ]
+    folder.lines("MME/llava_mme.jsonl", records)
+    samples = get("mme").load(folder.root)
+    score = get("mme").score(answered(samples, right), samples)
+    assert score.value == 2000
+    assert score.parts == {
+        **{"perception": 2000, "cognition": 800, "total": 2800},
+        **dict.fromkeys(PERCEPTION + COGNITION, 200),
+    }

@@ -48,7 +48,7 @@ def test_mmvet_offline(folder, answered):
     assert samples[0].text == "What is x?"  # no instruction
     assert samples[0].image == folder / "mm-vet/images/v1_0.png"
     score = get("mmvet").score(answered(samples, {"0": "x is -5", "1": "An Automobile.", "2": "Bob"}), samples)
-    assert score.name == "mmvet_em"
+    assert (score.name, score.metric) == ("mmvet_em", "share of answers that hold the true one (offline)")
     assert list(score.items.values()) == [0.5, 1, 0]  # one of two elements; one of two alternatives; neither
     assert score.info == {}
 
@@ -162,6 +162,15 @@ def test_video_clips_are_looked_for_where_they_are_wanted_and_there(folder):
     assert get("msvd").load(folder.root, media=False)[0].video == home / "videos/abc_10_20.mp4"
     (home / "videos").rename(home / "elsewhere")
     assert get("msvd").load(folder.root)[0].video == home / "videos/abc_10_20.mp4"
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".avi", ".mov", ".mkv", ".mpg"])
+def test_video_endings(folder, ending):
+    video(folder)
+    clip = folder / "GPT_Zero_Shot_QA/MSVD_Zero_Shot_QA/videos/abc_10_20.avi"
+    clip.rename(clip.with_suffix(ending))
+    found = get("msvd").load(folder.root)[0].video
+    assert found == clip.with_suffix(".mp4" if ending == ".mpg" else ending)
 
 
 def test_video_with_a_judge(folder, answered):
