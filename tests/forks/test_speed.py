@@ -31,6 +31,8 @@ def test_missing_code_is_named_before_anything_is_built(tmp_path, monkeypatch):
         (["--batch-size", "1,8"], "one question at a time"),
         (["--shape", "tiny", "--tokens", "64"], "own visual tokens"),
         (["--method", "d2pruner"], "not for d2pruner"),
+        (["--method", "fastv,illava"], "iLLaVA's own code runs LLaVA-OneVision"),
+        (["--method", "tokencarve", "--keep", "500"], "keeps from 2 to 384 of 576 tokens"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(words, said):
