@@ -30,7 +30,9 @@ def survivors(mutants: Sequence[Mutant], told: Told, known: Container[str]) -> I
             importlib.import_module(name)
     if mutants and not passes(None, told.order):
         raise RuntimeError("the tests fail on the code as it is, in the order of their times")
-    for mutant in mutants:
+    for done, mutant in enumerate(mutants):
+        if done % 50 == 0:
+            print(f"  {done} of {len(mutants)} in processes of their own", flush=True)
         near = [name for name in told.order if name.split("::")[0] == told.nearest.get(mutant.path)]
         if passes(mutant, near) and (mutant.name in known or passes(mutant, told.order)):
             yield mutant
