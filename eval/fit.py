@@ -133,12 +133,13 @@ def table(method: str, found: dict[str, dict[str, Any]]) -> Table:
     head = ["measured on", "kind", "rate", "rise", "R^2", "layer", "questions"]
     rows = []
     for name, one in found.items():
-        rate, length = one.get("rate"), one.get("length")
-        rise = rate * (length - 1) if rate is not None and length else None
+        rate, trend = one.get("rate"), files.make(one, name)
+        slots = trend.curve(trend.length).log() if trend.length else None
+        rise = None if slots is None else float(slots[0] - slots[-1])
         rows.append([name, one["kind"], None if rate is None else f"{rate:.6f}", rise, one.get("r2"), one["layer"],
                      one["questions"]])  # fmt: skip
     first = next(iter(found.values()))
-    notes = [f"{first['pruner']} on {first['model']}", "rise: rate x (positions - 1), the log of last over first"]
+    notes = [f"{first['pruner']} on {first['model']}", "rise: the log of last over first"]
     return Table(f"Trend of {method}", head, rows, notes)
 
 

@@ -1,6 +1,8 @@
 """Fitting a trend: a planted one is found, padding takes no part, and what is written can be used."""
 
 import json
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from debias import Span, Trend
 from debias import trends as files
 from eval import fitting
 from eval.cli import main
+from eval.fit import table
 from eval.fitting import Fit, Probe, fitted
 from pruners.prior import Prior
 
@@ -82,6 +85,21 @@ def test_fit_writes_a_file_that_run_takes(checkpoints, world, tmp_path, capsys):
     info = json.loads((tmp_path / "run" / "run.json").read_text())
     assert f"rate={trend.rate}" in info["benchmarks"]["gqa"]["debias"]["trend"]
     assert info["settings"]["trend"].startswith("trends.toml ")
+
+
+@pytest.mark.parametrize(
+    ("trend", "expected"),
+    [
+        (Trend.exponential(0.01), 0.99),
+        (replace(Trend.exponential(0.01), floor=2.0), math.log((math.exp(0.99) + 2) / 3)),
+        (Trend.inverse_cubic(0.01, 0.0, 0.0), math.log(1.99)),
+    ],
+    ids=["exponential", "with an offset", "cubic"],
+)
+def test_the_rise_is_that_of_the_whole_trend(trend, expected):
+    record = {**files.describe(replace(trend, length=100)), "pruner": "p", "model": "m", "layer": 2, "questions": 1}
+    shown = table("fastv", {"here": record})
+    assert shown.rows[0][shown.head.index("rise")] == pytest.approx(expected, abs=1e-5)
 
 
 def test_trends_beside_the_checkpoint_are_the_default(checkpoints, world, tmp_path, capsys):
