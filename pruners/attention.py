@@ -12,11 +12,15 @@ def attention_rows(query: Tensor, keys: Tensor, scale: float, allowed: Tensor | 
     """float32 softmax weights [H, R, n] of query [H, R, d] on keys [H_kv, n, d]; allowed [R or 1, n] hides columns."""
     heads, rows, size = query.shape
     groups = keys.shape[0]
-    grouped = query.float().reshape(groups, heads // groups * rows, size)
-    logits = (grouped @ keys.float().transpose(1, 2)).reshape(heads, rows, -1) * scale
-    if allowed is not None:
-        logits = logits.masked_fill(~allowed, float("-inf"))
-    return logits.softmax(-1)
+    grouped = (query.float() * scale).reshape(groups, heads // groups * rows, size)
+    columns = keys.float().transpose(1, 2)
+    if allowed is None:
+        logits = grouped @ columns
+    else:  # one pass over the logits instead of three
+        hidden = torch.zeros(allowed.shape, device=keys.device).masked_fill_(~allowed, float("-inf"))
+        hidden = hidden.expand(heads // groups, rows, -1).reshape(1, -1, keys.shape[1])
+        logits = torch.baddbmm(hidden, grouped, columns)
+    return logits.reshape(heads, rows, -1).softmax(-1)
 
 
 def allowed_columns(rows: Tensor, columns: int, valid: Tensor | None) -> Tensor:

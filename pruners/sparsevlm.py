@@ -77,9 +77,7 @@ class SparseVLM(Pruner):
 
     def score(self, view: View) -> Tensor:
         # A weighted sum instead of a selection: how many words rate is known to the device alone.
-        share = view.memo.float() / view.memo.sum()
-        score: Tensor = (share[:, None] * view.attention.mean(0)).sum(0)
-        return score
+        return view.attended(view.memo.float() / view.memo.sum())
 
     def select(self, score: Tensor, view: View) -> Tensor:
         return top(score, self.chosen(view.span.total)[view.stage])

@@ -85,6 +85,21 @@ class Look:
 
     def weights(self, tokens: Tokens, rotary: bool = True) -> Tensor:
         """[H, R, V] softmax weights of this image's query rows on its tokens."""
+        return self._own(self._weights(tokens, rotary), tokens)
+
+    def mean(self, tokens: Tokens, shares: Tensor) -> Tensor:
+        """[V] the same, summed over the rows by their [R] shares: one product, where `weights` would copy them all."""
+        weights = self._weights(tokens, True)
+        heads, rows, columns = weights.shape
+        shares = (shares.to(weights) / heads).expand(heads, -1).reshape(1, 1, -1)
+        return self._own(shares @ weights.reshape(1, heads * rows, columns), tokens)[:, 0].mean(0)
+
+    def _own(self, weights: Tensor, tokens: Tokens) -> Tensor:
+        own = weights.index_select(2, tokens.slots.to(weights.device)).to(tokens.slots.device)
+        return all_heads(own, self.adapter.model)
+
+    def _weights(self, tokens: Tokens, rotary: bool) -> Tensor:
+        """[H, R, n]"""
         row = tokens.row
         query, (cos, sin) = self.queries[row], self._rotary(row)
         valid = None if self.valid is None else self.valid[row]
@@ -106,9 +121,7 @@ class Look:
         query = query.transpose(0, 1)
         if rotary:
             query = self.adapter.rotate(query, cos, sin)
-        weights = attention_rows(query, self.keys(row, rotary), self.adapter.scale(self.attn), allowed)
-        own = weights.index_select(2, tokens.slots.to(weights.device)).to(tokens.slots.device)
-        return all_heads(own, self.adapter.model)
+        return attention_rows(query, self.keys(row, rotary), self.adapter.scale(self.attn), allowed)
 
     def _rotary(self, row: int) -> tuple[Tensor, Tensor]:
         cos, sin = self.rotary
@@ -172,6 +185,10 @@ class View:
     def attend(self, layer: int | None = None, rotary: bool = True) -> Tensor:
         """The same for a layer of `cut.also`; rotary=False takes queries and keys before rotation."""
         return self._look(layer).weights(self.tokens, rotary)
+
+    def attended(self, shares: Tensor) -> Tensor:
+        """[V] `attention`, the mean of its heads and the sum of its rows by their [R] shares, for less."""
+        return self._look(None).mean(self.tokens, shares)
 
     @property
     def hidden(self) -> Tensor:

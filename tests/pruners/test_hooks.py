@@ -77,6 +77,22 @@ def test_scores_are_the_eager_attention(rows, source, layer, cached, kernel, get
         torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6 if kernel == "eager" else 4e-6)
 
 
+@pytest.mark.parametrize("rows", ["last", "text", "visual"])
+def test_attended_is_the_mean_over_heads_of_rows_by_their_shares(rows, get, requests):
+    adapter = get("llava")
+    encoded = adapter.encode(requests[:2])
+
+    def look(view):
+        shares = torch.arange(view.attention.shape[1]) + 1.0
+        return view.attended(shares), torch.einsum("hrv,r->v", view.attention, shares) / len(view.attention)
+
+    spy = Spy(0.5, rows=rows, look=look)
+    with spy(adapter):
+        adapter.model(**encoded.inputs)
+    for ours, expected in spy.seen:
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-7)
+
+
 def test_further_layers_and_unrotated_scores(get, requests):
     adapter = get("llava")
     encoded = adapter.encode(requests[:1])
