@@ -239,8 +239,8 @@ def all_right(samples: Sequence[Sample], items: Array) -> tuple[Array, Array]:
     """For groups that count as one: (1 where the whole group is right, 1 at the first sample of each group)."""
     right: dict[str, float] = {}
     first: dict[str, int] = {}
-    for index, (sample, item) in enumerate(zip(samples, items, strict=True)):
-        right[sample.group] = min(right.get(sample.group, 1.0), float(item))
+    for index, (sample, item) in enumerate(zip(samples, items.tolist(), strict=True)):
+        right[sample.group] = min(right.get(sample.group, item), item)
         first.setdefault(sample.group, index)
     marks = np.zeros(len(items))
     marks[list(first.values())] = 1

@@ -351,7 +351,8 @@ def test_clips_fitted_per_frame_and_both_ways():
 
 
 def test_kinds_that_cannot_be_fitted():
-    with pytest.raises(ValueError, match="cannot fit a trend of kind 'table'"):
+    known = "exponential, rope, inverse_cubic, average"
+    with pytest.raises(ValueError, match=f"cannot fit a trend of kind 'table'; kinds that can be fitted: {known}$"):
         Trend.fit(noisy(0.1), "table")
 
 

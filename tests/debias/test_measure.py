@@ -76,6 +76,7 @@ def test_parts_merge_in_any_order_and_through_files(tmp_path):
 def test_an_empty_measure_is_kept_in_double_precision(tmp_path):
     from safetensors.torch import load_file
 
+    assert Measure(3, model="m", layer=1, layout="24x24").about["prompt"] == ""
     Measure(3, **ABOUT).save(tmp_path / "m.safetensors")
     found = load_file(tmp_path / "m.safetensors")
     assert {name: tensor.dtype for name, tensor in found.items()} == dict.fromkeys(

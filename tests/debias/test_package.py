@@ -113,3 +113,16 @@ def test_every_name_is_its_own_normal_form():
     for kind, known in ((names.method, names.METHODS), (names.benchmark, names.BENCHMARKS), (names.arm, names.ARMS)):
         assert [kind(name) for name in known] == list(known)
         assert [kind(name.upper()) for name in known] == list(known)
+
+
+def test_the_names_that_commands_and_files_use():
+    assert names.METHODS == ("fastv", "pyramiddrop", "sparsevlm", "himap", "tokencarve", "illava", "vispruner",
+                             "d2pruner", "deeplayer", "visionzip", "random", "grid")  # fmt: skip
+    assert names.BENCHMARKS == ("gqa", "vqav2", "vizwiz", "scienceqa", "textvqa", "pope", "mme", "mmbench",
+                                "mmbench_cn", "mmvet", "tgif", "msvd", "msrvtt", "refcoco", "refcoco+",
+                                "refcocog")  # fmt: skip
+    assert names.ARMS == ("none", "trend", "padding", "both")
+    spelled = ["p-drop", "SparseVLMs", "iLLaVA ViT"]
+    assert [names.method(name) for name in spelled] == ["pyramiddrop", "sparsevlm", "illava"]
+    assert {names.benchmark(name) for name in ("SQA", "SciVQA", "ScienceQA-IMG")} == {"scienceqa"}
+    assert [names.arm(name) for name in ("paper", "before", "after")] == ["none", "padding", "both"]
