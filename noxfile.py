@@ -17,6 +17,7 @@ the versions that were tried.
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import nox
@@ -63,17 +64,18 @@ def lowest(session: nox.Session, package: str) -> None:
 @nox.session(python="3.11")
 def release(session: nox.Session) -> None:
     """Build, check, install into an empty environment, run."""
-    out = session.create_tmp()
+    out = Path(session.create_tmp()).resolve()
+    shutil.rmtree(out)  # what an earlier call left
     session.install("build", "twine")
-    session.run("python", "-m", "build", "--outdir", out)
-    built = [str(path) for path in Path(out).iterdir()]
+    session.run("python", "-m", "build", "--outdir", str(out))
+    built = [str(path) for path in out.iterdir()]
     session.run("twine", "check", "--strict", *built)
-    session.run("python", "-m", "venv", "--clear", f"{out}/empty")
-    session.run(
-        f"{out}/empty/bin/pip", "install", "--quiet", *(path for path in built if path.endswith(".whl")), external=True
-    )
+    session.run("python", "-m", "venv", f"{out}/empty")
+    wheels = [path for path in built if path.endswith(".whl")]
+    session.run(f"{out}/empty/bin/pip", "install", "--quiet", *wheels, external=True)
     session.chdir(out)
     session.run(f"{out}/empty/bin/python", "-c", "import debias, pruners", external=True)
+    session.run(f"{out}/empty/bin/debias", "--version", external=True)
     run = ["run", "--method", "fastv", "--benchmarks", "pope", "--limit", "8", "--out", "run"]
     session.run(f"{out}/empty/bin/debias", *run, external=True)
 
