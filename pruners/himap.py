@@ -40,7 +40,7 @@ class HiMAP(Pruner):
     def score(self, view: View) -> Tensor:
         # What all query rows together pay to each token. Causality lets early tokens collect from more rows in the
         # second cut; the authors leave it so.
-        return view.attention.mean(0).sum(0)
+        return view.attended()
 
     def own_count(self, layers: int, tokens: int) -> float:
         return self.mean_count(layers, tokens)

@@ -87,11 +87,12 @@ class Look:
         """[H, R, V] softmax weights of this image's query rows on its tokens."""
         return self._own(self._weights(tokens, rotary), tokens)
 
-    def mean(self, tokens: Tokens, shares: Tensor) -> Tensor:
+    def mean(self, tokens: Tokens, shares: Tensor | None) -> Tensor:
         """[V] the same, summed over the rows by their [R] shares: one product, where `weights` would copy them all."""
         weights = self._weights(tokens, True)
         heads, rows, columns = weights.shape
-        shares = (shares.to(weights) / heads).expand(heads, -1).reshape(1, 1, -1)
+        shares = (weights.new_ones(rows) if shares is None else shares.to(weights)) / heads
+        shares = shares.expand(heads, -1).reshape(1, 1, -1)
         return self._own(shares @ weights.reshape(1, heads * rows, columns), tokens)[:, 0].mean(0)
 
     def _own(self, weights: Tensor, tokens: Tokens) -> Tensor:
@@ -186,8 +187,8 @@ class View:
         """The same for a layer of `cut.also`; rotary=False takes queries and keys before rotation."""
         return self._look(layer).weights(self.tokens, rotary)
 
-    def attended(self, shares: Tensor) -> Tensor:
-        """[V] `attention`, the mean of its heads and the sum of its rows by their [R] shares, for less."""
+    def attended(self, shares: Tensor | None = None) -> Tensor:
+        """[V] the mean over the heads of `attention`, and the sum over its rows by their [R] shares, for less."""
         return self._look(None).mean(self.tokens, shares)
 
     @property

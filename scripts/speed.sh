@@ -28,6 +28,7 @@ first=${SHAPES:-llava-1.5-7b}
 first=${first%% *}
 tokens=${TOKENS:-576,2056,2880,3328}
 speed tokens --shape "$first" --method fastv,pyramiddrop --arms none,both --tokens "$tokens" --attention "$kernels"
+speed ragged --shape "$first" --method fastv,sparsevlm --arms both --batch-size 8 --ragged 8 --decode 64 # padded rows
 speed parts --shape "$first" --method "${METHODS:-$decoder}" --arms both --tokens "$tokens" --batch-size "$batches" --parts
 "$PYTHON" -m eval speed --debias --out "$out/debias.json"
 speed precision --precision "${PRECISIONS:-bfloat16,float16}" --shape "${PRECISION_SHAPE:-mid}" --method fastv,sparsevlm
