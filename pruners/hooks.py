@@ -2,7 +2,7 @@
 
 At a cut the hidden states, rotary tables, masks and positions of the layers behind it are replaced by those of the
 tokens that stay; every layer's cache then simply holds what the layer saw. The model's attention kernel stays on.
-Nothing is patched: all hooks belong to one `with` block and are gone behind it.
+No class is patched: hooks, and forwards set on single modules, belong to one `with` block and are gone behind it.
 """
 
 from __future__ import annotations
