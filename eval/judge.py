@@ -133,7 +133,7 @@ class Cache:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "ab+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
-                torn = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
+                torn = file.tell() and (file.seek(-1, os.SEEK_END), file.read())[1] != b"\n"
                 file.write((b"\n" if torn else b"") + line.encode() + b"\n")
 
 

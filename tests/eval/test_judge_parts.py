@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import json
 from pathlib import Path
@@ -87,7 +88,8 @@ def test_what_is_taken_from_a_reply(judge):
 
 def test_a_key_that_is_not_set_hides_no_words(tmp_path, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    assert Judge(URL, "m", tmp_path / "c.jsonl")._without_key("none of it") == "none of it"
+    made = Judge(URL, "m", tmp_path / "c.jsonl")
+    assert (made.client.api_key, made._without_key("none of it")) == ("none", "none of it")
 
 
 def test_what_a_judge_is_made_with(tmp_path, monkeypatch):
@@ -113,7 +115,7 @@ def test_verdicts_are_kept_in_the_users_cache_by_default(tmp_path, monkeypatch):
 
 
 def test_lines_of_a_cache(tmp_path):
-    path = tmp_path / "deep" / "cache.jsonl"
+    path = tmp_path / "very" / "deep" / "cache.jsonl"
     good = {"key": "a", "value": {"score": 1.0}, "reply": "r", "judge": "j"}
     Cache(path).put("a", Verdict(good["value"], "r", "j"))
     assert json.loads(path.read_text()) == good
@@ -124,6 +126,13 @@ def test_lines_of_a_cache(tmp_path):
     cache.put("d", Verdict(None, "r", "j"))
     assert b"\n\n" not in path.read_bytes()
     assert Cache(path).get("d") == cache.get("d") == Verdict(None, "r", "j")
+
+
+def test_one_process_at_a_time_writes_into_a_cache(tmp_path, monkeypatch):
+    cache, locked = Cache(tmp_path / "cache.jsonl"), []
+    monkeypatch.setattr(fcntl, "flock", lambda file, how: locked.append((file.name, how, cache.path.stat().st_size)))
+    cache.put("a", Verdict(None, "r", "j"))
+    assert locked == [(str(cache.path), fcntl.LOCK_EX, 0)]  # before anything is written
 
 
 @pytest.mark.parametrize("value", [{"score": 7}, {"score": "x"}, {"points": 1}, {"score": 0.55}, {"score": 1e999}, []])
