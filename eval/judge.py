@@ -170,7 +170,7 @@ class Judge:
             try:
                 return [future.result() for future in futures]
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.shutdown(cancel_futures=True)
                 raise
 
     def ask(self, task: str, question: Question) -> Verdict:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import importlib
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,7 +38,6 @@ def reply(text, model="judge-7"):
 def judge(tmp_path, monkeypatch):
     """A judge whose server says what `says` says; what it was sent is in `sent`."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
-    judge = Judge(URL, "the model", tmp_path / "cache.jsonl")
 
     def create(**sent):
         judge.sent.append(sent)
@@ -44,8 +45,13 @@ def judge(tmp_path, monkeypatch):
             raise judge.says
         return judge.says
 
+    client = SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=create)))
+    hooks = []
+    monkeypatch.setattr(openai, "OpenAI", lambda http_client, **made: client)
+    monkeypatch.setattr(openai, "DefaultHttpxClient", lambda **made: hooks.append(made["event_hooks"]))
+    judge = Judge(URL, "the model", tmp_path / "cache.jsonl", timeout=9)
+    judge.hooks = hooks[0]
     judge.sent, judge.says = [], reply('{"score": 0.5}')
-    judge.client = SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=create)))
     return judge
 
 
@@ -219,6 +225,15 @@ def test_a_reply_has_a_size_at_most(monkeypatch):
         bound(b"12", b"3456")[0].read()
 
 
+def test_every_reply_is_bounded(judge, monkeypatch):
+    monkeypatch.setattr(judging, "LONGEST_REPLY", 5)
+    response = http.Response(200, stream=Parts(b"123456"))
+    for hook in judge.hooks["response"]:
+        hook(response)
+    with pytest.raises(http.RemoteProtocolError, match="more than 5 bytes"):
+        response.read()
+
+
 def test_a_reply_has_a_time_to_end_in(monkeypatch):
     now = iter([100.0, 101.0, 109.0, 109.1])  # a clock that is looked at once, and after every part
     monkeypatch.setattr(judging, "time", SimpleNamespace(monotonic=lambda: next(now)))
@@ -229,5 +244,27 @@ def test_a_reply_has_a_time_to_end_in(monkeypatch):
 
 
 def test_a_judge_keeps_nothing_beside_its_cache(judge, tmp_path):
-    judge.ask("video", Question("Who?", "Ann", "Bob"))
+    judge.ask("mmvet", Question("Who?", "Ann", "Bob"))
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == [Path("cache.jsonl")]
+
+
+def test_once_a_question_has_failed_no_other_is_begun(judge, monkeypatch):
+    begun, gate = [], threading.Event()
+
+    class Watched(ThreadPoolExecutor):
+        def shutdown(self, wait=True, *, cancel_futures=False):
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            gate.set()
+            super().shutdown()
+
+    def ask(task, question):
+        begun.append(question)
+        if question == 0:
+            raise ValueError("the server is gone")
+        gate.wait()  # the one that may have begun meanwhile
+
+    monkeypatch.setattr(judging, "ThreadPoolExecutor", Watched)
+    monkeypatch.setattr(judge, "ask", ask)
+    with pytest.raises(ValueError, match="the server is gone"):
+        judge.grade("mmvet", range(6), workers=1)
+    assert begun in ([0], [0, 1])
