@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import multiprocessing
 import os
 import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,14 +36,14 @@ from operators import Mutant, mutants  # noqa: E402
 from trials import Collected  # noqa: E402
 
 # What is tested, and by which tests.
+SCORERS = ("normalise", "box", "sample", "score", "read", "fields", "statistics", "judge")
 GROUPS = {
     "debias": (["debias/*.py"], ["tests/debias"]),
+    "benchmarks": (["eval/benchmarks/*.py"], ["tests/eval/benchmarks", "tests/eval/test_score.py"]),
     "scorers": (
-        ["eval/benchmarks/*.py", *(f"eval/{name}.py" for name in (
-            "normalise", "box", "sample", "score", "read", "fields", "statistics", "judge"))],
-        ["tests/eval/benchmarks", *(f"tests/eval/test_{name}.py" for name in (
-            "normalise", "box", "sample", "score", "read", "fields", "statistics", "judge")),
-         "tests/eval/test_judge_parts.py", "tests/faults/test_parsers.py", "tests/faults/test_large.py"],
+        [f"eval/{name}.py" for name in SCORERS],
+        ["tests/eval/benchmarks", *(f"tests/eval/test_{name}.py" for name in (*SCORERS, "judge_parts")),
+         "tests/faults/test_parsers.py", "tests/faults/test_large.py"],
     ),
 }  # fmt: skip
 
@@ -51,22 +54,22 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="list the mistakes and stop")
     parser.add_argument("--quick", action="store_true", help="do not try survivors on whole test files")
     args = parser.parse_args()
-    known = equivalent()
-    total: Counter[str] = Counter()
-    for files, tests in GROUPS.values():
-        paths = [str(path.relative_to(ROOT)) for pattern in files for path in sorted(ROOT.glob(pattern))]
-        found = [
-            mutant
-            for path in paths
-            if not args.modules or path in args.modules
-            for mutant in mutants(path, (ROOT / path).read_text(encoding="utf-8"))
-        ]
-        if args.list:
-            print(*found, sep="\n")
-        elif found:
-            total += tried(found, tests, known, args.quick)
+    found = {group: chosen(group, args.modules) for group in GROUPS}
+    if args.list:
+        print(*(mutant for mutants in found.values() for mutant in mutants), sep="\n")
+        return 0
+    groups = [group for group in GROUPS if found[group]]
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("fork")) as pool:
+        counts = list(pool.map(tried, groups, repeat(args.modules), repeat(args.quick)))
+    total = sum(counts, Counter())
     print(", ".join(f"{count} {what}" for what, count in total.items()))
     return 1 if total["survived"] else 0
+
+
+def chosen(group: str, modules: list[str]) -> list[Mutant]:
+    paths = [str(path.relative_to(ROOT)) for pattern in GROUPS[group][0] for path in sorted(ROOT.glob(pattern))]
+    wanted = [path for path in paths if not modules or path in modules]
+    return [mutant for path in wanted for mutant in mutants(path, (ROOT / path).read_text(encoding="utf-8"))]
 
 
 def equivalent() -> dict[str, str]:
@@ -76,28 +79,30 @@ def equivalent() -> dict[str, str]:
     return {name.strip(): why.strip() for name, why in pairs}
 
 
-def tried(found: list[Mutant], tests: list[str], known: dict[str, str], quick: bool) -> Counter[str]:
-    begun = time.monotonic()
+def tried(group: str, modules: list[str], quick: bool) -> Counter[str]:
+    begun, known, found = time.monotonic(), equivalent(), chosen(group, modules)
     inside = [mutant for mutant in found if mutant.function]
-    survivors, told = Collected(tests, sorted({mutant.path for mutant in found})).survivors(inside)
-    print(f"  {len(found)} mutants, {len(inside)} in functions, of which {len(inside) - len(survivors)} were killed in "
-          f"forks; {time.monotonic() - begun:.0f} s", flush=True)  # fmt: skip
     count = Counter(mutants=len(found), killed=len(found))
-    doubtful = [mutant for mutant in found if mutant in survivors or not mutant.function]
-    for mutant in survivors if quick else fresh.survivors(doubtful, told, known):
-        listed = mutant.name in known
-        count["killed"] -= 1
-        count["equivalent" if listed else "survived"] += 1
-        if not listed:
-            print(f"survived: {mutant}", flush=True)
-    print(f"  {dict(count)}, {time.monotonic() - begun:.0f} s", flush=True)
+
+    def say(words: str) -> None:
+        print(f"{group}, {time.monotonic() - begun:.0f} s: {words}", flush=True)
+
+    with tempfile.TemporaryDirectory() as own:  # others' tests clear away what the common folder holds
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = own
+        survivors, told = Collected(GROUPS[group][1], sorted({mutant.path for mutant in found})).survivors(inside)
+        say(f"{len(found)} mutants, {len(inside)} in functions, of which {len(inside) - len(survivors)} were killed")
+        doubtful = [mutant for mutant in found if mutant in survivors or not mutant.function]
+        for mutant in survivors if quick else fresh.survivors(doubtful, told, known):
+            listed = mutant.name in known
+            count["killed"] -= 1
+            count["equivalent" if listed else "survived"] += 1
+            if not listed:
+                say(f"survived: {mutant}")
+    say(", ".join(f"{n} {what}" for what, n in count.items()))
     return count
 
 
 if __name__ == "__main__":
     for name in ("torch", "numpy", "hypothesis"):  # once for all forks
         importlib.import_module(name)
-    with tempfile.TemporaryDirectory() as own:  # others' tests clear away what the common one holds
-        os.environ["PYTEST_DEBUG_TEMPROOT"] = own
-        code = main()
-    sys.exit(code)
+    sys.exit(main())
