@@ -19,11 +19,15 @@ from pruners.view import View
 def information(states: Tensor) -> Tensor:
     """L1 norm of each row of U diag(S), from the thin SVD of [V, D] `states`.
 
-    U and S come from the Gram matrix in float64: V x V however wide the model, and finer than a float32 SVD.
+    They come from the smaller Gram matrix, V x V or D x D, in float64, which is finer than a float32 SVD.
     """
     wide = states.double()
-    value, vector = torch.linalg.eigh(wide @ wide.T)
-    norm: Tensor = (vector.abs() * value.clamp_min(0).sqrt()).sum(-1)
+    if wide.shape[0] > wide.shape[1]:
+        rows = wide @ torch.linalg.eigh(wide.T @ wide).eigenvectors
+    else:
+        value, vector = torch.linalg.eigh(wide @ wide.T)
+        rows = vector * value.clamp_min(0).sqrt()
+    norm: Tensor = rows.abs().sum(-1)
     return norm.float()
 
 
