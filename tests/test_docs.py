@@ -13,12 +13,16 @@ import sys
 from pathlib import Path
 
 import pytest
-import tomllib
 import yaml
 
 from debias import names
 from eval import cli, flags
 from eval.fields import parse_fields
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
 WHERE = ("*.md", "docs/*.md", "examples/*.md", "assets/figures/*.md")
@@ -99,7 +103,7 @@ def checked(command, whole):
         module, rest = rest[1], rest[2:]
         if module == "eval":
             return typed(rest, whole)
-        if module in ("pip", "pytest", "mkdocs", "ruff", "mypy", "pre_commit"):
+        if module in ("pip", "pytest", "mkdocs", "ruff", "mypy", "pre_commit", "build", "twine"):
             program = module
         else:
             if module.startswith("PyramidDrop"):
@@ -129,7 +133,7 @@ def checked(command, whole):
         sessions = re.findall(r"^def (\w+)\(session", (ROOT / "noxfile.py").read_text(encoding="utf-8"), re.M)
         assert {re.split(r"[-(]", word)[0] for word in rest[1:]} <= set(sessions), command
         return None
-    assert program in ("git", "mkdocs", "pre-commit"), f"what is {program!r}?"
+    assert program in ("git", "mkdocs", "pre-commit", "build", "twine"), f"what is {program!r}?"
     return None
 
 
