@@ -157,6 +157,11 @@ def test_mmbench_cn(folder, answered):
         get("mmbench_cn").load(folder.root)
 
 
+@pytest.mark.parametrize(("name", "rows", "groups"), [("mmbench", 4377, 1176), ("mmbench_cn", 4329, 1164)])
+def test_mmbench_sizes_of_the_official_sets(name, rows, groups):
+    assert get(name).sizes([]) == [(name, 0, rows), (f"{name} without rotations", 0, groups)]
+
+
 def test_mmbench_faults(folder):
     path = bench(folder)
     text = path.read_text()
