@@ -181,6 +181,7 @@ def test_video_with_a_judge(folder, answered):
     score = get("msvd").score(
         answered(samples, dict(zip([s.key for s in samples], "abc", strict=True))), samples, judge
     )
+    assert judge.asked[0] == ("video", "who is running?", "boy")
     assert score.name == "msvd"
     assert score.value == pytest.approx(200 / 3)
     assert score.unparsed == 0
