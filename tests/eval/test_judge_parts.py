@@ -268,3 +268,36 @@ def test_once_a_question_has_failed_no_other_is_begun(judge, monkeypatch):
     with pytest.raises(ValueError, match="the server is gone"):
         judge.grade("mmvet", range(6), workers=1)
     assert begun in ([0], [0, 1])
+
+
+def refused(kind, status):
+    return kind("no", response=http.Response(status, request=http.Request("POST", URL)), body=None)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "sent"),
+    [
+        (refused(openai.AuthenticationError, 401), "HTTP 401; 6 attempts). Is the key right?", 1),
+        (refused(openai.NotFoundError, 404), "HTTP 404; 6 attempts).", 1),
+        (refused(openai.BadRequestError, 400), "HTTP 400; 6 attempts).", 2),  # with a schema, and in words alone
+    ],
+)
+def test_what_is_said_about_a_refusal(judge, error, reason, sent):
+    judge.says = error
+    with pytest.raises(ValueError, match="did not answer") as caught:
+        judge.ask("mmvet", Question("Who?", "Ann", "Bob"))
+    assert str(caught.value) == (
+        f"the judge the model at {URL} did not answer ({reason} What was graded so far is kept; "
+        "start again to continue."
+    )
+    assert len(judge.sent) == sent
+
+
+def test_a_reply_without_words_is_tried_again_after_a_while_and_is_no_verdict(judge, monkeypatch):
+    waits = []
+    monkeypatch.setattr(judging, "_wait", lambda state, longest: waits.append((state.attempt_number, longest)) or 0)
+    judge.says, judge.attempts = SimpleNamespace(model="m", choices=[]), 3
+    verdict = judge.ask("mmvet", Question("Who?", "Ann", "Bob"))
+    assert verdict == Verdict(None, "", f"the model (wording {TASKS['mmvet'].version})")
+    assert waits[:2] == [(1, 60.0), (2, 60.0)]
+    assert len(judge.sent) == 3

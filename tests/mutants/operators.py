@@ -126,7 +126,11 @@ class Finder(ast.NodeVisitor):
         """Docstrings, imports, assertions, how much a cache holds, and what belongs to the command line's own help."""
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             return True
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument":
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in ("add_argument", "add_argument_group")
+        ):
             return True
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "lru_cache":
             return True
