@@ -126,3 +126,22 @@ def test_the_names_that_commands_and_files_use():
     assert [names.method(name) for name in spelled] == ["pyramiddrop", "sparsevlm", "illava"]
     assert {names.benchmark(name) for name in ("SQA", "SciVQA", "ScienceQA-IMG")} == {"scienceqa"}
     assert [names.arm(name) for name in ("paper", "before", "after")] == ["none", "padding", "both"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [debias.Span(0, (2, 2)), debias.Trend.exponential(0.1), debias.Padding(), debias.Debias()],
+    ids=lambda value: type(value).__name__,
+)
+def test_values_do_not_change(value):
+    for name in vars(value):
+        with pytest.raises(AttributeError):
+            setattr(value, name, None)
+
+
+def test_a_span_equals_itself_alone():
+    """Its tensors have no single answer to whether they are equal."""
+    one, other = (debias.Span(0, (2, 2), index=torch.tensor([0, 1])) for _ in range(2))
+    assert one == one
+    assert one != other
+    assert len({one, other}) == 2
