@@ -129,6 +129,16 @@ def test_curves_are_worked_out_in_double_precision(trend):
     assert trend.curve(3).dtype == trend.regressor(3).dtype == torch.float64
 
 
+def test_what_is_left_unsaid():
+    assert Trend("exponential") == Trend.exponential(0.0) == Trend.exponential(0.0, floor=0.0)
+    assert Trend("exponential").source == ""
+    assert Trend.rope() == Trend.rope(strength=1.0, head_dim=128, theta=10000.0, gap=1)
+    assert Trend.average([1.0, 2.0]) == Trend.average([1.0, 2.0], eps=1e-7) != Trend.average([1.0, 2.0], eps=1e-6)
+    frame = Trend.exponential(0.1).per_frame()
+    assert torch.equal(frame.weight(None, 6), frame.weight(None, 6, 1))
+    assert Trend.fit([1.0, 2.0, 5.0]) == Trend.fit([1.0, 2.0, 5.0], "exponential")
+
+
 def test_a_rotation_far_away_is_exact():
     found = rotation(torch.tensor([1e6]), 4, 100.0)
     assert float(found[0]) == pytest.approx((math.cos(1e6) + math.cos(1e5)) / 2, rel=1e-9)
