@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from eval import read
-from eval.read import Faults, label, lines, listed, read_json, records, table, want
+from eval.read import Fault, Faults, label, lines, listed, read_json, records, table, want
 
 
 def test_what_a_record_must_hold():
@@ -44,6 +44,15 @@ def test_faults_stop_or_collect():
     stopping = Faults()
     stopping.add("there", "odd", warning=True)  # a warning never stops
     assert len(stopping.found) == 1
+
+
+def test_a_fault_is_no_warning_unless_it_says_so():
+    assert Fault("here", "bad").warning is False
+    faults = Faults(stop=False)
+    faults.add("here", "bad")
+    with faults.at("there"):
+        raise ValueError("worse")
+    assert faults.found == [Fault("here", "bad", False), Fault("there", "worse", False)]
 
 
 def test_other_exceptions_are_not_faults():
