@@ -41,11 +41,10 @@ def report(args: Any, device: torch.device) -> dict[str, Any]:
             "authors' code takes no more"
         )
     methods = [names.method(name) for name in args.method.split(",")]
-    whose = {}
     for method in methods:
         setup(method)
         options(method, make(method, keep=args.keep[0]), shape.tokens, shape.layers)  # or what it cannot do
-        whose[method] = described(method)
+    whose = {method: described(method) for method in methods}
     arms = list(dict.fromkeys([UNPRUNED, *(names.arm(arm) for arm in args.arms.split(","))]))
     for method in methods:
         if not setup(method).patched and {"trend", "padding", "both"} & set(arms):
