@@ -1,7 +1,7 @@
 """What a pruning method is: a frozen value that names its cuts, its score, its selection and its merge.
 
-A method is written for ONE image (or clip) of ONE sequence; `pruners.hooks` loops over rows and images, debiases the
-score, gathers the hidden states and keeps positions, masks and caches right. So a method never sees a batch dimension.
+A method is written for ONE image (or clip) of ONE sequence; `pruners.engine.hooks` loops over rows and images, debiases
+the score, gathers the hidden states and keeps positions, masks and caches right. A method never sees a batch dimension.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from debias import Debias
 from debias.names import nearest
 
 if TYPE_CHECKING:
-    from pruners.prefix import Prefix
-    from pruners.trace import Trace
+    from pruners.engine.prefix import Prefix
+    from pruners.engine.trace import Trace
     from pruners.view import View, VisionView
 
 Budget = int | float
@@ -204,21 +204,21 @@ class Pruner:
         silences padding.
         prefix: shared by blocks that ask the same batch in several arms; the layers before the first cut run once.
         """
-        from pruners.hooks import prune  # hooks needs Pruner
+        from pruners.engine.hooks import prune  # hooks needs Pruner
 
         return prune(self, model, debias if debias is not None else Debias(), sizes, prefix)
 
 
 def names() -> list[str]:
     """Every method there is: the modules of this package that define one."""
-    import pruners
+    from pruners import methods
 
-    modules = (module.name for module in pkgutil.iter_modules(pruners.__path__) if not module.ispkg)
+    modules = (module.name for module in pkgutil.iter_modules(methods.__path__))
     return sorted(name for name in modules if _method(name) is not None)
 
 
 def find(name: str) -> type[Pruner]:
-    """The class of a method: the one that pruners/<name>.py defines."""
+    """The class of a method: the one that pruners/methods/<name>.py defines."""
     found = _method(name) if name.isidentifier() else None
     if found is None:
         raise ValueError(f"no pruning method is called {name!r}; {there_are(names(), name)}")
@@ -236,9 +236,9 @@ def make(name: str, **values: Any) -> Pruner:
 
 def _method(name: str) -> type[Pruner] | None:
     try:
-        module = importlib.import_module(f"pruners.{name}")
+        module = importlib.import_module(f"pruners.methods.{name}")
     except ModuleNotFoundError as error:
-        if error.name == f"pruners.{name}":
+        if error.name == f"pruners.methods.{name}":
             return None
         raise
     for value in vars(module).values():

@@ -21,4 +21,4 @@ for method in "${methods[@]}"; do
   "$PYTHON" -m eval run --method "$method" ${arms[@]+"${arms[@]}"} --out "$at/$method" "$@"
   folders+=("$at/$method")
 done
-exec "$PYTHON" -m eval.readme "${folders[@]}"
+exec "$PYTHON" scripts/readme.py "${folders[@]}"

@@ -6,12 +6,12 @@ import json
 import re
 from pathlib import Path
 
+import readme
 import torch
 from PIL import Image
 
-from eval import readme
-from eval.checkpoints import KNOWN
-from eval.trends import trended
+from eval.answering.checkpoints import KNOWN
+from eval.answering.trends import trended
 from pruners import find, names
 from pruners.models import families
 
@@ -40,7 +40,7 @@ def test_the_library_examples_run(tmp_path, monkeypatch):
 
 
 def test_every_method_is_in_the_table_with_its_arms_and_links():
-    lines = dict(re.findall(r"^\| \[`(\w+)`\]\(pruners/\1\.py\) \|(.*)\|$", README, re.M))
+    lines = dict(re.findall(r"^\| \[`(\w+)`\]\(pruners/methods/\1\.py\) \|(.*)\|$", README, re.M))
     assert set(lines) == set(names())
     sources = dict(re.findall(r"url = (https://\S+?/(\w+))\.git", (ROOT / ".gitmodules").read_text(encoding="utf-8")))
     for method, line in lines.items():
@@ -59,5 +59,5 @@ def test_every_family_and_known_checkpoint_is_in_the_table():
 
 def test_the_results_are_those_that_were_measured():
     kept = json.loads((ROOT / "assets" / "results.json").read_text(encoding="utf-8"))
-    assert readme.placed(README, readme.block(kept)) == README, "run: python -m eval.readme"
+    assert readme.placed(README, readme.block(kept)) == README, "run: python scripts/readme.py"
     assert all(one["models"] for one in kept)

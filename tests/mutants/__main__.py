@@ -36,12 +36,15 @@ from operators import Mutant, mutants  # noqa: E402
 from trials import Collected  # noqa: E402
 
 # What is tested, and by which tests.
-SCORERS = ("normalise", "box", "sample", "score", "read", "fields", "statistics", "judge")
+SCORERS = {
+    "normalise": "scoring", "box": "scoring", "statistics": "scoring", "judge": "scoring",
+    "score": "commands", "fields": "commands", "read": "reading", "sample": "",
+}  # fmt: skip
 GROUPS = {
     "debias": (["debias/*.py"], ["tests/debias"]),
     "benchmarks": (["eval/benchmarks/*.py"], ["tests/eval/benchmarks", "tests/eval/test_score.py"]),
     "scorers": (
-        [f"eval/{name}.py" for name in SCORERS],
+        [f"eval/{room}/{name}.py".replace("//", "/") for name, room in SCORERS.items()],
         ["tests/eval/benchmarks", *(f"tests/eval/test_{name}.py" for name in (*SCORERS, "judge_parts")),
          "tests/faults/test_parsers.py", "tests/faults/test_large.py"],
     ),

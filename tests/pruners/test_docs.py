@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import pruners
+from pruners import methods
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -25,10 +26,10 @@ def llava(builders):
 def valuenorm(tmp_path, monkeypatch):
     """The page's method, as one more file of the package."""
     (tmp_path / "valuenorm.py").write_text(blocks("new_method.md", "python")[0], encoding="utf-8")
-    monkeypatch.setattr(pruners, "__path__", [*pruners.__path__, str(tmp_path)])
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
     yield
-    sys.modules.pop("pruners.valuenorm", None)
-    vars(pruners).pop("valuenorm", None)
+    sys.modules.pop("pruners.methods.valuenorm", None)
+    vars(methods).pop("valuenorm", None)
 
 
 def test_new_method(llava, valuenorm):
@@ -52,9 +53,9 @@ def test_new_method(llava, valuenorm):
 def test_the_page_names_what_exists():
     page = (DOCS / "new_method.md").read_text(encoding="utf-8")
     paths = re.findall(r"`((?:pruners|tests)/[\w/.]+\.py)`", page)
-    assert "pruners/valuenorm.py" in paths
+    assert "pruners/methods/valuenorm.py" in paths
     for path in paths:
-        if path != "pruners/valuenorm.py":
+        if path != "pruners/methods/valuenorm.py":
             assert (DOCS.parent / path).is_file(), path
     from pruners.base import Pruner
     from pruners.view import View

@@ -13,8 +13,8 @@ import torch
 
 from debias import Debias, Padding, Trend
 
-DOOR = [("download", "pruners/hooks.py:prefill"), ("download", "pruners/sequence.py:real_columns")]
-SOLVER = ("_linalg_eigh", "pruners/tokencarve.py:information")
+DOOR = [("download", "engine/hooks.py:prefill"), ("download", "engine/sequence.py:real_columns")]
+SOLVER = ("_linalg_eigh", "methods/tokencarve.py:information")
 GRAPH = ("download", "pruners/mis.py:independent")
 NEEDED = {"tokencarve": [SOLVER], "d2pruner": [GRAPH], "deeplayer": [GRAPH]}
 SIZES = {"models/llava_next.py:spans", "models/qwen2_5_vl.py:grids"}  # read with the ids: how large the pictures are
@@ -43,7 +43,11 @@ def answer(model, inputs, between=lambda: None, steps=2):
 
 
 def ours(waits):
-    return [wait for wait in waits if wait[1].split("/")[0] in ("pruners", "debias", "models", "pruning")]
+    return [
+        wait
+        for wait in waits
+        if wait[1].split("/")[0] in ("pruners", "engine", "methods", "models", "debias", "pruning")
+    ]
 
 
 def check(pretend, adapter, pruner, encoded, wanted):

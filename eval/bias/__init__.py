@@ -1,0 +1,1 @@
+"""How attention depends on position: measured layer by layer, and fitted. Imports reading and benchmarks."""

@@ -1,0 +1,4 @@
+"""Reading what other people made: records, pictures, clips. Everything is bounded, and every error names the file.
+
+Imports `eval.sample` alone.
+"""

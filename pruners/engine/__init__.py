@@ -1,0 +1,1 @@
+"""The mechanism: hooks, caches, masks and the vision tower of a running model. Only this room touches a decoder layer."""
