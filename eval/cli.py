@@ -27,22 +27,22 @@ Work = Callable[[argparse.Namespace], "dict[str, Any] | None"]
 
 # name -> (module, one line for the overview)
 COMMANDS = {
-    "run": ("eval.run", "answer benchmarks with a method, with and without debiasing, and compare"),
-    "score": ("eval.score", "score an answer file in LLaVA's format, whoever wrote it"),
-    "compare": ("eval.compare", "paired differences between the arms of run folders"),
-    "average": ("eval.averages", "named averages over benchmarks, such as the paper's of ten"),
-    "fit": ("eval.fit", "fit the positional trend of a model's attention"),
-    "export": ("eval.export", "write and validate a submission file"),
-    "parity": ("eval.parity", "compare native methods with the authors' code"),
-    "diagnose": ("eval.diagnose", "measure recency, padding and sinks in a model's attention"),
-    "figures": ("eval.figures", "draw the figures of runs and diagnoses"),
-    "speed": ("eval.speed", "time and memory with and without pruning"),
-    "throughput": ("eval.throughput", "questions a second of a whole evaluation, and what sharing work brings"),
-    "scale": ("eval.scale", "what a whole study costs in GPU hours, on how many GPUs"),
-    "report": ("eval.report", "one self-contained HTML page of a run folder"),
-    "reproduce": ("eval.reproduce", "the paper's tables, from runs to numbers"),
-    "vlmevalkit": ("eval.vlmevalkit", "run VLMEvalKit on pruned models, from its own checkout"),
-    "completion": ("eval.completion", "completion of commands, flags and names for bash, zsh or fish"),
+    "run": ("eval.commands.run", "answer benchmarks with a method, with and without debiasing, and compare"),
+    "score": ("eval.commands.score", "score an answer file in LLaVA's format, whoever wrote it"),
+    "compare": ("eval.comparing.compare", "paired differences between the arms of run folders"),
+    "average": ("eval.comparing.averages", "named averages over benchmarks, such as the paper's of ten"),
+    "fit": ("eval.commands.fit", "fit the positional trend of a model's attention"),
+    "export": ("eval.commands.export", "write and validate a submission file"),
+    "parity": ("eval.commands.parity", "compare native methods with the authors' code"),
+    "diagnose": ("eval.bias.diagnose", "measure recency, padding and sinks in a model's attention"),
+    "figures": ("eval.showing.figures", "draw the figures of runs and diagnoses"),
+    "speed": ("eval.commands.speed", "time and memory with and without pruning"),
+    "throughput": ("eval.speed.throughput", "questions a second of a whole evaluation, and what sharing work brings"),
+    "scale": ("eval.commands.scale", "what a whole study costs in GPU hours, on how many GPUs"),
+    "report": ("eval.showing.report", "one self-contained HTML page of a run folder"),
+    "reproduce": ("eval.commands.reproduce", "the paper's tables, from runs to numbers"),
+    "vlmevalkit": ("eval.commands.vlmevalkit", "run VLMEvalKit on pruned models, from its own checkout"),
+    "completion": ("eval.commands.completion", "completion of commands, flags and names for bash, zsh or fish"),
 }
 
 
@@ -156,7 +156,9 @@ def outside(error: Exception) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0].startswith("--local_rank="):
-        del words[0]  # deepspeed's launcher puts it before the command; eval.plan reads the same from the environment
+        del words[
+            0
+        ]  # deepspeed's launcher puts it before the command; eval.answering.plan reads the same from the environment
     if words[:1] == ["help"]:
         words = [*words[1:2], "--help"]
     if not words or words[0] in ("-h", "--help"):

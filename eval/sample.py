@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from eval.read import lines, read_json, records
+from eval.reading.read import lines, read_json, records
 
 Row = dict[str, Any]
 

@@ -1,6 +1,6 @@
 """What a pruning method is: a frozen value that names its cuts, its score, its selection and its merge.
 
-A method is written for ONE image (or clip) of ONE sequence; `pruners.hooks` loops over rows and images, debiases the
+A method is written for ONE image (or clip) of ONE sequence; `pruners.engine.hooks` loops over rows and images, debiases the
 score, gathers the hidden states and keeps positions, masks and caches right. So a method never sees a batch dimension.
 """
 
@@ -21,8 +21,8 @@ from debias import Debias
 from debias.names import nearest
 
 if TYPE_CHECKING:
-    from pruners.prefix import Prefix
-    from pruners.trace import Trace
+    from pruners.engine.prefix import Prefix
+    from pruners.engine.trace import Trace
     from pruners.view import View, VisionView
 
 Budget = int | float
@@ -204,7 +204,7 @@ class Pruner:
         silences padding.
         prefix: shared by blocks that ask the same batch in several arms; the layers before the first cut run once.
         """
-        from pruners.hooks import prune  # hooks needs Pruner
+        from pruners.engine.hooks import prune  # hooks needs Pruner
 
         return prune(self, model, debias if debias is not None else Debias(), sizes, prefix)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from debias import Span
 from pruners import models
-from pruners.fastv import FastV
+from pruners.methods.fastv import FastV
 from pruners.models import Adapter, Request
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from debias import Debias, Span
-from pruners.attention import all_heads, allowed_columns, attention_rows
 from pruners.base import Cut, Rows
+from pruners.engine.attention import all_heads, allowed_columns, attention_rows
 
 if TYPE_CHECKING:
     from pruners.models.base import Adapter

@@ -6,7 +6,7 @@ set -euo pipefail
 source "$(dirname "$0")/env.sh"
 questions="${1:-32}"
 out=assets/figures
-model=$("$PYTHON" -c 'from eval.checkpoints import digest_of; print("tiny-llava", digest_of("assets/tiny-llava"))')
+model=$("$PYTHON" -c 'from eval.answering.checkpoints import digest_of; print("tiny-llava", digest_of("assets/tiny-llava"))')
 at=runs/figures-$questions-${model##* } # runs belong to the weights that answered
 page=()
 
@@ -44,8 +44,8 @@ show selection-frequency "How often FastV keeps each place of the padded square,
 # The question that debiasing wins and whose picture has the widest border; any key would do.
 sample=$("$PYTHON" - "$fastv" <<'PYTHON'
 import sys
-from eval.results import results
-from eval.store import Folder
+from eval.comparing.results import results
+from eval.answering.store import Folder
 
 best = (-1.0, "")
 for one in results(Folder(sys.argv[1])):

@@ -19,8 +19,8 @@ MODULES = {  # public modules, and what of them is
     "debias.names": ("ARMS", "BENCHMARKS", "METHODS", "arm", "benchmark", "method"),
     "debias.padding": ("RULES", "canvas_fraction", "fraction", "sampled"),
     "debias.trends": ("EVERY", "describe", "dump", "find", "load", "make", "mean", "parse"),
-    "pruners.prefix": ("Prefix",),
-    "pruners.trace": ("Trace",),
+    "pruners.engine.prefix": ("Prefix",),
+    "pruners.engine.trace": ("Trace",),
     "pruners.view": ("Patches", "View", "VisionView"),
 }
 PLAIN = (str, int, float, tuple)

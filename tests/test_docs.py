@@ -16,8 +16,9 @@ import pytest
 import yaml
 
 from debias import names
-from eval import cli, flags
-from eval.fields import parse_fields
+from eval import cli
+from eval.commands import flags
+from eval.commands.fields import parse_fields
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -293,7 +294,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr
     front = (tmp_path / "index.html").read_text(encoding="utf-8")
-    assert 'href="pruners/fastv.py.html"' in front
+    assert 'href="pruners/methods/fastv.py.html"' in front
     assert 'src="assets/figures/selection-frequency.png"' in front
     for path in tmp_path.rglob("*.html"):  # nothing is fetched from elsewhere
         assert not re.search(r'<(?:script|link|img)[^>]*(?:src|href)="https?://', path.read_text(encoding="utf-8")), (

@@ -6,12 +6,12 @@ import json
 import re
 from pathlib import Path
 
+import readme
 import torch
 from PIL import Image
 
-from eval import readme
-from eval.checkpoints import KNOWN
-from eval.trends import trended
+from eval.answering.checkpoints import KNOWN
+from eval.answering.trends import trended
 from pruners import find, names
 from pruners.models import families
 

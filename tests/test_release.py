@@ -74,7 +74,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(release):
     for needed in (
         *(f"{package}/py.typed" for package in PACKAGES),
         "debias/trends.toml",
-        "eval/report.html.jinja",
+        "eval/showing/report.html.jinja",
         *(f"eval/assets/{name}" for name in ("artefacts.toml", "published.toml", "tiny-llava/model.safetensors")),
         "eval/assets/tiny-video-llava/model.safetensors",
     ):

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from debias.names import nearest
-from eval.images import check_image
-from eval.read import Fault, Faults, label, records, want
+from eval.reading.images import check_image
+from eval.reading.read import Fault, Faults, label, records, want
 from eval.sample import Row, Sample, Score, row_id, row_text
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

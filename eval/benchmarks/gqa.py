@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.benchmarks.base import Array, Benchmark, means
-from eval.read import Faults, label, read_json, records, want
+from eval.reading.read import Faults, label, read_json, records, want
 from eval.sample import Sample
 
 QUESTIONS = "llava_gqa_testdev_balanced.jsonl"

@@ -10,13 +10,13 @@ from dataclasses import replace
 from typing import Any
 
 from eval.benchmarks.base import Benchmark
-from eval.judge import Judge, Question, judge_ids
-from eval.normalise import m4c
 from eval.sample import Row, Sample, Score
+from eval.scoring.judge import Judge, Question, judge_ids
+from eval.scoring.normalise import m4c
 
 
 class Judged(Benchmark):
-    task: str  # what the judge is asked (eval.judge.TASKS)
+    task: str  # what the judge is asked (eval.scoring.judge.TASKS)
 
     def score(self, rows: Iterable[Row], samples: Sequence[Sample], judge: Judge | None = None) -> Score:
         self.require_truth(samples)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from eval.benchmarks.base import LETTER, Array, Benchmark, Statistic, all_right, mean, means
-from eval.read import Faults, table
+from eval.reading.read import Faults, table
 from eval.sample import Sample
 
 LETTERS = "ABCD"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from eval.benchmarks.base import SHORT, Array, Benchmark, Statistic, all_right, ratio
-from eval.read import Faults, lines, records, want
+from eval.reading.read import Faults, lines, records, want
 from eval.sample import Row, Sample, row_id
 
 QUESTIONS = "llava_mme.jsonl"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from eval.benchmarks.base import Array, Benchmark, Statistic, ratio
-from eval.read import Faults, records, want
+from eval.reading.read import Faults, records, want
 from eval.sample import Sample
 
 CATEGORIES = ("adversarial", "popular", "random")

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from eval.benchmarks.base import Array, Benchmark, Statistic, mean, means
-from eval.box import FRAMES, find_box, iou, tidy, to_pixels
-from eval.read import Faults, records, want
+from eval.reading.read import Faults, records, want
 from eval.sample import Sample
+from eval.scoring.box import FRAMES, find_box, iou, tidy, to_pixels
 
 SIZES = {
     "refcoco": {"val": 10834, "testA": 5657, "testB": 5095},

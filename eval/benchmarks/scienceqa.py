@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from eval.benchmarks.base import LETTER, Array, Benchmark, Statistic, mean, means
-from eval.read import Faults, label, listed, read_json, want
+from eval.reading.read import Faults, label, listed, read_json, want
 from eval.sample import Row, Sample, Score
 
 QUESTIONS = "llava_test_CQM-A.json"

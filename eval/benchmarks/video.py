@@ -10,7 +10,7 @@ import numpy as np
 
 from eval.benchmarks.base import Array, means
 from eval.benchmarks.judged import Judged, contained, contained_stems, exact
-from eval.read import Faults, label, listed, want
+from eval.reading.read import Faults, label, listed, want
 from eval.sample import Sample
 
 ENDINGS = (".mp4", ".avi", ".mov", ".mkv")

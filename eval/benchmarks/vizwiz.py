@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from eval.benchmarks.base import SHORT, Array, Benchmark, means, questions, ten_answers
-from eval.normalise import m4c, m4c_accuracy
-from eval.read import Faults, label, listed, want
+from eval.reading.read import Faults, label, listed, want
 from eval.sample import Row, Sample, row_id
+from eval.scoring.normalise import m4c, m4c_accuracy
 
 TEST, VAL = "llava_test.jsonl", "val.json"
 UNANSWERABLE = "When the provided information is insufficient, respond with 'Unanswerable'."

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from eval.benchmarks.base import SHORT, Array, Benchmark, means, questions, ten_answers
-from eval.normalise import vqa_official_accuracy
-from eval.read import Faults, listed, want
+from eval.reading.read import Faults, listed, want
 from eval.sample import Sample
+from eval.scoring.normalise import vqa_official_accuracy
 
 TEST_DEV = "llava_vqav2_mscoco_test-dev2015.jsonl"
 VAL = "v2_OpenEnded_mscoco_val2014_questions.json"

@@ -27,9 +27,9 @@ EVIL = "</script><script>alert(1)</script><img src=http://x.invalid/y onerror=al
 def answered(world, tmp_path_factory):
     """A made-up run of two benchmarks: arm both is always right, every other answer of arm none is hostile."""
     from eval import benchmarks
-    from eval.plan import digest
+    from eval.answering.plan import digest
+    from eval.answering.store import Folder
     from eval.sample import make_row
-    from eval.store import Folder
 
     folder = Folder(tmp_path_factory.mktemp("answered") / "run")
     info = {"run": "r", "settings": {"method": "FastV(keep=16)", "limit": None}, "benchmarks": {}}

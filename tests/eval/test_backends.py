@@ -8,9 +8,9 @@ from PIL import Image
 
 from debias import Debias
 from eval import benchmarks
-from eval.backends import UNPRUNED, Native
-from eval.features import Features
-from eval.media import Shelf
+from eval.answering.backends import UNPRUNED, Native
+from eval.answering.features import Features
+from eval.reading.media import Shelf
 from eval.sample import Sample
 from pruners import make
 from pruners.models import Request, adapter
@@ -55,7 +55,7 @@ def test_shared_features_give_the_answers_of_separate_ones(loaded, world, media,
 def test_the_unpruned_arm_is_the_plain_model(loaded, world):
     benchmark, asked = questions(world, "gqa", 1)
     ((_, text, metadata),) = native(loaded["image"]).answer(asked, UNPRUNED, benchmark)
-    from eval.images import open_image
+    from eval.reading.images import open_image
 
     bound = loaded["image"]
     encoded = bound.encode([Request(asked[0].text, [open_image(asked[0])], conversation="vicuna_v1")])

@@ -10,7 +10,7 @@ import torch
 from scipy.stats import spearmanr
 
 from debias import Span
-from eval import bias
+from eval.bias import strength as bias
 
 
 def planted(rate: float, samples: int = 40, tokens: int = 144, noise: float = 0.5, seed: int = 0) -> np.ndarray:

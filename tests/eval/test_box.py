@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.box import find_box, iou, tidy, to_pixels
+from eval.scoring.box import find_box, iou, tidy, to_pixels
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eval import budgets, compare
-from eval.bias import interval
-from eval.budgets import Side
-from eval.contrast import SLOW_DRAWS
-from eval.results import results
+from eval.bias.strength import interval
+from eval.comparing import compare
+from eval.comparing.contrast import SLOW_DRAWS
+from eval.comparing.results import results
+from eval.papers import budgets
+from eval.papers.budgets import Side
 
 
 def test_a_gap_is_the_average_difference_of_compare(answered):

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from eval.answering.store import read
 from eval.cli import main
-from eval.store import read
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 
 from eval import cli, versions
-from eval.progress import Progress
+from eval.answering.progress import Progress
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def test_a_command_may_say_its_status(extra):
 
 
 def test_progress_is_log_lines_when_there_is_no_terminal(caplog, monkeypatch):
-    monkeypatch.setattr("eval.progress.SECONDS", 0)
+    monkeypatch.setattr("eval.answering.progress.SECONDS", 0)
     with caplog.at_level(logging.INFO), Progress(4, done=1) as progress:
         progress.advance(2, "pope none")
         progress.advance(1, "pope both")

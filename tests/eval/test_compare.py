@@ -7,13 +7,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from eval import benchmarks, report
+from eval import benchmarks
+from eval.answering.plan import digest
+from eval.answering.store import Folder
 from eval.cli import main
-from eval.contrast import contrast
-from eval.plan import digest
-from eval.results import Result, scored
+from eval.comparing.contrast import contrast
+from eval.comparing.results import Result, scored
 from eval.sample import make_row
-from eval.store import Folder
+from eval.showing import report
 
 
 def rows(samples, texts, arm, run="r1", **facts):

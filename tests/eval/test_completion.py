@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 
-from eval import completion
 from eval.cli import installed
+from eval.commands import completion
 from pruners import names
 
 

@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from debias import Padding, Span
-from eval import bias, cli, diagnose, probe
+from eval import cli
+from eval.bias import diagnose, probe
+from eval.bias import strength as bias
 from pruners.models import adapter
 from pruners.models.request import Request
 

@@ -8,7 +8,7 @@ from openpyxl import load_workbook
 
 from eval.benchmarks import get
 from eval.cli import main
-from eval.export import export
+from eval.commands.export import export
 from tiny.layouts_choice import COLUMNS
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval import cells, charts, cli, drawings, figures
+from eval import cli
+from eval.showing import cells, charts, drawings, figures
 
 ARM_VALUES = (("none", 55.0, 9.0), ("both", 60.0, 9.0))
 ARMS = ("none", "trend", "padding", "both")

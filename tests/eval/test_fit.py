@@ -9,10 +9,10 @@ import torch
 
 from debias import Span, Trend
 from debias import trends as files
-from eval import fitting
+from eval.bias import fitting
+from eval.bias.fitting import Fit, Probe, fitted
 from eval.cli import main
-from eval.fit import table
-from eval.fitting import Fit, Probe, fitted
+from eval.commands.fit import table
 from pruners.prior import Prior
 
 ONE_ANSWER = ("--benchmarks", "gqa", "--limit", "1", "--max-new-tokens", "2", "--arms", "trend")
@@ -128,7 +128,7 @@ def test_trends_beside_the_checkpoint_are_the_default(checkpoints, world, tmp_pa
 
 
 def test_a_trend_fitted_on_the_way_does_not_depend_on_the_last_bit():
-    from eval.choices import rounded
+    from eval.answering.choices import rounded
 
     one = {"kind": "table", "rate": 0.0123456789, "values": [1.0, 0.98765432], "length": 2, "between": {"rate": 0.1}}
     other = {**one, "rate": 0.0123456788, "values": [1.0, 0.98765431]}

@@ -8,9 +8,10 @@ import json
 import pytest
 
 from debias import trends as files
-from eval import cli, flags
+from eval import cli
+from eval.answering.trends import is_published
 from eval.cli import main
-from eval.trends import is_published
+from eval.commands import flags
 from pruners.base import REFERENCE_TOKENS
 
 

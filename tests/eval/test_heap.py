@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from eval import heap
+from eval.answering import heap
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FAULTS = """
 import resource, sys
 import torch
-from eval import heap
+from eval.answering import heap
 if sys.argv[1] == "kept" and not heap.keep():
     raise SystemExit(3)
 def work():

@@ -7,7 +7,7 @@ import zlib
 import pytest
 from PIL import Image
 
-from eval.images import check_image, open_image
+from eval.reading.images import check_image, open_image
 from eval.sample import Sample
 
 

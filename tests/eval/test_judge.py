@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from eval import judge as judging
-from eval.judge import TASKS, Cache, Judge, Question, Verdict, default_cache, judge_ids
+from eval.scoring import judge as judging
+from eval.scoring.judge import TASKS, Cache, Judge, Question, Verdict, default_cache, judge_ids
 
 KEY = "sk-very-secret"
 GOOD = '{"score": 0.5}'

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import openai
 import pytest
 
-from eval import judge as judging
-from eval.judge import TASKS, Cache, Judge, Question, Unreadable, Verdict, default_cache, verdict_in
+from eval.scoring import judge as judging
+from eval.scoring.judge import TASKS, Cache, Judge, Question, Unreadable, Verdict, default_cache, verdict_in
 
 URL = "http://127.0.0.1:1/v1"
 http = importlib.import_module(openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0])  # httpx or its heir

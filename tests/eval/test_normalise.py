@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.normalise import (
+from eval.scoring.normalise import (
     CONTRACTIONS,
     NUMBERS,
     PUNCTUATION,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from eval.answering.store import Folder, read
 from eval.cli import main
-from eval.store import Folder, read
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 pytestmark = pytest.mark.long

@@ -4,8 +4,8 @@ import csv
 
 import pytest
 
-from eval import read
-from eval.read import Fault, Faults, label, lines, listed, read_json, records, table, want
+from eval.reading import read
+from eval.reading.read import Fault, Faults, label, lines, listed, read_json, records, table, want
 
 
 def test_what_a_record_must_hold():

@@ -4,8 +4,7 @@ import json
 import shutil
 
 import pytest
-
-from eval import readme
+import readme
 
 
 @pytest.fixture

@@ -8,10 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eval import artefacts, cells, fitting, reproduce
-from eval.averages import AVERAGES
 from eval.benchmarks import NAMES
+from eval.bias import fitting
 from eval.cli import main
+from eval.commands import reproduce
+from eval.comparing.averages import AVERAGES
+from eval.papers import artefacts
+from eval.showing import cells
 
 KNOWN = artefacts.artefacts()
 

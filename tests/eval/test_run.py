@@ -11,8 +11,8 @@ import time
 import pytest
 
 from eval import benchmarks
+from eval.answering.store import Folder, read
 from eval.cli import main
-from eval.store import Folder, read
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -271,7 +271,7 @@ def test_nan_is_reported_and_never_an_answer(flags, checkpoints, world, tmp_path
 def test_out_of_memory_halves_the_batch(flags, tmp_path, capsys, monkeypatch):
     import torch
 
-    from eval.backends import Native
+    from eval.answering.backends import Native
 
     whole, sizes = Native._generate, []
 
@@ -293,7 +293,7 @@ def test_out_of_memory_halves_the_batch(flags, tmp_path, capsys, monkeypatch):
 def test_one_question_too_many_for_memory_is_said(flags, tmp_path, capsys, monkeypatch):
     import torch
 
-    from eval.backends import Native
+    from eval.answering.backends import Native
 
     def never(self, batch, arm, benchmark):
         raise torch.OutOfMemoryError("CUDA out of memory")

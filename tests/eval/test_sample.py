@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.judge import TASKS, Question, Verdict
-from eval.read import Fault
+from eval.reading.read import Fault
 from eval.sample import Sample, Score, make_row, read_rows, row_id, row_text
+from eval.scoring.judge import TASKS, Question, Verdict
 
 
 def test_a_sample_has_a_key_and_a_group():

@@ -8,9 +8,9 @@ import torch
 
 from eval import benchmarks
 from eval.cli import main
-from eval.scale import LOADS, assumed, layer, prefill, spread, tower, weight_bytes
-from eval.shapes import AFTER, BEFORE, SHAPES, Shape, build, prompt
-from eval.speed_measure import Variant, flops_of
+from eval.commands.scale import LOADS, assumed, layer, prefill, spread, tower, weight_bytes
+from eval.speed.measure import Variant, flops_of
+from eval.speed.shapes import AFTER, BEFORE, SHAPES, Shape, build, prompt
 from pruners import make
 
 NARROW = Shape(128, 344, 6, 4, 2, 500, 64)

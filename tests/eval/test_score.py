@@ -7,7 +7,7 @@ import pytest
 
 from eval.benchmarks import NAMES, get
 from eval.cli import main
-from eval.score import as_json, as_text, score_file
+from eval.commands.score import as_json, as_text, score_file
 
 
 def vizwiz(folder, answers):

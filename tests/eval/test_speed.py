@@ -13,9 +13,11 @@ import pytest
 import torch
 
 import pruners
-from eval import cli, speed, speed_parts
-from eval.shapes import SHAPES, Laid, Shape, build, prompt
-from eval.speed_measure import Timed, Variant, fitting, flops_of, measure, spread
+from eval import cli
+from eval.commands import speed
+from eval.speed import parts as speed_parts
+from eval.speed.measure import Timed, Variant, fitting, flops_of, measure, spread
+from eval.speed.shapes import SHAPES, Laid, Shape, build, prompt
 
 SMALL = Shape(32, 64, 4, 4, 2, 300, 64, {**SHAPES["tiny"].tower, "image_size": 112, "hidden_size": 32})
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from eval import statistics
-from eval.statistics import difference, holm, interval, left_out, mcnemar, mean_value, replicates, sign_flip
+from eval.scoring import statistics
+from eval.scoring.statistics import difference, holm, interval, left_out, mcnemar, mean_value, replicates, sign_flip
 
 
 def paired(a, b, place=None):

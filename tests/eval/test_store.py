@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.store import Folder, decode, encode, read
+from eval.answering.store import Folder, decode, encode, read
 
 
 def row(key, text="yes", run="r1", arm="none"):
@@ -133,7 +133,7 @@ def test_a_broken_run_json_is_named(tmp_path):
 
 HOLDER = """
 import sys
-from eval.store import Folder
+from eval.answering.store import Folder
 held = Folder(sys.argv[1]).claim({"limit": 1}, "r1", int(sys.argv[2]), int(sys.argv[3]))
 print("held", flush=True)
 sys.stdin.read()
@@ -175,7 +175,7 @@ def test_processes_of_one_world_share_a_folder_and_other_worlds_wait(tmp_path):
 
 WRITER = """
 import sys
-from eval.store import Folder
+from eval.answering.store import Folder
 folder = Folder(sys.argv[1]).claim({"limit": 1}, "r1")
 done = {row["metadata"]["key"] for row in folder.rows("pope", "none")}
 shard = folder.shard("pope", "none")

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from eval.images import check_image
+from eval.reading.images import check_image
+from eval.reading.video import Clips, places, read_frames
 from eval.sample import Sample
-from eval.video import Clips, places, read_frames
 
 av = pytest.importorskip("av")
 
@@ -72,10 +72,10 @@ def test_a_missing_clip_is_named(tmp_path):
 
 
 def test_a_clip_is_decoded_once_by_content(tmp_path, monkeypatch):
-    import eval.video
+    import eval.reading.video
 
     calls = []
-    monkeypatch.setattr(eval.video, "read_frames", lambda path, n: calls.append(path) or read_frames(path, n))
+    monkeypatch.setattr(eval.reading.video, "read_frames", lambda path, n: calls.append(path) or read_frames(path, n))
     first = clip(tmp_path / "a.mkv", 9)
     (tmp_path / "b.mkv").write_bytes(first.read_bytes())
     clips = Clips()

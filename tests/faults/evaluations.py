@@ -149,9 +149,9 @@ def serve() -> None:
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed, it is no answer
-    for module in ("torch", "transformers", "av", "numpy", "PIL.Image", "eval.run", "eval.backends", "pruners.models",
+    for module in ("torch", "transformers", "av", "numpy", "PIL.Image", "eval.commands.run", "eval.answering.backends", "pruners.models",
                    "transformers.models.llava.modeling_llava", "transformers.models.video_llava", "rich.table",
-                   "eval.judge", "openai", "tenacity", "eval.report", "jinja2"):  # fmt: skip
+                   "eval.scoring.judge", "openai", "tenacity", "eval.showing.report", "jinja2"):  # fmt: skip
         __import__(module)
     for line in sys.stdin:
         order = json.loads(line)

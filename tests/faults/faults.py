@@ -94,7 +94,7 @@ def file_limit(main: Main, size: int) -> Main:
 
 def no_space(main: Main, rows: int) -> Main:
     """After so many rows the disk takes half of the next one and no more."""
-    from eval.store import Shard
+    from eval.answering.store import Shard
 
     left = [rows]
 
@@ -167,7 +167,7 @@ def poison(main: Main) -> Main:
 
 def impatient(main: Main) -> Main:
     """Nobody waits between two attempts at a judge."""
-    from eval import judge
+    from eval.scoring import judge
 
     judge._wait = lambda state, longest: 0.0
     return main

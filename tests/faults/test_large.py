@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from eval import read
+from eval.reading import read
 from eval.sample import read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +49,7 @@ from eval import benchmarks
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     if sys.argv[1] == "answers":
-        from eval.score import score_file
+        from eval.commands.score import score_file
         score_file("pope", sys.argv[2], sys.argv[3])
     else:
         benchmarks.get("vqav2").load(sys.argv[3], media=False, split="test-dev")

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from eval.images import MAX_PIXELS, MAX_SIDE, check_image, open_clip, open_image
-from eval.report import THUMBNAIL, thumbnail
+from eval.reading.images import MAX_PIXELS, MAX_SIDE, check_image, open_clip, open_image
+from eval.reading.video import Clips, read_frames
 from eval.sample import Sample
-from eval.video import Clips, read_frames
+from eval.showing.report import THUMBNAIL, thumbnail
 from pruners.models import images
 
 quick = settings(max_examples=40)

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openpyxl import load_workbook
 
-from eval import report
-from eval.export import export
+from eval.commands.export import export
+from eval.showing import report
 from eval.tables import Table, comma_separated, latex, markdown, say, show
 
 quick = settings(max_examples=40)
@@ -125,8 +125,8 @@ def page_of(answered):
     """The report of a run whose answers, questions and judge say what they like."""
     from dataclasses import replace
 
-    from eval import compare
-    from eval.results import results
+    from eval.comparing import compare
+    from eval.comparing.results import results
 
     scored = [one for one in results(answered) if one.benchmark.name == "pope"]
 

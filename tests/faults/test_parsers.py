@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from debias import trends
-from eval.box import find_box, iou, to_pixels
-from eval.judge import TASKS, Cache, Unreadable, Verdict, verdict_in
-from eval.normalise import m4c, vqa_official_accuracy
-from eval.read import Faults, listed, read_json, records, table
+from eval.answering.store import Folder, torn
+from eval.answering.store import read as read_shard
+from eval.reading.read import Faults, listed, read_json, records, table
 from eval.sample import read_rows
-from eval.store import Folder, torn
-from eval.store import read as read_shard
+from eval.scoring.box import find_box, iou, to_pixels
+from eval.scoring.judge import TASKS, Cache, Unreadable, Verdict, verdict_in
+from eval.scoring.normalise import m4c, vqa_official_accuracy
 
 quick = settings(max_examples=40)
 
@@ -131,7 +131,7 @@ def test_replies_that_are_no_verdict(reply):
 def test_verdicts_on_disk_are_read_again_as_strictly(tmp_path):
     lines = [{"key": "a", "value": {"score": 7}, "reply": "", "judge": "j"}, {"key": "b", "value": 3, "reply": ""}]
     (tmp_path / "c").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    from eval.judge import _readable
+    from eval.scoring.judge import _readable
 
     found = Cache(tmp_path / "c").get("a")
     assert found is not None

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from judge import LyingJudge
 
-from eval.judge import Judge, Question
+from eval.scoring.judge import Judge, Question
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(path for package in ("debias", "pruners", "eval", "tiny") for path in (ROOT / package).rglob("*.py"))

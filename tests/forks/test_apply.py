@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from eval.fork_setup import ROOT, blob_id
+from eval.forks.setup import ROOT, blob_id
 
 CODE = """import math
 import sys

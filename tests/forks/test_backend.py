@@ -10,7 +10,10 @@ from types import SimpleNamespace
 import pytest
 
 from debias import Debias, Padding, Trend
-from eval import fork, fork_options, fork_reader, fork_setup
+from eval.forks import backend as fork
+from eval.forks import options as fork_options
+from eval.forks import reader as fork_reader
+from eval.forks import setup as fork_setup
 from pruners import make
 
 SHAPE = (576, 32)  # LLaVA-1.5-7B

@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from debias import Debias, Padding, Trend
-from eval.fork import Fork
-from eval.fork_options import options
-from eval.fork_setup import ROOT, blob_id, environment, setups
+from eval.forks.backend import Fork
+from eval.forks.options import options
+from eval.forks.setup import ROOT, blob_id, environment, setups
 from eval.sample import Sample
 from pruners import make
 
@@ -140,7 +140,7 @@ def start(name, checkpoint, longest=None, **fields):
 
 @pytest.mark.parametrize("name", LLAVA)
 def test_every_arm_agrees_with_the_native_method(checkpoint, pictures, name):
-    from eval.parity import compare
+    from eval.commands.parity import compare
     from pruners.models import adapter
 
     fork = start(name, checkpoint)

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from debias import Padding
-from eval.fork_setup import ROOT, environment, setup
+from eval.forks.setup import ROOT, environment, setup
 
 
 @pytest.mark.forks

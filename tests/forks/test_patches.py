@@ -14,7 +14,7 @@ import pytest
 
 import debias
 from debias import core, names
-from eval.fork_setup import ROOT, setups
+from eval.forks.setup import ROOT, setups
 
 PATCHES = sorted((ROOT / "patches").glob("*.patch"))
 BLOB = r"[0-9a-f]{40}"

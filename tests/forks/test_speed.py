@@ -7,8 +7,9 @@ import json
 
 import pytest
 
-from eval import fork_setup, speed
-from eval.fork_setup import ROOT, environment, setup
+from eval.commands import speed
+from eval.forks import setup as fork_setup
+from eval.forks.setup import ROOT, environment, setup
 
 
 def measured(*words):

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from debias import Debias, Padding, Trend
-from eval.fork import Fork
-from eval.fork_reader import Reader
-from eval.fork_setup import ROOT, code_of, environment
 from eval.forks import convert, layout
+from eval.forks.backend import Fork
+from eval.forks.reader import Reader
+from eval.forks.setup import ROOT, code_of, environment
 from eval.sample import Sample
 from pruners import make
 
@@ -100,7 +100,7 @@ def test_a_package_that_is_only_imported_gets_a_stand_in(monkeypatch):
 
 @pytest.mark.forks
 def test_clips_and_pictures_agree_with_the_native_method(video_checkpoint, tmp_path, frames):
-    from eval.parity import compare
+    from eval.commands.parity import compare
     from pruners.models import adapter
 
     try:

@@ -177,7 +177,7 @@ def main() -> int:
             record(name)
         return 0
     sys.path.insert(0, str(ROOT))
-    from eval.fork_setup import environment
+    from eval.forks.setup import environment
 
     for name in args.names:
         python, path = environment(CASES[name][0])

@@ -9,9 +9,9 @@ from transformers import CompileConfig
 
 import pruners
 from debias import Debias, Padding, Trend
-from pruners.compiled import _made
-from pruners.limits import Unsupported
-from pruners.prefix import Prefix
+from pruners.engine.compiled import _made
+from pruners.engine.limits import Unsupported
+from pruners.engine.prefix import Prefix
 
 DEBIAS = Debias(Trend.exponential(0.01), Padding())
 
@@ -92,7 +92,7 @@ def test_with_a_prefix_a_step_is_compiled_for_its_block(small, requests):
 
 @pytest.mark.long
 def test_few_compiled_steps_are_kept(small, requests, monkeypatch):
-    monkeypatch.setattr("pruners.compiled.STEPS", 1)
+    monkeypatch.setattr("pruners.engine.compiled.STEPS", 1)
     encoded = small.encode(requests[:1])
     for keep in (3, 4, 3):
         with pruners.make("fastv", keep=keep)(small):

@@ -3,7 +3,7 @@ import torch
 
 import pruners
 from debias import Debias, Padding
-from pruners.illava import merge_least
+from pruners.methods.illava import merge_least
 
 generator = torch.Generator().manual_seed(0)
 
@@ -60,7 +60,7 @@ def test_padding_in_the_average_can_be_left_as_upstream_has_it(tower_keep, get, 
         groups.setdefault(name, []).append(silenced)
         return merge_least(states, score, keep, silenced)
 
-    monkeypatch.setattr("pruners.illava.merge_least", noting)
+    monkeypatch.setattr("pruners.methods.illava.merge_least", noting)
     kept, logits = {}, {}
     for name in (True, False):
         pruner = pruners.make("illava", keep=10, layer=3, tower_keep=tower_keep, tower_layers=(0,), silence_merge=name)

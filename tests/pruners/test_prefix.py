@@ -5,9 +5,9 @@ import torch
 
 import pruners
 from debias import Debias, Padding, Trend
-from pruners.limits import Unsupported
+from pruners.engine.limits import Unsupported
+from pruners.engine.prefix import Prefix, check_shared
 from pruners.models import families
-from pruners.prefix import Prefix, check_shared
 
 FULL = Debias(Trend.exponential(0.02), Padding())
 METHODS = sorted(pruners.names())

@@ -7,7 +7,7 @@ import torch
 
 import pruners
 from debias import Debias, Padding, Trend
-from pruners.limits import Unsupported
+from pruners.engine.limits import Unsupported
 
 
 @pytest.fixture(scope="module")

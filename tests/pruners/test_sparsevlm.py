@@ -2,7 +2,7 @@ import torch
 
 import pruners
 from debias import Debias, Padding
-from pruners.sparsevlm import raters, recycle, recycled
+from pruners.methods.sparsevlm import raters, recycle, recycled
 
 generator = torch.Generator().manual_seed(0)
 

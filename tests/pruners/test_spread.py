@@ -7,10 +7,10 @@ import torch
 
 import pruners
 from debias import Debias, Padding, Span, Trend
-from pruners.attention import all_heads
+from pruners.engine.attention import all_heads
+from pruners.engine.prefix import Prefix
+from pruners.engine.sequence import Segment
 from pruners.models.base import home
-from pruners.prefix import Prefix
-from pruners.sequence import Segment
 from pruners.view import Tokens
 
 FULL = Debias(Trend.exponential(0.02), Padding())

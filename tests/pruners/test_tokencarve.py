@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pruners.tokencarve import borda, carve, information
+from pruners.methods.tokencarve import borda, carve, information
 
 generator = torch.Generator().manual_seed(0)
 

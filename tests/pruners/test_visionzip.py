@@ -3,7 +3,7 @@ import torch
 
 import pruners
 from debias import Debias, Padding
-from pruners.visionzip import contextual
+from pruners.methods.visionzip import contextual
 
 generator = torch.Generator().manual_seed(0)
 

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruners.vispruner import important_and_distinct
+from pruners.methods.vispruner import important_and_distinct
 
 
 def by_hand(features, attention, keep, ratio, valid=None, step=8):

@@ -13,8 +13,8 @@ import torch
 
 from debias import Debias, Padding, Trend
 
-DOOR = [("download", "pruners/hooks.py:prefill"), ("download", "pruners/sequence.py:real_columns")]
-SOLVER = ("_linalg_eigh", "pruners/tokencarve.py:information")
+DOOR = [("download", "pruners/engine/hooks.py:prefill"), ("download", "pruners/engine/sequence.py:real_columns")]
+SOLVER = ("_linalg_eigh", "pruners/methods/tokencarve.py:information")
 GRAPH = ("download", "pruners/mis.py:independent")
 NEEDED = {"tokencarve": [SOLVER], "d2pruner": [GRAPH], "deeplayer": [GRAPH]}
 SIZES = {"models/llava_next.py:spans", "models/qwen2_5_vl.py:grids"}  # read with the ids: how large the pictures are

@@ -63,7 +63,7 @@ def test_layers_behind_a_cut_get_what_they_need_without_hooks(get, requests, nam
     layers, hooks = adapter.decoder.layers, counter(adapter)
     encoded, found = adapter.encode(requests[:batch]), []
     for room in (255, 0, 2):
-        monkeypatch.setattr("pruners.watch.ROOM", room)
+        monkeypatch.setattr("pruners.engine.watch.ROOM", room)
         pruner = pruners.make(name, keep=0.3)
         with pruner(adapter, DEBIAS, encoded.sizes):
             found.append(ids(adapter, encoded, max_new_tokens=6))

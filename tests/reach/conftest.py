@@ -23,8 +23,8 @@ def answers(photos):
     from PIL import Image
 
     from debias import Debias
-    from eval.backends import greedy
-    from eval.choices import EMBEDDED
+    from eval.answering.backends import greedy
+    from eval.answering.choices import EMBEDDED
     from pruners import make
     from pruners.models import Request, adapter
 

@@ -5,8 +5,8 @@ import json
 import pytest
 from PIL import Image
 
-from eval.harness import Answer, Pruned, Rows, as_flag, decoding
-from eval.store import decode
+from eval.answering.store import decode
+from eval.harnesses.pruned import Answer, Pruned, Rows, as_flag, decoding
 
 QUESTION = "What colour is the circle?"
 

@@ -65,7 +65,7 @@ def base_class():
 
 @pytest.fixture
 def lmms(monkeypatch):
-    """eval.lmms, written against the stand-in."""
+    """eval.harnesses.lmms, written against the stand-in."""
     manifest = make_dataclass("ModelManifest", [(name, object, None) for name in MANIFEST])
     holds = {"lmms_eval.api.model": {"lmms": base_class()}, "lmms_eval.models.registry_v2": {"ModelManifest": manifest}}
     for name in (
@@ -79,9 +79,9 @@ def lmms(monkeypatch):
         module.__path__ = []
         vars(module).update(holds.get(name, {}))
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.delitem(sys.modules, "eval.lmms", raising=False)
-    yield importlib.import_module("eval.lmms")
-    sys.modules.pop("eval.lmms", None)
+    monkeypatch.delitem(sys.modules, "eval.harnesses.lmms", raising=False)
+    yield importlib.import_module("eval.harnesses.lmms")
+    sys.modules.pop("eval.harnesses.lmms", None)
 
 
 def requests(kind, photos, **generation):
@@ -247,14 +247,14 @@ def one(folder, pattern):
 @pytest.mark.parametrize(
     ("launcher", "words", "kind"),
     [
-        (ALONE, [], "eval.lmms.Chat (chat)"),
-        (ALONE, ["--force_simple"], "eval.lmms.Simple (simple)"),
-        (TWO, [], "eval.lmms.Chat (chat)"),
+        (ALONE, [], "eval.harnesses.lmms.Chat (chat)"),
+        (ALONE, ["--force_simple"], "eval.harnesses.lmms.Simple (simple)"),
+        (TWO, [], "eval.harnesses.lmms.Chat (chat)"),
     ],
     ids=["chat", "simple", "two processes"],
 )
 def test_its_command_line(three, launcher, words, kind):
-    from eval.store import decode
+    from eval.answering.store import decode
 
     folder, texts, kept = three
     done = run(folder, launcher, *words)

@@ -16,7 +16,7 @@ import openpyxl
 import pytest
 
 from eval.cli import main
-from eval.vlmevalkit import Model, given, multiple_choice
+from eval.commands.vlmevalkit import Model, given, multiple_choice
 
 ROOT = Path(__file__).parents[2]
 QUESTION = "What colour is the circle?"
@@ -159,7 +159,7 @@ def test_chinese_questions_get_the_chinese_instruction():
 
 
 def test_clips_are_taken_by_families_that_know_them():
-    from eval.choices import EMBEDDED
+    from eval.answering.choices import EMBEDDED
 
     assert Model(method="fastv", arm="none", pretrained=str(EMBEDDED["video"])).VIDEO_LLM
     assert not Model.VIDEO_LLM
@@ -256,7 +256,7 @@ def test_the_real_kit_asks_about_pictures(photos, answers, tmp_path):
 def test_the_real_kit_asks_about_clips(kind, tmp_path):
     """A model of clips gets the file, and one of pictures the frames that the kit took from it."""
     from eval.embedded import EMBEDDED
-    from eval.harness import Pruned
+    from eval.harnesses.pruned import Pruned
     from tiny.clips import clip, draw_clip
     from tiny.layouts_media import write_video
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from eval.benchmarks import get, mmbench
-from eval.images import open_image
+from eval.reading.images import open_image
 from tiny.layouts_choice import COLUMNS
 
 LETTER = "\nAnswer with the option's letter from the given choices directly."

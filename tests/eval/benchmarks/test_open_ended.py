@@ -6,7 +6,7 @@ import pytest
 
 from eval.benchmarks import get
 from eval.benchmarks.judged import contained, contained_stems, exact, stem
-from eval.judge import Verdict
+from eval.scoring.judge import Verdict
 
 
 class Scripted:

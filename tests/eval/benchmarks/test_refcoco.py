@@ -4,7 +4,7 @@ import pytest
 
 from eval.benchmarks import get
 from eval.benchmarks.refcoco import place
-from eval.images import open_image
+from eval.reading.images import open_image
 
 PROMPT = "Please provide the bounding box coordinate of the region this sentence describes: "
 

@@ -4,7 +4,7 @@ import os
 import signal
 
 if "HALTING_RANK" in os.environ and os.environ["HALTING_RANK"] == os.environ.get("RANK"):
-    from eval.store import Shard
+    from eval.answering.store import Shard
 
     whole, rows = Shard.append, []
 

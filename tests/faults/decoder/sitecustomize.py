@@ -3,7 +3,7 @@
 import os
 import sys
 
-if os.environ.get("FAULT_CLIP") and "eval.decoder" in " ".join(sys.orig_argv):
+if os.environ.get("FAULT_CLIP") and "eval.reading.decoder" in " ".join(sys.orig_argv):
     import ctypes
     import time
 

@@ -12,9 +12,9 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import (
 
 import pruners
 from debias import Padding
+from pruners.methods.vispruner import important_and_distinct
 from pruners.models import Request
 from pruners.models.internvl import arranged
-from pruners.vispruner import important_and_distinct
 
 SIZES = [(40, 70), (131, 50), (200, 301), (112, 112), (640, 480)]
 

@@ -127,7 +127,7 @@ def test_tokens_know_their_patches_in_the_tower(size, pinpoints, builders, adapt
 
 def by_hand(one, inputs, row, number, keep):
     """VisPruner as the authors run it on tiles: each view by itself, on the eager attention of all its tokens."""
-    from pruners.vispruner import important_and_distinct
+    from pruners.methods.vispruner import important_and_distinct
 
     tower = one.inner.vision_tower
     kernel = tower.config._attn_implementation

@@ -1,0 +1,277 @@
+"""Measure the biases of a model's attention, layer by layer, before any benchmark is at hand.
+
+examples:
+  python -m eval diagnose                                  the embedded model, on drawn scenes
+  python -m eval diagnose --model llava-hf/llava-1.5-7b-hf --images photos/ --keep 128
+  python -m eval diagnose --layers 1,7,15 --heads --json
+  python -m eval diagnose --video                          the embedded video model, on drawn clips
+
+For every layer and arm: how steeply attention rises with position (`rise`: log of last over first of the fitted
+exponential, with R^2), its rank correlation with position (signed mean over pictures; and the mean absolute value that
+the deep-layer paper reports, which chance alone lifts to the noise floor), entropy, and where `--keep` tokens would
+lie: in padding, in the lowest third of the picture, and of a clip in the last third of its frames. In brackets: 95 %
+bootstrap intervals over pictures. The trend of the arms is fitted on one half of the pictures and everything is
+measured on the other. `no RoPE`: scores taken before the rotary embedding. `chance`: the scores of every picture
+shuffled over its tokens, so the noise floor of every number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from debias import Debias, Padding, Trend, lines
+from debias.names import ARMS
+from eval.answering.checkpoints import digest_of
+from eval.bias import diagnosis
+from eval.bias import strength as bias
+from eval.bias.probe import Seen, watch
+from eval.bias.strength import Measured
+from eval.commands.flags import positive
+from eval.embedded import EMBEDDED
+from eval.reading.images import open_image
+from eval.sample import Sample
+from eval.tables import say, show
+from pruners.base import top
+from pruners.models import adapter
+from pruners.models.request import Request
+
+Array = np.ndarray[Any, np.dtype[Any]]
+HEAD_DRAWS = 200  # there are many heads
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
+# Five requests; the first is the one that everything but the stability over prompts is measured with.
+PROMPTS = (
+    "What colour is the circle?\nAnswer the question using a single word or phrase.",
+    "How many red shapes are there?\nAnswer the question using a single word or phrase.",
+    "What is written on the white sign?\nAnswer the question using a single word or phrase.",
+    "Is there a blue square in the image?\nAnswer the question using a single word or phrase.",
+    "What is the shape directly below the green ring?\nAnswer the question using a single word or phrase.",
+)
+
+
+def command(parser: argparse.ArgumentParser) -> Any:
+    parser.add_argument("--model", help="checkpoint folder or hub id (default: the embedded model)")
+    parser.add_argument("--video", action="store_true", help="clips instead of pictures")
+    parser.add_argument("--images", type=Path, help="folder of pictures, or of videos (default: the tiny world's)")
+    parser.add_argument("--prompts", type=Path, help="text file, one request a line; the first is the main one")
+    parser.add_argument("--limit", type=positive, default=64, help="how many pictures (default: %(default)s)")
+    parser.add_argument(
+        "--keep",
+        type=float,
+        default=0.11,
+        help="tokens that would be kept: a count, or a share < 1 (default: %(default)s)",
+    )
+    parser.add_argument("--layers", help="which layers, as in 1,7,15 (default: all)")
+    parser.add_argument("--heads", action="store_true", help="also the rise of every head, before and after RoPE")
+    parser.add_argument("--out", type=Path, help="also write the result to this file, for `python -m eval figures`")
+    parser.add_argument("--device", help="device of the model (default: a GPU when there is one)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed draws other pictures (default %(default)s)")
+    parser.add_argument("--batch-size", type=positive, default=8, help="pictures at once (default %(default)s)")
+    return work
+
+
+def work(args: argparse.Namespace) -> dict[str, Any]:
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = args.model or str(EMBEDDED["video" if args.video else "image"])
+    family = adapter(model).load(model, device=device)
+    shown = (
+        drawn(args.limit, args.seed, args.video) if args.images is None else found(args.images, args.limit, args.video)
+    )
+    prompts = PROMPTS if args.prompts is None else tuple(filter(None, args.prompts.read_text("utf-8").splitlines()))
+    if not prompts:
+        raise ValueError(f"--prompts {args.prompts}: the file is empty; expected one request a line")
+    say(f"diagnose: {len(shown)} {kind(args)}, {len(prompts)} prompts, {model} on {device}")
+
+    def look(prompt: str, rotary: bool = True) -> Seen:
+        requests = [Request(prompt, [], one) if args.video else Request(prompt, [one]) for one in shown]
+        return watch(family, requests, rotary, args.batch_size)
+
+    main = look(prompts[0])
+    if len(main.spans) < 4:
+        raise ValueError(
+            f"{len(main.spans)} {kind(args)} are too few: a half fits the trend, the other half is measured. "
+            "Give at least 4"
+        )
+    plain, others = look(prompts[0], rotary=False), [look(prompt).heads_mean for prompt in prompts[1:]]
+    depth = main.attention.shape[1]
+    layers = range(depth) if args.layers is None else chosen(args.layers, depth)
+    result = {
+        "model": f"{Path(model).name} {digest_of(model)}",
+        "pictures": len(main.spans),
+        "left_out": len(shown) - len(main.spans),
+        "source": f"drawn {kind(args)} of the tiny world" if args.images is None else f"{kind(args)} of --images",
+        "prompt": prompts[0],
+        "tokens": main.attention.shape[-1],
+        "grid": list(main.spans[0].grid),
+        "frames": main.spans[0].frames,
+        "noise_floor": bias.noise_floor(main.attention.shape[-1]),
+        "kept": budget(args.keep, main.attention.shape[-1]),
+        "layers": [layer_report(main, plain, others, layer, args) for layer in layers],
+    }
+    for table in diagnosis.tables(result):
+        show(table)
+    if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return result
+
+
+def chosen(text: str, depth: int) -> list[int]:
+    """The layers that --layers names."""
+    words = [word.strip() for word in text.split(",")]
+    if wrong := [word for word in words if not (word.isdecimal() and int(word) < depth)]:
+        raise ValueError(f"--layers {text}: expected layers 0 to {depth - 1} with commas, found {wrong[0]!r}")
+    return [int(word) for word in words]
+
+
+def kind(args: argparse.Namespace) -> str:
+    return "clips" if args.video else "pictures"
+
+
+def layer_report(
+    main: Seen, plain: Seen, others: Sequence[Array], layer: int, args: argparse.Namespace
+) -> dict[str, Any]:
+    scores = main.heads_mean[:, layer]
+    together = np.stack([scores, *(seen[:, layer] for seen in others)], axis=1)
+    mixed = np.stack([shuffled(main, together[:, n], args.seed + n) for n in range(together.shape[1])], axis=1)
+    report: dict[str, Any] = {"layer": layer, "arms": arms(main, scores, args)}
+    report["no_rope"] = arms(plain, plain.heads_mean[:, layer], args, ("none",))["none"]
+    report["chance"] = arms(main, mixed[:, 0], args, ("none",))["none"]
+    report["prompt_stability"] = bias.mean(bias.prompt_stability(together), args.seed)
+    report["prompt_stability_chance"] = bias.mean(bias.prompt_stability(mixed), args.seed)
+    report["curves"] = curves(main, scores)
+    profile = bias.row_profile(patches(main, without_padding(main, scores)), main.spans[0].grid)
+    report["row_profile"] = [None if math.isnan(row) else row for row in profile.tolist()]
+    if args.heads:
+        report["heads"], report["heads_no_rope"] = (heads(seen, layer, args.seed) for seen in (main, plain))
+    return report
+
+
+def heads(seen: Seen, layer: int, seed: int) -> list[Measured]:
+    """The rise of every head, padding left out."""
+    found = seen.attention[:, layer].swapaxes(0, 1)
+    return [rise(without_padding(seen, head), special(seen), seed, HEAD_DRAWS)[0] for head in found]
+
+
+def rise(values: Array, ignore: torch.Tensor | None, seed: int, draws: int = bias.DRAWS) -> tuple[Measured, Measured]:
+    """Of the exponential that fits the mean curve of the pictures, the log of last over first; and its R^2."""
+    samples, tokens = values.shape
+    weight = bias.resamples(samples, seed, draws)
+    seen = weight @ ~np.isnan(values)
+    curves = np.where(seen > 0, weight @ np.nan_to_num(values) / np.maximum(seen, 1e-12), np.nan)
+    log, share = lines.prepare(torch.as_tensor(curves), ignore)
+    slope, _, rest = lines.regress(log, share, Trend.exponential(0.0).regressor(tokens).to(log))
+    rates, r2 = slope.numpy(), lines.explained(log, share, rest).numpy()
+    return bias.interval(rates * (tokens - 1)), bias.interval(r2)
+
+
+def curves(seen: Seen, scores: Array) -> dict[str, list[float]]:
+    """Mean attention by position in the three settings: as it is, divided by the average, divided by the exponential.
+
+    Both divisors come from the first half of the pictures. Each curve is relative to its own mean.
+    """
+    half = len(scores) // 2
+    first, second = (bias.mean_seen(part) for part in np.split(without_padding(seen, scores), [half]))
+    filled = np.where(np.isnan(first), np.nanmean(first), first)
+    weights = {
+        "raw": np.ones(len(filled)),
+        "average": Trend.average(torch.as_tensor(filled)).curve(len(filled)).numpy(),
+        "exponential": Trend.fit(torch.as_tensor(first), ignore=special(seen)).curve(len(filled)).numpy(),
+    }
+    found = {name: patches(seen, second * weight) for name, weight in weights.items()}
+    found["with padding"] = patches(seen, np.asarray(scores[half:].mean(0)))
+    return {name: (np.nan_to_num(curve) / np.nanmean(curve)).tolist() for name, curve in found.items()}
+
+
+def arms(
+    seen: Seen, scores: Array, args: argparse.Namespace, names: Sequence[str] = ARMS
+) -> dict[str, dict[str, Measured]]:
+    """Every measure in every arm, on the second half of the pictures; the trend comes from the first."""
+    half = len(scores) // 2
+    curve = bias.mean_seen(without_padding(seen, scores)[:half])
+    trend = Trend.fit(torch.as_tensor(curve), ignore=special(seen))
+    full, spans, out = Debias(trend, Padding()), seen.spans[half:], {}
+    keep = budget(args.keep, scores.shape[1])
+    padding = [None if span.size is None else ~Padding().valid(span).numpy() for span in spans]
+    for name in names:
+        debias = full.with_arm(name)
+        after = [debias(torch.as_tensor(row), span) for row, span in zip(scores[half:], spans, strict=True)]
+        kept = [top(row, keep).numpy() for row in after]
+        # A silenced token takes no part in any measure of the score; arms that do not silence show it as it is.
+        values = np.stack([row.numpy() for row in after])
+        if debias.padding is not None:
+            values = without_padding(seen, values, half)
+        if (marked := special(seen)) is not None:
+            values = np.where(marked.numpy(), np.nan, values)
+        shares = bias.kept_shares(kept, *bias.places(seen.spans[0]), padding)
+        out[name] = measures(values, special(seen), seen.spans[0].grid, args.seed) | {
+            f"kept_in_{where}": bias.mean(share, args.seed) for where, share in shares.items()
+        }
+    return out
+
+
+def measures(values: Array, ignore: torch.Tensor | None, grid: tuple[int, int], seed: int) -> dict[str, Measured]:
+    rises, r2 = rise(values, ignore, seed)
+    patch = values if ignore is None else values[:, ~ignore.numpy()]
+    absolute = [bias.absolute_correlation(row[None], grid) for row in patch]
+    return {
+        "rise": rises,
+        "r2": r2,
+        "correlation": bias.mean(bias.spearman(values, np.arange(values.shape[1])), seed),
+        "absolute_correlation": bias.mean(np.array(absolute), seed),
+        "entropy": bias.mean(bias.entropy(values), seed),
+    }
+
+
+def without_padding(seen: Seen, values: Array, first: int = 0) -> Array:
+    """The same numbers with nan where a token shows padding."""
+    valid = np.stack([Padding().valid(span).numpy() for span in seen.spans[first:]])
+    return np.where(valid, values, np.nan)
+
+
+def shuffled(seen: Seen, values: Array, seed: int) -> Array:
+    marked = special(seen)
+    return bias.shuffled(values, None if marked is None else marked.numpy(), seed)
+
+
+def special(seen: Seen) -> torch.Tensor | None:
+    return seen.spans[0].special
+
+
+def patches(seen: Seen, values: Array) -> Array:
+    """Without tokens that are no patch (frame CLS, newlines)."""
+    marked = special(seen)
+    return values if marked is None else values[..., ~marked.numpy()]
+
+
+def budget(keep: float, tokens: int) -> int:
+    return min(tokens, round(keep * tokens) if keep < 1 else round(keep))
+
+
+def drawn(count: int, seed: int, video: bool = False) -> list[Any]:
+    """Scenes of the tiny world, of every aspect ratio; or clips, as lists of frames."""
+    from tiny import world
+
+    seeds = [2 * 10**9 + 10**6 * seed + number for number in range(count)]
+    return [world.draw_clip(world.clip(one)) if video else world.draw(world.scene(one)) for one in seeds]
+
+
+def found(folder: Path, limit: int, video: bool = False) -> list[Any]:
+    """Pictures of a folder, or clips as lists of frames; the same ones every time."""
+    from eval.reading.video import read_frames
+
+    endings = VIDEOS if video else PICTURES
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in endings)
+    if not paths:
+        raise ValueError(f"{folder} holds no {'videos' if video else 'pictures'} ({', '.join(endings)})")
+    random.Random(0).shuffle(paths)
+    return [read_frames(path) if video else open_image(Sample(path.name, "", image=path)) for path in paths[:limit]]

@@ -1,0 +1,163 @@
+"""Measuring a method's mean score by position on pictures that are not scored, and fitting a trend to it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from debias import Debias, Padding, Trend
+from debias import trends as files
+from eval.answering.plan import batches, limited
+from eval.benchmarks.base import Benchmark
+from eval.reading.images import open_clip, open_image
+from eval.sample import Sample
+from eval.tables import say
+
+QUESTIONS = 64  # of each benchmark
+QUICK = 16  # the same, when a trend is fitted on the way to a run
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """What is fitted to a curve."""
+
+    kind: str = "exponential"
+    scope: str = "sequence"
+    refine: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe(Debias):
+    """Sums up the scores of first cuts by original position, leaving out padding; changes nothing."""
+
+    padding: Padding | None = dataclasses.field(default_factory=lambda: Padding(0.5, "even"))
+    sums: dict[int, torch.Tensor] = dataclasses.field(default_factory=dict, compare=False)  # span length -> [2, length]
+    special: dict[int, torch.Tensor] = dataclasses.field(default_factory=dict, compare=False)
+    frames: dict[int, int] = dataclasses.field(default_factory=dict, compare=False)
+
+    def __call__(self, score: Any, span: Any, stage: int = 0, role: str = "select") -> Any:
+        if stage == 0 and role in ("select", "weigh"):
+            assert self.padding is not None
+            total = self.sums.setdefault(span.total, torch.zeros(2, span.total, dtype=torch.float64))
+            index = span.raster(score.device)
+            there = (index >= 0) & self.padding.valid(span).to(score.device)
+            flat = score.detach().double().reshape(-1, score.shape[-1]).mean(0)
+            total[0].index_add_(0, index[there].cpu(), flat[there].cpu())
+            total[1].index_add_(0, index[there].cpu(), torch.ones(int(there.sum()), dtype=torch.float64))
+            self.frames[span.total] = span.frames
+            if span.special is not None:
+                self.special[span.total] = span.special.cpu()
+        return score
+
+
+def measure(adapter: Any, pruner: Any, asked: Iterable[tuple[Benchmark, Sequence[Sample]]], clips: Any = None) -> Probe:
+    """The mean score of every position over the questions, one prefill each."""
+    from eval.answering.backends import greedy
+    from pruners.models import Request
+
+    probe = Probe()
+    for benchmark, samples in asked:
+        for batch in batches(samples, 8):
+            requests = []
+            for sample in batch:
+                frames = open_clip(sample, clips) if sample.video is not None else None
+                images = [] if frames is not None or sample.image is None else [open_image(sample)]
+                requests.append(Request(sample.text, images, frames, conversation=benchmark.conversation))
+            encoded = adapter.encode(requests).to(adapter.model.device, adapter.model.dtype)
+            with torch.inference_mode(), pruner(adapter.model, probe, sizes=encoded.sizes):
+                adapter.model.generate(**encoded.inputs, generation_config=greedy(adapter.model, 1))
+    return probe
+
+
+def fitted(probe: Probe, how: Fit = Fit(), **options: Any) -> tuple[Trend, torch.Tensor]:
+    """The trend that fits the mean curve, and the curve. Spans of several lengths have no one curve: the commonest."""
+    if not probe.sums:
+        raise ValueError("the method scored no visual token of these questions, so there is no trend to fit")
+    length = max(probe.sums, key=lambda length: float(probe.sums[length][1].sum()))
+    total, seen = probe.sums[length]
+    curve = total / seen  # positions that were never seen are NaN, and left out
+    special, frames = probe.special.get(length), probe.frames.get(length, 1)
+    asked = {"scope": how.scope, "frames": 1 if how.scope == "sequence" else frames, "refine": how.refine}
+    trend = Trend.fit(curve, how.kind, special, **asked, **options)
+    if how.scope == "sequence":
+        trend = dataclasses.replace(trend, length=length)
+    return dataclasses.replace(trend, residual=None), curve
+
+
+def rotary(adapter: Any) -> dict[str, Any]:
+    """What the rope trend needs to know of a model."""
+    config = adapter.model.config.get_text_config()
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    known = getattr(config, "rope_parameters", None) or {}
+    theta = known.get("rope_theta") or getattr(config, "rope_theta", None) or 10_000.0
+    return {"head_dim": width, "theta": float(theta)}
+
+
+def heldout() -> Path:
+    from tiny.benchmarks import ensure
+
+    return ensure(size="default", half="heldout")
+
+
+def calibration(media: str, data: Path, only: Sequence[str] | None = None, limit: int = QUESTIONS) -> list[Any]:
+    """(benchmark, questions) to measure on: benchmarks of one medium that `data` holds."""
+    from eval import benchmarks
+
+    found = [benchmarks.get(name) for name in only or benchmarks.NAMES]
+    found = [one for one in found if one.media == media and (only or one.lies_in(data))]
+    asked = [(one, limited([s for s in one.load(data) if s.image or s.video], limit)) for one in found]
+    if not asked:
+        among = f" among {', '.join(only)}" if only else ""
+        raise ValueError(f"{data} holds no {media} benchmark to fit on{among}; clips are meant with --video alone")
+    return asked
+
+
+def record(
+    choice: Any, media: str, data: Path, only: Sequence[str] | None, limit: int, how: Fit = Fit()
+) -> tuple[dict[str, Any], torch.Tensor]:
+    """One fitted trend with where it comes from, as a record of a trends file; and the curve."""
+    from eval.answering.checkpoints import digest_of
+    from eval.reading.video import Clips
+
+    adapter = choice.adapter(media)
+    asked = calibration(media, data, only, limit)
+    options = rotary(adapter) if how.kind == "rope" else {}
+    trend, curve = fitted(measure(adapter, choice.pruner, asked, Clips()), how, **options)
+    cut = choice.pruner.cuts(len(adapter.decoder.layers))[0]
+    own = data == heldout()
+    return {
+        "method": choice.args.method,
+        "benchmark": files.EVERY,
+        **files.describe(trend),
+        "model": f"{Path(choice.models[media]).name} {digest_of(choice.models[media])}",
+        "layer": cut.layer,
+        "attention": f"{cut.source}, {cut.rows} rows",
+        "pruner": repr(choice.pruner),
+        "prompt": ", ".join(sorted({benchmark.conversation for benchmark, _ in asked})),
+        "questions": sum(len(samples) for _, samples in asked),
+        "data": "tiny world, held-out half" if own else f"{data.name}: {', '.join(one.name for one, _ in asked)}",
+        "command": "python -m eval fit",
+    }, curve
+
+
+def prior(choice: Any, data: Path, out: Path, limit: int = 1000) -> dict[str, Any]:
+    """The average attention that D2Pruner divides by, over the pictures of the data, one of each."""
+    from pruners.prior import Prior
+
+    adapter = choice.adapter("image")
+    pictures: dict[str, Sample] = {}
+    for _, samples in calibration("image", data, None, limit):
+        for sample in samples:
+            pictures.setdefault(str(sample.image), sample)
+    chosen = list(pictures.values())[:limit]
+    tile = int(adapter.model.config.image_seq_length) if choice.layout["image"].tokens is None else None
+    cut = choice.pruner.cuts(len(adapter.decoder.layers))[0].layer
+    found = Prior.measure(adapter, (open_image(sample) for sample in chosen), layer=cut, tile=tile)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    found.save(out)
+    say(f"prior of layer {found.layer} over {found.images} pictures written to {out}")
+    return {"kind": "prior", "layer": found.layer, "pictures": found.images, "digest": found.digest, "file": str(out)}

@@ -1,0 +1,151 @@
+"""Writes the file that a benchmark's server expects, and reads it again before calling it done.
+
+examples:
+  python -m eval export vqav2 --answers answers.jsonl --data playground/data/eval --out upload.json
+  python -m eval export mmbench --answers answers.jsonl --data playground/data/eval --out upload.xlsx
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from openpyxl import Workbook, load_workbook
+from openpyxl.cell import WriteOnlyCell
+from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
+
+from eval.benchmarks import get
+from eval.benchmarks.base import questions
+from eval.benchmarks.mmbench import Mmbench
+from eval.reading.read import Faults, read_json, table
+from eval.sample import Sample, read_rows
+from eval.scoring.normalise import m4c
+
+Answers = Mapping[str, str]
+Paths = str | Path | Sequence[str | Path]
+
+OFFICIAL = {"vqav2": "test-dev", "vizwiz": "test", "mmbench": "", "mmbench_cn": "", "mmvet": ""}
+ALL_VQAV2 = "llava_vqav2_mscoco_test2015.jsonl"
+# Columns that MMBench's server does not want back; a release that lacks one of them is fine.
+DROPPED = ("hint", "category", "source", "image", "comment", "l2-category")
+PREDICTION_COLUMN = 6
+LONGEST_CELL = 32_767  # characters, Excel's limit
+
+
+def export(
+    name: str, answers: Paths, data: str | Path, out: str | Path, allow_partial: bool = False, split: str = ""
+) -> dict[str, Any]:
+    """Writes one benchmark's submission, reads it again, and says what it holds: file, records, missing."""
+    if name not in OFFICIAL:
+        raise ValueError(f"{name} has no submission file; those that have one: {', '.join(OFFICIAL)}")
+    benchmark, split = get(name), split or OFFICIAL[name]
+    samples = benchmark.load(data, media=False, split=split) if split else benchmark.load(data, media=False)
+    home = benchmark.home(Path(data))
+    # VQAv2's server wants every question of the whole test set, of which test-dev is a part.
+    asked = list(questions(home / ALL_VQAV2, home, Faults())) if name == "vqav2" else samples
+    found = benchmark.answers(read_rows(answers if isinstance(answers, str | Path) else list(answers)), asked)
+    missing = [sample.key for sample in samples if sample.key not in found]
+    if missing and not allow_partial:
+        raise ValueError(
+            f"{name}: {len(missing):,} of {len(samples):,} questions have no answer, first {missing[0]!r}; "
+            "expected all of them (allow_partial submits empty answers)"
+        )
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = out.with_name(f".draft.{out.name}")
+    try:
+        if isinstance(benchmark, Mmbench):
+            _write_xlsx(draft, home / f"{split or benchmark.dev}.tsv", found)
+        else:
+            _write_json(draft, {"vqav2": _vqav2, "vizwiz": _vizwiz, "mmvet": _mmvet}[name](asked, found))
+        os.replace(draft, out)
+    finally:
+        draft.unlink(missing_ok=True)
+    return {"benchmark": name, "file": str(out), "records": len(asked), "missing": len(missing)}
+
+
+def _vqav2(samples: Sequence[Sample], found: Answers) -> Any:
+    return [{"question_id": int(sample.id), "answer": m4c(found.get(sample.key, ""))} for sample in samples]
+
+
+def _vizwiz(samples: Sequence[Sample], found: Answers) -> Any:
+    return [{"image": sample.group, "answer": m4c(found.get(sample.key, ""))} for sample in samples]
+
+
+def _mmvet(samples: Sequence[Sample], found: Answers) -> Any:
+    return {f"v1_{sample.id}": found.get(sample.key, "") for sample in samples}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(value, file)
+        file.flush()
+        os.fsync(file.fileno())
+    if read_json(path) != value:
+        raise ValueError(f"{path}: what was read back is not what was written")
+
+
+def _write_xlsx(path: Path, source: Path, found: Answers) -> None:
+    """MMBench's table with the predictions in it. Cells are text, whatever they begin with: none is a formula."""
+    rows = list(_table(source, found))
+    book = Workbook(write_only=True)
+    sheet = book.create_sheet("Sheet1")
+    for row in rows:
+        cells = []
+        for value in row:
+            cell = WriteOnlyCell(sheet, value)
+            if isinstance(value, str):
+                cell.data_type = "s"
+            cells.append(cell)
+        sheet.append(cells)
+    book.save(path)
+    book = load_workbook(path, read_only=True)
+    try:
+        read = [[("" if value is None else value) for value in row] for row in book.active.iter_rows(values_only=True)]
+    finally:
+        book.close()
+    width = len(rows[0])
+    if [row + [""] * (width - len(row)) for row in read] != rows:
+        raise ValueError(f"{path}: what was read back is not what was written")
+
+
+def _table(source: Path, found: Answers) -> Iterator[list[str | int]]:
+    columns: list[str] = []
+    for _, row in table(source, ("index", "question")):
+        if not columns:
+            columns = [name for name in row if name not in DROPPED]
+            yield [*columns[:PREDICTION_COLUMN], "prediction", *columns[PREDICTION_COLUMN:]]
+        cells: list[str | int] = [int(row[name]) if name == "index" else _cell(row[name]) for name in columns]
+        yield [*cells[:PREDICTION_COLUMN], _cell(found.get(str(int(row["index"])), "")), *cells[PREDICTION_COLUMN:]]
+
+
+def _cell(text: str) -> str:
+    """What a cell can hold: no control characters, one kind of line end, not longer than Excel allows."""
+    text = re.sub(ILLEGAL_CHARACTERS_RE, "", text)
+    return text.replace("\r\n", "\n").replace("\r", "\n")[:LONGEST_CELL]
+
+
+def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
+    parser.add_argument("benchmark", choices=list(OFFICIAL), metavar="BENCHMARK", help=", ".join(OFFICIAL))
+    parser.add_argument(
+        "--answers", type=Path, nargs="+", required=True, metavar="FILE", help="answer files, or shards"
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="data root, or the benchmark's folder")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="the file to write (.json, mmbench: .xlsx)"
+    )
+    parser.add_argument("--split", default="", help="another split or release, as for `score`")
+    parser.add_argument("--allow-partial", action="store_true", help="submit empty answers where there are none")
+
+    def work(args: argparse.Namespace) -> dict[str, Any]:
+        done = export(args.benchmark, args.answers, args.data, args.out, args.allow_partial, args.split)
+        if not args.json:
+            print(f"{done['file']}: {done['records']:,} records, {done['missing']:,} without an answer")
+        return done
+
+    return work

@@ -1,0 +1,209 @@
+"""The tables and figures of the papers: declared runs, answered, scored and shown beside what was published.
+
+examples:
+  python -m eval reproduce --list                              what there is
+  python -m eval reproduce main --limit 8                      the embedded model and data
+  python -m eval reproduce main --model llava-hf/llava-1.5-7b-hf --data playground/data/eval
+  python -m eval reproduce main --list                         what of it is done, and what is missing
+  python -m eval reproduce all --limit 8                       every one after the other
+  python -m eval reproduce methods --benchmarks gqa,pope       only some of its benchmarks
+
+Each run is a run folder in OUT/NAME/LABEL: the same command goes on where it stopped, and `report`, `compare` and
+`figures` read it like any other. Other flags are passed on to `run`: --batch-size, --device, --dtype, --judge-url, ...
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from debias import names
+from eval import tables
+from eval.answering.store import Folder
+from eval.cli import Parser, one_of
+from eval.commands import flags, run
+from eval.papers import artefacts, budgets, measures
+from eval.papers.artefacts import Artefact, Planned
+from eval.papers.task import Task
+from eval.tables import Table, say
+
+
+def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
+    add = parser.add_argument
+    add("name", nargs="?", help=f"one of {', '.join(artefacts.artefacts())}, or all")
+    add("--list", action="store_true", help="say what there is, or what of NAME is done, and stop")
+    add("--model", help="a checkpoint folder or hub id (default: the embedded models)")
+    add("--data", help="the data root, LLaVA's playground/data/eval (default: the embedded tiny world)")
+    add("--benchmarks", help="only these of an artefact's benchmarks, with commas (default: all that the data holds)")
+    add("--out", type=Path, default=Path("runs/reproduce"), help="where the runs go (default: %(default)s)")
+    add("--limit", type=flags.positive, help="at most so many questions of each benchmark, pictures or repetitions")
+    parser.set_defaults(takes_fields=of_runs)
+    return work
+
+
+def of_runs() -> set[str]:
+    """The flags that go on to the runs."""
+    parser = Parser()
+    run.command(parser)
+    return {*parser._option_string_actions, *flags.of_methods()}
+
+
+def work(args: argparse.Namespace) -> dict[str, Any]:
+    if args.name is None:
+        if not args.list:
+            raise ValueError("name an artefact, or ask for the list of them: --list")
+        return overview()
+    if args.name == "all":
+        done = {name: one(artefact, args) for name, artefact in artefacts.artefacts().items()}
+        return {"artefacts": done, "exit": max(found.get("exit", 0) for found in done.values())}
+    return one(artefacts.artefact(args.name), args)
+
+
+def overview() -> dict[str, Any]:
+    known = artefacts.artefacts()
+    rows = [[a.name, a.title, len(a.runs) or a.measure, a.model, ", ".join(a.published)] for a in known.values()]
+    tables.show(Table("What can be reproduced", ["name", "title", "runs", "made for", "published tables"], rows))
+    return {"artefacts": {a.name: {"title": a.title, "runs": [r.label for r in a.runs]} for a in known.values()}}
+
+
+def one(artefact: Artefact, args: argparse.Namespace) -> dict[str, Any]:
+    task = Task(
+        artefact, args.model, args.data, args.out, args.limit, tuple(args.fields), some(artefact, args.benchmarks)
+    )
+    say(f"\n{artefact.name}: {artefact.title}")
+    if args.model is None:
+        say(f"on the embedded model; the published numbers belong to {artefact.model}")
+    task, absent = held(task)
+    if args.list:
+        found = status(task)
+        tables.show(state_table(task, found))
+        return {"name": artefact.name, "runs": found, "absent": absent}
+    failed = answer(task) if artefact.measure in ("scores", "budgets", "iou") else {}
+    exit_code = 1 if failed or absent else 0
+    if "--dry-run" in args.fields:
+        say(f"{artefact.name}: nothing was run")
+        return {"name": artefact.name, "failed": failed, "absent": absent, "exit": exit_code}
+    task.here.mkdir(parents=True, exist_ok=True)
+    shown = MEASURES[artefact.measure](task)
+    for table in shown:
+        tables.show(table)
+    tables.write(shown, task.here)
+    (task.here / "artefact.json").write_text(json.dumps(plain(shown), indent=1) + "\n", encoding="utf-8")
+    if absent:
+        say(f"missing in {task.data}: {', '.join(absent)}; docs/benchmarks.md says where each comes from")
+    for label, message in failed.items():
+        say(f"{label} was not done: {message}")
+    say(f"tables and runs are in {task.here}")
+    return {"name": artefact.name, "tables": plain(shown), "failed": failed, "absent": absent, "exit": exit_code}
+
+
+def some(artefact: Artefact, text: str | None) -> tuple[str, ...]:
+    """The artefact's benchmarks, or those of them that are asked for."""
+    if text is None:
+        return artefact.benchmarks
+    known = artefact.benchmarks
+    return tuple(one_of(f"benchmark of {artefact.name}", names.benchmark(word), known) for word in text.split(","))
+
+
+def plain(shown: Sequence[Table]) -> list[dict[str, Any]]:
+    return [{"title": t.title, "head": t.head, "rows": t.rows, "notes": t.notes} for t in shown]
+
+
+def held(task: Task) -> tuple[Task, list[str]]:
+    """The task on the benchmarks that the data holds, and the names of the others."""
+    from eval import benchmarks
+
+    if task.data is None:
+        return task, []
+    found = tuple(name for name in task.benchmarks if benchmarks.get(name).lies_in(Path(task.data)))
+    if not found:
+        wanted = ", ".join(task.benchmarks)
+        raise ValueError(f"--data {task.data} holds none of {wanted}; docs/benchmarks.md says where each comes from")
+    return replace(task, benchmarks=found), [name for name in task.benchmarks if name not in found]
+
+
+def answer(task: Task) -> dict[str, str]:
+    """Answer what is not answered; returns what could not be done, and why."""
+    failed = {}
+    for planned in task.artefact.runs:
+        say(f"\n{task.artefact.name} / {planned.label}")
+        try:
+            words = task.args(planned)
+            if "--prior" in words.fields and not words.dry_run:
+                prepare_prior(task, planned, words)
+            found = run.one(words)
+            if not words.dry_run and not found["complete"]:
+                failed[planned.label] = f"{found['open']} answers are to come from other processes"
+        except (ValueError, OSError) as error:  # the others can still run
+            failed[planned.label] = str(error)
+            say(str(error))
+    return failed
+
+
+def prepare_prior(task: Task, planned: Planned, args: argparse.Namespace) -> None:
+    """Measure the average attention that D2Pruner divides by, once, when the checkpoint comes without one."""
+    from eval.answering.choices import Choice
+    from eval.bias.fitting import heldout, prior
+
+    out = Path(args.fields[args.fields.index("--prior") + 1])
+    if out.is_file():
+        return
+    before = argparse.Namespace(**{**vars(args), "fields": args.fields[: args.fields.index("--prior")]})
+    choice = Choice(before, [], [], {"image": task.checkpoint})
+    try:
+        prior(choice, Path(task.data) if task.data else heldout(), out, min(1000, task.limit or 1000))
+    finally:
+        choice.close()
+
+
+# -- what is done --------------------------------------------------------------------------------------------------
+
+
+def status(task: Task) -> dict[str, dict[str, Any]]:
+    """Of every run: how many answers there are, of how many; None where it was not begun."""
+    found = {}
+    for planned in task.artefact.runs:
+        folder = Folder(task.folder(planned))
+        there, wanted = 0, None
+        if (folder.path / "run.json").exists():
+            info = folder.info()["benchmarks"]
+            wanted = sum(facts["n"] for facts in info.values()) * len(planned.arms)
+            there = sum(len(folder.rows(name, arm)) for name in info for arm in planned.arms)
+        lacking = [name for name in task.benchmarks if wanted is None or name not in info]
+        flags = " ".join(map(shlex.quote, task.words(planned)))
+        found[planned.label] = {
+            "answers": there,
+            "of": wanted,
+            "benchmarks_to_come": lacking,
+            "command": f"python -m eval run {flags}",
+        }
+    return found
+
+
+def state_table(task: Task, found: Mapping[str, Mapping[str, Any]]) -> Table:
+    rows = []
+    for planned in task.artefact.runs:
+        one = found[planned.label]
+        done = one["of"] is not None and one["answers"] >= one["of"] and not one["benchmarks_to_come"]
+        state = "done" if done else "not begun" if one["of"] is None else "open"
+        rows.append([planned.label, state, one["answers"], one["of"], one["command"]])
+    if not rows:
+        rows.append(
+            [task.artefact.measure, "done" if (task.here / "artefact.json").exists() else "not begun", 0, 0, ""]
+        )
+    return Table(task.artefact.title, ["run", "state", "answers", "of", "as a command"], rows)
+
+
+MEASURES: dict[str, Callable[[Task], list[Table]]] = {
+    "scores": measures.scores,
+    "budgets": budgets.budgets,
+    "bias": measures.bias_strengths,
+    "layers": measures.layers,
+    "iou": measures.iou,
+    "overhead": measures.overhead,
+}

@@ -1,0 +1,89 @@
+"""Scores an answer file, whoever wrote it. Only the benchmark's annotations are needed: no pictures, no model.
+
+examples:
+  python -m eval score pope --answers answers.jsonl --data playground/data/eval
+  python -m eval score vizwiz --answers answers.jsonl --data playground/data/eval --split val --json
+  python -m eval score gqa --answers runs/fastv/gqa/none.*.jsonl --data playground/data/eval      all shards of a run
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from eval.benchmarks import NAMES, get
+from eval.sample import Score, read_rows
+from eval.scoring import judge as judging
+from eval.scoring.judge import Judge
+
+
+def score_file(
+    name: str,
+    answers: str | Path | Sequence[str | Path],
+    data: str | Path,
+    judge: Judge | None = None,
+    **options: Any,
+) -> Score:
+    """Scores the rows of one or more answer files. Options are the benchmark's: split, ocr, frame, ..."""
+    benchmark = get(name)
+    if name == "scienceqa":
+        options.setdefault("text_only", True)  # other people's files answer those too
+    samples = benchmark.load(data, media=False, **options)
+    paths = [answers] if isinstance(answers, str | Path) else list(answers)
+    try:
+        score = benchmark.score(read_rows(paths), samples, judge)
+    except ValueError as error:
+        message = str(error)
+        named = any(message.startswith(str(path)) for path in paths)
+        raise ValueError(message if named else f"{', '.join(map(str, paths))}: {message}") from None
+    odd = "; ".join(benchmark.unofficial(samples))
+    return replace(score, info={**score.info, "size": odd}) if odd else score
+
+
+def as_json(score: Score, items: bool = False) -> dict[str, Any]:
+    found = asdict(score)
+    if not items:
+        del found["items"], found["groups"]
+    return found
+
+
+def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
+    parser.add_argument("benchmark", choices=NAMES, metavar="BENCHMARK", help=", ".join(NAMES))
+    parser.add_argument(
+        "--answers", type=Path, nargs="+", required=True, metavar="FILE", help="answer files, or shards"
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="data root, or the benchmark's folder")
+    parser.add_argument("--items", action="store_true", help="with --json: also the score of every question")
+    add_options(parser)
+    judging.arguments(parser)
+
+    def work(args: argparse.Namespace) -> dict[str, Any]:
+        score = score_file(args.benchmark, args.answers, args.data, judging.from_arguments(args), **options(args))
+        if not args.json:
+            print(as_text(score))
+        return as_json(score, args.items)
+
+    return work
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The flags that say which questions are meant."""
+    parser.add_argument(
+        "--split", default=None, help="vqav2: test-dev, val2014; vizwiz: test, val; refcoco: its splits"
+    )
+    parser.add_argument("--frame", default=None, help="refcoco: what boxes are relative to, square or original")
+
+
+def options(args: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in ("split", "frame") if getattr(args, name) is not None}
+
+
+def as_text(score: Score) -> str:
+    lines = [f"{score.name}  {score.value:.2f}  ({score.metric})"]
+    lines.append(f"  {score.n:,} questions, {score.missing:,} without an answer, {score.unparsed:,} not understood")
+    lines += [f"  {name:<40} {value:8.2f}" for name, value in score.parts.items()]
+    lines += [f"  {name}: {value}" for name, value in score.info.items()]
+    return "\n".join(lines)

@@ -1,0 +1,218 @@
+"""Paired differences between arms: joined by question, resampled by image or group, corrected over benchmarks.
+
+examples:
+  python -m eval compare runs/fastv                              every arm against none
+  python -m eval compare runs/fastv --baseline padding           against another arm
+  python -m eval compare runs/fastv:both runs/random:none        arms of different runs
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from eval.answering.store import Folder
+from eval.commands.flags import positive
+from eval.comparing.averages import AVERAGES
+from eval.comparing.contrast import DRAWS, SLOW_DRAWS, Contrast, contrasts, mean, scale
+from eval.comparing.results import Result, Scored, results
+from eval.scoring import judge as judging
+from eval.tables import Table, show, write
+
+# -- tables --------------------------------------------------------------------------------------------------------
+
+
+def score_table(title: str, found: Sequence[Scored]) -> Table:
+    arms = list(dict.fromkeys(arm for one in found for arm in one.arms))
+    rows: list[list[Any]] = []
+    failed, missing = failures(found), 0
+    for one in found:
+        first = next(iter(one.arms.values())).score
+        failed_here = failures([one])
+        rows.append([first.name, first.metric, first.n, failed_here, *(_value(one.arms.get(arm)) for arm in arms)])
+        missing += sum(result.score.missing - result.failed for result in one.arms.values())
+    notes = []
+    if len(found) > 1:
+        means = arm_means(found)
+        rows.append(["average", "mean of the above (MME / 20)", None, failed, *(means[arm] for arm in arms)])
+        values = [
+            {one.arms[arm].score.name: one.arms[arm].score.value for one in found if arm in one.arms} for arm in arms
+        ]
+        for name, average in AVERAGES.items():
+            if all(map(average.complete, values)):
+                rows.append([name, f"{average.recipe}, version {average.version}", None, None, *map(average, values)])
+    if failed:
+        notes.append(broken(failed))
+    if missing:
+        notes.append(f"{missing} questions have no answer yet; they count as wrong. Start the run again to finish it.")
+    for one in found:
+        if judge := next(iter(one.arms.values())).score.info.get("judge"):
+            notes.append(f"{one.benchmark.name} was graded by {', '.join(judge)}.")
+    return Table(title, ["benchmark", "metric", "n", "broken", *arms], rows, notes)
+
+
+def broken(failed: int) -> str:
+    return f"{failed} answers are none (unreadable pictures, NaN); they count as wrong."
+
+
+def failures(found: Sequence[Scored]) -> int:
+    return sum(result.failed for one in found for result in one.arms.values())
+
+
+def _value(result: Result | None) -> float | None:
+    return None if result is None else result.score.value
+
+
+def arm_means(found: Sequence[Scored]) -> dict[str, float | None]:
+    """The plain mean of each arm over the benchmarks; None for an arm that lacks one of them."""
+    means: dict[str, float | None] = {}
+    for arm in dict.fromkeys(arm for one in found for arm in one.arms):
+        scores = [one.arms[arm].score for one in found if arm in one.arms]
+        complete = len(scores) == len(found)
+        means[arm] = mean([score.value / scale(score.name) for score in scores]) if complete else None
+    return means
+
+
+HEAD = [
+    "benchmark",
+    "arm",
+    "score",
+    "Δ",
+    "95 % low",
+    "95 % high",
+    "p",
+    "p (Holm)",
+    "up",
+    "down",
+    "n",
+    "groups",
+    "broken",
+    "tokens",
+]
+
+
+def contrast_table(found: Sequence[Contrast], draws: int, failed: int = 0) -> Table:
+    baseline = found[0].a if found else ""
+    rows = [
+        [one.benchmark, one.b, one.value_b, one.delta, one.low, one.high, _p(one.p), _p(one.p_holm), one.up, one.down,
+         one.n, one.groups, one.failed_a + one.failed_b, one.tokens_b]
+        for one in found
+    ]  # fmt: skip
+    notes = [
+        f"Δ: difference to {baseline}, paired by question. Interval: BCa bootstrap of {draws} draws ({SLOW_DRAWS} for "
+        "metrics that are no mean), whole images or groups drawn. p: exact McNemar for right/wrong, sign flips of "
+        "groups otherwise; Holm over the benchmarks. up/down: questions won and lost. broken: answers of either arm "
+        "that are none. tokens: mean over layers.",
+    ]
+    if failed:
+        notes.append(broken(failed))
+    return Table(f"Differences to {baseline}", HEAD, rows, notes)
+
+
+def _p(value: float | None) -> str | None:
+    return None if value is None else f"{value:.3f}" if value >= 0.001 else "<0.001"
+
+
+# -- command line --------------------------------------------------------------------------------------------------
+
+
+def within(found: Sequence[Scored], baseline: str, draws: int = DRAWS, seed: int = 0) -> list[Contrast]:
+    """Every arm against the baseline arm of the same run."""
+    arms = list(dict.fromkeys(arm for one in found for arm in one.arms if arm != baseline))
+    out: list[Contrast] = []
+    for arm in arms:
+        pairs = [
+            (one.benchmark, one.samples, one.arms[baseline], one.arms[arm])
+            for one in found
+            if baseline in one.arms and arm in one.arms
+        ]
+        out += contrasts(pairs, draws, seed)
+    return out
+
+
+def across(
+    references: Sequence[tuple[Folder, str]], data: str | None, judge: Any, draws: int, seed: int
+) -> list[Contrast]:
+    """Arms of several runs against the first one named, on the benchmarks they share."""
+    sides = []
+    for folder, arm in references:
+        scored = {one.benchmark.name: one for one in results(folder, data, judge=judge) if arm in one.arms}
+        if not scored:
+            raise ValueError(f"{folder.path} holds no rows of the arm {arm!r}")
+        sides.append((f"{folder.path.name}:{arm}", arm, scored))
+    (label_a, arm_a, first), *others = sides
+    out = []
+    for label_b, arm_b, second in others:
+        shared = [name for name in first if name in second]
+        if not shared:
+            raise ValueError(
+                f"{label_a} ({', '.join(first)}) and {label_b} ({', '.join(second)}) share no benchmark; "
+                "expected runs of the same ones"
+            )
+        pairs = [
+            (
+                first[name].benchmark,
+                first[name].samples,
+                replace(first[name].arms[arm_a], label=label_a),
+                replace(second[name].arms[arm_b], label=label_b),
+            )
+            for name in shared
+        ]
+        out += contrasts(pairs, draws, seed)
+    return out
+
+
+def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="a run folder, or RUN:ARM; several are compared with the first"
+    )
+    parser.add_argument(
+        "--baseline", default="none", help="the arm that the others of one run are compared with (default %(default)s)"
+    )
+    parser.add_argument("--data", help="where the annotations are, when they moved since the run")
+    parser.add_argument(
+        "--draws", type=positive, default=DRAWS, help="bootstrap draws and permutations (default %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (default %(default)s)")
+    parser.add_argument("--out", help="also write table.md, table.csv and table.tex into this folder")
+    judging.arguments(parser)
+    return work
+
+
+def work(args: argparse.Namespace) -> dict[str, Any]:
+    judge = judging.from_arguments(args)
+    references = [_reference(text) for text in args.runs]
+    tables, failed = [], 0
+    if len(references) == 1 and references[0][1] is None:
+        folder = references[0][0]
+        scored = results(folder, args.data, judge=judge)
+        if not scored:
+            raise ValueError(f"{folder.path} holds no scored rows; run its benchmarks first")
+        arms = {arm for one in scored for arm in one.arms}
+        if args.baseline not in arms:
+            raise ValueError(f"{folder.path} has no arm {args.baseline!r}; it has {', '.join(sorted(arms))}")
+        tables.append(score_table(str(folder.path), scored))
+        failed = failures(scored)
+        found = within(scored, args.baseline, args.draws, args.seed)
+    elif len(references) == 1:
+        raise ValueError("compare needs a run folder, or at least two RUN:ARM")
+    else:
+        found = across([(folder, arm or "none") for folder, arm in references], args.data, judge, args.draws, args.seed)
+    if found:
+        tables.append(contrast_table(found, args.draws, failed))
+    for table in tables:
+        show(table)
+    if args.out:
+        Path(args.out).mkdir(parents=True, exist_ok=True)
+        write(tables, Path(args.out))
+    return {"comparisons": [asdict(one) for one in found], "draws": args.draws, "seed": args.seed}
+
+
+def _reference(text: str) -> tuple[Folder, str | None]:
+    if Path(text).is_dir() or ":" not in text:
+        return Folder(text), None
+    path, _, arm = text.rpartition(":")
+    return Folder(path), arm

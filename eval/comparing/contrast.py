@@ -1,0 +1,162 @@
+"""One arm against another: joined by question, resampled by image or group, corrected over benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from eval.benchmarks.base import Benchmark
+from eval.comparing.results import Result
+from eval.sample import Sample
+from eval.scoring import statistics
+
+DRAWS = 10_000
+SLOW_DRAWS = 2_000  # for metrics that are no mean
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Arm b against arm a on one benchmark (or on the average of several)."""
+
+    benchmark: str
+    a: str
+    b: str
+    value_a: float
+    value_b: float
+    delta: float
+    low: float | None  # 95 % interval of the difference
+    high: float | None
+    p: float | None
+    test: str
+    up: int  # questions that b gets right and a does not (or scores higher)
+    down: int
+    n: int
+    groups: int
+    missing_a: int
+    missing_b: int
+    failed_a: int  # answers that are none: unreadable pictures, NaN
+    failed_b: int
+    tokens_a: float | None  # visual tokens that a layer saw on average
+    tokens_b: float | None
+    p_holm: float | None = None
+
+
+def contrast(
+    benchmark: Benchmark, samples: Sequence[Sample], a: Result, b: Result, draws: int = DRAWS, seed: int = 0
+) -> tuple[Contrast, np.ndarray[Any, Any]]:
+    """The comparison, and the bootstrap replicates of its difference."""
+    if a.score.items.keys() != b.score.items.keys():
+        odd = sorted(a.score.items.keys() ^ b.score.items.keys())[0]
+        raise ValueError(
+            f"{benchmark.name}: {odd!r} was asked in only one of {a.label} and {b.label}; expected the same"
+        )
+    keys = [sample.key for sample in samples if sample.key in a.score.items]
+    asked = [sample for sample in samples if sample.key in a.score.items]
+    if len(keys) != len(a.score.items):  # per-item scores that are no questions (e.g. circular groups)
+        keys, asked = list(a.score.items), []
+    items_a, items_b = (np.array([result.score.items[key] for key in keys]) for result in (a, b))
+    names = {group: i for i, group in enumerate(dict.fromkeys(a.score.groups[key] for key in keys))}
+    place = np.array([names[a.score.groups[key]] for key in keys])
+    is_mean = type(benchmark).statistic is Benchmark.statistic
+    if is_mean or not asked:
+        value = statistics.mean_value(items_a, items_b, place)
+    else:
+        value, draws = _own_metric(benchmark, asked, items_a, items_b, place), min(draws, SLOW_DRAWS)
+    drawn = statistics.replicates(value, len(names), draws, seed)
+    bounds = statistics.interval(value, len(names), drawn)
+    up, down = int((items_b > items_a).sum()), int((items_b < items_a).sum())
+    if is_mean and set(np.unique([items_a, items_b])) <= {0.0, 1.0}:
+        p, test = statistics.mcnemar(up, down), "McNemar, exact"
+    else:
+        changed = (np.bincount(place, items_a != items_b, len(names)) > 0).astype(float)
+        p, test = statistics.sign_flip(value, changed, draws, seed), "sign flips"
+    found = Contrast(
+        benchmark=a.score.name,
+        a=a.label,
+        b=b.label,
+        value_a=a.score.value,
+        value_b=b.score.value,
+        delta=b.score.value - a.score.value,
+        low=bounds[0] if bounds else None,
+        high=bounds[1] if bounds else None,
+        p=p,
+        test=test,
+        up=up,
+        down=down,
+        n=len(keys),
+        groups=len(names),
+        missing_a=a.score.missing,
+        missing_b=b.score.missing,
+        failed_a=a.failed,
+        failed_b=b.failed,
+        tokens_a=a.tokens,
+        tokens_b=b.tokens,
+    )
+    return found, drawn
+
+
+def _own_metric(
+    benchmark: Benchmark, samples: Sequence[Sample], items_a: Any, items_b: Any, place: Any
+) -> statistics.Value:
+    """The benchmark's own headline, of questions of which some are answered by a and some by b."""
+    twin = [replace(sample, key=f"{sample.key}\0b", group=f"{sample.group}\0b") for sample in samples]
+    own: Callable[[Any], Any] = benchmark.statistic([*samples, *twin], np.concatenate([items_a, items_b]))
+    columns = np.concatenate([place, place + place.max() + 1])
+    return lambda weights: own(weights[..., columns])
+
+
+def contrasts(
+    pairs: Sequence[tuple[Benchmark, Sequence[Sample], Result, Result]], draws: int = DRAWS, seed: int = 0
+) -> list[Contrast]:
+    """One comparison per benchmark, p-values corrected over them, and their average when there are several."""
+    found, drawn = [], []
+    for benchmark, samples, a, b in pairs:
+        one, replicates = contrast(benchmark, samples, a, b, draws, seed)
+        found.append(one)
+        drawn.append(replicates[:SLOW_DRAWS] / scale(one.benchmark))
+    adjusted = statistics.holm([one.p for one in found if one.p is not None])
+    found = [replace(one, p_holm=p) for one, p in zip(found, adjusted, strict=True)]
+    if len(found) > 1:
+        found.append(_average(found, drawn))
+    return found
+
+
+def scale(name: str) -> float:
+    """MME's perception goes up to 2000; divided by 20 it is on the scale of the others."""
+    return 20.0 if name == "mme" else 1.0
+
+
+def _average(found: Sequence[Contrast], drawn: Sequence[Any]) -> Contrast:
+    """The unweighted mean over benchmarks. Its interval: each benchmark is resampled on its own."""
+    count = min(len(one) for one in drawn)
+    low, high = np.quantile(np.mean([one[:count] for one in drawn], axis=0), [0.025, 0.975])
+    a, b = (float(np.mean([value / scale(one.benchmark) for one, value in zip(found, values, strict=True)]))
+            for values in ([one.value_a for one in found], [one.value_b for one in found]))  # fmt: skip
+    tokens = [mean([getattr(one, name) for one in found]) for name in ("tokens_a", "tokens_b")]
+    total = {
+        name: sum(getattr(one, name) for one in found)
+        for name in ("up", "down", "n", "groups", "missing_a", "missing_b", "failed_a", "failed_b")
+    }
+    return Contrast(
+        benchmark="average",
+        a=found[0].a,
+        b=found[0].b,
+        value_a=a,
+        value_b=b,
+        delta=b - a,
+        low=float(low),
+        high=float(high),
+        p=None,
+        test="",
+        tokens_a=tokens[0],
+        tokens_b=tokens[1],
+        **total,
+    )
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

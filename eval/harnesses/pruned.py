@@ -1,0 +1,194 @@
+"""A pruned model as other people's harnesses want it: made from a few settings, asked a list of requests.
+
+eval/harnesses/lmms.py and eval/commands/vlmevalkit.py show it to lmms-eval and to VLMEvalKit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from PIL import Image
+
+from debias import names
+from eval.answering.backends import UNPRUNED, Poison, greedy, what_was_kept
+from eval.answering.checkpoints import layout
+from eval.answering.choices import Choice
+from eval.answering.plan import world
+from eval.cli import one_of
+from eval.commands import flags
+from eval.embedded import EMBEDDED
+from eval.reading.images import open_image
+from eval.reading.video import Clips
+from eval.sample import Sample
+from pruners import find
+from pruners import names as methods
+from pruners.models import Request
+from pruners.models.request import IMAGE, VIDEO
+
+log = logging.getLogger("debias")
+SETTINGS = ("device", "dtype", "attention", "trend", "stages")  # the flags of `python -m eval run` that may be set
+CLIPS = ("video_llava",)  # families whose trends are those of clips; the others' are those of pictures
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    text: str
+    kept: list[dict[str, Any]]  # of each picture of the request: the tokens that stayed, and how many that were
+
+
+class Pruned:
+    """A model with a method in one arm.
+
+    pretrained: a checkpoint folder or hub id; without one, the embedded model.
+    arm: none, trend, padding, both or unpruned; without one, all the debiasing that means something to the method.
+    benchmark: whose published trend to divide by; without one, the mean of the method's rates.
+    settings: SETTINGS, and the method's fields, such as keep=64 or layers="2-10-20".
+    """
+
+    def __init__(
+        self,
+        pretrained: str | Path | None = None,
+        method: str = "fastv",
+        arm: str | None = None,
+        benchmark: str | None = None,
+        **settings: Any,
+    ) -> None:
+        method = one_of("method", method, methods())
+        fields = [field.name for field in dataclasses.fields(find(method))]
+        words: list[str] = []
+        for name, value in settings.items():
+            one_of(f"setting of {method}", name.split(".")[0].removeprefix("no_"), (*SETTINGS, *fields))
+            words += [] if value is None else as_flag(name, value)
+        parser = argparse.ArgumentParser()
+        flags.arguments(parser)
+        args, args_fields = parser.parse_known_args(["--method", method, *words])
+        args.fields = args_fields
+        model = str(pretrained or EMBEDDED["image"])
+        self.media = "video" if layout(model).kind in CLIPS else "image"
+        arms = [] if arm is None else [UNPRUNED if arm == UNPRUNED else names.arm(arm)]
+        self.choice = Choice(args, arms, [], {self.media: model})
+        self.arm = self.choice.arms[-1]
+        self.adapter = self.choice.adapter(self.media)
+        self.model = self.adapter.model
+        self.clips = Clips()
+        asked: Any = SimpleNamespace(name=benchmark and names.benchmark(benchmark), media=self.media)
+        self.debias = None if self.arm == UNPRUNED else self.choice.debias(asked, self.arm)
+        log.info("%s on %s, arm %s: %s", self.choice.pruner, model, self.arm, self.debias)
+
+    def request(self, parts: Sequence[tuple[str, Any]]) -> Request:
+        """A question from its parts in order: ("text", words), ("image", picture or path), ("video", path or frames).
+
+        Media in front of all text go where the model's family puts them; others stay between the texts.
+        """
+        kinds = [kind for kind, _ in parts]
+        for kind in kinds:
+            one_of("part of a question", kind, ("text", "image", "video"))
+        if kinds.count("video") > 1:
+            raise ValueError(f"a question with {kinds.count('video')} clips; expected one at most")
+        mixed = "text" in kinds and any(kind != "text" for kind in kinds[kinds.index("text") :])
+        marker = {"image": IMAGE, "video": VIDEO} if mixed else {"image": "", "video": ""}
+        return Request(
+            "".join(marker.get(kind, str(value)) for kind, value in parts),
+            [opened(value) for kind, value in parts if kind == "image"],
+            next((self.frames(value) for kind, value in parts if kind == "video"), None),
+        )
+
+    def frames(self, clip: Any) -> list[Image.Image]:
+        if isinstance(clip, str | Path):
+            return self.clips(Path(clip))
+        return [opened(frame) for frame in clip]
+
+    def __call__(self, requests: Sequence[Request], max_new_tokens: int = 1024, **decoding: Any) -> list[Answer]:
+        """The answers in order. decoding: num_beams, or temperature (above 0), top_p and top_k to sample."""
+        config = greedy(self.model, max_new_tokens)
+        for name, value in decoding.items():
+            setattr(config, name, value)
+        config.do_sample = bool(decoding.get("temperature"))
+        try:
+            return self._generate(requests, config)
+        except torch.OutOfMemoryError:
+            if len(requests) == 1:
+                raise
+        torch.cuda.empty_cache()  # outside the handler, which would keep the failed call's tensors alive
+        half = len(requests) // 2
+        log.info("out of memory with %d questions at once; going on with %d", len(requests), half)
+        return [
+            answer for part in (requests[:half], requests[half:]) for answer in self(part, max_new_tokens, **decoding)
+        ]
+
+    def _generate(self, requests: Sequence[Request], config: Any) -> list[Answer]:
+        poison, trace = Poison(), None
+        encoded = self.adapter.encode(requests)
+        with ExitStack() as inside, torch.inference_mode():
+            if self.debias is not None:
+                trace = inside.enter_context(self.choice.pruner(self.model, self.debias, sizes=encoded.sizes))
+            out = self.model.generate(**encoded.inputs, generation_config=config, logits_processor=[poison])
+        if any(poison.rows(len(requests))):
+            raise ValueError("the model's logits hold NaN; this is no answer. Try another dtype")
+        kept: list[list[dict[str, Any]]] = [[] for _ in requests]
+        if trace is not None and config.num_beams == 1:  # beams repeat the rows
+            for row, found in zip(trace.rows, what_was_kept(trace), strict=True):
+                kept[row].append(found)
+        texts = self.adapter.decode(out[:, encoded.inputs["input_ids"].shape[1] :])
+        return [Answer(text, stayed) for text, stayed in zip(texts, kept, strict=True)]
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self.choice.close()
+        self.model = self.adapter = None
+
+
+class Rows:
+    """A file that gets a line for each answer, with the tokens that stayed; harnesses keep no place for them."""
+
+    def __init__(self, path: str | Path) -> None:
+        place = world()
+        self.path = Path(path)
+        if place.size > 1:
+            self.path = self.path.with_suffix(f".{place.rank}{self.path.suffix}")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def add(self, answer: Answer, **facts: Any) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({**facts, "text": answer.text, "pictures": answer.kept}, ensure_ascii=False) + "\n")
+
+
+def opened(source: Any) -> Image.Image:
+    """A picture in memory, or one that is read within the bounds that all of ours are."""
+    if isinstance(source, Image.Image):
+        return source.convert("RGB")
+    if isinstance(source, str | Path):
+        return open_image(Sample(str(source), "", Path(source)))
+    raise ValueError(f"expected a picture or its path, found {type(source).__name__}")
+
+
+def as_flag(name: str, value: Any) -> list[str]:
+    """keep=64 as it is written on a command line; numbers joined by "-" are the several values of one field."""
+    flag = f"--{name.replace('_', '-')}"
+    if isinstance(value, bool) and name not in SETTINGS:
+        return [flag if value else f"--no-{flag[2:]}"]
+    if isinstance(value, str) and re.fullmatch(r"[\d.]+(-[\d.]+)+", value):
+        return [flag, *value.split("-")]
+    if isinstance(value, list | tuple):
+        return [flag, *map(str, value)]
+    return [flag, str(value)]
+
+
+def decoding(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """What a harness asks of generation, as `Pruned` takes it: sampling only above temperature 0."""
+    found = {"max_new_tokens": int(wanted.get("max_new_tokens") or 1024)}
+    if (wanted.get("num_beams") or 1) > 1:
+        found["num_beams"] = int(wanted["num_beams"])
+    if (wanted.get("temperature") or 0) > 0:
+        found |= {name: wanted[name] for name in ("temperature", "top_p", "top_k") if wanted.get(name) is not None}
+    return found

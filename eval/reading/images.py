@@ -1,0 +1,94 @@
+"""Opening pictures that strangers made: inside the folder, within bounds, whole, and always RGB."""
+
+from __future__ import annotations
+
+import struct
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from eval.reading.read import Fault
+from eval.reading.video import Clips, playable
+from eval.sample import Sample
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # no format that runs another program
+BROKEN = (OSError, ValueError, SyntaxError, IndexError, MemoryError, OverflowError, struct.error)  # Pillow's ways
+MAX_SIDE = 16_384
+MAX_PIXELS = 80_000_000
+
+
+def open_image(sample: Sample, root: Path | None = None) -> Image.Image:
+    """The sample's picture as RGB, as LLaVA converts it: palettes resolved, alpha dropped, EXIF rotation ignored.
+
+    `root` is the folder that the path must not leave (by default the sample's own).
+    """
+    name, image = _open(sample, root)
+    with image:
+        try:
+            image.load()
+            return image.convert("RGB")
+        except BROKEN as error:
+            raise ValueError(f"{name}: expected a whole {image.format} picture ({error})") from None
+
+
+def open_clip(sample: Sample, clips: Clips) -> list[Image.Image]:
+    """The frames of the sample's clip."""
+    assert sample.video is not None
+    return clips(inside(sample.video, sample.root))
+
+
+def check_image(sample: Sample) -> Fault | None:
+    """What is wrong with the picture or clip, if anything: JPEGs decoded at an eighth, clips to their first frame."""
+    if sample.video:
+        try:
+            playable(inside(sample.video, sample.root))
+        except ValueError as error:
+            return Fault(f"question {sample.key!r}", str(error))
+        return None
+    name = ""
+    try:
+        name, image = _open(sample)
+        with image:
+            image.draft("RGB", (1, 1))
+            image.load()
+    except BROKEN as error:
+        return Fault(name or f"question {sample.key!r}", str(error))
+    return None
+
+
+def _open(sample: Sample, root: Path | None = None) -> tuple[str, Image.Image]:
+    if sample.image is None:
+        raise ValueError(f"question {sample.key!r} has no picture")
+    source: Path | BytesIO
+    if isinstance(sample.image, bytes):
+        name, source = f"picture of question {sample.key!r}", BytesIO(sample.image)
+    else:
+        name, source = f"{sample.image} of question {sample.key!r}", inside(sample.image, root or sample.root)
+    try:
+        image = Image.open(source, formats=FORMATS)
+    except FileNotFoundError:
+        raise ValueError(f"{name}: no such file") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"{name}: expected at most {MAX_PIXELS:,} pixels") from None
+    except BROKEN as error:
+        reason = "not a picture" if isinstance(error, UnidentifiedImageError) else error
+        raise ValueError(f"{name}: expected a picture ({', '.join(FORMATS)}): {reason}") from None
+    width, height = image.size
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS or not width * height:
+        image.close()
+        raise ValueError(
+            f"{name}: expected sides of 1 to {MAX_SIDE:,} and at most {MAX_PIXELS:,} pixels, found {width} x {height}"
+        )
+    return name, image
+
+
+def inside(path: Path, root: Path | None) -> Path:
+    """The path, resolved. The folder may itself be a link; a path or a link that leads out of it is refused."""
+    try:
+        real = path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a link to itself, a name that no file can have
+        raise ValueError(f"{str(path)!r}: expected the path of a file ({error})") from None
+    if root and not real.is_relative_to(root.resolve()):
+        raise ValueError(f"{path}: leads out of {root}; expected a path inside that folder")
+    return real

@@ -1,0 +1,88 @@
+"""The pictures and clips of questions, read and made ready once however many questions and arms ask about them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+from eval.reading.images import open_clip, open_image
+from eval.reading.video import Clips
+from eval.sample import Sample
+
+
+@dataclass
+class Media:
+    """What one question shows, as the model's family prepares it."""
+
+    images: list[Any]
+    video: Any | None
+    size: tuple[int, int]
+    key: str  # by content: equal pictures, equal keys
+
+    @property
+    def bytes(self) -> int:
+        shown = [*self.images, *([] if self.video is None else [self.video])]
+        return sum(tensor.nbytes for one in shown for tensor in one.inputs.values())
+
+
+NOTHING = Media([], None, (0, 0), "")
+
+
+class Shelf:
+    """Media by the file as it is now, the least recently used forgotten beyond `budget` bytes. Threads may share it."""
+
+    def __init__(self, adapter: Any, budget: int = 512 << 20) -> None:
+        self.adapter, self.budget = adapter, budget
+        self.held = self.read = 0
+        self.clips = Clips()
+        self._known: OrderedDict[Any, Media] = OrderedDict()
+        self._lock = Lock()
+
+    def __call__(self, sample: Sample) -> Media:
+        if sample.image is None and sample.video is None:
+            return NOTHING
+        key = name_of(sample)
+        with self._lock:
+            if key in self._known:
+                self._known.move_to_end(key)
+                return self._known[key]
+        media = self._ready(sample)
+        with self._lock:
+            self.read += 1
+            if key is not None and key not in self._known:
+                self._known[key] = media
+                self.held += media.bytes
+            while self.held > self.budget and self._known:
+                self.held -= self._known.popitem(last=False)[1].bytes
+        return media
+
+    def _ready(self, sample: Sample) -> Media:
+        if sample.video is not None:
+            frames = open_clip(sample, self.clips)
+            return Media([], self.adapter.clip(frames), frames[0].size, content(frames))
+        image = open_image(sample)
+        return Media([self.adapter.picture(image)], None, image.size, content([image]))
+
+
+def name_of(sample: Sample) -> Any:
+    """What tells a sample's picture from others without reading it; None when the file cannot be looked at."""
+    source = sample.video or sample.image
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).digest()
+    try:
+        found = source.stat()  # type: ignore[union-attr]
+    except OSError:
+        return None  # reading it will say what is wrong
+    return source, sample.root, found.st_mtime_ns, found.st_size
+
+
+def content(images: Sequence[Any]) -> str:
+    seen = hashlib.sha256()
+    for image in images:
+        seen.update(f"{image.size}".encode())
+        seen.update(image.tobytes())
+    return seen.hexdigest()

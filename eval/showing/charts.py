@@ -1,0 +1,158 @@
+"""Figures of scores: plain numbers in, a matplotlib figure out, in the style of eval/showing/drawings.py."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from eval.bias.strength import Measured
+from eval.showing.drawings import MORE_COLOURS, STYLE, colour, figure
+
+Line = Iterable[tuple[float, float]]
+BASELINES = ("Random", "Grid")  # they look at nothing
+
+
+def bars(points: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Every benchmark in every arm."""
+    arms = list(dict.fromkeys(arm for by_arm in points.values() for arm in by_arm))
+    drawn = figure(max(4.4, 0.75 * len(points) + 1.5), 3.0)
+    with matplotlib.rc_context(STYLE):
+        axis = drawn.subplots()
+        width = 0.8 / len(arms)
+        for number, arm in enumerate(arms):
+            heights = [by_arm.get(arm, math.nan) for by_arm in points.values()]
+            places = np.arange(len(points)) + (number - (len(arms) - 1) / 2) * width
+            axis.bar(places, heights, width, color=colour(arm, number), label=arm)
+        axis.set_xticks(range(len(points)), list(points), rotation=30, ha="right")
+        axis.set_ylabel("score")
+        drawn.legend(ncols=len(arms), loc="outside upper left", fontsize=8)
+    return drawn
+
+
+def radar(methods: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Mean score of every method, without and with debiasing."""
+    names = list(methods)
+    angles = np.linspace(0, 2 * np.pi, len(names), endpoint=False)
+    drawn = figure(4.8, 4.4)
+    with matplotlib.rc_context(STYLE):
+        axis: Any = drawn.add_subplot(projection="polar")
+        every = [methods[name][arm] for name in names for arm in ("none", "both")]
+        low, high = min(every), max(every)
+        margin = max(0.5, 0.15 * (high - low))
+        for arm in ("none", "both"):
+            values = [methods[name][arm] for name in names]
+            ring = np.append(angles, angles[0]), [*values, values[0]]
+            label = {"none": "as it is", "both": "debiased"}[arm]
+            axis.plot(*ring, ".-", color=colour(arm), linewidth=1.6, label=label)
+            axis.fill(*ring, color=colour(arm), alpha=0.12, linewidth=0)
+        labels = [f"{name}\n{methods[name]['none']:.1f} → {methods[name]['both']:.1f}" for name in names]
+        axis.set_xticks(angles, labels)
+        for angle, text in zip(angles, axis.get_xticklabels(), strict=True):  # away from the circle
+            text.set_horizontalalignment(
+                "center" if abs(np.cos(angle)) < 0.7 else "left" if np.cos(angle) > 0 else "right"
+            )
+        axis.set_ylim(low - 2 * margin, high + margin)
+        axis.tick_params(axis="x", pad=6)
+        axis.tick_params(axis="y", labelsize=7, labelcolor="#666666")
+        axis.set_rlabel_position(180 / len(names))
+        axis.spines["polar"].set_color("#BBBBBB")
+        drawn.legend(loc="outside lower center", ncols=2)
+    return drawn
+
+
+def budget(lines: Mapping[str, Mapping[str, Line]], unpruned: float | None = None) -> Figure:
+    """Mean score against the mean number of visual tokens a layer sees: a panel per method, baselines in every one."""
+    methods = [name for name in lines if name not in BASELINES] or list(lines)
+    columns = min(5, len(methods)) if len(methods) != 6 else 3
+    rows = math.ceil(len(methods) / columns)
+    drawn = figure(max(3.6, 1.75 * columns + 0.6), 1.9 * rows + 0.9)
+    with matplotlib.rc_context(STYLE):
+        axes = drawn.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        for axis, method in zip(axes.flat, methods, strict=False):
+            if unpruned is not None:
+                axis.axhline(unpruned, color=colour("unpruned"), linewidth=0.8, label="unpruned")
+            for name, style in zip(BASELINES, (":", "-."), strict=True):
+                if name in lines and name != method:
+                    axis.plot(*along(lines[name]["none"]), style, color="#333333", linewidth=1.1, label=name.lower())
+            for number, (arm, points) in enumerate(lines[method].items()):
+                if arm != "unpruned":
+                    style = "o--" if arm == "none" else "o-"
+                    axis.plot(*along(points), style, color=colour(arm, number), markersize=3, linewidth=1.3, label=arm)
+            axis.set_title(method, fontsize=9)
+        for axis in axes.flat[len(methods) :]:
+            axis.set_axis_off()
+        drawn.supxlabel("visual tokens a layer sees, mean", fontsize=9)
+        drawn.supylabel("mean score", fontsize=9)
+        labelled = {
+            label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        }
+        drawn.legend(list(labelled.values()), list(labelled), loc="outside upper center", ncols=7, fontsize=8)
+    return drawn
+
+
+def along(points: Line) -> tuple[Sequence[float], Sequence[float]]:
+    x, y = zip(*sorted(points), strict=True)
+    return x, y
+
+
+def effects(gaps: Mapping[str, Mapping[str, Measured]], label: str) -> Figure:
+    """A difference by row and budget, with its 95 % interval."""
+    budgets = list(dict.fromkeys(name for row in gaps.values() for name in row))
+    drawn = figure(5.4, 0.32 * len(gaps) + 1.1)
+    with matplotlib.rc_context(STYLE):
+        axis = drawn.subplots()
+        axis.axvline(0, color="black", linewidth=0.6)
+        for number, name in enumerate(budgets):
+            place = [
+                row + 0.2 * (number - (len(budgets) - 1) / 2) for row, one in enumerate(gaps.values()) if name in one
+            ]
+            value, low, high = np.array([one[name] for one in gaps.values() if name in one]).T
+            shade = MORE_COLOURS[number % len(MORE_COLOURS)]
+            axis.errorbar(value, place, xerr=[value - low, high - value], fmt="o", color=shade, markersize=3.5,
+                          linewidth=1.2, label=name)  # fmt: skip
+        axis.set_yticks(range(len(gaps)), list(gaps))
+        axis.invert_yaxis()
+        axis.set_xlabel(label)
+        drawn.legend(loc="outside lower center", ncols=len(budgets), fontsize=8)
+    return drawn
+
+
+def ratio(shallow: Mapping[int, float], references: Mapping[str, float]) -> Figure:
+    """Mean score of ratio debiasing by the shallow layer that is divided by; other arithmetic as lines across."""
+    drawn = figure(5.4, 3.0)
+    with matplotlib.rc_context(STYLE):
+        axis = drawn.subplots()
+        axis.plot(*along(shallow.items()), "o-", color=MORE_COLOURS[0], label="divided by the shallow layer")
+        for number, (name, value) in enumerate(references.items(), 1):
+            style = ("--", ":", "-.")[number % 3]
+            axis.axhline(
+                value, linestyle=style, linewidth=1.2, color=MORE_COLOURS[number % len(MORE_COLOURS)], label=name
+            )
+        axis.set_xlabel("shallow layer, of 32")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set_ylabel("mean score")
+        drawn.legend(loc="outside lower center", ncols=2, fontsize=8)
+    return drawn
+
+
+def boxes(measured: Mapping[str, tuple[Measured, Measured]]) -> Figure:
+    """IoU of kept tokens with the box that is referred to, and of as many random ones; whiskers are 95 % intervals."""
+    drawn = figure(5.4, 0.34 * len(measured) + 1.1)
+    with matplotlib.rc_context(STYLE):
+        axis = drawn.subplots()
+        for number, (name, ((value, low, high), (chance, _, _))) in enumerate(measured.items()):
+            whisker: dict[str, Any] = {"xerr": [[value - low], [high - value]], "ecolor": "#333333"}
+            axis.barh(number, value, color=colour(name.split()[-1], number), error_kw={"elinewidth": 1}, **whisker)
+            label = "as many tokens drawn at random" if number == 0 else ""
+            axis.vlines(chance, number - 0.4, number + 0.4, color="black", linestyle=":", linewidth=1.6, label=label)
+        axis.set_yticks(range(len(measured)), list(measured))
+        axis.invert_yaxis()
+        axis.set_xlabel("IoU of the kept tokens with the box")
+        drawn.legend(loc="outside lower center", fontsize=8)
+    return drawn

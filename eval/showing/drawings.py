@@ -1,0 +1,267 @@
+"""One style, and one function a figure: plain numbers in, a matplotlib figure out.
+
+Colours are Okabe and Ito's, which the colour-blind tell apart, without the yellow: too pale for lines.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+
+from eval.answering.store import decode
+from eval.showing.cells import Canvas
+
+ARM_COLOURS = {
+    "unpruned": "#000000",
+    "none": "#999999",
+    "trend": "#56B4E9",
+    "padding": "#E69F00",
+    "both": "#009E73",
+    "no RoPE": "#CC79A7",
+    "chance": "#666666",
+}
+MORE_COLOURS = ("#0072B2", "#D55E00", "#CC79A7", "#009E73", "#56B4E9", "#E69F00", "#000000")
+STYLE: Any = {  # matplotlib types its settings by name
+    "font.size": 9,
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "debias",  # the same figure is the same file
+    "figure.constrained_layout.use": True,
+}
+
+
+def colour(name: str, number: int = 0) -> str:
+    return ARM_COLOURS.get(name, MORE_COLOURS[number % len(MORE_COLOURS)])
+
+
+def figure(width: float, height: float) -> Figure:
+    with matplotlib.rc_context(STYLE):
+        return Figure(figsize=(width, height), layout="constrained")
+
+
+def save(drawn: Figure, stem: Path) -> list[Path]:
+    """stem.svg and stem.png."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("svg", "png")]
+    with matplotlib.rc_context(STYLE):
+        for path in paths:
+            drawn.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else {"Software": None})
+    return paths
+
+
+def vector(drawn: Figure) -> bytes:
+    """The figure as an SVG file."""
+    out = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        drawn.savefig(out, format="svg", metadata={"Date": None})
+    return out.getvalue()
+
+
+def maps(curves: Mapping[str, Sequence[float]], grid: tuple[int, int], title: str) -> Figure:
+    """Mean attention over the picture, before and after each step, on one colour scale that shows small values."""
+    shown = {
+        "with padding": "as the model gives it",
+        "raw": "without padding",
+        "exponential": "divided by the exponential",
+    }
+    there = {
+        label: np.array(curves[name]).reshape(-1, *grid).mean(0) for name, label in shown.items() if name in curves
+    }
+    drawn = figure(2.4 * len(there) + 0.6, 2.7)
+    with matplotlib.rc_context(STYLE):
+        axes = np.atleast_1d(drawn.subplots(1, len(there)))
+        high = max(float(np.quantile(picture, 0.99)) for picture in there.values())
+        for axis, (label, picture) in zip(axes, there.items(), strict=True):
+            image = axis.imshow(picture, cmap="cividis", norm=PowerNorm(0.4, vmin=0, vmax=high, clip=True))
+            axis.set_title(label, fontsize=9)
+            axis.set_xticks([])
+            axis.set_yticks([])
+        ticks = (high * np.linspace(0, 1, 5) ** 2.5).tolist()  # evenly spaced
+        drawn.colorbar(image, ax=list(axes), shrink=0.8, label="attention / mean", ticks=ticks, format="%.2g")
+        drawn.suptitle(title, x=0.02, ha="left", fontsize=10)
+    return drawn
+
+
+def trends(curves: Mapping[str, Sequence[float]], title: str) -> Figure:
+    """Mean attention by position in the three settings."""
+    labels = {"raw": "raw", "average": "divided by the average", "exponential": "divided by the fitted exponential"}
+    drawn = figure(7.5, 2.6)
+    with matplotlib.rc_context(STYLE):
+        axes = drawn.subplots(1, 3, sharey=True)
+        for axis, (name, label) in zip(axes, labels.items(), strict=True):
+            values = np.array(curves[name])
+            axis.plot(values, color=colour("none"), linewidth=0.8)
+            good = values > 0
+            slope, level = np.polyfit(np.flatnonzero(good), np.log(values[good]), 1)
+            line = np.exp(level + slope * np.arange(len(values)))
+            axis.plot(line, color=colour("both"), linewidth=1.6, label=f"rise {slope * (len(values) - 1):+.2f}")
+            axis.set_title(label, fontsize=9)
+            axis.set_xlabel("position")
+            axis.legend(loc="best")
+        axes[0].set_ylabel("attention / mean")
+        axes[0].set_yscale("log")
+        drawn.suptitle(title, x=0.02, ha="left", fontsize=10)
+    return drawn
+
+
+def layers(reports: Sequence[Mapping[str, Any]], floor: float) -> Figure:
+    """Bias layer by layer in every arm, with the intervals."""
+    drawn = figure(7.5, 3.1)
+    with matplotlib.rc_context(STYLE):
+        axes = drawn.subplots(1, 2)
+        numbers = [report["layer"] for report in reports]
+        series = {arm: [report["arms"][arm] for report in reports] for arm in ("none", "trend", "padding", "both")}
+        series["no RoPE"] = [report["no_rope"] for report in reports]
+        series["chance"] = [report["chance"] for report in reports]
+        for axis, measure, label in zip(axes, ("rise", "correlation"), ("rise", "rank correlation"), strict=True):
+            for number, (arm, entries) in enumerate(series.items()):
+                value, low, high = np.array([entry[measure] for entry in entries]).T
+                axis.plot(
+                    numbers,
+                    value,
+                    ":" if arm == "chance" else ".-",
+                    color=colour(arm, number),
+                    label=arm,
+                    linewidth=1.2,
+                )
+                axis.fill_between(numbers, low, high, color=colour(arm, number), alpha=0.15, linewidth=0)
+            axis.axhline(0, color="black", linewidth=0.5)
+            axis.set_xlabel("layer")
+            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.set_title(f"{label} of attention with position")
+        axes[1].axhspan(-floor, floor, color="black", alpha=0.06, linewidth=0)
+        drawn.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=len(series), fontsize=8)
+    return drawn
+
+
+def heads(reports: Sequence[Mapping[str, Any]]) -> Figure:
+    """The rise of every head of every layer, with positions and before they are rotated in."""
+    shown = {"heads": "with RoPE", "heads_no_rope": "before RoPE"}
+    rises = {name: np.array([report[name] for report in reports])[..., 0] for name in shown}
+    layers, count = rises["heads"].shape
+    drawn = figure(min(9.0, 0.28 * count + 1.2) * 2 + 0.6, min(6.0, 0.2 * layers + 1.2))
+    with matplotlib.rc_context(STYLE):
+        axes = drawn.subplots(1, 2, sharey=True)
+        high = max(float(np.abs(picture).max()) for picture in rises.values())
+        for axis, (name, label) in zip(axes, shown.items(), strict=True):
+            image = axis.imshow(rises[name], cmap="PuOr_r", vmin=-high, vmax=high, aspect="auto")
+            axis.set_title(label, fontsize=9)
+            axis.set_xlabel("head")
+            axis.xaxis.get_major_locator().set_params(integer=True)
+        axes[0].set_yticks(range(layers), [str(report["layer"]) for report in reports])
+        axes[0].set_ylabel("layer")
+        drawn.colorbar(image, ax=list(axes), label="rise")
+    return drawn
+
+
+def frequency(rows: Iterable[Mapping[str, Any]], side: int) -> Figure:
+    """How often each place of the grid is kept at the last cut: arms by aspect ratio."""
+    shapes = {"portrait": [], "square": [], "landscape": []}  # type: dict[str, list[Any]]
+    for row in rows:
+        width, height = row["metadata"]["size"]
+        shape = "square" if width == height else "portrait" if width < height else "landscape"
+        shapes[shape].append((row["metadata"]["arm"], decode(row["metadata"]["kept"][-1])))
+    arms = [arm for arm in ARM_COLOURS if any(found == arm for entries in shapes.values() for found, _ in entries)]
+    drawn = figure(1.7 * len(arms) + 1.2, 5.2)
+    with matplotlib.rc_context(STYLE):
+        axes = drawn.subplots(len(shapes), len(arms), squeeze=False)
+        for line, (shape, entries) in enumerate(shapes.items()):
+            for column, (axis, arm) in enumerate(zip(axes[line], arms, strict=True)):
+                mine = [kept for found, kept in entries if found == arm]
+                counts = np.zeros(side * side)
+                for kept in mine:
+                    counts[[place for place in kept if place < side * side]] += 1
+                picture = (counts / max(1, len(mine))).reshape(side, side)
+                image = axis.imshow(picture, cmap="cividis", vmin=0, vmax=1)
+                axis.set_xticks([])
+                axis.set_yticks([])
+                if line == 0:
+                    axis.set_title(arm, fontsize=9)
+                if column == 0:
+                    axis.set_ylabel(f"{shape}\nn = {len(mine)}")
+        drawn.colorbar(image, ax=axes, shrink=0.5, label="how often kept")
+    return drawn
+
+
+def overlay(picture: Any, kept: Sequence[int] | None, canvas: Canvas) -> Any:
+    """A picture on the canvas of its tokens, with everything that was not kept dimmed. Returns a PIL image."""
+    from PIL import Image, ImageDraw
+
+    zoom = max(1.0, 336 / max(canvas.size))
+    width, height = canvas.size
+    size = round(width * zoom), round(height * zoom)
+    whole = Image.new("RGB", size, (122, 116, 104))
+    there = [round(edge * scale * zoom) for edge, scale in zip(picture.size, canvas.scale, strict=True)]
+    left, top = canvas.offset
+    corner = round(left * zoom), round(top * zoom)
+    whole.paste(picture.resize(there, Image.Resampling.NEAREST), corner)
+    if kept is None:
+        return whole
+    mask = Image.new("L", size, 0)
+    pen = ImageDraw.Draw(mask)
+    for place in kept:
+        x1, y1, x2, y2 = np.round(canvas.cells[place] * zoom).astype(int).tolist()
+        pen.rectangle((x1, y1, x2 - 1, y2 - 1), fill=255)
+    dimmed = Image.blend(whole, Image.new("RGB", size, (255, 255, 255)), 0.75)
+    return Image.composite(whole, dimmed, mask)
+
+
+def overlays(panels: Mapping[str, Mapping[str, tuple[Any, str]]], title: str) -> Figure:
+    """Runs by arms: the picture with the kept tokens, and the answer below."""
+    arms = list(dict.fromkeys(arm for row in panels.values() for arm in row))
+    drawn = figure(1.9 * len(arms) + 0.4, 2.3 * len(panels) + 0.4)
+    with matplotlib.rc_context(STYLE):
+        axes = drawn.subplots(len(panels), len(arms), squeeze=False)
+        for line, (name, row) in zip(axes, panels.items(), strict=True):
+            for number, (axis, arm) in enumerate(zip(line, arms, strict=True)):
+                if arm not in row:  # not every method has every arm
+                    axis.set_axis_off()
+                    continue
+                axis.set_xticks([])
+                axis.set_yticks([])
+                axis.set_title(arm, fontsize=9)
+                if number == 0:
+                    axis.set_ylabel(name)
+                axis.imshow(row[arm][0])
+                axis.set_xlabel(plain(row[arm][1], 24))
+        drawn.suptitle(plain(title, 90), fontsize=9)
+    return drawn
+
+
+def plain(text: str, longest: int) -> str:
+    """A model's words as matplotlib shows them: one line, no formulas."""
+    line = " ".join(text.split()).replace("$", r"\$")
+    return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
+def fits(curves: Mapping[str, Sequence[float]], trends: Mapping[str, Sequence[float]]) -> Figure:
+    """Measured mean scores by position (dots) and trends (lines), each relative to its own mean."""
+    drawn = figure(6.2, 3.2)
+    with matplotlib.rc_context(STYLE):
+        axis = drawn.subplots()
+        for number, (name, values) in enumerate(curves.items()):
+            curve = np.asarray(values, dtype=float)
+            shade = MORE_COLOURS[number % len(MORE_COLOURS)]
+            axis.plot(curve / np.nanmean(curve), ".", markersize=2, color=shade, alpha=0.6, label=name)
+        for number, (name, values) in enumerate(trends.items()):
+            line = np.asarray(values, dtype=float)
+            same = number < len(curves)  # a fit has the colour of what it was fitted to
+            shade = MORE_COLOURS[number % len(MORE_COLOURS)] if same else "#000000"
+            style = "-" if same else (":" if number % 2 else "--")
+            axis.plot(line / line.mean(), style, color=shade, linewidth=1.4, label=name)
+        axis.set_xlabel("original position")
+        axis.set_ylabel("relative to its mean")
+        axis.legend(fontsize=7)
+    return drawn

@@ -1,0 +1,146 @@
+"""The authors' implementation beside ours: one prefill each, in turn, on the same shape with random weights.
+
+    python -m eval speed --against fork --method fastv,pyramiddrop --shape llava-1.5-7b
+
+Both sides are timed alike, from the prompt's ids and the picture's pixels to the first new token: vision tower,
+prefill, pruning, debias, and what generate() adds. Theirs runs in a process and environment of its own, with the
+attention that it has. `ratio` is theirs over ours in the same round, the median over the rounds.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+
+from debias import Debias, Padding, Trend, names
+from eval.cli import one_of
+from eval.forks.backend import UNPRUNED, Worker
+from eval.forks.options import options, wire
+from eval.forks.reader import PLACE, wire_pixels
+from eval.forks.setup import described, environment, setup
+from eval.speed.shapes import BEFORE, SHAPES, Laid, build, prompt
+from eval.tables import Table, say, show
+from pruners import Pruner, make
+
+SIZE = (640, 427)  # of the picture, before padding
+FULL = Debias(Trend.exponential(0.003), Padding())
+Times = tuple[float, float]  # milliseconds on the clock, and of the processor
+
+
+def report(args: Any, device: torch.device) -> dict[str, Any]:
+    """Every method's variants, ours and theirs in turn; the authors' code first, since it may be missing."""
+    fitting = [name for name, one in SHAPES.items() if one.tower is not None]
+    shape = SHAPES[one_of("shape", args.shape, fitting)]
+    if args.tokens not in (None, [shape.tokens]) or args.batch_size != [1] or len(args.keep) != 1:
+        raise ValueError(
+            "--against fork measures the shape's own visual tokens, one question at a time, with one --keep: the "
+            "authors' code takes no more"
+        )
+    methods = [names.method(name) for name in args.method.split(",")]
+    for method in methods:
+        setup(method)
+        options(method, make(method, keep=args.keep[0]), shape.tokens, shape.layers)  # or what it cannot do
+    whose = {method: described(method) for method in methods}
+    arms = list(dict.fromkeys([UNPRUNED, *(names.arm(arm) for arm in args.arms.split(","))]))
+    for method in methods:
+        if not setup(method).patched and {"trend", "padding", "both"} & set(arms):
+            raise ValueError(
+                f"the authors' code of {method} is not patched, and runs no debiased arm: add --arms none, or "
+                f"bash scripts/apply_patches.sh {method}"
+            )
+    dtype = args.dtype or ("float16" if device.type == "cuda" else "float32")
+    say(f"speed: building {args.shape}, {dtype}, on {device}")
+    family = build(shape, shape.tokens, str(device), getattr(torch, dtype), args.attention)
+    rows = [row for method in methods for row in measure(family, method, arms, args, dtype)]
+    result = {
+        "shape": args.shape,
+        "keep": args.keep[0],
+        "forks": whose,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "dtype": dtype,
+        "attention": args.attention,
+        "torch": torch.__version__,
+        "rounds": args.rounds,
+        "rows": rows,
+    }
+    show(table(result))
+    return result
+
+
+def measure(family: Laid, method: str, arms: list[str], args: Any, dtype: str) -> list[dict[str, Any]]:
+    pruner, inputs, layers = make(method, keep=args.keep[0]), prompt(family, 1), len(family.decoder.layers)
+    config = family.model.config
+    environment(method)
+    worker = Worker(method, threads=torch.get_num_threads())
+    times: dict[str, list[tuple[Times, Times]]] = {arm: [] for arm in arms}
+    try:
+        setting = {
+            "method": method,
+            "config": {**config.to_dict(), "text_config": config.text_config.to_dict()},
+            "options": options(method, pruner, family.tokens, layers),
+            "device": str(family.model.device),
+            "dtype": dtype,
+        }
+        worker.ask(setting, "starting it")
+        question = asked(inputs, int(config.image_token_id))
+        for round_number in range(args.rounds + 1):  # the first round warms up
+            for arm in arms:
+                debias = Debias() if arm == UNPRUNED else FULL.with_arm(arm)
+                ours = native(family, None if arm == UNPRUNED else pruner, debias, inputs)
+                reply = worker.ask({**question, "debias": wire(debias), "prune": arm != UNPRUNED}, f"arm {arm}")
+                if round_number:
+                    times[arm].append((ours, (reply["ms"], reply["processor_ms"])))
+    finally:
+        worker.close()
+    return [summary(method, arm, pairs, family.model.device.type == "cpu") for arm, pairs in times.items()]
+
+
+def asked(inputs: dict[str, torch.Tensor], image: int) -> dict[str, Any]:
+    """The prompt of eval.speed.shapes as a fork takes it: one placeholder for the picture, and its pixels."""
+    ids = inputs["input_ids"][0].tolist()
+    folded = [*ids[:BEFORE], PLACE, *(token for token in ids[BEFORE:] if token != image)]
+    rest = {"prompt": "", "image": None, "frames": None, "size": SIZE, "new_tokens": 1, "logits": False}
+    return {**rest, "ids": folded, "pixels": wire_pixels(inputs["pixel_values"])}
+
+
+@torch.inference_mode()
+def native(family: Laid, pruner: Pruner | None, debias: Debias, inputs: dict[str, torch.Tensor]) -> Times:
+    begun, worked = time.perf_counter(), time.process_time()
+    with nullcontext() if pruner is None else pruner(family, debias, sizes=[SIZE]):
+        # Read as numbers, so that a device has finished.
+        family.model.generate(**inputs, do_sample=False, max_new_tokens=1).tolist()
+    return 1000 * (time.perf_counter() - begun), 1000 * (time.process_time() - worked)
+
+
+def summary(method: str, arm: str, pairs: list[tuple[Times, Times]], processor: bool) -> dict[str, Any]:
+    def side(which: int) -> dict[str, Any]:
+        taken = [pair[which][0] for pair in pairs]
+        found = {"ms": statistics.median(taken), "range_ms": [min(taken), max(taken)]}
+        return {**found, "processor_ms": statistics.median(pair[which][1] for pair in pairs)} if processor else found
+
+    def ratio(unit: int) -> float:
+        return statistics.median(theirs[unit] / ours[unit] for ours, theirs in pairs)
+
+    whole = {"method": method, "arm": arm, "ours": side(0), "theirs": side(1), "ratio": ratio(0)}
+    return {**whole, "processor_ratio": ratio(1)} if processor else whole
+
+
+def table(result: dict[str, Any]) -> Table:
+    processor = result["device"] == "cpu"
+    head = ["method", "arm", "ours ms", "range", "theirs ms", "range", "ratio", *(["of processor time"] * processor)]
+    rows = []
+    for row in result["rows"]:
+        sides = [(row[who]["ms"], "{:.0f}-{:.0f}".format(*row[who]["range_ms"])) for who in ("ours", "theirs")]
+        last = [row["processor_ratio"]] * processor
+        rows.append([row["method"], row["arm"], *sides[0], *sides[1], row["ratio"], *last])
+    notes = [
+        f"{result['device']}, {result['threads']} threads, {result['dtype']}, ours {result['attention']}, "
+        f"torch {result['torch']}; medians of {result['rounds']} rounds in turn, from ids and pixels to first token",
+        "ratio: theirs over ours in the same round, median; " + "; ".join(result["forks"].values()),
+    ]
+    return Table(f"{result['shape']}, keep {result['keep']}: ours and the authors' code", head, rows, notes)

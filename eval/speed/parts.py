@@ -1,0 +1,154 @@
+"""What a method itself costs inside a pruned prefill, part by part (`python -m eval speed --parts`).
+
+start   what a method does before the first layer        score   the attention rows that it asks for, and its arithmetic
+debias  trend and padding                                select  which tokens stay
+merge   tokens that change or are added (a second order of tokens, where a method debiases one, counts here as well)
+
+Over several numbers of visual tokens, `growth` is the exponent of each part: 1 is linear.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from debias import Debias
+from eval.speed.measure import FULL, SIZE, Clock, Variant
+from eval.speed.shapes import Laid, prompt
+from eval.tables import Cell, Table
+from pruners import Pruner
+
+PARTS = ("start", "score", "debias", "select", "merge")
+
+
+class Meter:
+    """Milliseconds by part; on a GPU of the device, which nobody waits for meanwhile."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.clocks = device, {part: [] for part in PARTS}  # type: ignore[var-annotated]
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        clock = Clock(self.device)
+        self.clocks[name].append(clock)
+        clock.mark()
+        yield
+        clock.mark()
+
+    @property
+    def ms(self) -> dict[str, float]:
+        return {name: sum(clock.milliseconds()[0] for clock in clocks) for name, clocks in self.clocks.items()}
+
+
+def metered(pruner: Pruner, meter: Meter) -> Pruner:
+    """The same method, its own parts timed. A part that it leaves to the base class is not one."""
+    kind = type(pruner)
+
+    def timed(name: str) -> Callable[..., Any]:
+        method = getattr(kind, name)
+
+        def part(self: Any, *args: Any) -> Any:
+            with meter.part("merge" if name == "vision_merge" else name):
+                return method(self, *args)
+
+        return part
+
+    own = [
+        name for name in ("start", "score", "merge", "vision_merge") if getattr(kind, name) is not getattr(Pruner, name)
+    ]
+    changed = copy.copy(pruner)
+    object.__setattr__(
+        changed, "__class__", type(kind.__name__, (kind,), {name: timed(name) for name in [*own, "select"]})
+    )
+    return changed
+
+
+class MeteredDebias(Debias):
+    """A debias that is timed."""
+
+    meter: Meter
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self.meter.part("debias"):
+            return super().__call__(*args, **kwargs)
+
+
+@torch.inference_mode()
+def measure(family: Laid, wanted: Sequence[Variant], batch: int, rounds: int) -> list[dict[str, Any]]:
+    """Every pruned variant in turn, round after round; the first round warms up."""
+    inputs, rows = prompt(family, batch), []
+    pruned = [variant for variant in wanted if variant.method is not None]
+    found: dict[Variant, list[dict[str, float]]] = {variant: [] for variant in pruned}
+    for _ in range(rounds + 1):
+        for variant in pruned:
+            found[variant].append(once(family, variant, inputs, batch))
+    for variant, taken in found.items():
+        ms = {part: statistics.median(one[part] for one in taken[1:]) for part in ("prefill", *PARTS)}
+        percent = {part: 100 * ms[part] / ms["prefill"] for part in PARTS}
+        name = {"variant": variant.label, "attention": variant.kernel, "batch": batch, "tokens": family.tokens}
+        rows.append({**name, "prefill_ms": ms.pop("prefill"), "parts_ms": ms, "percent": percent})
+    return rows
+
+
+def once(family: Laid, variant: Variant, inputs: dict[str, Any], batch: int) -> dict[str, float]:
+    device = family.model.device
+    meter, whole = Meter(device), Clock(device)
+    arm = FULL.with_arm(variant.arm)
+    debias = MeteredDebias(arm.trend, arm.padding)
+    object.__setattr__(debias, "meter", meter)
+    if family.model.config._attn_implementation != variant.kernel:
+        family.model.set_attn_implementation(variant.kernel)
+    with metered(variant.pruner(family.tokens), meter)(family, debias, sizes=[SIZE] * batch):
+        whole.mark()
+        family.model(**inputs, use_cache=True, logits_to_keep=1)
+        whole.mark()
+    return {"prefill": whole.milliseconds()[0], **meter.ms}
+
+
+def growth(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By variant and batch, the exponent of each part between the fewest and the most visual tokens."""
+    out = []
+    for variant, kernel, batch in dict.fromkeys((row["variant"], row["attention"], row["batch"]) for row in rows):
+        mine = [row for row in rows if (row["variant"], row["attention"], row["batch"]) == (variant, kernel, batch)]
+        low, high = min(mine, key=lambda row: row["tokens"]), max(mine, key=lambda row: row["tokens"])
+        if low["tokens"] == high["tokens"]:
+            continue
+        wide = math.log(high["tokens"] / low["tokens"])
+
+        def exponent(before: float, after: float, wide: float = wide) -> float | None:
+            return math.log(after / before) / wide if before and after else None
+
+        found = {part: exponent(low["parts_ms"][part], high["parts_ms"][part]) for part in PARTS}
+        found["prefill"] = exponent(low["prefill_ms"], high["prefill_ms"])
+        out.append({"variant": variant, "attention": kernel, "batch": batch, "exponents": found})
+    return out
+
+
+def table(result: dict[str, Any]) -> Table:
+    def cell(row: dict[str, Any], part: str) -> Cell:
+        ms = row["parts_ms"][part]
+        return f"{ms:.3f} ({row['percent'][part]:.3f} %)" if ms else None
+
+    head = ["variant", "kernel", "batch", "tokens", "prefill ms", *(f"{part} ms" for part in PARTS)]
+    rows: list[list[Cell]] = [
+        [
+            *(row[name] for name in ("variant", "attention", "batch", "tokens", "prefill_ms")),
+            *(cell(row, p) for p in PARTS),
+        ]
+        for row in result["rows"]
+    ]
+    for row in growth(result["rows"]):
+        shown = [row["exponents"][part] for part in ("prefill", *PARTS)]
+        rows.append([row["variant"], row["attention"], row["batch"], "growth", *shown])
+    notes = [
+        f"{result['device']}, {result['threads']} thread(s), {result['dtype']}, torch {result['torch']}; medians of "
+        f"{result['rounds']} rounds in turn; in brackets, of the pruned prefill",
+        "growth: exponent between the fewest and the most visual tokens; 1 is linear",
+    ]
+    return Table(f"{result['shape']}: what a method itself costs", head, rows, notes)

@@ -1,0 +1,137 @@
+"""How often precision changes which tokens stay (`python -m eval speed --precision bfloat16,float16,8bit`).
+
+The same prompts are read in float32 and in every other precision, by the checkpoint and by a random model of a larger
+shape. `same` is the share of kept tokens that both keep, `unchanged` the share of pictures where all are the same,
+`answer` the share of prompts with the same first token. For scale, a row shows what debiasing itself changes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eval.cli import one_of
+from eval.speed.measure import FULL, SIZE
+from eval.speed.shapes import SHAPES, Laid, build, prompt
+from eval.tables import Table, say, show
+from pruners import make
+from pruners.base import REFERENCE_TOKENS
+from pruners.models import Request, adapter
+
+KINDS = ("bfloat16", "float16", "8bit", "4bit")
+Kept = list[tuple[list[set[int]], int]]  # by prompt: the tokens kept at each cut, and the first token of the answer
+
+
+def report(args: Any, device: torch.device) -> dict[str, Any]:
+    kinds = [one_of("precision", kind, KINDS) for kind in args.precision.split(",")]
+    methods = args.method.split(",")
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, path, batches in subjects(args, Path(scratch)):
+            say(f"precision: {name}, float32 and {', '.join(kinds)}")
+            found: dict[tuple[str, str, str], Kept] = {}
+            for kind in ("float32", *kinds):
+                family = loaded(name, path, kind, device)
+                for method in methods:
+                    for arm in ("none", "both"):
+                        found[kind, method, arm] = read(family, method, args, arm, batches)
+                del family
+            for method in methods:
+                base = {arm: found["float32", method, arm] for arm in ("none", "both")}
+                rows.append(
+                    {"model": name, "method": method, "what": "debiasing, in float32", **compared(*base.values())}
+                )
+                rows += [
+                    {
+                        "model": name,
+                        "method": method,
+                        "what": f"{kind}, {arm}",
+                        **compared(base[arm], found[kind, method, arm]),
+                    }
+                    for kind in kinds
+                    for arm in ("none", "both")
+                ]
+    result = {"device": device.type, "threads": torch.get_num_threads(), "torch": torch.__version__, "rows": rows}
+    show(table(result))
+    return result
+
+
+Batch = tuple[dict[str, Any], list[Any]]  # inputs and sizes, on the CPU
+
+
+def subjects(args: Any, scratch: Path) -> Iterator[tuple[str, Path, list[Batch]]]:
+    """(name, checkpoint folder, prompts one by one) of what is measured."""
+    from eval import benchmarks
+    from eval.bias.fitting import heldout
+    from eval.embedded import EMBEDDED
+    from eval.reading.images import open_image
+
+    path = args.model or EMBEDDED["image"]
+    asked = benchmarks.get("gqa")
+    samples = [sample for sample in asked.load(heldout()) if sample.image][: args.limit]
+    family = adapter(str(path)).load(path, dtype=torch.float32, device="cpu")
+    encoded = [
+        family.encode([Request(sample.text, [open_image(sample)], conversation=asked.conversation)])
+        for sample in samples
+    ]
+    yield path.name, path, [(one.inputs, one.sizes) for one in encoded]
+    if args.model is None:
+        shape = SHAPES[one_of("shape", args.shape, list(SHAPES))]
+        laid = build(shape, shape.tokens, "cpu", torch.float32, "sdpa")
+        laid.model.save_pretrained(scratch / args.shape)
+        drawn = [(prompt(laid, 1, seed), [SIZE]) for seed in range(1, 1 + min(args.limit, 10))]
+        yield f"random {args.shape}", scratch / args.shape, drawn
+
+
+def loaded(name: str, path: Path, kind: str, device: torch.device) -> Any:
+    family = Laid if name.startswith("random") else adapter(str(path))
+    return family.load(path, dtype=kind, device=str(device), attention="sdpa")
+
+
+@torch.inference_mode()
+def read(family: Any, method: str, args: Any, arm: str, batches: Sequence[Batch]) -> Kept:
+    out = []
+    for inputs, sizes in batches:
+        tokens = int((inputs["input_ids"] == family.model.config.image_token_id).sum())
+        if isinstance(family, Laid):
+            family.tokens = tokens  # a shape's own number, which its checkpoint does not hold
+        keep = args.keep[0] if tokens > 2 * args.keep[0] else args.keep[0] / REFERENCE_TOKENS
+        here = {
+            name: value.to(family.model.device, family.model.dtype if value.is_floating_point() else None)
+            for name, value in inputs.items()
+        }
+        with make(method, keep=keep)(family, FULL.with_arm(arm), sizes=sizes) as trace:
+            answer = int(family.model(**here, logits_to_keep=1).logits[0, -1].argmax())
+        out.append(([set(stage[0].tolist()) for stage in trace.kept], answer))
+    return out
+
+
+def compared(base: Kept, other: Kept) -> dict[str, float | int]:
+    """Of the tokens kept at the last cut and of all cuts of all prompts."""
+    pairs = list(zip(base, other, strict=True))
+    shares = [len(a[-1] & b[-1]) / max(len(a[-1]), 1) for (a, _), (b, _) in pairs]
+    return {
+        "prompts": len(pairs),
+        "same": sum(shares) / len(pairs),
+        "least": min(shares),
+        "unchanged": sum(a == b for (a, _), (b, _) in pairs) / len(pairs),
+        "answer": sum(a == b for (_, a), (_, b) in pairs) / len(pairs),
+    }
+
+
+def table(result: dict[str, Any]) -> Table:
+    names = ("model", "method", "what", "prompts", "same", "least", "unchanged", "answer")
+    rows = [
+        [row[name] if not isinstance(row[name], float) else f"{row[name]:.3f}" for name in names]
+        for row in result["rows"]
+    ]
+    notes = [
+        f"{result['device']}, {result['threads']} thread(s), torch {result['torch']}; against float32 in the same arm",
+        "same: kept tokens that both keep, mean (least: of one prompt); unchanged: prompts where every cut keeps the "
+        "same; answer: prompts with the same first token",
+    ]
+    return Table("Does precision change which tokens stay?", list(names), rows, notes)

@@ -1,0 +1,66 @@
+"""What the mechanism can do exactly, and one sentence for everything that it cannot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from pruners.base import Cut, Pruner
+from pruners.engine.masks import KERNELS
+from pruners.models import Adapter
+
+
+class Unsupported(ValueError):
+    """Something that pruning could not do exactly."""
+
+
+def checked(pruner: Pruner, layers: int) -> list[Cut]:
+    """The pruner's cuts, or a ValueError that says what is wrong with them."""
+    cuts, before = list(pruner.cuts(layers)), -1
+    for cut in cuts:
+        if not 0 <= cut.layer < layers:
+            raise ValueError(f"{pruner} cuts before layer {cut.layer}, but the model has layers 0 to {layers - 1}")
+        if cut.layer <= before:
+            raise ValueError(f"{pruner} cuts before layer {cut.layer} after layer {before}; layers must ascend")
+        if any(not max(before, 0) <= look < cut.layer for look in cut.also):
+            raise ValueError(
+                f"{pruner} reads layers {cut.also} at layer {cut.layer}; they must lie behind the cut before it"
+            )
+        before = cut.layer
+    if not cuts:
+        raise ValueError(f"{pruner} has no cut in a model of {layers} layers")
+    if pruner.shrink_cache and len(cuts) > 1:
+        raise ValueError(f"{pruner} cuts the cache of earlier layers, which is possible with a single cut only")
+    return cuts
+
+
+def refuse_unsupported(family: Adapter, kernel: str) -> None:
+    config = family.decoder.config
+    types = getattr(config, "layer_types", None)
+    if kernel not in KERNELS:
+        raise Unsupported(f"attention {kernel!r} is not supported: load the model with one of {', '.join(KERNELS)}")
+    if any(kind != "full_attention" for kind in types or ()) or (
+        types is None and getattr(config, "sliding_window", None)
+    ):
+        raise Unsupported("models with sliding-window or linear-attention layers are not supported")
+
+
+def refuse_cache(cache: Any, kernel: str) -> None:
+    kinds = {type(layer).__name__ for layer in cache.layers} if cache is not None else set()
+    if kinds - {"DynamicLayer", "StaticLayer"} or getattr(cache, "offloading", False):
+        raise Unsupported(
+            f"a cache of {', '.join(sorted(kinds))} is not supported: use a plain dynamic or static cache"
+        )
+    if "StaticLayer" in kinds and kernel.startswith("flash"):
+        raise Unsupported(
+            "a static cache with flash attention is not supported: use a dynamic cache, or attention='sdpa'"
+        )
+
+
+def is_empty(cache: Any, trusted: bool) -> bool:
+    """Whether nothing was read yet. A static cache would have to ask the device; one that this run filled need not."""
+    if cache is None:
+        return True
+    seen = cache.get_seq_length()
+    return not (isinstance(seen, Tensor) and trusted) and int(seen) == 0

@@ -1,0 +1,135 @@
+"""The layers before the first cut, run once for a batch and handed to every arm that asks it.
+
+No debias acts before the first cut, so all arms of a method agree there to the last bit. The first `with` block that is
+given a Prefix fills it; a later one whose first layer would get the same states takes from it what those layers made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pruners.base import Pruner
+from pruners.engine.limits import Unsupported
+from pruners.engine.recorder import Detour
+from pruners.engine.vision import states_of
+
+if TYPE_CHECKING:
+    from pruners.engine.hooks import Run
+
+
+class Prefix:
+    """One batch's way to the first cut; another batch, model or method replaces it. `reused` counts the layers saved.
+
+    with FastV(keep=128)(model, debias, sizes, prefix=prefix): model.generate(**inputs)
+    """
+
+    def __init__(self) -> None:
+        self.reused = 0
+        self.rows: Tensor | None = None  # the rows of the batch before that this block asks about; None: all of them
+        self.forget()
+
+    def forget(self) -> None:
+        self.wanted: list[Any] = []  # what has to be equal: the model, the layers, and what layer 0 gets
+        self.replaying = False
+        self.chosen: Tensor | None = None  # `rows`, where only they are replayed
+        self.hidden: Any = None  # what the last of the layers made
+        self.states: dict[int, Tensor] = {}  # normed inputs of the attentions that a score looks at
+        self.held: dict[int, tuple[Tensor, Tensor]] = {}  # their keys and values
+
+    def install(self, run: Run) -> list[Any]:
+        check_shared(run.pruner, len(run.layers))
+        handles: list[Any] = []
+        for number, layer in enumerate(run.layers[: run.cuts[0].layer]):
+            if number in run.cuts[0].looks:
+                note = partial(self._note, run, number)
+                handles.append(layer.self_attn.register_forward_pre_hook(note, with_kwargs=True))
+            handles.append(Detour(layer, partial(self._layer, run, number, layer.forward)))
+        return handles
+
+    def _note(self, run: Run, number: int, attn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not torch.compiler.is_compiling() and not run.step and run.segments:
+            self.states[number] = states_of(args, kwargs)
+
+    def _layer(self, run: Run, number: int, layer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling() or run.step or not run.segments:
+            return layer(*args, **kwargs)
+        if run.cache is None:
+            raise Unsupported("arms share a prefix through the cache: leave use_cache on, or give no prefix")
+        entering = states_of(args, kwargs)
+        if number == 0:
+            valid = run.segments[0].valid
+            if valid is None:
+                valid = torch.ones(entering.shape[:2], dtype=torch.bool, device=entering.device)
+            wanted = [
+                run.decoder,
+                run.cuts[0].layer,
+                run.cuts[0].looks,
+                entering,
+                *kwargs["position_embeddings"],
+                valid,
+            ]
+            for rows in (None, self.rows):
+                self.chosen = rows
+                self.replaying = same([self._chosen(part) for part in self.wanted], wanted)
+                if self.replaying:
+                    break
+            else:
+                self.forget()
+                self.wanted = wanted
+        last = number == run.cuts[0].layer - 1
+        if not self.replaying:
+            out = layer(*args, **kwargs)
+            held = run.cache.layers[number]
+            static = hasattr(held, "max_cache_len")  # its tensors are written to again
+            parts = (part[:, :, : run.length].clone() if static else part for part in (held.keys, held.values))
+            keys, values = parts
+            self.held[number] = keys, values
+            self.hidden = out
+            return out
+        run.cache.update(*map(self._chosen, self.held[number]), number)
+        if number in self.states:
+            seen = {
+                "hidden_states": self._chosen(self.states[number]),
+                "position_embeddings": kwargs["position_embeddings"],
+            }
+            run.on_attention(number, run.layers[number].self_attn, (), seen, None)
+        self.reused += 1
+        if not last:
+            return (entering,) if isinstance(self.hidden, tuple) else entering
+        if isinstance(self.hidden, tuple):
+            return tuple(map(self._chosen, self.hidden))
+        return self._chosen(self.hidden)
+
+    def _chosen(self, part: Any) -> Any:
+        """The rows that are replayed, of a tensor that has rows."""
+        rows = self.chosen
+        if rows is None or not isinstance(part, Tensor) or len(part) == 1:
+            return part
+        return part.index_select(0, rows.to(part.device)) if int(rows.max()) < len(part) else part
+
+
+def check_shared(pruner: Pruner, layers: int, tower: int = 24) -> None:
+    """A ValueError that names a method whose arms have nothing in common."""
+    name = type(pruner).__name__
+    if pruner.vision_layers(tower):
+        raise Unsupported(f"{name} prunes inside the vision tower, each arm its own tokens, so its arms share no layer")
+    if not pruner.cuts(layers) or pruner.cuts(layers)[0].layer == 0:
+        raise Unsupported(f"{name} takes tokens out before the first layer, so its arms share no layer")
+
+
+def same(before: Sequence[Any], now: Sequence[Any]) -> bool:
+    """Whether two lists hold equal tensors and equal or identical other things."""
+    if len(before) != len(now):
+        return False
+    for a, b in zip(before, now, strict=True):
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device or not torch.equal(a, b):
+                return False
+        elif isinstance(a, Tensor) or isinstance(b, Tensor) or (a is not b and a != b):
+            return False
+    return True

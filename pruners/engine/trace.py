@@ -1,0 +1,136 @@
+"""What a pruned run did: which tokens stayed, their scores, how many, how long. All stays on the device until read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pruners.engine.sequence import Choice
+from pruners.view import Tokens
+
+
+class Clock:
+    """Milliseconds between marks, without waiting for the device before somebody reads them."""
+
+    def __init__(self) -> None:
+        self.pairs: list[tuple[Any, Any]] = []
+        self.start: Any = None
+
+    def begin(self, device: torch.device) -> None:
+        self.start = self._mark(device)
+
+    def end(self, device: torch.device) -> None:
+        if self.start is not None:
+            self.pairs.append((self.start, self._mark(device)))
+            self.start = None
+
+    @property
+    def ms(self) -> list[float]:
+        if self.pairs and not isinstance(self.pairs[0][0], float):
+            torch.cuda.synchronize()
+            return [float(a.elapsed_time(b)) for a, b in self.pairs]
+        return [(b - a) * 1000 for a, b in self.pairs]
+
+    @staticmethod
+    def _mark(device: torch.device) -> Any:
+        if device.type != "cuda":
+            return time.perf_counter()
+        event: Any = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(device))
+        return event
+
+
+@dataclass
+class Image:
+    """One image's way through the cuts."""
+
+    tokens: Tokens  # as they entered
+    row: int
+    layers: Sequence[int]  # the decoder layer of each cut
+    budget: float  # the method's own accounting
+    choices: list[Choice] = field(default_factory=list)
+
+    def raster(self, stage: int, own: bool = True) -> Tensor:
+        """Raster indices behind a cut: of the image's own tokens, or of the places that new ones take."""
+        choice = self.choices[stage]
+        index = choice.tokens.raster.index_select(0, choice.place)
+        if choice.own is None:
+            return index if own else index[:0]
+        return index[choice.own if own else ~choice.own]
+
+    def counts(self, depth: int) -> dict[str, Any]:
+        after = [len(choice.place) for choice in self.choices]
+        edges = [0, *self.layers[: len(after)], depth]
+        held = [len(self.tokens), *after]
+        mean = sum(n * (edges[i + 1] - edges[i]) for i, n in enumerate(held)) / depth
+        whole = self.tokens.whole
+        padding = [
+            0 if whole is None else int((~whole[self.raster(stage).to(whole.device)]).sum())
+            for stage in range(len(after))
+        ]
+        return {"after": after, "mean": mean, "own": self.budget, "padding": padding}
+
+
+class Trace:
+    """The latest prefill of a `with pruner(model)` block. Images are numbered in prompt order, as `sizes` are.
+
+    kept[stage][image]: original raster indices. merged[stage][image]: centres of recycled tokens, usually none.
+    scores[stage][image]: (before, after) debiasing, one number per token that was there; None where nothing was scored.
+    rows[image]: its row in the batch.
+    counts[image]: {"after": tokens after each cut, "mean": mean tokens per layer, "own": the method's own accounting,
+    "padding": how many of the kept are silenced padding, which is more than 0 only where too few others were left}.
+    ms: {"prefill": ..., "decode": per token, "steps": decoding steps}.
+    """
+
+    def __init__(self, layers: int) -> None:
+        self.layers = layers
+        self.restart()
+
+    def restart(self) -> None:
+        self.images: list[Image] = []
+        self.prefill, self.decode = Clock(), Clock()
+
+    def add(self, tokens: Tokens, layers: Sequence[int], budget: float, row: int) -> None:
+        self.images.append(Image(tokens, row, layers, budget))
+
+    def record(self, choice: Choice) -> None:
+        self.images[choice.tokens.image].choices.append(choice)
+
+    @property
+    def rows(self) -> list[int]:
+        return [image.row for image in self.images]
+
+    @property
+    def stages(self) -> int:
+        return len(self.images[0].choices) if self.images else 0
+
+    @property
+    def kept(self) -> list[list[Tensor]]:
+        return [[image.raster(stage) for image in self.images] for stage in range(self.stages)]
+
+    @property
+    def merged(self) -> list[list[Tensor]]:
+        return [[image.raster(stage, own=False) for image in self.images] for stage in range(self.stages)]
+
+    @property
+    def scores(self) -> list[list[tuple[Tensor, Tensor] | None]]:
+        return [[image.choices[stage].scores for image in self.images] for stage in range(self.stages)]
+
+    @property
+    def counts(self) -> list[dict[str, Any]]:
+        return [image.counts(self.layers) for image in self.images]
+
+    @property
+    def ms(self) -> dict[str, float]:
+        decode = self.decode.ms
+        steps = len(decode)
+        return {
+            "prefill": sum(self.prefill.ms),
+            "decode": sum(decode) / steps if steps else 0.0,
+            "steps": float(steps),
+        }

@@ -1,0 +1,150 @@
+"""The results in README.md: measured by runs, kept in assets/results.json, written between two marks of the page.
+
+`bash scripts/results.sh` measures again, and calls `python -m eval.readme RUN ...` with the run folders.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from debias.names import ARMS
+from eval.answering.backends import UNPRUNED
+from eval.answering.store import Folder
+from eval.benchmarks import NAMES
+from eval.comparing import compare
+from eval.comparing.contrast import mean
+from eval.comparing.results import Result, results
+from eval.tables import Table, markdown, say
+
+ROOT = Path(__file__).resolve().parent.parent
+MARKS = ("<!-- results: written by `bash scripts/results.sh` -->", "<!-- end of results -->")
+BASELINE, DEBIASED = "none", "both"  # what is shown as a difference; methods without a trend have "padding" instead
+
+
+def measured(path: Path) -> dict[str, Any]:
+    """What a run folder says, in numbers."""
+    folder = Folder(path)
+    info, scored = folder.info(), results(folder)
+    arms = [arm for arm in (UNPRUNED, *ARMS) if any(arm in one.arms for one in scored)]
+    lacking = [one.benchmark.name for one in scored if any(a not in one.arms or missing(one.arms[a]) for a in arms)]
+    if lacking:
+        raise ValueError(f"{path} is not finished: {', '.join(lacking)}. Start the run again, then this.")
+    scored.sort(key=lambda one: NAMES.index(one.benchmark.name))
+    best = DEBIASED if DEBIASED in arms else "padding"
+    contrasts = {one.benchmark: one for one in compare.within(scored, BASELINE) if one.b == best}
+    tokens = [result.tokens for one in scored if (result := one.arms[BASELINE]).tokens is not None]
+    benchmarks: dict[str, Any] = {}
+
+    def add(name: str, n: int, values: Mapping[str, float | None]) -> None:
+        found = contrasts.get(name)
+        difference = (found.delta, found.low, found.high) if found else ()
+        shown = {arm: rounded(values[arm]) for arm in arms}
+        benchmarks[name] = {"n": n, "arms": shown, "difference": [rounded(value) for value in difference]}
+
+    for one in scored:
+        scores = {arm: result.score for arm, result in one.arms.items()}
+        first = next(iter(scores.values()))
+        add(first.name, first.n, {arm: score.value for arm, score in scores.items()})
+    add("average", sum(one["n"] for one in benchmarks.values()), compare.arm_means(scored))
+    return {
+        "method": re.sub(r"\d+\.\d{4,}", lambda number: f"{float(number[0]):.3g}", info["settings"]["method"]),
+        "models": info["settings"]["models"],
+        "seconds": round(seconds(path)),
+        "tokens": rounded(mean(tokens)) if tokens else None,
+        "arms": arms,
+        "compared": best,
+        "benchmarks": benchmarks,
+    }
+
+
+def missing(result: Result) -> bool:
+    """Whether questions were not asked yet."""
+    return result.score.missing > result.failed
+
+
+def rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
+
+
+def seconds(path: Path) -> float:
+    """How long the answers took."""
+    lines = [line for file in path.glob("timings.*.jsonl") for line in file.read_text("utf-8").splitlines()]
+    return sum(float(json.loads(line)["seconds"]) for line in lines)
+
+
+def block(found: Sequence[Mapping[str, Any]]) -> str:
+    """The tables: the first run by benchmark, and all of them by their averages."""
+    first = found[0]
+    rows = [
+        [name, one["n"], *(number(one["arms"].get(arm)) for arm in first["arms"]), interval(one["difference"])]
+        for name, one in first["benchmarks"].items()
+    ]
+    rows[-1] = [f"**{cell}**" if cell == "average" else cell for cell in rows[-1]]
+    model = ", ".join(first["models"].values())
+    head = ["benchmark", "n", *first["arms"], f"{first['compared']} − {BASELINE}, 95 %"]
+    shown = markdown(Table(f"`{first['method']}`", head, rows)).split("\n\n", 1)[1]
+    parts = [f"`{first['method']}` on {model}: {first['benchmarks']['average']['n']:,} questions in "
+             f"{len(first['arms'])} arms, answered in {minutes(first['seconds'])}.", shown.strip()]  # fmt: skip
+    if len(found) > 1:
+        arms = list(dict.fromkeys(arm for one in found for arm in one["arms"]))
+        lines = []
+        for one in found:
+            average = one["benchmarks"]["average"]
+            name = f"`{one['method'].split('(')[0].lower()}`"
+            values = [number(average["arms"].get(arm)) for arm in arms]
+            lines.append([name, number(one["tokens"]), *values, interval(average["difference"])])
+        head = ["average", "tokens a layer sees", *arms, f"debiased − {BASELINE}, 95 %"]
+        parts.append(markdown(Table("", head, lines)).split("\n\n", 1)[1].strip())
+    parts.append(
+        "Intervals: paired by question, whole pictures drawn; bold where 0 is outside. Average: plain mean, MME / 20. "
+        "`_val`: the validation set, whose answers are public; `_em`: words matched, no judge."
+    )
+    return "\n\n".join(parts)
+
+
+def minutes(count: float) -> str:
+    return f"{count:.0f} seconds" if count < 100 else f"{count / 60:.0f} minutes"
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
+def interval(difference: Sequence[float | None]) -> str:
+    if not difference or None in difference:
+        return "–"
+    delta, low, high = (float(value or 0) for value in difference)
+    shown = f"{delta:+.1f} [{low:.1f}, {high:.1f}]".replace("-", "−")
+    return f"**{shown}**" if low > 0 or high < 0 else shown
+
+
+def placed(page: str, text: str) -> str:
+    """The page with `text` between the marks."""
+    before, mark, rest = page.partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not (mark and end):
+        raise ValueError(f"README.md lacks the lines {MARKS[0]!r} and {MARKS[1]!r}, between which the results stand")
+    return f"{before}{mark}\n{text}\n{end}{after}"
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m eval.readme", description=__doc__)
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run folders; none: the numbers kept before")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the folder of README.md and assets/")
+    args = parser.parse_args(words)
+    kept, page = args.root / "assets" / "results.json", args.root / "README.md"
+    if args.runs:
+        found = [measured(path) for path in args.runs]
+        kept.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = placed(page.read_text(encoding="utf-8"), block(json.loads(kept.read_text(encoding="utf-8"))))
+    page.write_text(text, encoding="utf-8")
+    say(f"wrote the results into {page}")
+
+
+if __name__ == "__main__":
+    main()
