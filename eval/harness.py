@@ -25,7 +25,7 @@ from eval.backends import UNPRUNED, Poison, greedy, what_was_kept
 from eval.checkpoints import layout
 from eval.choices import Choice
 from eval.cli import one_of
-from eval.embedded import EMBEDDED
+from eval.embedded import EMBEDDED, named
 from eval.images import open_image
 from eval.plan import world
 from eval.sample import Sample
@@ -73,7 +73,7 @@ class Pruned:
         flags.arguments(parser)
         args, args_fields = parser.parse_known_args(["--method", method, *words])
         args.fields = args_fields
-        model = str(pretrained or EMBEDDED["image"])
+        model = named(str(pretrained or EMBEDDED["image"]))
         self.media = "video" if layout(model).kind in CLIPS else "image"
         arms = [] if arm is None else [UNPRUNED if arm == UNPRUNED else names.arm(arm)]
         self.choice = Choice(args, arms, [], {self.media: model})

@@ -5,6 +5,6 @@
 # shellcheck source=scripts/env.sh
 source "$(dirname "$0")/env.sh"
 run="${1:-runs/smol}"
-for stage in tower bridge tune check; do
+for stage in tower bridge tune check save; do
   "$PYTHON" -m tiny.smol_train "$stage" --run "$run"
 done

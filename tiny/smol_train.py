@@ -4,6 +4,7 @@ python -m tiny.smol_train tower --run DIR     # 0: the tiny model's vision tower
 python -m tiny.smol_train bridge --run DIR    # 1: the projector puts a patch on the mean of its words' vectors
 python -m tiny.smol_train tune --run DIR      # 2: LoRA on every linear layer, and the projector, on questions
 python -m tiny.smol_train check --run DIR     # how many held-out questions are answered right by now
+python -m tiny.smol_train save --run DIR      # writes assets/smol-llava, once `tune` is through
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPVisionModel, LlavaForConditionalGeneration
 
-from tiny import sight, smol
+from tiny import sight, smol, smol_folder
 from tiny.curriculum import Curriculum
 from tiny.drawing import draw
 from tiny.learning import learn
@@ -249,7 +250,17 @@ def accuracy(student: Student, pictures: int) -> Mapping[str, float]:
     return found | {"all": round(sum(found.values()) / len(found), 3), "blind": round(sum(blind) / len(blind), 3)}
 
 
-STAGES = {"tower": towers, "bridge": bridge, "tune": tune, "check": check}
+def save(run: Path, steps: int, device: str, fast: bool) -> None:
+    """Ships what was learned; never a run that is still on its way."""
+    state = torch.load(run / "tune.pt", map_location="cpu", weights_only=True)
+    if "optimizer" in state:
+        raise ValueError(f"{run / 'tune.pt'} is of step {state['step']}, on its way: go on with the stage 'tune' first")
+    student = Student(device, fast)
+    student.recall(run, "bridge", "tune")
+    smol_folder.ship(student.model, smol.thin_matrices(student.added), student.tokens, ASSETS / "smol-llava")
+
+
+STAGES = {"tower": towers, "bridge": bridge, "tune": tune, "check": check, "save": save}
 
 
 def main() -> None:

@@ -5,32 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from tiny import learning, lessons, sight, smol, smol_train, tokenizer
+from tiny import learning, lessons, sight, smol, smol_train
 from tiny.drawing import draw
 from tiny.scenes import BACKGROUNDS, COLOURS
-from tiny.smol_lessons import IGNORE, Teacher, bare
+from tiny.smol_lessons import IGNORE, bare
 from tiny.smol_world import CELLS, FORMATS, GROUPS, PATCH, PATCHES, SKILLS, VISUAL, smol_scene, targets, words
-
-
-@pytest.fixture
-def toy(monkeypatch):
-    """A random language model of two layers with the tokens that `smol` needs, in place of the real one."""
-    tokens = tokenizer.build()
-    tokens.add_special_tokens({"additional_special_tokens": [smol.IMAGE, smol.END, "<|im_start|>"]})
-
-    def decoder():
-        torch.manual_seed(3)
-        shape = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "max_position_embeddings": 2048}
-        heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-        return LlamaForCausalLM(
-            LlamaConfig(vocab_size=len(tokens), **shape, **heads, tie_word_embeddings=True, attn_implementation="sdpa")
-        ).eval()
-
-    monkeypatch.setattr(smol, "language_model", decoder)
-    monkeypatch.setattr(smol, "tokens", lambda: tokens)
-    monkeypatch.setattr(Teacher, "ids", lambda self, text: tokens(text, add_special_tokens=False)["input_ids"])
 
 
 def test_scenes_have_every_aspect_ratio_and_two_to_eight_things():
