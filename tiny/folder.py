@@ -25,9 +25,7 @@ class Saved(Protocol):
     def save_pretrained(self, save_directory: Path, /) -> Any: ...
 
 
-def processor(
-    tokens: PreTrainedTokenizerFast, side: int = PATCHES * PATCH, image_token: str = "<image>"
-) -> LlavaProcessor:
+def processor(tokens: PreTrainedTokenizerFast, side: int = PATCHES * PATCH, marker: str = "<image>") -> LlavaProcessor:
     """Padding on, as LLaVA-1.5 was trained: the resize and the crop then change a picture of this side in no way."""
     images = LlavaImageProcessorPil(
         do_pad=True,
@@ -40,7 +38,7 @@ def processor(
         patch_size=PATCH,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        image_token=image_token,
+        image_token=marker,
         chat_template=tokens.chat_template,
     )
 
