@@ -26,7 +26,7 @@ from eval.answering.choices import Choice
 from eval.answering.plan import world
 from eval.cli import one_of
 from eval.commands import flags
-from eval.embedded import EMBEDDED
+from eval.embedded import EMBEDDED, named
 from eval.reading.images import open_image
 from eval.reading.video import Clips
 from eval.sample import Sample
@@ -73,7 +73,7 @@ class Pruned:
         flags.arguments(parser)
         args, args_fields = parser.parse_known_args(["--method", method, *words])
         args.fields = args_fields
-        model = str(pretrained or EMBEDDED["image"])
+        model = named(str(pretrained or EMBEDDED["image"]))
         self.media = "video" if layout(model).kind in CLIPS else "image"
         arms = [] if arm is None else [UNPRUNED if arm == UNPRUNED else names.arm(arm)]
         self.choice = Choice(args, arms, [], {self.media: model})
