@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from eval import versions
+from eval import embedded, versions
 from eval.tables import say
 
 Work = Callable[[argparse.Namespace], "dict[str, Any] | None"]
@@ -44,6 +44,7 @@ COMMANDS = {
     "scale": ("eval.commands.scale", "what a whole study costs in GPU hours, on how many GPUs"),
     "report": ("eval.commands.report", "one self-contained HTML page of a run folder"),
     "reproduce": ("eval.commands.reproduce", "the paper's tables, from runs to numbers"),
+    "export-model": ("eval.commands.export_model", "write an embedded model as a plain Hugging Face checkpoint"),
     "vlmevalkit": ("eval.commands.vlmevalkit", "run VLMEvalKit on pruned models, from its own checkout"),
     "completion": ("eval.commands.completion", "completion of commands, flags and names for bash, zsh or fish"),
 }
@@ -179,6 +180,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         parser, work = build(name)
         args = parse(parser, rest)
+        for flag in ("model", "video_model"):
+            if isinstance(model := getattr(args, flag, None), str):
+                setattr(args, flag, embedded.named(model))
         result = work(args)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1

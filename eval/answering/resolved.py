@@ -20,7 +20,7 @@ from eval.answering.fields import assembled
 from eval.answering.plan import world
 from eval.benchmarks.base import Benchmark
 from eval.bias import fitting
-from eval.embedded import EMBEDDED
+from eval.embedded import EMBEDDED, named
 from eval.forks.backend import Fork
 from eval.forks.setup import code_of, described, films
 from eval.settings import UNPRUNED, Settings
@@ -73,11 +73,12 @@ class Resolved:
     """
 
     def __init__(self, settings: Settings, found: Sequence[tuple[Benchmark, Path]], models: dict[str, str]) -> None:
-        self.settings, self.benchmarks, self.models = settings, list(found), models
+        self.settings, self.benchmarks = settings, list(found)
+        self.models = {media: named(model) for media, model in models.items()}
         self.split = world().size if settings.zero or settings.tensor_parallel else 1
         self.device = settings.device or (f"cuda:{own_gpu(world().local)}" if torch.cuda.is_available() else "cpu")
         self.dtype = "float32" if settings.dtype == "auto" and self.device == "cpu" else settings.dtype
-        self.layout = {media: layout(model) for media, model in models.items()}
+        self.layout = {media: layout(model) for media, model in self.models.items()}
         self.pruner = self._pruner()
         # without attention from the decoder there is no trend to divide by
         own = list(names.ARMS) if trends.trended(self.pruner) else ["none", "padding"]

@@ -24,7 +24,7 @@ from eval.answering.plan import world
 from eval.answering.resolved import Resolved
 from eval.cli import one_of
 from eval.commands.fields import parse_fields
-from eval.embedded import EMBEDDED
+from eval.embedded import EMBEDDED, named
 from eval.reading.images import open_image
 from eval.reading.video import Clips
 from eval.sample import Sample
@@ -53,7 +53,7 @@ class Pruned:
     """
 
     def __init__(self, settings: Settings, benchmark: str | None = None) -> None:
-        model = settings.model or str(EMBEDDED["image"])
+        model = named(settings.model or str(EMBEDDED["image"]))
         self.media = "video" if layout(model).kind in CLIPS else "image"
         self.chosen = Resolved(settings, [], {self.media: model})
         self.arm = self.chosen.arms[-1]
