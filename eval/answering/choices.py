@@ -20,7 +20,7 @@ from eval.commands.fields import parse_fields
 from eval.commands.flags import options, sets
 from eval.embedded import EMBEDDED
 from eval.forks.setup import code_of, described, films
-from pruners.base import REFERENCE_TOKENS
+from pruners.budget import REFERENCE_TOKENS
 
 log = logging.getLogger("debias")
 

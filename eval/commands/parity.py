@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 
-from debias import names
 from eval.answering import choices
 from eval.answering.choices import Choice
 from eval.benchmarks.base import Benchmark
@@ -28,6 +27,7 @@ from eval.comparing.results import questions
 from eval.forks.backend import UNPRUNED, Fork
 from eval.sample import Sample
 from eval.tables import Table, show
+from pruners import catalogue
 
 log = logging.getLogger("debias")
 
@@ -40,7 +40,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
-    args.method, args.backend = names.method(args.name), "fork"
+    args.method, args.backend = catalogue.named(args.name), "fork"
     chosen = choices.choose(args)
     found: dict[str, dict[str, dict[str, Any]]] = {}
     try:
