@@ -1,24 +1,15 @@
-"""The names of methods, benchmarks and arms, written one way each."""
+"""The names of methods, benchmarks and arms, written one way each.
+
+Which methods there are stands in pruners/methods alone, which the forks' environments do not have: here the name of a
+method is only written the one way.
+"""
 
 from __future__ import annotations
 
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Dict, Iterable, Tuple
 
-METHODS: Tuple[str, ...] = (
-    "fastv",
-    "pyramiddrop",
-    "sparsevlm",
-    "himap",
-    "tokencarve",
-    "illava",
-    "vispruner",
-    "d2pruner",
-    "deeplayer",
-    "visionzip",
-    "random",
-    "grid",
-)
 BENCHMARKS: Tuple[str, ...] = (
     "gqa",
     "vqav2",
@@ -57,7 +48,7 @@ def _plain(name: str) -> str:
 
 
 def _one(what: str, name: str, known: Tuple[str, ...], aliases: Dict[str, str]) -> str:
-    if name in known:  # the common case, on the hot path of `rescore`
+    if name in known:
         return name
     if not isinstance(name, str):
         raise ValueError(f"{what} must be a name, one of {', '.join(known)}; got {name!r}")
@@ -70,8 +61,18 @@ def _one(what: str, name: str, known: Tuple[str, ...], aliases: Dict[str, str]) 
 
 
 def method(name: str) -> str:
-    """The one spelling of a method's name: method("PDrop") is "pyramiddrop"."""
-    return _one("method", name, METHODS, _METHOD_ALIASES)
+    """The one spelling of a method's name: method("PDrop") is "pyramiddrop", and method("New-Method") "newmethod"."""
+    if not isinstance(name, str):
+        raise ValueError(f"a method must be a name, such as 'fastv'; got {name!r}")
+    return _method(name)
+
+
+@lru_cache(maxsize=256)  # on the hot path of `rescore`
+def _method(name: str) -> str:
+    plain = _plain(name)
+    if not plain:
+        raise ValueError(f"a method must be a name, such as 'fastv'; got {name!r}")
+    return _METHOD_ALIASES.get(plain, plain)
 
 
 def benchmark(name: str) -> str:

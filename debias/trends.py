@@ -108,9 +108,12 @@ def _records(path: Path, changed: int) -> List[Dict[str, Any]]:
     for record in records:
         if "method" not in record:
             raise ValueError(f"{path}: a [[trend]] without a method: {record!r}")
-        record["method"] = names.method(record["method"])
-        if record.setdefault("benchmark", EVERY) != EVERY:
-            record["benchmark"] = names.benchmark(record["benchmark"])
+        try:
+            record["method"] = names.method(record["method"])
+            if record.setdefault("benchmark", EVERY) != EVERY:
+                record["benchmark"] = names.benchmark(record["benchmark"])
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
     return records
 
 
@@ -126,7 +129,10 @@ def find(method: str, benchmark: Optional[str] = None, path: Union[str, Path] = 
     mine = {record["benchmark"]: record for record in load(path) if record["method"] == method}
     if not mine:
         known = sorted({record["method"] for record in load(path)})
-        raise ValueError(f"{path} has no trend for {method!r}, only for {', '.join(known)}; fit one with Trend.fit")
+        near = names.nearest(method, known)
+        raise ValueError(
+            f"{path} has no trend for {method!r}{near}, only for {', '.join(known)}; fit one with Trend.fit"
+        )
     if EVERY in mine:
         return make(mine[EVERY], f"{path}, {method}")
     if benchmark is None:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pruners.base import check_share, check_word
+from pruners.checks import check_share, check_word
 
 
 def independent(adjacent: Tensor, free: Tensor, wanted: int) -> tuple[Tensor, bool]:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from debias import Debias, Span
-from pruners.base import Cut, Rows
+from pruners.cut import Cut, Rows
 from pruners.engine.attention import all_heads, allowed_columns, attention_rows
-
-if TYPE_CHECKING:
-    from pruners.models.base import Adapter
+from pruners.models.base import Adapter
+from pruners.patches import Patches
 
 
 @dataclass
@@ -127,17 +126,6 @@ class Look:
     def _rotary(self, row: int) -> tuple[Tensor, Tensor]:
         cos, sin = self.rotary
         return cos[row if len(cos) > 1 else 0], sin[row if len(sin) > 1 else 0]
-
-
-@dataclass
-class Patches:
-    """What the vision tower knows of one image. N patches, h heads, C channels; the tower's CLS token is set apart."""
-
-    attention: Tensor  # [h, N] the CLS query's weights on the patches, not renormalised without the CLS key
-    features: Tensor  # [N, C] what the projector gets
-    keys: Tensor  # [h, N, c] unscaled key vectors of the same layer
-    cls: Tensor  # [C] the CLS token's own feature
-    view: Tensor | None = None  # [N] on the CPU: which view of a tiled picture; -1: none (a newline). None: one view
 
 
 @dataclass

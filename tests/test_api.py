@@ -16,9 +16,10 @@ import pruners
 LISTING = Path(__file__).with_name("api.txt")
 PACKAGES = ("debias", "pruners", "pruners.models")  # public is what their __all__ names
 MODULES = {  # public modules, and what of them is
-    "debias.names": ("ARMS", "BENCHMARKS", "METHODS", "arm", "benchmark", "method"),
+    "debias.names": ("ARMS", "BENCHMARKS", "arm", "benchmark", "method"),
     "debias.padding": ("RULES", "canvas_fraction", "fraction", "sampled"),
     "debias.trends": ("EVERY", "describe", "dump", "find", "load", "make", "mean", "parse"),
+    "pruners.catalogue": ("check_field", "declared", "fields", "find", "make", "named", "names", "title"),
     "pruners.engine.prefix": ("Prefix",),
     "pruners.engine.trace": ("Trace",),
     "pruners.view": ("Patches", "View", "VisionView"),

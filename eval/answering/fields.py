@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pruners import Pruner, make
-from pruners.base import find
+from pruners.catalogue import find
 
 
 def assembled(method: str, values: Mapping[str, Any]) -> Pruner:

@@ -24,7 +24,9 @@ from eval.embedded import EMBEDDED, named
 from eval.forks.backend import Fork
 from eval.forks.setup import code_of, described, films
 from eval.settings import UNPRUNED, Settings
-from pruners.base import REFERENCE_TOKENS, Pruner, find
+from pruners.base import Pruner
+from pruners.budget import REFERENCE_TOKENS
+from pruners.catalogue import find
 from pruners.engine.prefix import check_shared
 from pruners.models import adapter
 from tiny.benchmarks import ensure

@@ -22,7 +22,7 @@ from eval.embedded import EMBEDDED
 from eval.reading.images import open_image
 from eval.sample import Sample
 from eval.tables import say
-from pruners.base import top
+from pruners.cut import top
 from pruners.models import adapter
 from pruners.models.request import Request
 

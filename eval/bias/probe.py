@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from debias import Span
-from pruners.base import Budget, Cut, Pruner
+from pruners.base import Pruner
+from pruners.budget import Budget
+from pruners.cut import Cut
 from pruners.models.base import Adapter
 from pruners.models.request import Request
 from pruners.view import View

@@ -61,8 +61,9 @@ def follow(action: argparse.Action) -> None:
 
     from debias import names
     from eval import benchmarks
+    from pruners import catalogue
 
-    known = {"method": (*names.METHODS, "all"), "benchmarks": benchmarks.NAMES, "arms": (*names.ARMS, "unpruned")}
+    known = {"method": (*catalogue.names(), "all"), "benchmarks": benchmarks.NAMES, "arms": (*names.ARMS, "unpruned")}
     if action.dest in known:
         action.choices = known[action.dest]
     elif action.dest in FOLDERS:

@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 
-from debias import names
 from eval.answering.backends import greedy
 from eval.answering.resolved import Resolved, resolve
 from eval.benchmarks.base import Benchmark
@@ -30,6 +29,7 @@ from eval.forks.backend import Fork
 from eval.sample import Sample
 from eval.settings import UNPRUNED
 from eval.tables import Table, show
+from pruners import catalogue
 from pruners.models import Request
 
 log = logging.getLogger("debias")
@@ -43,7 +43,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
-    chosen = resolve(flags.settings(args, names.method(args.name), backend="fork"))
+    chosen = resolve(flags.settings(args, catalogue.named(args.name), backend="fork"))
     found: dict[str, dict[str, dict[str, Any]]] = {}
     try:
         for benchmark, data in chosen.benchmarks:

@@ -26,7 +26,7 @@ from eval.cli import one_of
 from eval.commands import flags
 from eval.speed.shapes import BEFORE, CLIP_LARGE, SHAPES, Shape
 from eval.tables import Cell, Table, show
-from pruners.base import REFERENCE_TOKENS
+from pruners.budget import REFERENCE_TOKENS
 
 UNPRUNED = "unpruned"
 

@@ -14,7 +14,7 @@ else:
 
 from eval.cli import one_of
 from eval.embedded import shipped
-from pruners.base import REFERENCE_TOKENS
+from pruners.budget import REFERENCE_TOKENS
 
 ARMS = ("none", "both")
 REFCOCO = ("refcoco", "refcoco+", "refcocog")

@@ -24,7 +24,7 @@ from eval.forks.reader import PLACE, wire_pixels
 from eval.forks.setup import described, environment, setup
 from eval.speed.shapes import BEFORE, SHAPES, Laid, build, prompt
 from eval.tables import Table, say, show
-from pruners import Pruner, make
+from pruners import Pruner, catalogue, make
 
 SIZE = (640, 427)  # of the picture, before padding
 FULL = Debias(Trend.exponential(0.003), Padding())
@@ -40,7 +40,7 @@ def report(args: Any, device: torch.device) -> dict[str, Any]:
             "--against fork measures the shape's own visual tokens, one question at a time, with one --keep: the "
             "authors' code takes no more"
         )
-    methods = [names.method(name) for name in args.method.split(",")]
+    methods = [catalogue.named(name) for name in args.method.split(",")]
     for method in methods:
         setup(method)
         options(method, make(method, keep=args.keep[0]), shape.tokens, shape.layers)  # or what it cannot do

@@ -19,7 +19,7 @@ from eval.speed.measure import FULL, SIZE
 from eval.speed.shapes import SHAPES, Laid, build, prompt
 from eval.tables import Table, say, show
 from pruners import make
-from pruners.base import REFERENCE_TOKENS
+from pruners.budget import REFERENCE_TOKENS
 from pruners.models import Request, adapter
 
 KINDS = ("bfloat16", "float16", "8bit", "4bit")

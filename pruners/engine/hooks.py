@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from debias import Debias, Span
-from pruners.base import Cut, Pruner
+from pruners.cut import Cut
 from pruners.engine.compiled import LENT, Compiled
 from pruners.engine.limits import Unsupported, checked, is_empty, refuse_cache, refuse_unsupported
 from pruners.engine.masks import segment_mask
@@ -37,17 +37,19 @@ from pruners.engine.sequence import (
 from pruners.engine.trace import Trace
 from pruners.engine.vision import Vision
 from pruners.engine.watch import Watch
+from pruners.method import Method
 from pruners.models import Adapter, adapter
 from pruners.models.base import home
 from pruners.models.request import Size
-from pruners.view import Look, Patches, Tokens, View
+from pruners.patches import Patches
+from pruners.view import Look, Tokens, View
 
 _running: WeakSet[Any] = WeakSet()
 
 
 @contextmanager
 def prune(
-    pruner: Pruner, model: Any, debias: Debias, sizes: Sequence[Size | None] | None, prefix: Prefix | None = None
+    pruner: Method, model: Any, debias: Debias, sizes: Sequence[Size | None] | None, prefix: Prefix | None = None
 ) -> Iterator[Trace]:
     """Prune `model` (or the model of an adapter) inside the block."""
     run = Run(pruner, model if isinstance(model, Adapter) else adapter(model), debias, sizes)
@@ -66,7 +68,7 @@ def prune(
 class Run:
     """One `with` block."""
 
-    def __init__(self, pruner: Pruner, family: Adapter, debias: Debias, sizes: Sequence[Size | None] | None) -> None:
+    def __init__(self, pruner: Method, family: Adapter, debias: Debias, sizes: Sequence[Size | None] | None) -> None:
         self.pruner, self.adapter, self.debias = pruner, family, debias
         # Where pictures are padded, nobody but a debias that silences padding may depend on their sizes.
         self.sizes = sizes if debias.padding is not None or not family.pads else None
@@ -79,7 +81,7 @@ class Run:
         self.handles: list[Any] = []
         self.watch = Watch(self)
         self.media: dict[str, Any] = {}
-        inside = type(pruner).vision_layers is not Pruner.vision_layers
+        inside = type(pruner).vision_layers is not Method.vision_layers
         self.vision = Vision(pruner, family, debias, self.sizes) if pruner.vision or inside else None
         self.forget()
         refuse_unsupported(family, self.kernel)
@@ -296,7 +298,7 @@ class Run:
     # -- a cut ---------------------------------------------------------------------------------------------------------
     def start(self, hidden: Tensor) -> None:
         """Let the pruner see the input embeddings."""
-        if type(self.pruner).start is not Pruner.start:
+        if type(self.pruner).start is not Method.start:
             for row in self.segments[0].images:
                 for tokens in row:
                     tokens.memo = self.pruner.start(self.view(-1, self.cuts[0], tokens, self.segments[0], hidden))

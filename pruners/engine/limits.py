@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from pruners.base import Cut, Pruner
+from pruners.cut import Cut
 from pruners.engine.masks import KERNELS
+from pruners.method import Method
 from pruners.models import Adapter
 
 
@@ -15,7 +16,7 @@ class Unsupported(ValueError):
     """Something that pruning could not do exactly."""
 
 
-def checked(pruner: Pruner, layers: int) -> list[Cut]:
+def checked(pruner: Method, layers: int) -> list[Cut]:
     """The pruner's cuts, or a ValueError that says what is wrong with them."""
     cuts, before = list(pruner.cuts(layers)), -1
     for cut in cuts:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pruners.base import Pruner
 from pruners.engine.limits import Unsupported
 from pruners.engine.recorder import Detour
 from pruners.engine.vision import states_of
+from pruners.method import Method
 
 if TYPE_CHECKING:
     from pruners.engine.hooks import Run
@@ -113,7 +113,7 @@ class Prefix:
         return part.index_select(0, rows.to(part.device)) if int(rows.max()) < len(part) else part
 
 
-def check_shared(pruner: Pruner, layers: int, tower: int = 24) -> None:
+def check_shared(pruner: Method, layers: int, tower: int = 24) -> None:
     """A ValueError that names a method whose arms have nothing in common."""
     name = type(pruner).__name__
     if pruner.vision_layers(tower):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from debias import Debias, Padding, Span
-from pruners.base import Cut, Merged
+from pruners.cut import Cut, Merged
 from pruners.engine.limits import Unsupported
 from pruners.view import Tokens
 

@@ -14,16 +14,17 @@ import torch
 from torch import Tensor
 
 from debias import Debias, Span
-from pruners.base import Pruner
 from pruners.engine.sequence import unpadded
+from pruners.method import Method
 from pruners.models.base import Adapter
-from pruners.view import Patches, VisionView
+from pruners.patches import Patches
+from pruners.view import VisionView
 
 
 class Vision:
     """What one run does in the vision tower, which runs before the prefill and for all images of the batch."""
 
-    def __init__(self, pruner: Pruner, adapter: Adapter, debias: Debias, sizes: Any) -> None:
+    def __init__(self, pruner: Method, adapter: Adapter, debias: Debias, sizes: Any) -> None:
         self.pruner, self.adapter, self.debias, self.sizes = pruner, adapter, debias, sizes
         self.tower = adapter.tower
         self.shrinking = list(pruner.vision_layers(self.tower.feature_layer + 1))

@@ -1,4 +1,4 @@
 """The pruning methods: one file each.
 
-A file here imports `pruners.base`, `pruners.view` and the arithmetic beside them, never the engine.
+A file here imports `pruners.base`, `pruners.cut`, `pruners.view` and the arithmetic beside them, never the engine.
 """

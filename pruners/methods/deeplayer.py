@@ -11,7 +11,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from pruners.base import Cut, Pruner, top
+from pruners.base import Pruner
+from pruners.cut import Cut, top
 from pruners.mis import MIS
 from pruners.prior import Prior
 from pruners.schedule import at_depth

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pruners.base import Cut, Pruner
+from pruners.base import Pruner
+from pruners.cut import Cut
 from pruners.view import View
 
 

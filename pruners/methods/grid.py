@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pruners.base import Cut, Pruner
+from pruners.base import Pruner
+from pruners.cut import Cut
 from pruners.view import View
 
 

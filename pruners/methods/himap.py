@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pruners.base import Cut, Pruner
+from pruners.base import Pruner
+from pruners.cut import Cut
 from pruners.schedule import at_depth, budgets, check_keeps
 from pruners.view import View
 

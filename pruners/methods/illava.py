@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pruners.base import REFERENCE_TOKENS, Budget, Cut, Merged, Pruner, check_budget, is_whole, tokens_kept
+from pruners.base import Pruner
+from pruners.budget import REFERENCE_TOKENS, Budget, check_budget, is_whole, tokens_kept
+from pruners.cut import Cut, Merged
 from pruners.schedule import at_depth, depths
 from pruners.view import View, VisionView
 

@@ -10,7 +10,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pruners.base import Cut, Pruner
+from pruners.base import Pruner
+from pruners.cut import Cut
 from pruners.schedule import depths
 from pruners.view import View
 

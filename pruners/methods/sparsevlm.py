@@ -11,8 +11,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pruners.base import Cut, Merged, Pruner, others, top
+from pruners.base import Pruner
 from pruners.cluster import cluster_means, density_peaks
+from pruners.cut import Cut, Merged, others, top
 from pruners.schedule import budgets, check_keeps, depths
 from pruners.view import View
 

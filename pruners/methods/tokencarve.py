@@ -11,8 +11,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from pruners.base import Cut, Merged, Pruner, check_share, check_word
+from pruners.base import Pruner
+from pruners.checks import check_share, check_word
 from pruners.cluster import members
+from pruners.cut import Cut, Merged
 from pruners.view import View
 
 

@@ -11,8 +11,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pruners.base import Cut, Merged, Pruner, check_share, others, top
+from pruners.base import Pruner
+from pruners.checks import check_share
 from pruners.cluster import members
+from pruners.cut import Cut, Merged, others, top
 from pruners.view import View
 
 

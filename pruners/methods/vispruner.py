@@ -11,8 +11,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pruners.base import Cut, Pruner, check_share, others, top
-from pruners.view import Patches, View
+from pruners.base import Pruner
+from pruners.checks import check_share
+from pruners.cut import Cut, others, top
+from pruners.patches import Patches
+from pruners.view import View
 
 STEP = 8  # near-duplicates that leave in one round
 

@@ -9,7 +9,7 @@ import pkgutil
 from pathlib import Path
 from typing import Any, overload
 
-from pruners.base import there_are
+from pruners.checks import there_are
 from pruners.models.base import Adapter
 from pruners.models.request import Encoded, Request
 

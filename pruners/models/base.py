@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from PIL import Image
@@ -19,9 +19,7 @@ from debias import Span
 from pruners.models import images, prompts
 from pruners.models.loading import BITS, fewer_bits, in_parts, kind, quickest
 from pruners.models.request import IMAGE, VIDEO, Encoded, Request, Shown, Size, cut, left_padded, place
-
-if TYPE_CHECKING:
-    from pruners.view import Patches
+from pruners.patches import Patches
 
 A = TypeVar("A", bound="Adapter")
 T = TypeVar("T")

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
@@ -16,9 +16,7 @@ from debias import Span
 from pruners.models import images
 from pruners.models.base import Adapter, Tower, runs, shared
 from pruners.models.request import IMAGE, Request, Shown, Size
-
-if TYPE_CHECKING:
-    from pruners.view import Patches
+from pruners.patches import Patches
 
 
 class InternVL(Adapter):

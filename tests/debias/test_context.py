@@ -197,12 +197,17 @@ def test_records_hold_before_and_after():
     assert Context(BOTH).records is None
 
 
+def test_a_misspelt_method_has_no_released_trend():
+    with using("both", [WIDE]), pytest.raises(ValueError, match=r"no trend for 'fastvee' \(did you mean fastv\?\)"):
+        rescore(scores(576), method="fastvee")
+
+
 def test_misuse_is_named():
     with using(Debias(TREND, Padding(), stages="all"), [WIDE, [WIDE, WIDE]]):
-        with pytest.raises(ValueError, match="unknown method 'fastvee'"):
-            rescore(scores(576), method="fastvee")
-        with pytest.raises(ValueError, match="unknown method 'fastvee'"):
-            kept(torch.arange(3), method="fastvee")
+        with pytest.raises(ValueError, match="a method must be a name, such as 'fastv'; got ''"):
+            rescore(scores(576), method="")
+        with pytest.raises(ValueError, match="a method must be a name, such as 'fastv'; got None"):
+            kept(torch.arange(3), method=None)
         with pytest.raises(ValueError, match=r"sample 2 has no span; using\(...\) was given 2"):
             rescore(scores(576), method="fastv", sample=2)
         with pytest.raises(ValueError, match="sample 1 has 2 images"):

@@ -79,11 +79,13 @@ def test_a_measure_with_a_tensor_of_another_length_is_refused(tmp_path, broken):
 def test_names_are_found_however_they_are_spaced():
     assert names.method(" Deep Layer ") == "deeplayer"
     assert names.benchmark("mm bench_CN") == "mmbench_cn"
-    assert names.nearest("fastw", names.METHODS) == " (did you mean fastv?)"
+    assert names.nearest("fastw", ["fastv", "himap"]) == " (did you mean fastv?)"
     assert names.nearest("pdrp", ["pyramiddrop"]) == " (did you mean pyramiddrop?)"  # just above the line
-    assert names.nearest("zzz", names.METHODS) == ""
-    with pytest.raises(ValueError, match=r"^method must be a name, one of fastv"):
+    assert names.nearest("zzz", ["fastv", "himap"]) == ""
+    with pytest.raises(ValueError, match=r"^a method must be a name, such as 'fastv'; got 3"):
         names.method(3)
+    with pytest.raises(ValueError, match=r"^benchmark must be a name, one of gqa"):
+        names.benchmark(3)
     with pytest.raises(ValueError, match=r"^unknown benchmark 'nothing'"):
         names.benchmark("nothing")
 

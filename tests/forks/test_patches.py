@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 import debias
-from debias import core, names
+from debias import core
 from eval.forks.setup import ROOT, setups
+from pruners import catalogue
 
 PATCHES = sorted((ROOT / "patches").glob("*.patch"))
 BLOB = r"[0-9a-f]{40}"
@@ -78,7 +79,7 @@ def test_every_call_fits_the_signature_that_debias_has(patch):
                 )
                 said = {word.arg: getattr(word.value, "value", None) for word in node.keywords}
                 assert said["method"] == patch.stem
-                assert patch.stem in names.METHODS
+                assert patch.stem in catalogue.names()
                 assert said.get("role", "select") in core.ROLES
                 calls.append(node.func.attr)
     assert "rescore" in calls

@@ -9,7 +9,8 @@ import transformers
 
 import pruners
 from debias import Debias, Padding, Trend
-from pruners.base import Cut, Merged, Pruner
+from pruners.base import Pruner
+from pruners.cut import Cut, Merged
 from pruners.mis import MIS
 from pruners.models import Request
 

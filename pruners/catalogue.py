@@ -1,0 +1,171 @@
+"""The methods there are and the fields that each takes, read from their files. Only `find` and `make` load torch.
+
+The name of a file in pruners/methods is the name of the method, and this is the only list of them.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from debias import names as spelling
+from pruners import methods
+from pruners.checks import check_word, there_are
+
+if TYPE_CHECKING:
+    from pruners.base import Pruner
+
+ROOTS = ("pruners.base", "Pruner"), ("pruners.method", "Method")
+
+
+class Field(NamedTuple):
+    """A field of a method, as its file writes it."""
+
+    name: str
+    annotation: str
+    default: str
+
+
+class Class(NamedTuple):
+    """A class of this package that was read and not imported."""
+
+    module: str
+    node: ast.ClassDef
+
+
+def names() -> list[str]:
+    """Every method there is."""
+    return sorted(module.name for module in pkgutil.iter_modules(methods.__path__))
+
+
+def named(name: str) -> str:
+    """The method that is meant by a name in any spelling ("PDrop"), or a ValueError with the nearest one."""
+    known = names()
+    if name in known:
+        return name
+    meant = {spelling.method(method): method for method in known}
+    wanted = spelling.method(name) if isinstance(name, str) and name.strip(" -_") else ""
+    if wanted in meant:
+        return meant[wanted]
+    raise ValueError(f"no pruning method is called {name!r}; {there_are(known, name)}")
+
+
+def fields(name: str) -> list[Field]:
+    """The fields of a method in the order of its dataclass: those of its bases first, each with its latest default."""
+    found: dict[str, Field | None] = {}
+    for kind in reversed(_line(*_class(named(name)))):
+        if not any("dataclass" in ast.unparse(decorator) for decorator in kind.node.decorator_list):
+            continue  # what it annotates is no field
+        for variable, annotation, value in _said(kind):
+            if annotation is None:
+                continue
+            classwide = annotation.startswith("ClassVar")  # keeps its place for a field that a subclass makes of it
+            found[variable] = (
+                None if classwide else Field(variable, annotation, "" if value is None else ast.unparse(value))
+            )
+    return [field for field in found.values() if field is not None]
+
+
+def check_field(name: str, field: str) -> None:
+    """A ValueError with the nearest field, unless the method has this one."""
+    check_word(f"field of {named(name)}", field, [known.name for known in fields(name)])
+
+
+def title(name: str) -> str:
+    """The name of a method's class, as tables show it: "FastV"."""
+    return _class(named(name)).node.name
+
+
+def declared(name: str, variable: str) -> Any:
+    """What a method, or the nearest of its bases, sets a class variable to."""
+    for kind in _line(*_class(named(name))):
+        for said, _, value in _said(kind):
+            if said == variable and value is not None:
+                return ast.literal_eval(value)
+    raise ValueError(f"{title(name)} says nothing of {variable!r}")
+
+
+def find(name: str) -> type[Pruner]:
+    """The class of a method: the one that pruners/methods/<name>.py defines."""
+    kind = _class(named(name))
+    found: type[Pruner] = getattr(importlib.import_module(kind.module), kind.node.name)
+    return found
+
+
+def make(name: str, **values: Any) -> Pruner:
+    """A method by name: make("fastv", keep=128, layer=2)."""
+    for field in values:
+        check_field(name, field)
+    return find(name)(**values)
+
+
+def _class(name: str) -> Class:
+    """The class that a method's file defines."""
+    module = f"{methods.__name__}.{name}"
+    for node in _tree(module).body:
+        if isinstance(node, ast.ClassDef) and any(_is_root(kind) for kind in _line(module, node)):
+            return Class(module, node)
+    raise ValueError(f"{_path(module)}: expected a class that is made from pruners.base.Pruner, and there is none")
+
+
+def _said(kind: Class) -> Iterator[tuple[str, str | None, ast.expr | None]]:
+    """(name, annotation, value) of everything that a class sets."""
+    for node in kind.node.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            yield node.target.id, ast.unparse(node.annotation), node.value
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            yield node.targets[0].id, None, node.value
+
+
+def _is_root(kind: Class) -> bool:
+    return (kind.module, kind.node.name) in ROOTS
+
+
+def _line(module: str, node: ast.ClassDef) -> list[Class]:
+    """A class and the bases of it that this package defines, nearest first."""
+    line = [Class(module, node)]
+    for base in node.bases:
+        found = _resolved(module, base.id) if isinstance(base, ast.Name) else None
+        if found is not None:
+            line += _line(*found)
+    return line
+
+
+def _resolved(module: str, name: str) -> Class | None:
+    """The class that a name stands for in a module of this package."""
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return Class(module, node)
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "pruners":
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return _resolved(node.module, alias.name)
+    return None
+
+
+def _tree(module: str) -> ast.Module:
+    path = _path(module)
+    return _parsed(path, path.stat().st_mtime_ns)
+
+
+def _path(module: str) -> Path:
+    return next(path for path in _places(module) if path.is_file())
+
+
+def _places(module: str) -> Iterator[Path]:
+    """Where the file of a module may lie. Methods may lie in any folder of their package's path."""
+    parts = module.split(".")[1:]
+    if parts[:1] == ["methods"]:
+        yield from (Path(folder, *parts[1:]).with_suffix(".py") for folder in methods.__path__)
+    here = Path(__file__).parent.joinpath(*parts)
+    yield from (here.with_suffix(".py"), here / "__init__.py")
+
+
+@lru_cache(maxsize=64)
+def _parsed(path: Path, changed: int) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))

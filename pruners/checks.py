@@ -1,0 +1,24 @@
+"""What is said about a word or a number that cannot be meant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from debias.names import nearest
+
+
+def check_share(name: str, value: float) -> None:
+    """A ValueError unless the value is a share."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}={value!r}: give a share between 0 and 1")
+
+
+def check_word(what: str, word: str, known: Sequence[str]) -> None:
+    """A ValueError that names the nearest known word, unless this is one."""
+    if word not in known:
+        raise ValueError(f"no {what} is called {word!r}; {there_are(known, word)}")
+
+
+def there_are(known: Sequence[str], word: str) -> str:
+    """The rest of a message about a `word` that is not `known`."""
+    return f"there are {', '.join(known)}{nearest(word, known)}"

@@ -1,0 +1,95 @@
+"""What a pruning method says: its cuts, its score, its selection, its merge, and what it is.
+
+A method is written for ONE image (or clip) of ONE sequence; `pruners.engine.hooks` loops over rows and images, debiases
+the score, gathers the hidden states and keeps positions, masks and caches right. A method never sees a batch dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+from torch import Tensor
+
+from pruners.budget import REFERENCE_TOKENS, Budget, check_budget, tokens_kept
+from pruners.checks import check_word
+from pruners.cut import Cut, Merged, top
+from pruners.view import View, VisionView
+
+M = TypeVar("M", bound="Method")
+
+
+@dataclass(frozen=True)
+class Method:
+    """What every method says, or leaves as it is here. What a model is pruned with is a Pruner (pruners/base.py)."""
+
+    keep: Budget = 128
+
+    positions: ClassVar[str] = "original"  # or "compact": what stays is renumbered 0..n-1, and so is what is generated
+    mode: ClassVar[str] = "gather"  # or "mask": columns are hidden, and ranked anew at every decoding step
+    shrink_cache: ClassVar[bool] = False  # the cached keys and values of the layers below the cut are cut too
+    vision: ClassVar[bool] = False  # the score reads View.vision (attention, features, keys of the vision tower)
+    tiles: ClassVar[bool] = False  # and it knows what to do with a picture of several views (View.vision.view)
+    role: ClassVar[str] = "select"  # what the debias is told the score is for; "vision": the vision tower's attention
+
+    def __post_init__(self) -> None:
+        check_budget(self.keep)
+        check_word("mode", self.mode, ("gather", "mask"))
+
+    # -- what a method says ----------------------------------------------------------------------------------------
+    def cuts(self, layers: int) -> list[Cut]:
+        """Where tokens leave in a decoder of `layers` layers, in ascending order."""
+        raise TypeError(f"{type(self).__name__} does not say where it cuts; define cuts(layers)")
+
+    def start(self, view: View) -> Any:
+        """Called before layer 0, where view.hidden and view.text are the input embeddings; view.memo at every cut."""
+        return None
+
+    def score(self, view: View) -> Tensor:
+        """One number per visual token [V], higher is kept; the mechanism debiases it afterwards."""
+        raise TypeError(f"{type(self).__name__} does not score tokens; define score(view)")
+
+    def select(self, score: Tensor, view: View) -> Tensor:
+        """Sorted local indices of the tokens that stay, `view.count` of them."""
+        return top(score, view.count)
+
+    def merge(self, view: View, kept: Tensor) -> Merged | None:
+        """Tokens that change or are added at this cut; None when the kept ones go on as they are."""
+        return None
+
+    def vision_layers(self, layers: int) -> Sequence[int]:
+        """At which of a vision tower's first `layers` layers tokens leave (after attention, before the MLP)."""
+        return ()
+
+    def vision_merge(self, view: VisionView) -> Merged:
+        """The tokens of one image that go on after such a layer; the same number for every image."""
+        raise TypeError(f"{type(self).__name__} names vision layers; define vision_merge(view) too")
+
+    # -- budgets -----------------------------------------------------------------------------------------------------
+    def counts(self, layers: int, tokens: int) -> list[int]:
+        """Tokens that stay after each cut, for an image of `tokens` tokens."""
+        return [tokens_kept(cut.keep, tokens) for cut in self.cuts(layers)]
+
+    def mean_count(self, layers: int, tokens: int) -> float:
+        """Mean number of this image's tokens that enter a layer."""
+        edges = [0, *(cut.layer for cut in self.cuts(layers)), layers]
+        held = [tokens, *self.counts(layers, tokens)]
+        return sum(n * (edges[i + 1] - edges[i]) for i, n in enumerate(held)) / layers
+
+    def own_count(self, layers: int, tokens: int) -> float:
+        """What the method's authors call its budget; by default the tokens after the last cut."""
+        return float(self.counts(layers, tokens)[-1])
+
+    @classmethod
+    def matched(cls: type[M], mean: float, tokens: int = REFERENCE_TOKENS, layers: int = 32, **fields: Any) -> M:
+        """The method with the `keep` whose mean tokens per layer comes closest to `mean`; makes budgets comparable."""
+        candidates = []
+        for keep in range(tokens + 1):
+            try:
+                candidates.append((abs(cls(keep=keep, **fields).mean_count(layers, tokens) - mean), keep))
+            except ValueError:  # a schedule that cannot be that small
+                continue
+        if not candidates:
+            raise ValueError(f"{cls.__name__} has no budget for {tokens} tokens in {layers} layers")
+        return cls(keep=min(candidates)[1], **fields)

@@ -1,0 +1,127 @@
+"""What is read of the methods' files is what Python makes of them, and nobody loads torch for it."""
+
+import ast
+import dataclasses
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pruners import catalogue, methods
+from pruners.base import Pruner
+
+ROOT = Path(__file__).parents[2]
+NAMES = catalogue.names()
+
+
+def test_every_file_is_a_method_and_every_method_a_file():
+    assert sorted(path.stem for path in (ROOT / "pruners" / "methods").glob("*.py") if path.stem != "__init__") == NAMES
+    for name in NAMES:
+        kind = catalogue.find(name)
+        assert issubclass(kind, Pruner)
+        assert (kind.__module__, kind.__name__) == (f"pruners.methods.{name}", catalogue.title(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fields_are_those_of_the_dataclass(name):
+    kind = catalogue.find(name)
+    read, made = catalogue.fields(name), dataclasses.fields(kind)
+    assert [field.name for field in read] == [field.name for field in made]
+    homes = [vars(importlib.import_module(base.__module__)) for base in kind.__mro__]
+    known = {name: value for home in homes for name, value in home.items()}
+    for field, true in zip(read, made, strict=True):
+        assert ast.unparse(ast.parse(true.type)) == field.annotation
+        assert eval(field.default, known) == true.default
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_class_variables_are_read_along_the_bases(name):
+    for variable in ("positions", "shrink_cache", "tiles"):
+        assert catalogue.declared(name, variable) == getattr(catalogue.find(name), variable)
+    with pytest.raises(ValueError, match=f"{catalogue.title(name)} says nothing of 'weather'"):
+        catalogue.declared(name, "weather")
+
+
+def test_names_are_understood_in_any_spelling_and_misspelt_ones_answered():
+    assert [catalogue.named(name) for name in ("fastv", "PDrop", "SparseVLMs", "Vis-Pruner")] == [
+        "fastv", "pyramiddrop", "sparsevlm", "vispruner",
+    ]  # fmt: skip
+    assert catalogue.make("FastV", keep=3) == catalogue.make("fastv", keep=3)
+    with pytest.raises(ValueError, match=r"no pruning method is called 'fastvv'; there are .*did you mean fastv\?"):
+        catalogue.fields("fastvv")
+    with pytest.raises(ValueError, match=r"no field of himap is called 'secnod'; there are keep.*did you mean second"):
+        catalogue.check_field("himap", "secnod")
+    for nothing in ("", " ", None, 3, "base", "../fastv"):
+        with pytest.raises(ValueError, match="no pruning method is called"):
+            catalogue.named(nothing)
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """written(text) puts one more method, `more`, beside the others."""
+
+    def write(text):
+        (tmp_path / "more.py").write_text(text, encoding="utf-8")
+
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    yield write
+    sys.modules.pop("pruners.methods.more", None)
+    vars(methods).pop("more", None)
+
+
+HEAD = "from dataclasses import dataclass\nfrom typing import ClassVar\n"
+
+
+def test_a_method_may_be_made_from_another_one_and_from_the_package_name(written):
+    written(
+        f"{HEAD}from pruners import Pruner as Any\nfrom pruners.methods.fastv import FastV as Old\n"
+        "class Helper:\n    keep: str = 'no'\n"
+        "@dataclass(frozen=True)\nclass More(Helper, Old):\n    layer: int = 7\n    heads: int = 1 + 1\n"
+        "    positions: ClassVar[str] = 'compact'\n"
+    )
+    read = [(field.name, field.default) for field in catalogue.fields("more")]
+    assert read == [("keep", "128"), ("mode", "'gather'"), ("layer", "7"), ("heads", "1 + 1")]
+    assert [name for name, _ in read] == [field.name for field in dataclasses.fields(catalogue.find("more"))]
+    assert catalogue.declared("more", "positions") == "compact"
+    written(f"{HEAD}from pruners import Pruner as Any\n@dataclass(frozen=True)\nclass More(Any):\n    layer: int = 9\n")
+    assert [(field.name, field.default) for field in catalogue.fields("more")] == [("keep", "128"), ("layer", "9")]
+
+
+def test_a_file_without_a_method_is_named(written):
+    written("class More:\n    keep: int = 1\n")
+    with pytest.raises(ValueError, match=r"more\.py: expected a class that is made from pruners\.base\.Pruner"):
+        catalogue.fields("more")
+
+
+LOADS_NO_TORCH = """
+import sys, debias.names, pruners.budget, pruners.catalogue, pruners.checks
+for name in pruners.catalogue.names():
+    assert pruners.catalogue.fields(name) and pruners.catalogue.title(name)
+assert debias.names.method("PDrop") == "pyramiddrop"
+loaded = {"torch", "numpy", "transformers"} & set(sys.modules)
+assert not loaded, loaded
+"""
+
+
+def test_names_and_fields_load_no_torch():
+    done = subprocess.run([sys.executable, "-c", LOADS_NO_TORCH], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_public_names_are_there_when_they_are_asked_for():
+    code = (
+        "import sys, debias, pruners\n"
+        "for package in (debias, pruners):\n"
+        "    assert set(package.__all__) <= set(dir(package))\n"
+        "    assert 'torch' not in sys.modules or package is pruners\n"
+        "    for name in package.__all__:\n"
+        "        thing = getattr(package, name)\n"
+        "        home = getattr(thing, '__module__', thing.__name__)\n"
+        "        assert home.startswith(package.__name__ + '.'), name\n"
+        "from debias import *\nfrom pruners import *\n"
+        "try:\n    debias.nothing\nexcept AttributeError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.stdout == "module 'debias' has no attribute 'nothing'\n", done.stderr
