@@ -44,8 +44,7 @@ def debias(choice: Any, benchmark: Benchmark, arm: str) -> Debias:
 
 def trended(pruner: Any) -> bool:
     """Whether a trend means anything to the method: its score comes from the decoder's attention."""
-    kind = pruner if isinstance(pruner, type) else type(pruner)
-    return pruner.role != "vision" and kind.__name__ not in ("Random", "Grid")
+    return "trend" in pruner.arms()
 
 
 def choose(choice: Any, benchmark: Benchmark) -> Trend:
