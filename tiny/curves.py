@@ -1,6 +1,6 @@
 """Draws the learning curves of a training run: the loss of every stage, and how well each skill is known when.
 
-python -m tiny.curves RUN docs/tiny.svg
+python -m tiny.curves RUN docs/tiny.svg       # or docs/smol.svg
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from matplotlib import pyplot
 from tiny.lessons import CLIP_SKILLS, SKILLS
 
 STAGES = ("words", "tune", "video_words", "video")  # the language models; tower and bridges have a loss alone
+KNOWN = (*SKILLS, *CLIP_SKILLS)
 WIDTH = 10.0
 
 
@@ -30,7 +31,8 @@ def main() -> None:
     found = {stage: lines for stage, lines in curves.items() if lines}
     if not found:
         raise SystemExit(f"{flags.run} holds no learning curves: expected words.jsonl or others of {', '.join(STAGES)}")
-    rows = [len(CLIP_SKILLS if stage.startswith("video") else SKILLS) for stage in found]
+    skills = {stage: [name for name in KNOWN if any(name in line for line in told)] for stage, told in found.items()}
+    rows = [len(names) for names in skills.values()]
     figure, axes = pyplot.subplots(
         len(found),
         1,
@@ -40,11 +42,11 @@ def main() -> None:
         constrained_layout=True,
     )
     for axis, (stage, told) in zip(axes[:, 0], found.items(), strict=True):
-        skills = list(CLIP_SKILLS if stage.startswith("video") else SKILLS)
-        known = [[line.get(skill, float("nan")) for line in told] for skill in skills]
+        names = skills[stage]
+        known = [[line.get(name, float("nan")) for line in told] for name in names]
         steps = [0, *(line["step"] for line in told)]
-        shown = axis.pcolormesh(steps, range(len(skills) + 1), known, cmap="cividis", vmin=0, vmax=100, rasterized=True)
-        axis.set(yticks=[k + 0.5 for k in range(len(skills))], yticklabels=skills, ylim=(len(skills), 0))
+        shown = axis.pcolormesh(steps, range(len(names) + 1), known, cmap="cividis", vmin=0, vmax=100, rasterized=True)
+        axis.set(yticks=[k + 0.5 for k in range(len(names))], yticklabels=names, ylim=(len(names), 0))
         axis.tick_params(labelsize=7)
         axis.set_title(
             f"{stage}: {told[-1]['step']} steps, {told[-1]['seconds'] / 60:.0f} minutes", fontsize=9, loc="left"

@@ -25,9 +25,8 @@ class Saved(Protocol):
     def save_pretrained(self, save_directory: Path, /) -> Any: ...
 
 
-def processor(tokens: PreTrainedTokenizerFast) -> LlavaProcessor:
-    """Padding on, as LLaVA-1.5 was trained: the resize and the crop then change a 96-pixel picture in no way."""
-    side = PATCHES * PATCH
+def processor(tokens: PreTrainedTokenizerFast, side: int = PATCHES * PATCH, marker: str = "<image>") -> LlavaProcessor:
+    """Padding on, as LLaVA-1.5 was trained: the resize and the crop then change a picture of this side in no way."""
     images = LlavaImageProcessorPil(
         do_pad=True,
         size={"shortest_edge": side},
@@ -39,6 +38,7 @@ def processor(tokens: PreTrainedTokenizerFast) -> LlavaProcessor:
         patch_size=PATCH,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
+        image_token=marker,
         chat_template=tokens.chat_template,
     )
 

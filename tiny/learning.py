@@ -30,6 +30,7 @@ def learn(
     step_loss: Callable[[int, float], tuple[torch.Tensor, float]],
     report: Callable[[], Mapping[str, float]],
     cool: bool = True,
+    warm_up: int = 200,
 ) -> None:
     """AdamW over a number of steps, warmed up, and cooled down in the last third if `cool`.
 
@@ -64,7 +65,7 @@ def learn(
         began = time.time()
         share = step / steps
         for group in optimizer.param_groups:
-            warm = min(1.0, (step + 1) / 200)
+            warm = min(1.0, (step + 1) / warm_up)
             group["lr"] = rate * warm * (min(1.0, 0.02 + (1 - share) / 0.35) if cool else 1.0)
         loss, shown = step_loss(step, share)
         optimizer.zero_grad(set_to_none=True)

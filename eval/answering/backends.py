@@ -24,11 +24,11 @@ from eval.answering.store import encode
 from eval.benchmarks.base import Benchmark
 from eval.reading.media import Media, Shelf
 from eval.sample import Sample
+from eval.settings import UNPRUNED
 from pruners import Pruner
 from pruners.engine.prefix import Prefix
 
 log = logging.getLogger("debias")
-UNPRUNED = "unpruned"
 Answer = tuple[str, str, dict[str, Any]]
 Answers = dict[str, tuple[str, dict[str, Any]]]  # by question
 

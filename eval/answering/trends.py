@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from debias import Debias, Trend
+from debias import Trend
 from debias import trends as files
 from debias.names import nearest
-from eval.benchmarks.base import Benchmark
 
-log = logging.getLogger("debias")
 KINDS = {"fitted": "exponential", "average": "average", "inverse_cubic": "inverse_cubic", "rope": "rope"}  # fitted now
 MODES = ("auto", "published", "online", *KINDS)
 
@@ -33,44 +30,42 @@ def identity(mode: str, stages: str = "first") -> str:
     return f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
 
 
-def debias(choice: Any, benchmark: Benchmark, arm: str) -> Debias:
-    """The debias of one arm. Padding is the released setting of the method; the trend depends on the model."""
-    method = choice.args.method
-    padding = replace(Debias.paper(method, benchmark.name, "padding").with_arm(arm), stages=choice.stages)
-    if arm not in ("trend", "both") or not trended(choice.pruner):
-        return padding
-    return replace(padding, trend=choose(choice, benchmark))
-
-
 def trended(pruner: Any) -> bool:
     """Whether a trend means anything to the method: its score comes from the decoder's attention."""
     return "trend" in pruner.arms()
 
 
-def choose(choice: Any, benchmark: Benchmark) -> Trend:
-    method, mode = choice.args.method, choice.args.trend
-    if mode == "online":
-        return Trend.online()
-    if mode == "published":
-        return Trend.published(method, _published_on(method, benchmark))
-    if mode not in MODES:
-        return files.find(method, benchmark.name, mode)
-    own = choice.own_trends(benchmark.media)
-    if mode == "auto":
-        if own is not None and any(one["method"] == method for one in files.load(own)):
-            return files.find(method, benchmark.name, own)
-        if benchmark.media == "image" and is_published(method, choice.layout[benchmark.media].tokens):
-            return Trend.published(method, _published_on(method, benchmark))
-    fitted: Trend = choice.fitted(benchmark.media, KINDS.get(mode, "exponential"))
-    return fitted
+@dataclass(frozen=True)
+class Known:
+    """What decides which trend a method divides by on one benchmark of one model."""
+
+    method: str
+    benchmark: str | None
+    media: str
+    tokens: int | None  # of a picture of this model; None: it depends on the picture
+    own: Path | None  # the trends that came with the model
+
+    def choose(self, mode: str) -> Trend | str:
+        """The trend that there is, or the kind of the one that has to be fitted."""
+        if mode == "online":
+            return Trend.online()
+        if mode == "published":
+            return Trend.published(self.method, self._published_on())
+        if mode not in MODES:
+            return files.find(self.method, self.benchmark, mode)
+        if mode == "auto":
+            if self.own is not None and any(one["method"] == self.method for one in files.load(self.own)):
+                return files.find(self.method, self.benchmark, self.own)
+            if self.media == "image" and is_published(self.method, self.tokens):
+                return Trend.published(self.method, self._published_on())
+        return KINDS.get(mode, "exponential")
+
+    def _published_on(self) -> str | None:
+        """The benchmark's own curve where there is one; otherwise the mean of the method's rates."""
+        known = {one["benchmark"] for one in files.load() if one["method"] == self.method}
+        return self.benchmark if self.benchmark in known or files.EVERY in known else None
 
 
 def is_published(method: str, tokens: int | None) -> bool:
     """Whether the method has released curves over so many visual tokens."""
     return any((one["method"], one["length"]) == (method, tokens) for one in files.load())
-
-
-def _published_on(method: str, benchmark: Benchmark) -> str | None:
-    """The benchmark's own curve where there is one; otherwise the mean of the method's rates."""
-    known = {one["benchmark"] for one in files.load() if one["method"] == method}
-    return benchmark.name if benchmark.name in known or files.EVERY in known else None

@@ -1,27 +1,11 @@
-"""Measure the biases of a model's attention, layer by layer, before any benchmark is at hand.
-
-examples:
-  python -m eval diagnose                                  the embedded model, on drawn scenes
-  python -m eval diagnose --model llava-hf/llava-1.5-7b-hf --images photos/ --keep 128
-  python -m eval diagnose --layers 1,7,15 --heads --json
-  python -m eval diagnose --video                          the embedded video model, on drawn clips
-
-For every layer and arm: how steeply attention rises with position (`rise`: log of last over first of the fitted
-exponential, with R^2), its rank correlation with position (signed mean over pictures; and the mean absolute value that
-the deep-layer paper reports, which chance alone lifts to the noise floor), entropy, and where `--keep` tokens would
-lie: in padding, in the lowest third of the picture, and of a clip in the last third of its frames. In brackets: 95 %
-bootstrap intervals over pictures. The trend of the arms is fitted on one half of the pictures and everything is
-measured on the other. `no RoPE`: scores taken before the rotary embedding. `chance`: the scores of every picture
-shuffled over its tokens, so the noise floor of every number.
-"""
+"""Measures the biases of a model's attention, layer by layer, before any benchmark is at hand."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +15,13 @@ import torch
 from debias import Debias, Padding, Trend, lines
 from debias.names import ARMS
 from eval.answering.checkpoints import digest_of
-from eval.bias import diagnosis
 from eval.bias import strength as bias
 from eval.bias.probe import Seen, watch
 from eval.bias.strength import Measured
-from eval.commands.flags import positive
 from eval.embedded import EMBEDDED
 from eval.reading.images import open_image
 from eval.sample import Sample
-from eval.tables import say, show
+from eval.tables import say
 from pruners.cut import top
 from pruners.models import adapter
 from pruners.models.request import Request
@@ -58,71 +40,64 @@ PROMPTS = (
 )
 
 
-def command(parser: argparse.ArgumentParser) -> Any:
-    parser.add_argument("--model", help="checkpoint folder or hub id (default: the embedded model)")
-    parser.add_argument("--video", action="store_true", help="clips instead of pictures")
-    parser.add_argument("--images", type=Path, help="folder of pictures, or of videos (default: the tiny world's)")
-    parser.add_argument("--prompts", type=Path, help="text file, one request a line; the first is the main one")
-    parser.add_argument("--limit", type=positive, default=64, help="how many pictures (default: %(default)s)")
-    parser.add_argument(
-        "--keep",
-        type=float,
-        default=0.11,
-        help="tokens that would be kept: a count, or a share < 1 (default: %(default)s)",
-    )
-    parser.add_argument("--layers", help="which layers, as in 1,7,15 (default: all)")
-    parser.add_argument("--heads", action="store_true", help="also the rise of every head, before and after RoPE")
-    parser.add_argument("--out", type=Path, help="also write the result to this file, for `python -m eval figures`")
-    parser.add_argument("--device", help="device of the model (default: a GPU when there is one)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed draws other pictures (default %(default)s)")
-    parser.add_argument("--batch-size", type=positive, default=8, help="pictures at once (default %(default)s)")
-    return work
+@dataclass(frozen=True)
+class DiagnosisSettings:
+    """What is measured, and on which pictures."""
+
+    model: str | None = None  # None: the embedded model
+    video: bool = False  # clips instead of pictures
+    images: Path | None = None  # a folder of pictures, or of videos; None: the tiny world's
+    prompts: Path | None = None  # a text file, one request a line; the first is the main one
+    limit: int = 64  # how many pictures
+    keep: float = 0.11  # tokens that would be kept: a count, or a share below 1
+    layers: str | None = None  # as in 1,7,15; None: all
+    heads: bool = False  # also the rise of every head
+    device: str | None = None  # None: a GPU when there is one
+    seed: int = 0  # another seed draws other pictures
+    batch_size: int = 8
 
 
-def work(args: argparse.Namespace) -> dict[str, Any]:
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = args.model or str(EMBEDDED["video" if args.video else "image"])
+def diagnose(asked: DiagnosisSettings) -> dict[str, Any]:
+    """The biases of a model's attention, layer by layer, as plain numbers."""
+    device = asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = asked.model or str(EMBEDDED["video" if asked.video else "image"])
     family = adapter(model).load(model, device=device)
     shown = (
-        drawn(args.limit, args.seed, args.video) if args.images is None else found(args.images, args.limit, args.video)
+        drawn(asked.limit, asked.seed, asked.video)
+        if asked.images is None
+        else found(asked.images, asked.limit, asked.video)
     )
-    prompts = PROMPTS if args.prompts is None else tuple(filter(None, args.prompts.read_text("utf-8").splitlines()))
+    prompts = PROMPTS if asked.prompts is None else tuple(filter(None, asked.prompts.read_text("utf-8").splitlines()))
     if not prompts:
-        raise ValueError(f"--prompts {args.prompts}: the file is empty; expected one request a line")
-    say(f"diagnose: {len(shown)} {kind(args)}, {len(prompts)} prompts, {model} on {device}")
+        raise ValueError(f"--prompts {asked.prompts}: the file is empty; expected one request a line")
+    say(f"diagnose: {len(shown)} {kind(asked)}, {len(prompts)} prompts, {model} on {device}")
 
     def look(prompt: str, rotary: bool = True) -> Seen:
-        requests = [Request(prompt, [], one) if args.video else Request(prompt, [one]) for one in shown]
-        return watch(family, requests, rotary, args.batch_size)
+        requests = [Request(prompt, [], one) if asked.video else Request(prompt, [one]) for one in shown]
+        return watch(family, requests, rotary, asked.batch_size)
 
     main = look(prompts[0])
     if len(main.spans) < 4:
         raise ValueError(
-            f"{len(main.spans)} {kind(args)} are too few: a half fits the trend, the other half is measured. "
+            f"{len(main.spans)} {kind(asked)} are too few: a half fits the trend, the other half is measured. "
             "Give at least 4"
         )
     plain, others = look(prompts[0], rotary=False), [look(prompt).heads_mean for prompt in prompts[1:]]
     depth = main.attention.shape[1]
-    layers = range(depth) if args.layers is None else chosen(args.layers, depth)
-    result = {
+    layers = range(depth) if asked.layers is None else chosen(asked.layers, depth)
+    return {
         "model": f"{Path(model).name} {digest_of(model)}",
         "pictures": len(main.spans),
         "left_out": len(shown) - len(main.spans),
-        "source": f"drawn {kind(args)} of the tiny world" if args.images is None else f"{kind(args)} of --images",
+        "source": f"drawn {kind(asked)} of the tiny world" if asked.images is None else f"{kind(asked)} of --images",
         "prompt": prompts[0],
         "tokens": main.attention.shape[-1],
         "grid": list(main.spans[0].grid),
         "frames": main.spans[0].frames,
         "noise_floor": bias.noise_floor(main.attention.shape[-1]),
-        "kept": budget(args.keep, main.attention.shape[-1]),
-        "layers": [layer_report(main, plain, others, layer, args) for layer in layers],
+        "kept": budget(asked.keep, main.attention.shape[-1]),
+        "layers": [layer_report(main, plain, others, layer, asked) for layer in layers],
     }
-    for table in diagnosis.tables(result):
-        show(table)
-    if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    return result
 
 
 def chosen(text: str, depth: int) -> list[int]:
@@ -133,26 +108,26 @@ def chosen(text: str, depth: int) -> list[int]:
     return [int(word) for word in words]
 
 
-def kind(args: argparse.Namespace) -> str:
-    return "clips" if args.video else "pictures"
+def kind(asked: DiagnosisSettings) -> str:
+    return "clips" if asked.video else "pictures"
 
 
 def layer_report(
-    main: Seen, plain: Seen, others: Sequence[Array], layer: int, args: argparse.Namespace
+    main: Seen, plain: Seen, others: Sequence[Array], layer: int, asked: DiagnosisSettings
 ) -> dict[str, Any]:
     scores = main.heads_mean[:, layer]
     together = np.stack([scores, *(seen[:, layer] for seen in others)], axis=1)
-    mixed = np.stack([shuffled(main, together[:, n], args.seed + n) for n in range(together.shape[1])], axis=1)
-    report: dict[str, Any] = {"layer": layer, "arms": arms(main, scores, args)}
-    report["no_rope"] = arms(plain, plain.heads_mean[:, layer], args, ("none",))["none"]
-    report["chance"] = arms(main, mixed[:, 0], args, ("none",))["none"]
-    report["prompt_stability"] = bias.mean(bias.prompt_stability(together), args.seed)
-    report["prompt_stability_chance"] = bias.mean(bias.prompt_stability(mixed), args.seed)
+    mixed = np.stack([shuffled(main, together[:, n], asked.seed + n) for n in range(together.shape[1])], axis=1)
+    report: dict[str, Any] = {"layer": layer, "arms": arms(main, scores, asked)}
+    report["no_rope"] = arms(plain, plain.heads_mean[:, layer], asked, ("none",))["none"]
+    report["chance"] = arms(main, mixed[:, 0], asked, ("none",))["none"]
+    report["prompt_stability"] = bias.mean(bias.prompt_stability(together), asked.seed)
+    report["prompt_stability_chance"] = bias.mean(bias.prompt_stability(mixed), asked.seed)
     report["curves"] = curves(main, scores)
     profile = bias.row_profile(patches(main, without_padding(main, scores)), main.spans[0].grid)
     report["row_profile"] = [None if math.isnan(row) else row for row in profile.tolist()]
-    if args.heads:
-        report["heads"], report["heads_no_rope"] = (heads(seen, layer, args.seed) for seen in (main, plain))
+    if asked.heads:
+        report["heads"], report["heads_no_rope"] = (heads(seen, layer, asked.seed) for seen in (main, plain))
     return report
 
 
@@ -193,14 +168,14 @@ def curves(seen: Seen, scores: Array) -> dict[str, list[float]]:
 
 
 def arms(
-    seen: Seen, scores: Array, args: argparse.Namespace, names: Sequence[str] = ARMS
+    seen: Seen, scores: Array, asked: DiagnosisSettings, names: Sequence[str] = ARMS
 ) -> dict[str, dict[str, Measured]]:
     """Every measure in every arm, on the second half of the pictures; the trend comes from the first."""
     half = len(scores) // 2
     curve = bias.mean_seen(without_padding(seen, scores)[:half])
     trend = Trend.fit(torch.as_tensor(curve), ignore=special(seen))
     full, spans, out = Debias(trend, Padding()), seen.spans[half:], {}
-    keep = budget(args.keep, scores.shape[1])
+    keep = budget(asked.keep, scores.shape[1])
     padding = [None if span.size is None else ~Padding().valid(span).numpy() for span in spans]
     for name in names:
         debias = full.with_arm(name)
@@ -213,8 +188,8 @@ def arms(
         if (marked := special(seen)) is not None:
             values = np.where(marked.numpy(), np.nan, values)
         shares = bias.kept_shares(kept, *bias.places(seen.spans[0]), padding)
-        out[name] = measures(values, special(seen), seen.spans[0].grid, args.seed) | {
-            f"kept_in_{where}": bias.mean(share, args.seed) for where, share in shares.items()
+        out[name] = measures(values, special(seen), seen.spans[0].grid, asked.seed) | {
+            f"kept_in_{where}": bias.mean(share, asked.seed) for where, share in shares.items()
         }
     return out
 

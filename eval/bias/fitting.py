@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,17 @@ import torch
 
 from debias import Debias, Padding, Trend
 from debias import trends as files
+from eval import benchmarks
+from eval.answering.backends import greedy
 from eval.answering.plan import batches, limited
 from eval.benchmarks.base import Benchmark
 from eval.reading.images import open_clip, open_image
+from eval.reading.video import Clips
 from eval.sample import Sample
 from eval.tables import say
+from pruners.models import Request
+from pruners.prior import Prior
+from tiny.benchmarks import ensure
 
 QUESTIONS = 64  # of each benchmark
 QUICK = 16  # the same, when a trend is fitted on the way to a run
@@ -56,9 +62,6 @@ class Probe(Debias):
 
 def measure(adapter: Any, pruner: Any, asked: Iterable[tuple[Benchmark, Sequence[Sample]]], clips: Any = None) -> Probe:
     """The mean score of every position over the questions, one prefill each."""
-    from eval.answering.backends import greedy
-    from pruners.models import Request
-
     probe = Probe()
     for benchmark, samples in asked:
         for batch in batches(samples, 8):
@@ -98,15 +101,11 @@ def rotary(adapter: Any) -> dict[str, Any]:
 
 
 def heldout() -> Path:
-    from tiny.benchmarks import ensure
-
     return ensure(size="default", half="heldout")
 
 
 def calibration(media: str, data: Path, only: Sequence[str] | None = None, limit: int = QUESTIONS) -> list[Any]:
     """(benchmark, questions) to measure on: benchmarks of one medium that `data` holds."""
-    from eval import benchmarks
-
     found = [benchmarks.get(name) for name in only or benchmarks.NAMES]
     found = [one for one in found if one.media == media and (only or one.lies_in(data))]
     asked = [(one, limited([s for s in one.load(data) if s.image or s.video], limit)) for one in found]
@@ -117,26 +116,24 @@ def calibration(media: str, data: Path, only: Sequence[str] | None = None, limit
 
 
 def record(
-    choice: Any, media: str, data: Path, only: Sequence[str] | None, limit: int, how: Fit = Fit()
+    adapter: Any, pruner: Any, asked: Sequence[Any], data: Path, how: Fit, known: Mapping[str, str]
 ) -> tuple[dict[str, Any], torch.Tensor]:
-    """One fitted trend with where it comes from, as a record of a trends file; and the curve."""
-    from eval.answering.checkpoints import digest_of
-    from eval.reading.video import Clips
+    """One fitted trend with where it comes from, as a record of a trends file; and the curve.
 
-    adapter = choice.adapter(media)
-    asked = calibration(media, data, only, limit)
+    asked: what `calibration` chose of `data`. known: the names of the method and of the model.
+    """
     options = rotary(adapter) if how.kind == "rope" else {}
-    trend, curve = fitted(measure(adapter, choice.pruner, asked, Clips()), how, **options)
-    cut = choice.pruner.cuts(len(adapter.decoder.layers))[0]
+    trend, curve = fitted(measure(adapter, pruner, asked, Clips()), how, **options)
+    cut = pruner.cuts(len(adapter.decoder.layers))[0]
     own = data == heldout()
     return {
-        "method": choice.args.method,
+        "method": known["method"],
         "benchmark": files.EVERY,
         **files.describe(trend),
-        "model": f"{Path(choice.models[media]).name} {digest_of(choice.models[media])}",
+        "model": known["model"],
         "layer": cut.layer,
         "attention": f"{cut.source}, {cut.rows} rows",
-        "pruner": repr(choice.pruner),
+        "pruner": repr(pruner),
         "prompt": ", ".join(sorted({benchmark.conversation for benchmark, _ in asked})),
         "questions": sum(len(samples) for _, samples in asked),
         "data": "tiny world, held-out half" if own else f"{data.name}: {', '.join(one.name for one, _ in asked)}",
@@ -144,18 +141,18 @@ def record(
     }, curve
 
 
-def prior(choice: Any, data: Path, out: Path, limit: int = 1000) -> dict[str, Any]:
-    """The average attention that D2Pruner divides by, over the pictures of the data, one of each."""
-    from pruners.prior import Prior
+def prior(adapter: Any, pruner: Any, tiled: bool, data: Path, out: Path, limit: int = 1000) -> dict[str, Any]:
+    """The average attention that D2Pruner divides by, over the pictures of the data, one of each.
 
-    adapter = choice.adapter("image")
+    tiled: pictures are cut into tiles, as many as fit each; the average is that of a tile.
+    """
     pictures: dict[str, Sample] = {}
     for _, samples in calibration("image", data, None, limit):
         for sample in samples:
             pictures.setdefault(str(sample.image), sample)
     chosen = list(pictures.values())[:limit]
-    tile = int(adapter.model.config.image_seq_length) if choice.layout["image"].tokens is None else None
-    cut = choice.pruner.cuts(len(adapter.decoder.layers))[0].layer
+    tile = int(adapter.model.config.image_seq_length) if tiled else None
+    cut = pruner.cuts(len(adapter.decoder.layers))[0].layer
     found = Prior.measure(adapter, (open_image(sample) for sample in chosen), layer=cut, tile=tile)
     out.parent.mkdir(parents=True, exist_ok=True)
     found.save(out)

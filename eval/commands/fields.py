@@ -18,8 +18,8 @@ def flags_of(kind: type) -> list[str]:
     return [flag for name, hint in named for flag in (f"--{name}", *([f"--no-{name}"] if hint is bool else []))]
 
 
-def parse_fields(kind: type, words: Sequence[str], program: str) -> Any:
-    """A dataclass from the flags of its fields."""
+def parse_fields(kind: type, words: Sequence[str], program: str) -> dict[str, Any]:
+    """The fields of a dataclass that the flags give, with their values."""
     import tyro
 
     own = flags_of(kind)
@@ -28,7 +28,8 @@ def parse_fields(kind: type, words: Sequence[str], program: str) -> Any:
         if word.startswith("--") and flag not in own:
             raise Misuse(f"{kind.__name__} has no flag {flag}{nearest(flag, own)}; it has {', '.join(own)}")
     hints = typing.get_type_hints(kind)
-    rest = list(words)
+    heads = (word[2:].split("=")[0].split(".")[0].replace("_", "-") for word in words if word.startswith("--"))
+    rest, given = list(words), {name for head in heads for name in (head, head.removeprefix("no-"))}
     nested: dict[str, Any] = {}
     for field in dataclasses.fields(kind):
         inner: Any = next((part for part in typing.get_args(hints[field.name]) if dataclasses.is_dataclass(part)), None)
@@ -49,7 +50,9 @@ def parse_fields(kind: type, words: Sequence[str], program: str) -> Any:
     flat: Any = tyro.cli(
         dataclasses.make_dataclass(kind.__name__, simple), args=rest, prog=program, description=kind.__doc__
     )
-    return kind(**{name: getattr(flat, name) for name, _, _ in simple}, **nested)
+    found = {name: getattr(flat, name) for name, _, _ in simple if name.replace("_", "-") in given}
+    kind(**found, **nested)  # what the class itself refuses is refused here
+    return {**found, **nested}
 
 
 def apart(words: Sequence[str], name: str) -> tuple[list[str], list[str], list[str]]:

@@ -28,12 +28,17 @@ from debias import trends as files
 from debias.fit import KINDS
 from debias.trend import SCOPES
 from eval.answering.checkpoints import folder_of
-from eval.answering.choices import Choice
+from eval.answering.resolved import Resolved
+from eval.answering.trends import is_published, trended
 from eval.bias import fitting
-from eval.bias.fitting import QUESTIONS, Fit, calibration, prior, record
+from eval.bias.fitting import QUESTIONS, Fit, calibration, prior
+from eval.commands import flags
 from eval.commands.flags import methods, of_methods, positive, sets
 from eval.embedded import EMBEDDED
+from eval.showing import drawings
 from eval.tables import Table, say, show
+from pruners import find
+from tiny.benchmarks import ensure
 
 HELDOUT = "held-out"
 Found = dict[str, tuple[dict[str, Any], torch.Tensor]]  # where it was measured -> record, curve
@@ -61,70 +66,67 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
-    from eval.answering.trends import trended
-    from pruners import find
-
     wanted = methods(args.method)
     if len(wanted) == 1:
-        return fit_one(argparse.Namespace(**{**vars(args), "method": wanted[0]}))
-    having = [method for method in wanted if trended(find(method))]
-    return {"methods": {method: fit_one(argparse.Namespace(**{**vars(args), "method": method})) for method in having}}
+        return fit_one(args, wanted[0])
+    return {"methods": {method: fit_one(args, method) for method in wanted if trended(find(method))}}
 
 
-def fit_one(args: argparse.Namespace) -> dict[str, Any]:
+def fit_one(args: argparse.Namespace, method: str) -> dict[str, Any]:
+    """Fit to one method, write the file, show and draw what was found."""
     if args.each and not args.out:
         raise ValueError("--each fits to questions that are scored; name the file that may hold such trends with --out")
     media = "video" if args.video else "image"
     model = args.model or str(EMBEDDED[media])
     only = sets(args.benchmarks) if args.benchmarks else None
     how = Fit(args.kind, args.scope, args.refine)
-    choice = Choice(args, [], [], {media: model})
+    data = None if args.data is None else Path(args.data)
+    chosen = Resolved(flags.settings(args, method, out=None), [], {media: model})
     try:
         if args.kind == "prior":
             out = Path(args.out) if args.out else folder_of(model) / "prior.safetensors"
-            return prior(choice, Path(args.data) if args.data else fitting.heldout(), out, args.limit)
-        found = (each if args.each else together)(choice, media, args.data, only, args.limit, how)
+            tiled = chosen.layout[media].tokens is None
+            return prior(chosen.adapter(media), chosen.pruner, tiled, data or fitting.heldout(), out, args.limit)
+        found = (each if args.each else together)(chosen, media, data, only, args.limit, how)
         out = Path(args.out) if args.out else folder_of(model) / "trends.toml"
-        stored = known(choice, media)
+        stored = known(chosen, media)
     finally:
-        choice.close()
+        chosen.close()
     written = [one for name, (one, _) in found.items() if name != HELDOUT] or [one for one, _ in found.values()]
-    others = [one for one in files.load(out) if one["method"] != args.method] if out.exists() else []
+    others = [one for one in files.load(out) if one["method"] != method] if out.exists() else []
     out.parent.mkdir(parents=True, exist_ok=True)
     files.dump(sorted([*others, *written], key=lambda one: (one["method"], one["benchmark"])), out)
-    show(table(args.method, {name: one for name, (one, _) in found.items()}))
+    show(table(method, {name: one for name, (one, _) in found.items()}))
     say(f"written to {out}")
     drawn = plot(args.plot, found, stored) if args.plot else []
     first = written[0] if not args.each else {"trends": written, "heldout": found[HELDOUT][0]}
     return {**first, "file": str(out), "figures": drawn}
 
 
-def together(choice: Any, media: str, data: str | None, only: Sequence[str] | None, limit: int, how: Fit) -> Found:
+def together(
+    chosen: Resolved, media: str, data: Path | None, only: Sequence[str] | None, limit: int, how: Fit
+) -> Found:
     """One trend for everything."""
-    one, curve = record(choice, media, Path(data) if data else fitting.heldout(), only, limit, how)
+    one, curve = chosen.record(media, data or fitting.heldout(), only, limit, how)
     return {one["data"]: (one, curve)}
 
 
-def each(choice: Any, media: str, data: str | None, only: Sequence[str] | None, limit: int, how: Fit) -> Found:
+def each(chosen: Resolved, media: str, data: Path | None, only: Sequence[str] | None, limit: int, how: Fit) -> Found:
     """The held-out trend, and one of every benchmark of the data."""
-    from tiny.benchmarks import ensure
-
-    found = {HELDOUT: record(choice, media, fitting.heldout(), None, limit, how)}
-    root = Path(data) if data else ensure()
+    found = {HELDOUT: chosen.record(media, fitting.heldout(), None, limit, how)}
+    root = data or ensure()
     for benchmark, _ in calibration(media, root, only, 1):
-        one, curve = record(choice, media, root, [benchmark.name], limit, how)
+        one, curve = chosen.record(media, root, [benchmark.name], limit, how)
         found[benchmark.name] = ({**one, "benchmark": benchmark.name}, curve)
     return found
 
 
-def known(choice: Any, media: str) -> dict[str, Trend]:
+def known(chosen: Resolved, media: str) -> dict[str, Trend]:
     """Trends that are there already: beside the checkpoint, and the released ones of this method."""
-    from eval.answering.trends import is_published
-
-    out, method, own = {}, choice.args.method, choice.own_trends(media)
+    out, method, own = {}, chosen.settings.method, chosen.own_trends(media)
     if own is not None and any(one["method"] == method for one in files.load(own)):
         out["beside the checkpoint"] = files.find(method, None, own)
-    if is_published(method, choice.layout[media].tokens):
+    if is_published(method, chosen.layout[media].tokens):
         out["released"] = files.find(method)
     return out
 
@@ -145,8 +147,6 @@ def table(method: str, found: dict[str, dict[str, Any]]) -> Table:
 
 def plot(stem: Path, found: Found, stored: dict[str, Trend]) -> list[str]:
     """The measured curves with what was fitted to them, and stored trends of the same layout."""
-    from eval.showing import drawings
-
     curves, fits = {}, {}
     for name, (one, curve) in found.items():
         trend = files.make(one, name)

@@ -1,25 +1,31 @@
-"""The flags of `run`."""
+"""The flags of `run`, and of everything else that answers questions; and the settings that they mean."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from debias import names
 from eval import benchmarks
 from eval.cli import one_of
-from eval.commands.fields import flags_of
+from eval.commands.fields import flags_of, parse_fields
+from eval.settings import BACKENDS, DTYPES, STAGES, JudgeSettings, Settings, several
+from pruners import find
+from pruners import names as known
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
+def running(parser: argparse.ArgumentParser) -> None:
+    """The flags of `run`."""
     answering(parser)
+    judging(parser)
     add = parser.add_argument
-    add("--out", help="the run folder; the same command goes on where it stopped (default: runs/METHOD-HASH)")
     add(
-        "--backend", default="native", choices=["native", "fork"], help="fork: the authors' code in its own environment"
+        "--out", type=Path, help="the run folder; the same command goes on where it stopped (default: runs/METHOD-HASH)"
     )
+    add("--backend", default="native", choices=BACKENDS, help="fork: the authors' code in its own environment")
     add(
         "--tensor-parallel",
         action="store_true",
@@ -49,8 +55,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def answering(parser: argparse.ArgumentParser) -> None:
     """The flags of everything that answers questions: the method, what it runs on, and how many go together."""
-    from pruners import names as known
-
     add = parser.add_argument
     add("--method", default="fastv", help=f"one or more of {', '.join(known())}, or all")
     choosing(parser)
@@ -72,9 +76,6 @@ def answering(parser: argparse.ArgumentParser) -> None:
 
 def choosing(parser: argparse.ArgumentParser) -> None:
     """The flags that choose model, data, arms and their debias; and those of the methods, behind them."""
-    from pruners import find
-    from pruners import names as known
-
     add = parser.add_argument
     add(
         "--arms",
@@ -100,13 +101,11 @@ def choosing(parser: argparse.ArgumentParser) -> None:
         help="auto, published, online (fitted to each score), a trends file that `fit` wrote, or fitted now on "
         "held-out questions: fitted (exponential), average (the mean attention itself), inverse_cubic, rope",
     )
-    add(
-        "--stages", default="first", choices=["first", "all"], help="debias the first cut, as the paper, or all of them"
-    )
+    add("--stages", default="first", choices=STAGES, help="debias the first cut, as the paper, or all of them")
     add(
         "--dtype",
         default="auto",
-        choices=["auto", "float32", "float16", "bfloat16", "8bit", "4bit"],
+        choices=DTYPES,
         help="auto: the checkpoint's; float32 on a CPU. 8bit, 4bit: the decoder's weights, by bitsandbytes or torchao",
     )
     add(
@@ -131,15 +130,13 @@ def choosing(parser: argparse.ArgumentParser) -> None:
 
 def methods(text: str) -> list[str]:
     """The methods that a flag names: one, several with commas, or all."""
-    from pruners import names as known
-
     wanted = known() if text == "all" else [name.strip() for name in text.split(",")]
     return [one_of("method", name, known()) for name in dict.fromkeys(wanted)]
 
 
 def sets(text: str) -> list[str]:
     """The benchmarks that a flag names, with commas, in any spelling."""
-    found = list(dict.fromkeys(names.benchmark(name) for name in text.split(",") if name.strip()))
+    found = list(dict.fromkeys(map(names.benchmark, several(text))))
     if not found:
         raise ValueError(f"--benchmarks {text!r} names none; known: {', '.join(names.BENCHMARKS)}")
     return found
@@ -147,10 +144,85 @@ def sets(text: str) -> list[str]:
 
 def of_methods() -> set[str]:
     """The flags of the fields of every method."""
-    from pruners import find
-    from pruners import names as known
-
     return {flag for name in known() for flag in flags_of(find(name))}
+
+
+def judging(parser: argparse.ArgumentParser) -> None:
+    """The flags that name a judge."""
+    group = parser.add_argument_group(
+        "judge", "for MM-Vet and the video benchmarks; without one, their offline stand-ins"
+    )
+    add = group.add_argument
+    add(
+        "--judge-url",
+        metavar="URL",
+        help="a server that speaks OpenAI's protocol, for example http://localhost:8000/v1",
+    )
+    add("--judge-model", metavar="NAME", help="the model to ask there")
+    add("--judge-key-variable", default="OPENAI_API_KEY", metavar="NAME", help="the environment variable with the key")
+    add("--judge-timeout", type=float, default=60.0, metavar="SECONDS", help="for one reply (default %(default)s)")
+    add("--judge-cache", type=Path, metavar="FILE", help="where verdicts are kept (default: the user's cache folder)")
+
+
+def judge(args: argparse.Namespace) -> JudgeSettings | None:
+    """The judge that the flags name, if they name one."""
+    if not args.judge_url and not args.judge_model:
+        return None
+    if not args.judge_url or not args.judge_model:
+        raise ValueError("a judge needs both --judge-url and --judge-model")
+    return JudgeSettings(
+        args.judge_url, args.judge_model, args.judge_key_variable, args.judge_timeout, args.judge_cache
+    )
+
+
+def settings(args: argparse.Namespace, method: str, **more: Any) -> Settings:
+    """What the flags of a command mean for one method. `more` stands in for flags that the command does not have."""
+    given = vars(args)
+    names_ = [field.name for field in dataclasses.fields(Settings) if field.name in given and field.name != "fields"]
+    found: dict[str, Any] = {name: given[name] for name in names_ if given[name] is not None}
+    own = parse_fields(find(method), getattr(args, "fields", []), f"python -m eval run --method {method}")
+    if "option" in given:
+        found["options"] = options(given["option"])
+    if "judge_url" in given:
+        found["judge"] = judge(args)
+    return Settings(**{**found, "method": method, "keep": own.pop("keep", None), "fields": own, **more})
+
+
+def command_line(settings: Settings) -> list[str]:
+    """The flags of `run` that mean these settings."""
+    words: list[str] = []
+    for name, value in settings.given().items():
+        flag = f"--{name.replace('_', '-')}"
+        if name == "fields":
+            words += [word for field, held in value.items() for word in _typed(field, held)]
+        elif name == "options":
+            words += [w for b, o in value.items() for k, v in o.items() for w in ("--option", f"{b}.{k}={v}")]
+        elif name == "judge":
+            words += [
+                w for k, v in vars(value).items() if v is not None for w in (f"--judge-{k.replace('_', '-')}", str(v))
+            ]
+        elif isinstance(value, bool):
+            words.append(flag)
+        else:
+            words += [flag, ",".join(value) if isinstance(value, tuple) else str(value)]
+    return words
+
+
+def _typed(field: str, value: Any) -> list[str]:
+    """A method's field as flags."""
+    flag = f"--{field.replace('_', '-')}"
+    if isinstance(value, bool):
+        head, dot, last = flag[2:].rpartition(".")
+        return [flag if value else f"--{head}{dot}no-{last}"]
+    if isinstance(value, (tuple, list)):
+        return [flag, *map(str, value)]
+    if dataclasses.is_dataclass(value):
+        return [
+            w
+            for entry in dataclasses.fields(value)
+            for w in _typed(f"{field}.{entry.name}", getattr(value, entry.name))
+        ]
+    return [flag, str(value)]
 
 
 def _default(field: Any) -> str:

@@ -15,19 +15,22 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 
-from eval.answering import choices
-from eval.answering.choices import Choice
+from eval.answering.backends import greedy
+from eval.answering.resolved import Resolved, resolve
 from eval.benchmarks.base import Benchmark
 from eval.commands import flags
 from eval.comparing.results import questions
-from eval.forks.backend import UNPRUNED, Fork
+from eval.forks.backend import Fork
 from eval.sample import Sample
+from eval.settings import UNPRUNED
 from eval.tables import Table, show
 from pruners import catalogue
+from pruners.models import Request
 
 log = logging.getLogger("debias")
 
@@ -40,8 +43,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
-    args.method, args.backend = catalogue.named(args.name), "fork"
-    chosen = choices.choose(args)
+    chosen = resolve(flags.settings(args, catalogue.named(args.name), backend="fork"))
     found: dict[str, dict[str, dict[str, Any]]] = {}
     try:
         for benchmark, data in chosen.benchmarks:
@@ -53,10 +55,15 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         chosen.close()
     for name, arms in found.items():
         show(table(f"{chosen.pruner!r} and the authors' code on {name}", arms))
-    return {"method": args.method, "pruner": repr(chosen.pruner), "patched": fork.patched, "benchmarks": found}
+    return {
+        "method": chosen.settings.method,
+        "pruner": repr(chosen.pruner),
+        "patched": fork.patched,
+        "benchmarks": found,
+    }
 
 
-def compare(chosen: Choice, fork: Fork, benchmark: Benchmark, samples: list[Sample], arm: str) -> dict[str, Any]:
+def compare(chosen: Resolved, fork: Fork, benchmark: Benchmark, samples: list[Sample], arm: str) -> dict[str, Any]:
     overlap: list[list[float]] = []
     same: list[bool] = []
     gaps: list[tuple[float, float]] = []
@@ -86,14 +93,9 @@ def compare(chosen: Choice, fork: Fork, benchmark: Benchmark, samples: list[Samp
 
 
 def native(
-    chosen: Choice, benchmark: Benchmark, sample: Sample, arm: str, images: list[Any], frames: list[Any] | None
+    chosen: Resolved, benchmark: Benchmark, sample: Sample, arm: str, images: list[Any], frames: list[Any] | None
 ) -> dict[str, Any]:
     """Our answer to one question, with what it kept and the logits of the prompt's last token."""
-    from contextlib import nullcontext
-
-    from eval.answering.backends import greedy
-    from pruners.models import Request
-
     adapter = chosen.adapter(benchmark.media)
     encoded = adapter.encode([Request(sample.text, images, frames, conversation=benchmark.conversation)])
     inputs = encoded.to(adapter.model.device, adapter.model.dtype).inputs

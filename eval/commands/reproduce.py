@@ -23,14 +23,21 @@ from pathlib import Path
 from typing import Any
 
 from debias import names
-from eval import tables
+from eval import benchmarks, tables
+from eval.answering.resolved import Resolved
 from eval.answering.store import Folder
+from eval.bias.fitting import heldout, prior
 from eval.cli import Parser, one_of
-from eval.commands import flags, run
+from eval.commands import flags
+from eval.commands.fields import parse_fields
+from eval.evaluation import evaluate
+from eval.evaluation import planned as planned_run
 from eval.papers import artefacts, budgets, measures
-from eval.papers.artefacts import Artefact, Planned
+from eval.papers.artefacts import Artefact
 from eval.papers.task import Task
+from eval.settings import Settings
 from eval.tables import Table, say
+from pruners import find
 
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
@@ -49,7 +56,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 def of_runs() -> set[str]:
     """The flags that go on to the runs."""
     parser = Parser()
-    run.command(parser)
+    flags.running(parser)
     return {*parser._option_string_actions, *flags.of_methods()}
 
 
@@ -72,9 +79,8 @@ def overview() -> dict[str, Any]:
 
 
 def one(artefact: Artefact, args: argparse.Namespace) -> dict[str, Any]:
-    task = Task(
-        artefact, args.model, args.data, args.out, args.limit, tuple(args.fields), some(artefact, args.benchmarks)
-    )
+    base, fields, dry = common(artefact, args)
+    task = Task(artefact, args.out, base, some(artefact, args.benchmarks), fields)
     say(f"\n{artefact.name}: {artefact.title}")
     if args.model is None:
         say(f"on the embedded model; the published numbers belong to {artefact.model}")
@@ -83,9 +89,9 @@ def one(artefact: Artefact, args: argparse.Namespace) -> dict[str, Any]:
         found = status(task)
         tables.show(state_table(task, found))
         return {"name": artefact.name, "runs": found, "absent": absent}
-    failed = answer(task) if artefact.measure in ("scores", "budgets", "iou") else {}
+    failed = answer(task, dry) if artefact.measure in ("scores", "budgets", "iou") else {}
     exit_code = 1 if failed or absent else 0
-    if "--dry-run" in args.fields:
+    if dry:
         say(f"{artefact.name}: nothing was run")
         return {"name": artefact.name, "failed": failed, "absent": absent, "exit": exit_code}
     task.here.mkdir(parents=True, exist_ok=True)
@@ -95,11 +101,23 @@ def one(artefact: Artefact, args: argparse.Namespace) -> dict[str, Any]:
     tables.write(shown, task.here)
     (task.here / "artefact.json").write_text(json.dumps(plain(shown), indent=1) + "\n", encoding="utf-8")
     if absent:
-        say(f"missing in {task.data}: {', '.join(absent)}; docs/benchmarks.md says where each comes from")
+        say(f"missing in {task.base.data}: {', '.join(absent)}; docs/benchmarks.md says where each comes from")
     for label, message in failed.items():
         say(f"{label} was not done: {message}")
     say(f"tables and runs are in {task.here}")
     return {"name": artefact.name, "tables": plain(shown), "failed": failed, "absent": absent, "exit": exit_code}
+
+
+def common(artefact: Artefact, args: argparse.Namespace) -> tuple[Settings, dict[str, dict[str, Any]], bool]:
+    """What the flags mean for the runs: what all have in common, the fields of each method, and whether to run."""
+    parser = Parser(prog="python -m eval run")
+    flags.running(parser)
+    given, words = parser.parse_known_args(args.fields)
+    given.model, given.data, given.limit, given.fields = args.model, args.data, args.limit, []
+    methods = dict.fromkeys(planned.method for planned in artefact.runs)
+    fields = {method: parse_fields(find(method), words, f"{parser.prog} --method {method}") for method in methods}
+    keep = next((found.pop("keep") for found in fields.values() if "keep" in found), None)
+    return replace(flags.settings(given, "fastv"), keep=keep), fields, bool(given.dry_run)
 
 
 def some(artefact: Artefact, text: str | None) -> tuple[str, ...]:
@@ -116,49 +134,53 @@ def plain(shown: Sequence[Table]) -> list[dict[str, Any]]:
 
 def held(task: Task) -> tuple[Task, list[str]]:
     """The task on the benchmarks that the data holds, and the names of the others."""
-    from eval import benchmarks
-
-    if task.data is None:
+    data = task.base.data
+    if data is None:
         return task, []
-    found = tuple(name for name in task.benchmarks if benchmarks.get(name).lies_in(Path(task.data)))
+    found = tuple(name for name in task.benchmarks if benchmarks.get(name).lies_in(data))
     if not found:
         wanted = ", ".join(task.benchmarks)
-        raise ValueError(f"--data {task.data} holds none of {wanted}; docs/benchmarks.md says where each comes from")
+        raise ValueError(f"--data {data} holds none of {wanted}; docs/benchmarks.md says where each comes from")
     return replace(task, benchmarks=found), [name for name in task.benchmarks if name not in found]
 
 
-def answer(task: Task) -> dict[str, str]:
+def answer(task: Task, dry: bool) -> dict[str, str]:
     """Answer what is not answered; returns what could not be done, and why."""
     failed = {}
     for planned in task.artefact.runs:
         say(f"\n{task.artefact.name} / {planned.label}")
         try:
-            words = task.args(planned)
-            if "--prior" in words.fields and not words.dry_run:
-                prepare_prior(task, planned, words)
-            found = run.one(words)
-            if not words.dry_run and not found["complete"]:
-                failed[planned.label] = f"{found['open']} answers are to come from other processes"
+            settings = task.settings(planned)
+            if dry:
+                plan = planned_run(settings)
+                count = sum(plan["benchmarks"].values())
+                say(f"{count:,} questions in {len(plan['arms'])} arms; rows would go to {plan['out']}")
+                continue
+            if planned.method == "d2pruner" and task.prior is not None:
+                prepare_prior(task, settings, task.prior)
+            found = evaluate(settings)
+            for table in found.tables:
+                tables.show(table)
+            if not found.complete:
+                failed[planned.label] = f"{found.open} answers are to come from other processes"
         except (ValueError, OSError) as error:  # the others can still run
             failed[planned.label] = str(error)
             say(str(error))
     return failed
 
 
-def prepare_prior(task: Task, planned: Planned, args: argparse.Namespace) -> None:
+def prepare_prior(task: Task, settings: Settings, out: Path) -> None:
     """Measure the average attention that D2Pruner divides by, once, when the checkpoint comes without one."""
-    from eval.answering.choices import Choice
-    from eval.bias.fitting import heldout, prior
-
-    out = Path(args.fields[args.fields.index("--prior") + 1])
     if out.is_file():
         return
-    before = argparse.Namespace(**{**vars(args), "fields": args.fields[: args.fields.index("--prior")]})
-    choice = Choice(before, [], [], {"image": task.checkpoint})
+    fields = {name: value for name, value in settings.fields.items() if name != "prior"}
+    chosen = Resolved(replace(settings, fields=fields), [], {"image": task.checkpoint})
     try:
-        prior(choice, Path(task.data) if task.data else heldout(), out, min(1000, task.limit or 1000))
+        adapter = chosen.adapter("image")
+        tiled = chosen.layout["image"].tokens is None
+        prior(adapter, chosen.pruner, tiled, settings.data or heldout(), out, min(1000, settings.limit or 1000))
     finally:
-        choice.close()
+        chosen.close()
 
 
 # -- what is done --------------------------------------------------------------------------------------------------
@@ -175,12 +197,12 @@ def status(task: Task) -> dict[str, dict[str, Any]]:
             wanted = sum(facts["n"] for facts in info.values()) * len(planned.arms)
             there = sum(len(folder.rows(name, arm)) for name in info for arm in planned.arms)
         lacking = [name for name in task.benchmarks if wanted is None or name not in info]
-        flags = " ".join(map(shlex.quote, task.words(planned)))
+        typed = " ".join(map(shlex.quote, flags.command_line(task.settings(planned))))
         found[planned.label] = {
             "answers": there,
             "of": wanted,
             "benchmarks_to_come": lacking,
-            "command": f"python -m eval run {flags}",
+            "command": f"python -m eval run {typed}",
         }
     return found
 

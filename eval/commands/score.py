@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.benchmarks import NAMES, get
+from eval.commands import flags
 from eval.sample import Score, read_rows
 from eval.scoring import judge as judging
 from eval.scoring.judge import Judge
@@ -58,10 +59,10 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="data root, or the benchmark's folder")
     parser.add_argument("--items", action="store_true", help="with --json: also the score of every question")
     add_options(parser)
-    judging.arguments(parser)
+    flags.judging(parser)
 
     def work(args: argparse.Namespace) -> dict[str, Any]:
-        score = score_file(args.benchmark, args.answers, args.data, judging.from_arguments(args), **options(args))
+        score = score_file(args.benchmark, args.answers, args.data, judging.opened(flags.judge(args)), **options(args))
         if not args.json:
             print(as_text(score))
         return as_json(score, args.items)

@@ -126,7 +126,7 @@ class Model:
         # the kit shows each process the devices that it may use, so the first one is right
         given = {"device": first_device(), **{k: v for k, v in settings.items() if v is not None}}
         with noted(self.failures, f"{settings.get('method')}, arm {settings.get('arm')}"):
-            self.pruned = Pruned(**given)
+            self.pruned = Pruned.from_text(**given)
         self.VIDEO_LLM = self.pruned.media == "video"
 
     def use_custom_prompt(self, dataset: str) -> bool:

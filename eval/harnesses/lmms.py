@@ -40,7 +40,7 @@ class Simple(lmms):  # type: ignore[misc]  # lmms-eval need not be installed whe
             raise ValueError(f"batch_size={batch_size}: expected a whole number; a batch that is too big is halved")
         self.batch_size = int(batch_size or 1)
         # of several processes each takes its own device, which "cuda" would not say
-        self.pruned = Pruned(pretrained, device=None if device == "cuda" else device, **settings)
+        self.pruned = Pruned.from_text(pretrained, device=None if device == "cuda" else device, **settings)
         self.rows = None if rows is None else Rows(rows)
         self.device = self.pruned.model.device
 

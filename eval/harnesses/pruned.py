@@ -5,7 +5,6 @@ eval/harnesses/lmms.py and eval/commands/vlmevalkit.py show it to lmms-eval and 
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import logging
@@ -13,23 +12,23 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from PIL import Image
 
 from debias import names
-from eval.answering.backends import UNPRUNED, Poison, greedy, what_was_kept
+from eval.answering.backends import Poison, greedy, what_was_kept
 from eval.answering.checkpoints import layout
-from eval.answering.choices import Choice
 from eval.answering.plan import world
+from eval.answering.resolved import Resolved
 from eval.cli import one_of
-from eval.commands import flags
-from eval.embedded import EMBEDDED
+from eval.commands.fields import parse_fields
+from eval.embedded import EMBEDDED, named
 from eval.reading.images import open_image
 from eval.reading.video import Clips
 from eval.sample import Sample
+from eval.settings import UNPRUNED, Settings
 from pruners import find
 from pruners import names as methods
 from pruners.models import Request
@@ -49,41 +48,52 @@ class Answer:
 class Pruned:
     """A model with a method in one arm.
 
-    pretrained: a checkpoint folder or hub id; without one, the embedded model.
-    arm: none, trend, padding, both or unpruned; without one, all the debiasing that means something to the method.
+    settings: what answers; of its arms the last one, or all the debiasing that means something to the method.
     benchmark: whose published trend to divide by; without one, the mean of the method's rates.
-    settings: SETTINGS, and the method's fields, such as keep=64 or layers="2-10-20".
     """
 
-    def __init__(
-        self,
+    def __init__(self, settings: Settings, benchmark: str | None = None) -> None:
+        model = named(settings.model or str(EMBEDDED["image"]))
+        self.media = "video" if layout(model).kind in CLIPS else "image"
+        self.chosen = Resolved(settings, [], {self.media: model})
+        self.arm = self.chosen.arms[-1]
+        self.adapter = self.chosen.adapter(self.media)
+        self.model = self.adapter.model
+        self.clips = Clips()
+        name = benchmark and names.benchmark(benchmark)
+        self.debias = None if self.arm == UNPRUNED else self.chosen.debias_for(name, self.media, self.arm)
+        log.info("%s on %s, arm %s: %s", self.chosen.pruner, model, self.arm, self.debias)
+
+    @classmethod
+    def from_text(
+        cls,
         pretrained: str | Path | None = None,
         method: str = "fastv",
         arm: str | None = None,
         benchmark: str | None = None,
-        **settings: Any,
-    ) -> None:
+        **given: Any,
+    ) -> Pruned:
+        """The model that a harness's own arguments name.
+
+        pretrained: a checkpoint folder or hub id; without one, the embedded model. given: SETTINGS, and the method's
+        fields as a command line has them, such as keep=64 or layers="2-10-20".
+        """
         method = one_of("method", method, methods())
         fields = [field.name for field in dataclasses.fields(find(method))]
         words: list[str] = []
-        for name, value in settings.items():
+        found: dict[str, Any] = {}
+        for name, value in given.items():
             one_of(f"setting of {method}", name.split(".")[0].removeprefix("no_"), (*SETTINGS, *fields))
-            words += [] if value is None else as_flag(name, value)
-        parser = argparse.ArgumentParser()
-        flags.arguments(parser)
-        args, args_fields = parser.parse_known_args(["--method", method, *words])
-        args.fields = args_fields
-        model = str(pretrained or EMBEDDED["image"])
-        self.media = "video" if layout(model).kind in CLIPS else "image"
-        arms = [] if arm is None else [UNPRUNED if arm == UNPRUNED else names.arm(arm)]
-        self.choice = Choice(args, arms, [], {self.media: model})
-        self.arm = self.choice.arms[-1]
-        self.adapter = self.choice.adapter(self.media)
-        self.model = self.adapter.model
-        self.clips = Clips()
-        asked: Any = SimpleNamespace(name=benchmark and names.benchmark(benchmark), media=self.media)
-        self.debias = None if self.arm == UNPRUNED else self.choice.debias(asked, self.arm)
-        log.info("%s on %s, arm %s: %s", self.choice.pruner, model, self.arm, self.debias)
+            if name in SETTINGS:
+                found |= {} if value is None else {name: str(value)}
+            else:
+                words += [] if value is None else as_flag(name, value)
+        own = parse_fields(find(method), words, f"the model's arguments for {method}")
+        arms = [] if arm is None else [arm]
+        model = None if pretrained is None else str(pretrained)
+        return cls(
+            Settings(method=method, keep=own.pop("keep", None), fields=own, arms=arms, model=model, **found), benchmark
+        )
 
     def request(self, parts: Sequence[tuple[str, Any]]) -> Request:
         """A question from its parts in order: ("text", words), ("image", picture or path), ("video", path or frames).
@@ -131,7 +141,7 @@ class Pruned:
         encoded = self.adapter.encode(requests)
         with ExitStack() as inside, torch.inference_mode():
             if self.debias is not None:
-                trace = inside.enter_context(self.choice.pruner(self.model, self.debias, sizes=encoded.sizes))
+                trace = inside.enter_context(self.chosen.pruner(self.model, self.debias, sizes=encoded.sizes))
             out = self.model.generate(**encoded.inputs, generation_config=config, logits_processor=[poison])
         if any(poison.rows(len(requests))):
             raise ValueError("the model's logits hold NaN; this is no answer. Try another dtype")
@@ -144,7 +154,7 @@ class Pruned:
 
     def close(self) -> None:
         """Let go of the model."""
-        self.choice.close()
+        self.chosen.close()
         self.model = self.adapter = None
 
 

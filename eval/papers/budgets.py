@@ -41,7 +41,7 @@ def budgets(task: Task) -> list[Table]:
     for planned in task.artefact.runs:
         folder = Folder(task.folder(planned))
         if (folder.path / "run.json").exists():
-            loaded.append((planned, folder, results(folder, task.data)))
+            loaded.append((planned, folder, results(folder, task.base.data)))
     ours = {(one.method, one.keep): scored for one, _, scored in loaded if one.arms != ("unpruned",)}
     rows: list[list[Cell]] = []
     drawn: dict[str, dict[Any, dict[str, Array]]] = {}  # what is compared -> budget -> method -> resamples

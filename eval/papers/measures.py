@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-import argparse
+import json
 import statistics
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from eval import benchmarks
+from eval.answering.backends import greedy
+from eval.answering.checkpoints import config_of
+from eval.answering.resolved import Resolved
 from eval.answering.store import Folder, decode
-from eval.bias import diagnose, diagnosis
+from eval.bias import diagnosis
 from eval.bias import strength as bias
+from eval.bias.diagnose import DiagnosisSettings, diagnose
+from eval.bias.fitting import calibration, heldout
 from eval.comparing.averages import AVERAGES
 from eval.comparing.contrast import scale
 from eval.comparing.results import Scored, questions, results
 from eval.papers import artefacts
 from eval.papers.artefacts import REFCOCO
 from eval.papers.task import Task
+from eval.reading.images import open_image
 from eval.showing import charts, drawings, figures
+from eval.showing.cells import canvas_of
+from eval.speed.measure import Clock
 from eval.tables import Table
+from pruners.models import Request
+from pruners.schedule import at_depth
 
 ROUNDS = 7  # times that every variant is timed
 
@@ -36,7 +49,7 @@ def scores(task: Task) -> list[Table]:
         if not (task.folder(planned) / "run.json").exists():
             continue
         folder = Folder(task.folder(planned))
-        scored = results(folder, task.data)
+        scored = results(folder, task.base.data)
         loaded[folder.path] = folder.info(), scored
         instead |= {s.name: one.benchmark.name for one in scored for r in one.arms.values() for s in [r.score]}
         ours[planned.label] = {arm: values([one for one in scored if arm in one.arms], arm) for arm in planned.arms}
@@ -87,17 +100,14 @@ def values(scored: Sequence[Scored], arm: str) -> dict[str, float]:
     return found
 
 
-def diagnosed(task: Task, *flags: str) -> dict[str, Any]:
+def diagnosed(task: Task, heads: bool = False) -> dict[str, Any]:
     """A diagnosis of the model on the pictures of the artefact's benchmarks, or on drawn scenes; also as figures."""
-    parser = argparse.ArgumentParser()
-    work = diagnose.command(parser)
-    words = ["--out", str(task.here / "diagnosis.json"), "--model", task.checkpoint]
-    if task.data is not None:
-        words += ["--images", str(pictures(task))]
-    if task.limit is not None:
-        words += ["--limit", str(max(4, task.limit))]
-    args, _ = parser.parse_known_args([*words, *flags, *task.more])
-    found: dict[str, Any] = work(args)
+    base = task.base
+    asked = DiagnosisSettings(
+        task.checkpoint, images=None if base.data is None else pictures(task), heads=heads, device=base.device
+    )
+    found = diagnose(asked if base.limit is None else replace(asked, limit=max(4, base.limit)))
+    (task.here / "diagnosis.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     for name, figure in figures.diagnosis_figures(found, None).items():
         drawings.save(figure, task.here / "figures" / name)
     return found
@@ -105,9 +115,7 @@ def diagnosed(task: Task, *flags: str) -> dict[str, Any]:
 
 def pictures(task: Task) -> Path:
     """The folder that the first benchmark's pictures lie in."""
-    from eval import benchmarks
-
-    samples = questions(benchmarks.get(task.benchmarks[0]), task.data or "", 1)
+    samples = questions(benchmarks.get(task.benchmarks[0]), task.base.data or "", 1)
     path = samples[0].image
     if not isinstance(path, Path):
         raise ValueError(f"{task.benchmarks[0]} keeps its pictures inside its files; expected a folder of pictures")
@@ -116,9 +124,6 @@ def pictures(task: Task) -> Path:
 
 def layers(task: Task) -> list[Table]:
     """The deep-layer paper's three numbers by layer, and the signed one that tells a bias from chance."""
-    from eval.answering.checkpoints import config_of
-    from pruners.schedule import at_depth
-
     found = diagnosed(task)
     config = config_of(task.checkpoint)
     depth = (config.get("text_config") or config)["num_hidden_layers"]
@@ -154,13 +159,11 @@ def layers(task: Task) -> list[Table]:
 
 
 def bias_strengths(task: Task) -> list[Table]:
-    return diagnosis.tables(diagnosed(task, "--heads"))
+    return diagnosis.tables(diagnosed(task, heads=True))
 
 
 def iou(task: Task) -> list[Table]:
     """Mean IoU of what the kept tokens show with the box, over the questions that were answered."""
-    from eval.showing.cells import canvas_of
-
     known = artefacts.published(task.artefact.published)
     canvas = canvas_of(task.checkpoint)
     rows: list[list[Any]] = []
@@ -168,7 +171,7 @@ def iou(task: Task) -> list[Table]:
     for planned in task.artefact.runs:
         if not (task.folder(planned) / "run.json").exists():
             continue
-        scored = results(Folder(task.folder(planned)), task.data)
+        scored = results(Folder(task.folder(planned)), task.base.data)
         for arm in planned.arms:
             found = [overlap for one in scored for overlap in overlaps(one, arm, canvas)]
             if found:
@@ -215,27 +218,23 @@ def overlaps(scored: Any, arm: str, canvas: Any) -> list[tuple[str, float, float
 
 def overhead(task: Task) -> list[Table]:
     """Milliseconds of one question's prefill and first token: unpruned, pruned, and pruned with debiasing, in turns."""
-    from eval import benchmarks
-    from eval.answering.choices import Choice
-
     benchmark = benchmarks.get(task.benchmarks[0])
     rows: list[list[Any]] = []
     note = ""
     for planned in task.artefact.runs:
-        args = task.args(planned)
-        choice = Choice(args, list(planned.arms), [], {"image": task.checkpoint})
+        chosen = Resolved(task.settings(planned), [], {"image": task.checkpoint})
         try:
-            times = timed(choice, benchmark, task, ["unpruned", "none", "both"])
-            note = f"{choice.device}, {choice.dtype}, {choice.args.attention}, {torch.get_num_threads()} threads"
+            times = timed(chosen, benchmark, task, ["unpruned", "none", "both"])
+            note = f"{chosen.device}, {chosen.dtype}, {chosen.settings.attention}, {torch.get_num_threads()} threads"
         finally:
-            choice.close()
+            chosen.close()
         middle = {arm: statistics.median(found) for arm, found in times.items()}
         pairs = [b - a for a, b in zip(times["none"], times["both"], strict=True)]
         rows.append(
             [planned.label, *middle.values(), statistics.median(pairs), f"{min(pairs):.2f} to {max(pairs):.2f}"]
         )
     head = ["method", "unpruned ms", "none ms", "both ms", "debias ms", "range"]
-    rounds = min(ROUNDS, task.limit or ROUNDS)
+    rounds = min(ROUNDS, task.base.limit or ROUNDS)
     notes = [
         f"medians of {rounds} rounds in turn on one question of {benchmark.name}; {note}",
         "debias: difference of both and none within a round. `eval speed --debias` times one call by itself.",
@@ -243,28 +242,20 @@ def overhead(task: Task) -> list[Table]:
     return [Table(task.artefact.title, head, rows, notes)]
 
 
-def timed(choice: Any, benchmark: Any, task: Task, arms: Sequence[str]) -> dict[str, list[float]]:
+def timed(chosen: Resolved, benchmark: Any, task: Task, arms: Sequence[str]) -> dict[str, list[float]]:
     """Milliseconds by arm; the first round warms up."""
-    from contextlib import nullcontext
-
-    from eval.answering.backends import greedy
-    from eval.bias.fitting import calibration, heldout
-    from eval.reading.images import open_image
-    from eval.speed.measure import Clock
-    from pruners.models import Request
-
-    adapter = choice.adapter("image")
-    data = Path(task.data) if task.data else heldout()
+    adapter = chosen.adapter("image")
+    data = task.base.data or heldout()
     ((_, (sample, *_)),) = calibration("image", data, [benchmark.name], 1)
     request = Request(sample.text, [open_image(sample)], conversation=benchmark.conversation)
     encoded = adapter.encode([request]).to(adapter.model.device, adapter.model.dtype)
     config = greedy(adapter.model, 1)
     found: dict[str, list[float]] = {arm: [] for arm in arms}
-    debias = {arm: choice.debias(benchmark, arm) for arm in arms if arm != "unpruned"}
-    for number in range(min(ROUNDS, task.limit or ROUNDS) + 1):
+    debias = {arm: chosen.debias(benchmark, arm) for arm in arms if arm != "unpruned"}
+    for number in range(min(ROUNDS, task.base.limit or ROUNDS) + 1):
         for arm in arms:
             clock = Clock(adapter.model.device)
-            around = choice.pruner(adapter.model, debias[arm], sizes=encoded.sizes) if arm in debias else nullcontext()
+            around = chosen.pruner(adapter.model, debias[arm], sizes=encoded.sizes) if arm in debias else nullcontext()
             with torch.inference_mode(), around:
                 clock.mark()
                 adapter.model.generate(**encoded.inputs, generation_config=config)

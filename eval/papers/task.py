@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from eval import benchmarks
 from eval.answering.checkpoints import config_of, folder_of, layout
-from eval.cli import Parser
-from eval.commands import run
+from eval.embedded import EMBEDDED
 from eval.papers.artefacts import REFCOCO, Artefact, Planned
+from eval.settings import Settings
+from pruners.schedule import at_depth
 
 
 @dataclass(frozen=True)
@@ -17,24 +20,18 @@ class Task:
     """An artefact on a model and data."""
 
     artefact: Artefact
-    model: str | None
-    data: str | None
     out: Path
-    limit: int | None
-    more: tuple[str, ...]  # flags of `run`
+    base: Settings  # what every run of it has in common: model, data, limit, and how to answer
     benchmarks: tuple[str, ...]  # those that the data holds
+    fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by method: what is asked for besides
 
     @property
     def media(self) -> str:
-        from eval import benchmarks
-
         return benchmarks.get(self.artefact.benchmarks[0]).media
 
     @property
     def checkpoint(self) -> str:
-        from eval.embedded import EMBEDDED
-
-        return self.model or str(EMBEDDED[self.media])
+        return self.base.model or str(EMBEDDED[self.media])
 
     @property
     def here(self) -> Path:
@@ -44,46 +41,39 @@ class Task:
     def folder(self, planned: Planned) -> Path:
         return self.out / self.artefact.folder / planned.label
 
-    def args(self, planned: Planned) -> argparse.Namespace:
-        """The run, as its command line would say it."""
-        parser = Parser(prog="python -m eval run")
-        run.command(parser)
-        args, fields = parser.parse_known_args(self.words(planned))
-        args.fields = fields
-        return args
-
-    def words(self, planned: Planned) -> list[str]:
-        """The flags of the run."""
-        words = [*self.more, "--method", planned.method, "--arms", ",".join(planned.arms)]  # what is declared wins
-        words += ["--benchmarks", ",".join(self.benchmarks), "--out", str(self.folder(planned))]
-        named = {"model": self.model, "data": self.data, "limit": self.limit}
-        named |= {"trend": planned.trend, "stages": planned.stages}
-        words += [word for name, value in named.items() if value is not None for word in (f"--{name}", str(value))]
-        if layout(self.checkpoint).kind == "internvl":
-            words += [w for name in REFCOCO if name in self.benchmarks for w in ("--option", f"{name}.style=internvl")]
-        return [*words, *self.fields(planned)]
-
-    def fields(self, planned: Planned) -> list[str]:
-        """The method's flags. Budgets and depths that belong to another model are carried over in proportion."""
-        from pruners.schedule import at_depth
-
-        words = []
-        if planned.keep is not None:
-            tokens = layout(self.checkpoint).tokens
-            tokens = tokens * 8 if tokens and self.media == "video" else tokens
-            share = isinstance(planned.keep, float) or tokens == planned.of
-            words += ["--keep", repr(planned.keep if share else planned.keep / planned.of)]
+    def settings(self, planned: Planned) -> Settings:
+        """The run. Budgets and depths that belong to another model are carried over in proportion."""
+        tokens = layout(self.checkpoint).tokens
+        tokens = tokens * 8 if tokens and self.media == "video" else tokens
+        keep = planned.keep
+        if keep is not None and not isinstance(keep, float) and tokens != planned.of:
+            keep = keep / planned.of
+        fields = dict(planned.fields)
         if planned.depth is not None:
             config = config_of(self.checkpoint)
             layers = (config.get("text_config") or config)["num_hidden_layers"]
-            words += ["--layer", str(at_depth(planned.depth, layers))]
-        for name, value in planned.fields.items():
-            flag = name.replace("_", "-")
-            if isinstance(value, bool):
-                head, _, last = flag.rpartition(".")
-                words.append(f"--{head + '.' if head else ''}{'' if value else 'no-'}{last}")
-            else:
-                words += [f"--{flag}", str(value)]
-        if planned.method == "d2pruner" and not (folder_of(self.checkpoint) / "prior.safetensors").is_file():
-            words += ["--prior", str(self.out / self.artefact.folder / "prior.safetensors")]
-        return words
+            fields["layer"] = at_depth(planned.depth, layers)
+        if planned.method == "d2pruner" and self.prior is not None:
+            fields["prior"] = str(self.prior)
+        options = dict(self.base.options)
+        if layout(self.checkpoint).kind == "internvl":
+            options |= {name: {"style": "internvl"} for name in REFCOCO if name in self.benchmarks}
+        declared: dict[str, Any] = {"trend": planned.trend, "stages": planned.stages}
+        return replace(
+            self.base,
+            method=planned.method,
+            keep=keep,
+            fields={**self.fields.get(planned.method, {}), **fields},
+            arms=planned.arms,
+            benchmarks=self.benchmarks,
+            options=options,
+            out=self.folder(planned),
+            **{name: value for name, value in declared.items() if value is not None},
+        )
+
+    @property
+    def prior(self) -> Path | None:
+        """Where the average attention that D2Pruner divides by is measured into; None: the checkpoint brings one."""
+        if (folder_of(self.checkpoint) / "prior.safetensors").is_file():
+            return None
+        return self.out / self.artefact.folder / "prior.safetensors"

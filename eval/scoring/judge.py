@@ -7,7 +7,6 @@ hash of all that decides it: a stopped grading goes on where it was, and arms wi
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import hashlib
 import importlib
@@ -21,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
+
+from eval.settings import JudgeSettings
 
 LONGEST_REPLY = 1 << 20  # bytes of a server's whole reply
 LONGEST_VERDICT = 2_000  # characters of the judge's words
@@ -312,34 +313,8 @@ def _wait(state: Any, longest: float) -> float:
     return min(seconds, longest)
 
 
-# -- command line --------------------------------------------------------------------------------------------------
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        "judge", "for MM-Vet and the video benchmarks; without one, their offline stand-ins"
-    )
-    group.add_argument(
-        "--judge-url",
-        metavar="URL",
-        help="a server that speaks OpenAI's protocol, for example http://localhost:8000/v1",
-    )
-    group.add_argument("--judge-model", metavar="NAME", help="the model to ask there")
-    group.add_argument(
-        "--judge-key-variable", default="OPENAI_API_KEY", metavar="NAME", help="the environment variable with the key"
-    )
-    group.add_argument(
-        "--judge-timeout", type=float, default=60.0, metavar="SECONDS", help="for one reply (default %(default)s)"
-    )
-    group.add_argument(
-        "--judge-cache", metavar="FILE", help="where verdicts are kept (default: the user's cache folder)"
-    )
-
-
-def from_arguments(args: argparse.Namespace) -> Judge | None:
-    if not args.judge_url and not args.judge_model:
+def opened(settings: JudgeSettings | None) -> Judge | None:
+    """The judge that the settings name, if they name one."""
+    if settings is None:
         return None
-    if not args.judge_url or not args.judge_model:
-        raise ValueError("a judge needs both --judge-url and --judge-model")
-    cache = Path(args.judge_cache) if args.judge_cache else None
-    return Judge(args.judge_url, args.judge_model, cache, args.judge_key_variable, timeout=args.judge_timeout)
+    return Judge(settings.url, settings.model, settings.cache, settings.key_variable, timeout=settings.timeout)

@@ -1,62 +1,24 @@
-"""One self-contained HTML page of a run: tables, figures, and questions with the tokens that each arm kept.
-
-examples:
-  python -m eval report runs/fastv                    writes runs/fastv/report.html
-  python -m eval report runs/fastv --samples 50 --out page.html
-"""
+"""One self-contained HTML page of a run: tables, figures, and questions with the tokens that each arm kept."""
 
 from __future__ import annotations
 
-import argparse
 import base64
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from eval.answering.store import Folder, decode, writing
-from eval.commands.flags import positive
-from eval.comparing import compare
-from eval.comparing.contrast import DRAWS
-from eval.comparing.results import Scored, questions, results
+from eval.comparing.results import Scored, questions
 from eval.reading.images import open_image
 from eval.sample import Sample
-from eval.scoring import judge as judging
-from eval.tables import Table, say, text
+from eval.tables import Table, text
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 THUMBNAIL = 288  # pixels of the square canvas that patches are drawn on
-
-
-def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
-    parser.add_argument("run", metavar="RUN", help="a run folder")
-    parser.add_argument("--out", help="the page to write (default: report.html in the run folder)")
-    parser.add_argument(
-        "--samples", type=int, default=12, help="questions shown of each benchmark (default %(default)s)"
-    )
-    parser.add_argument("--data", help="where the data is, when it moved since the run")
-    parser.add_argument("--draws", type=positive, default=DRAWS, help="bootstrap draws (default %(default)s)")
-    judging.arguments(parser)
-    return work
-
-
-def work(args: argparse.Namespace) -> dict[str, Any]:
-    folder = Folder(args.run)
-    scored = results(folder, args.data, judge=judging.from_arguments(args))
-    if not scored:
-        raise ValueError(f"{folder.path} holds no scored rows to report; run its benchmarks first")
-    baseline = "none" if any("none" in one.arms for one in scored) else next(iter(scored[0].arms))
-    found = compare.within(scored, baseline, args.draws)
-    tables = [compare.score_table("Scores", scored)]
-    if found:
-        tables.append(compare.contrast_table(found, args.draws))
-    out = Path(args.out) if args.out else folder.path / "report.html"
-    written = write(folder, scored, tables, out, args.samples, args.data)
-    say(f"wrote {out}")
-    return {"report": str(out), "samples": written}
 
 
 def write(

@@ -97,6 +97,7 @@ class Run:
         self.looks: list[dict[int, Look]] = [{} for _ in self.cuts]
         self.cache: Any = None
         self.length = 0  # of the prompt
+        self.padded = False  # whether the prompt has padding, and with it a mask that the model makes for every layer
         self.step = 0  # of decoding; 0 is the prefill
         self.given: list[dict[str, Any]] = []  # what each layer gets in this step of decoding instead
         self.like: Any = None  # an empty tensor [1, 1, 0] of the model's kind
@@ -151,7 +152,9 @@ class Run:
                 "no chunked prefill, assisted decoding or second turn on the same cache"
             )
         self.trace.decode.begin(ids.device)
-        self.step += 1
+        held = self.cache.layers[0]
+        counted = not self.segments or hasattr(held, "max_cache_len")  # a static cache would have to ask the device
+        self.step = self.step + 1 if counted else held.get_seq_length() - self.at(0).length + 1
         if self.pruner.mode == "mask":
             del self.segments[1:]  # they are ranked again, by what this token looks at
         elif not self.watch.resting and any(hasattr(layer, "max_cache_len") for layer in self.cache.layers):
@@ -182,6 +185,7 @@ class Run:
         spans = self.adapter.spans(inputs, self.sizes)
         if any(spans):
             real = real_columns(mask, self.length)
+            self.padded = real is not None
             places = self.adapter.slots(inputs, spans)
             self.beams = self.repeats([span for row in spans for span in row])
             self.segments = [first_segment(spans, places, real, ids, self.beams, self.debias)]

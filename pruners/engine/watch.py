@@ -55,7 +55,8 @@ class Watch:
         run, self.resting = self.run, True
         if not run.segments:
             return
-        masked = run.kernel != "sdpa" or any(segment.valid is not None for segment in run.segments)
+        # The model makes its own mask from the prompt's, whose padding a cut may have taken out of every cache.
+        masked = run.kernel != "sdpa" or run.padded or any(segment.valid is not None for segment in run.segments)
         changed: dict[int, dict[str, Any]] = {}
         for number, layer in enumerate(run.layers):
             segment = run.at(number)
@@ -91,7 +92,7 @@ class Watch:
 
     def rotary(self, segment: Segment) -> tuple[Tensor, Tensor]:
         run, made = self.run, self.tables.get(segment.start)
-        if made is None or run.step - made[0] >= made[1].shape[1]:
+        if made is None or not 0 <= run.step - made[0] < made[1].shape[1]:
             positions = segment.positions(run.step).to(run.like.device)
             if (
                 getattr(run.decoder.rotary_emb, "rope_type", None) == "default"

@@ -249,7 +249,9 @@ class Adapter:
             clips = [] if request.video is None else [ready(request.video, self.clip)]
             shown = {IMAGE: [ready(image, self.picture) for image in request.images], VIDEO: clips}
             pieces = cut(self.prompt(request), shown)
-            rows.append(self.begin() + place(pieces, self.tokenizer))
+            row, begin = place(pieces, self.tokenizer), self.begin()
+            # some chat formats open with the BOS of their model, which is wanted once
+            rows.append(row if begin and row[: len(begin)] == begin else begin + row)
             media += [piece for piece in pieces if isinstance(piece, Shown)]
         pad = self.tokenizer.pad_token_id
         inputs: dict[str, Any] = left_padded(rows, 0 if pad is None else pad)

@@ -20,6 +20,12 @@ class Llava(Adapter):
     opens: ClassVar[Opens] = "tokens"
 
     @property
+    def conversations(self) -> tuple[str, ...]:
+        """A language model that chats in ChatML keeps to it, whatever tower was put before it."""
+        chats = str(getattr(self.tokenizer, "chat_template", None) or "")
+        return ("chatml",) if "<|im_start|>" in chats else super().conversations
+
+    @property
     def side(self) -> int:
         """Patches along one side of a picture."""
         vision = self.model.config.vision_config

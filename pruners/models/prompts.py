@@ -25,7 +25,7 @@ TEMPLATES: dict[str, tuple[str, str]] = {  # what stands before the question, an
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
         "<|im_end|>\n<|im_start|>assistant\n",
     ),
-    "qwen3_vl": ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"),
+    "chatml": ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"),
 }
 
 

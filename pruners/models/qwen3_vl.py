@@ -28,7 +28,7 @@ class Qwen3VL(Qwen25VL):
 
     @property
     def conversations(self) -> tuple[str, ...]:
-        return ("qwen3_vl",)
+        return ("chatml",)
 
     def clip_grids(self, given: Tensor | None) -> list[tuple[int, int, int]]:
         return [(1, height, width) for time, height, width in self.grids(given) for _ in range(time)]

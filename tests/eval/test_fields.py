@@ -23,7 +23,7 @@ from pruners.scores import Scores
     ],
 )
 def test_flags_are_fields(method, words, expected):
-    assert parse_fields(find(method), words.split(), "program") == make(method, **expected)
+    assert make(method, **parse_fields(find(method), words.split(), "program")) == make(method, **expected)
 
 
 def test_unknown_flags_are_bad_usage():
@@ -48,9 +48,11 @@ def test_flags_are_named_as_they_are_typed():
 
 
 def test_flags_may_be_typed_with_underscores_and_defaults_may_be_made():
-    assert parse_fields(Several, ["--two_words", "3"], "program") == Several(3)
-    assert parse_fields(Several, ["--many", "5"], "program").many == (5,)
-    assert parse_fields(find("deeplayer"), ["--scores=ratio"], "program").scores == Scores("ratio")
+    assert parse_fields(Several, ["--two_words", "3"], "program") == {"two_words": 3}
+    assert parse_fields(Several, ["--many", "5"], "program") == {"many": (5,)}
+    assert parse_fields(Several, ["--no-yes"], "program") == {"yes": False}
+    assert parse_fields(Several, [], "program") == {}
+    assert parse_fields(find("deeplayer"), ["--scores=ratio"], "program") == {"scores": "ratio"}
 
 
 def test_help_names_the_program_and_what_it_is_about(capsys):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from eval.commands import flags
 from eval.scoring import judge as judging
 from eval.scoring.judge import TASKS, Cache, Judge, Question, Verdict, default_cache, judge_ids
 
@@ -262,24 +263,24 @@ def test_the_default_cache_is_the_users(monkeypatch, tmp_path):
 
 def arguments(*words):
     parser = argparse.ArgumentParser()
-    judging.arguments(parser)
+    flags.judging(parser)
     return parser.parse_args(words)
 
 
 def test_a_judge_is_asked_for_by_two_flags(tmp_path):
-    assert judging.from_arguments(arguments()) is None
+    assert judging.opened(flags.judge(arguments())) is None
     for words in (["--judge-url", "http://127.0.0.1:1/v1"], ["--judge-model", "m"]):
         with pytest.raises(ValueError, match="a judge needs both --judge-url and --judge-model"):
-            judging.from_arguments(arguments(*words))
+            judging.opened(flags.judge(arguments(*words)))
 
 
 def test_flags_reach_the_judge(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(judging, "Judge", lambda *args, **more: asked.append((args, more)) or "judge")
     both = ["--judge-url", "u", "--judge-model", "m"]
-    assert judging.from_arguments(arguments(*both)) == "judge"
+    assert judging.opened(flags.judge(arguments(*both))) == "judge"
     more = ["--judge-cache", "c.jsonl", "--judge-key-variable", "K", "--judge-timeout", "7"]
-    judging.from_arguments(arguments(*both, *more))
+    judging.opened(flags.judge(arguments(*both, *more)))
     assert asked == [
         (("u", "m", None, "OPENAI_API_KEY"), {"timeout": 60.0}),
         (("u", "m", Path("c.jsonl"), "K"), {"timeout": 7.0}),

@@ -5,8 +5,9 @@ import time
 
 import pytest
 
+from eval.answering.meter import Meter, Watch
 from eval.cli import main
-from eval.speed.throughput import Meter, Watch, settings
+from eval.speed.throughput import settings
 
 
 def test_a_meter_counts():
@@ -21,12 +22,12 @@ def test_a_meter_counts():
 def test_a_gpu_is_watched_and_nothing_else(monkeypatch):
     import torch
 
-    import eval.speed.throughput
+    from eval.answering import meter as watched
 
     meter = Meter()
     with Watch(meter, "cpu", every=0.001) as watch:
         assert watch.thread is None
-    monkeypatch.setattr(eval.speed.throughput.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(watched.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(torch.cuda, "utilization", lambda device: 80)
     with Watch(meter, "cuda:0", every=0.001):
         end = time.monotonic() + 60

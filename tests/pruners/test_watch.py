@@ -107,3 +107,29 @@ def test_a_mask_that_ranks_anew_keeps_them(get, requests):
     with pruners.make("fastv", keep=0.3, mode="mask")(adapter, DEBIAS, encoded.sizes):
         ids(adapter, encoded)
         assert hooks() == len(adapter.decoder.layers) + 1
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", ["fastv", "sparsevlm", "tokencarve"])
+def test_a_step_taken_back_is_taken_again(get, requests, name, kernel):
+    """What a step needs follows from what is in the cache, not from how many steps there were."""
+    adapter = get("llava", kernel)
+    encoded, tokens = adapter.encode(requests[:2]), torch.tensor([[5, 6, 7, 8, 9], [9, 8, 7, 6, 5]])
+    mask = torch.cat([encoded.inputs["attention_mask"], torch.ones_like(tokens)], 1)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+
+    def step(cache, number):
+        at = encoded.inputs["input_ids"].shape[1] + number
+        return adapter.model(
+            input_ids=tokens[:, number, None],
+            attention_mask=mask[:, : at + 1],
+            position_ids=positions[:, at, None],
+            past_key_values=cache,
+        ).logits
+
+    with pruners.make(name, keep=0.3)(adapter, DEBIAS, encoded.sizes):
+        cache = adapter.model(**encoded.inputs).past_key_values
+        first = [step(cache, number) for number in range(5)]
+        cache.crop(-3)
+        again = [step(cache, number) for number in range(2, 5)]
+    assert torch.equal(torch.stack(first[2:]), torch.stack(again))

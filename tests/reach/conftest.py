@@ -24,7 +24,7 @@ def answers(photos):
 
     from debias import Debias
     from eval.answering.backends import greedy
-    from eval.answering.choices import EMBEDDED
+    from eval.embedded import EMBEDDED
     from pruners import make
     from pruners.models import Request, adapter
 

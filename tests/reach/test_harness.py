@@ -13,7 +13,7 @@ QUESTION = "What colour is the circle?"
 
 @pytest.fixture(scope="module")
 def pruned():
-    return Pruned(method="fastv", keep=36, arm="padding", device="cpu")
+    return Pruned.from_text(method="fastv", keep=36, arm="padding", device="cpu")
 
 
 def asked(pruned, photos, question=QUESTION):
@@ -29,20 +29,20 @@ def test_it_answers_as_the_library_does(pruned, photos, answers):
 
 
 def test_the_unpruned_arm_prunes_nothing(photos):
-    whole = Pruned(method="fastv", arm="unpruned", device="cpu")
+    whole = Pruned.from_text(method="fastv", arm="unpruned", device="cpu")
     assert whole.debias is None
     assert whole(asked(whole, photos[:1]), 5)[0].kept == []
 
 
 def test_the_arms_differ_in_what_they_keep(pruned, photos):
-    biased = Pruned(method="fastv", keep=36, arm="none", device="cpu")
+    biased = Pruned.from_text(method="fastv", keep=36, arm="none", device="cpu")
     a, b = pruned(asked(pruned, photos), 1), biased(asked(biased, photos), 1)
     assert [one.kept[0]["kept"] for one in a] != [one.kept[0]["kept"] for one in b]
 
 
 def test_an_arm_is_chosen_for_the_method():
-    assert Pruned(method="fastv", device="cpu").arm == "both"
-    assert Pruned(method="vispruner", device="cpu").arm == "padding"
+    assert Pruned.from_text(method="fastv", device="cpu").arm == "both"
+    assert Pruned.from_text(method="vispruner", device="cpu").arm == "padding"
 
 
 @pytest.mark.parametrize(
@@ -57,11 +57,11 @@ def test_an_arm_is_chosen_for_the_method():
 )
 def test_wrong_settings_are_named(settings, said):
     with pytest.raises(ValueError, match=said):
-        Pruned(**{"method": "fastv", "device": "cpu", **settings})
+        Pruned.from_text(**{"method": "fastv", "device": "cpu", **settings})
 
 
 def test_settings_of_several_numbers():
-    found = Pruned(method="pyramiddrop", layers="1-2-3", keep=0.5, device="cpu", arm="none").choice.pruner
+    found = Pruned.from_text(method="pyramiddrop", layers="1-2-3", keep=0.5, device="cpu", arm="none").chosen.pruner
     assert found.layers == (1, 2, 3)
     assert found.keep == 0.5
     assert as_flag("silence_pool", False) == ["--no-silence-pool"]
@@ -123,7 +123,7 @@ def test_a_batch_that_is_too_big_is_halved(pruned, photos, monkeypatch):
 def test_nan_is_no_answer(photos):
     import torch
 
-    broken = Pruned(method="fastv", keep=36, arm="none", device="cpu")
+    broken = Pruned.from_text(method="fastv", keep=36, arm="none", device="cpu")
     broken.model.lm_head.weight.data.fill_(torch.nan)
     with pytest.raises(ValueError, match="NaN"):
         broken(asked(broken, photos[:1]), 2)

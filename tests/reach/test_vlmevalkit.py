@@ -159,7 +159,7 @@ def test_chinese_questions_get_the_chinese_instruction():
 
 
 def test_clips_are_taken_by_families_that_know_them():
-    from eval.answering.choices import EMBEDDED
+    from eval.embedded import EMBEDDED
 
     assert Model(method="fastv", arm="none", pretrained=str(EMBEDDED["video"])).VIDEO_LLM
     assert not Model.VIDEO_LLM
@@ -268,7 +268,7 @@ def test_the_real_kit_asks_about_clips(kind, tmp_path):
     words = ["--method", "fastv", "--keep", "0.25", "--arms", "none", "--model", str(EMBEDDED[kind])]
     words += ["--run", "--data", "debias_clips", "--judge", "exact_matching", "--work-dir", "out"]
     assert "accuracy" in launch(tmp_path, ["-c", CLIPS, REAL], *words)
-    pruned = Pruned(EMBEDDED[kind], keep=0.25, arm="none", device="cpu")
+    pruned = Pruned.from_text(EMBEDDED[kind], keep=0.25, arm="none", device="cpu")
     expected = []
     for number in range(2):
         frames = sorted((tmp_path / "images" / "debias_clips" / f"clip{number}").glob("*.jpg"))

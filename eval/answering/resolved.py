@@ -1,0 +1,301 @@
+"""The resolved configuration of a run: its method, model, data, arms, and the debias of each arm."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from debias import Debias, Trend, names
+from debias import trends as files
+from eval import benchmarks
+from eval.answering import heap, trends
+from eval.answering.backends import Backend, Native
+from eval.answering.checkpoints import config_of, digest_of, folder_of, layout
+from eval.answering.fields import assembled
+from eval.answering.plan import world
+from eval.benchmarks.base import Benchmark
+from eval.bias import fitting
+from eval.embedded import EMBEDDED, named
+from eval.forks.backend import Fork
+from eval.forks.setup import code_of, described, films
+from eval.settings import UNPRUNED, Settings
+from pruners import Pruner, find
+from pruners.budget import REFERENCE_TOKENS
+from pruners.engine.prefix import check_shared
+from pruners.models import adapter
+from tiny.benchmarks import ensure
+
+log = logging.getLogger("debias")
+
+
+def resolve(settings: Settings) -> Resolved:
+    """The run that `settings` describe, on the benchmarks that their data holds."""
+    if settings.data is None:
+        data = ensure(size="full" if settings.full else "default")
+    elif not settings.data.is_dir():
+        raise ValueError(
+            f"--data {settings.data}: no such folder; expected LLaVA's playground/data/eval, or a folder like it"
+        )
+    else:
+        data = settings.data
+    found = _benchmarks(settings.benchmarks, data)
+    if settings.backend == "fork" and not settings.benchmarks and not films(settings.method):
+        log.info("the authors' code of %s answers about pictures: the video benchmarks are left out", settings.method)
+        found = [benchmark for benchmark in found if benchmark.media == "image"]
+    chosen = {media: str(folder) for media, folder in EMBEDDED.items()}
+    if settings.model:
+        chosen = {"image": settings.model, "video": settings.video_model or settings.model}
+    elif settings.video_model:
+        chosen["video"] = settings.video_model
+    needed = {benchmark.media for benchmark in found}
+    chosen = {media: model for media, model in chosen.items() if media in needed}
+    return Resolved(settings, [(benchmark, data) for benchmark in found], chosen)
+
+
+def _benchmarks(wanted: Sequence[str], data: Path) -> list[Benchmark]:
+    if wanted:
+        found = [benchmarks.get(name) for name in wanted]
+    else:
+        found = [benchmark for benchmark in map(benchmarks.get, benchmarks.NAMES) if benchmark.lies_in(data)]
+        if not found:
+            raise ValueError(f"--data {data} holds none of the benchmarks; expected folders such as {data}/pope")
+    return sorted(found, key=lambda benchmark: benchmark.media)  # one model after the other
+
+
+class Resolved:
+    """A run with everything worked out. Models are loaded when their first question is asked, one at a time.
+
+    found: the benchmarks, each with the root of its data. models: a checkpoint for each medium.
+    """
+
+    def __init__(self, settings: Settings, found: Sequence[tuple[Benchmark, Path]], models: dict[str, str]) -> None:
+        self.settings, self.benchmarks = settings, list(found)
+        self.models = {media: named(model) for media, model in models.items()}
+        self.split = world().size if settings.zero or settings.tensor_parallel else 1
+        self.device = settings.device or (f"cuda:{own_gpu(world().local)}" if torch.cuda.is_available() else "cpu")
+        self.dtype = "float32" if settings.dtype == "auto" and self.device == "cpu" else settings.dtype
+        self.layout = {media: layout(model) for media, model in self.models.items()}
+        self.pruner = self._pruner()
+        # without attention from the decoder there is no trend to divide by
+        own = list(names.ARMS) if trends.trended(self.pruner) else ["none", "padding"]
+        self.arms = list(settings.arms) or own
+        self._check_split()
+        if settings.share_prefix:
+            self._check_prefix()
+        if settings.max_patches and {one.kind for one in self.layout.values()} != {"internvl"}:
+            raise ValueError(
+                "--max-patches belongs to InternVL, the only family that cuts a picture into so many tiles"
+            )
+        self._loaded: tuple[str, Any, Backend] | None = None
+        self._fork: tuple[str, Fork] | None = None
+        self._fitted: dict[tuple[str, str], Trend] = {}
+
+    def _pruner(self) -> Pruner:
+        kind, values = find(self.settings.method), dict(self.settings.fields)
+        if self.settings.keep is not None:
+            values["keep"] = self.settings.keep
+        else:
+            field = next(field for field in dataclasses.fields(kind) if field.name == "keep")
+            tokens = {self.layout[media].tokens for media in self.models}
+            if isinstance(field.default, int) and tokens != {REFERENCE_TOKENS}:
+                values["keep"] = field.default / REFERENCE_TOKENS
+                log.info("keep: %d of %d tokens, as a share of this model's", field.default, REFERENCE_TOKENS)
+        return assembled(self.settings.method, values)
+
+    def _check_split(self) -> None:
+        settings = self.settings
+        if self.dtype.endswith("bit") and (settings.backend == "fork" or self.split > 1):
+            raise ValueError(f"--dtype {self.dtype} belongs to the native backend in one process a model")
+        if self.split == 1:
+            return
+        flag = "--zero" if settings.zero else "--tensor-parallel"
+        if settings.zero and settings.tensor_parallel:
+            raise ValueError("--zero and --tensor-parallel are two ways to hold one model together; choose one")
+        if settings.backend == "fork":
+            raise ValueError(f"{flag} belongs to the native backend; the authors' code runs on one device")
+        if self.device == "auto":
+            raise ValueError(f"--device auto spreads a model in one process, {flag} over several; choose one")
+
+    def _check_prefix(self) -> None:
+        """Refuse --share-prefix for a method whose arms share no layer, before anything is loaded."""
+        if self.settings.backend == "fork":
+            raise ValueError("--share-prefix belongs to the native backend; the authors' code runs every arm whole")
+        for model in self.models.values():
+            config = config_of(model)
+            depth = (config.get("text_config") or {}).get("num_hidden_layers", 32)
+            tower = (config.get("vision_config") or {}).get("num_hidden_layers", 24)
+            try:
+                check_shared(self.pruner, depth, tower)
+            except ValueError as error:
+                raise ValueError(f"{error}; leave out --share-prefix") from None
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the numbers, in plain words; it names the run."""
+        settings = self.settings
+        tiles = f", at most {settings.max_patches} tiles" if settings.max_patches else ""
+        shared = self.split > 1 and not settings.zero
+        return {
+            "method": repr(self.pruner),
+            "backend": "native" if settings.backend == "native" else self._forks(),
+            "models": {media: f"{Path(model).name} {digest_of(model)}{tiles}" for media, model in self.models.items()},
+            "dtype": self.dtype,
+            "attention": settings.attention,
+            "device": self.device.split(":")[0] + (f", split in {self.split}" if shared else ""),
+            "trend": trends.identity(settings.trend, settings.stages),
+        }
+
+    def _forks(self) -> str:
+        kinds = [layout.kind == "video_llava" for layout in self.layout.values()]
+        return ", ".join(dict.fromkeys(described(code_of(self.settings.method, film)) for film in kinds))
+
+    def facts(self, benchmark: Benchmark) -> dict[str, Any]:
+        """What the run folder says about one benchmark."""
+        settings = {arm: repr(self.debias(benchmark, arm)) for arm in self.arms if arm != UNPRUNED}
+        return {
+            "media": benchmark.media,
+            "options": self.settings.options.get(benchmark.name, {}),
+            "tokens": self.layout[benchmark.media].tokens,
+            "max_new_tokens": self.longest(benchmark),
+            "conversation": benchmark.conversation,
+            "debias": settings,
+            **({"max_patches": self.settings.max_patches} if self.settings.max_patches else {}),
+        }
+
+    def longest(self, benchmark: Benchmark) -> int:
+        """How many tokens an answer may have."""
+        return self.settings.max_new_tokens or benchmark.max_new_tokens
+
+    def debias(self, benchmark: Benchmark, arm: str) -> Debias:
+        """The debias of one arm on one benchmark."""
+        return self.debias_for(benchmark.name, benchmark.media, arm)
+
+    def debias_for(self, benchmark: str | None, media: str, arm: str) -> Debias:
+        """The same for a benchmark that is not ours; None: the mean of the method's rates."""
+        padding = Debias.paper(self.settings.method, benchmark, "padding").with_arm(arm)
+        padding = dataclasses.replace(padding, stages=self.settings.stages)
+        if arm not in ("trend", "both") or not trends.trended(self.pruner):
+            return padding
+        known = trends.Known(self.settings.method, benchmark, media, self.layout[media].tokens, self.own_trends(media))
+        found = known.choose(self.settings.trend)
+        return dataclasses.replace(padding, trend=self.fitted(media, found) if isinstance(found, str) else found)
+
+    def own_trends(self, media: str) -> Path | None:
+        """The trends that came with the model."""
+        path = folder_of(self.models[media]) / "trends.toml"
+        return path if path.is_file() else None
+
+    def fitted(self, media: str, kind: str = "exponential") -> Trend:
+        """A trend fitted now, on pictures that no benchmark scores."""
+        if (media, kind) not in self._fitted:
+            log.info("fitting the trend of %s on the embedded held-out %ss", self.settings.method, media)
+            found, _ = self.record(media, fitting.heldout(), None, fitting.QUICK, fitting.Fit(kind))
+            log.info("fitted: rate %.6f per token, r2 %.3f", found.get("rate", 0.0), found.get("r2", 0.0))
+            # Rounded, so that another process or a later start, whose sums differ in the last bit, divides by the same.
+            self._fitted[media, kind] = files.make(rounded(found), "fitted on the way")
+        return self._fitted[media, kind]
+
+    def record(
+        self, media: str, data: Path, only: Sequence[str] | None, limit: int, how: fitting.Fit
+    ) -> tuple[dict[str, Any], torch.Tensor]:
+        """A trend of the method on the model of one medium, as a record of a trends file; and the measured curve."""
+        model = self.models[media]
+        asked = fitting.calibration(media, data, only, limit)
+        known = {"method": self.settings.method, "model": f"{Path(model).name} {digest_of(model)}"}
+        return fitting.record(self.adapter(media), self.pruner, asked, data, how, known)
+
+    def adapter(self, media: str) -> Any:
+        """The model for pictures or clips, loaded once; the other one leaves."""
+        if self._loaded is None or self._loaded[0] != self.models[media]:
+            from transformers.utils import logging as noise
+
+            noise.disable_progress_bar()
+            self.unload()
+            if self.device == "cpu":
+                heap.keep()
+            model = self.models[media]
+            log.info("loading %s (%s, %s)", model, self.dtype, self.device)
+            loaded = adapter(model).load(
+                model,
+                self.dtype,
+                self.device,
+                self.settings.attention,
+                tensor_parallel=1 if self.settings.zero else self.split,
+                zero=self.settings.zero,
+            )
+            if self.settings.max_patches:
+                loaded.processor.max_patches = self.settings.max_patches
+            self._loaded = (model, loaded, self._native(loaded))
+        return self._loaded[1]
+
+    def _native(self, loaded: Any) -> Native:
+        settings = self.settings
+        budget = int(settings.feature_memory * 2**30)
+        rest = (settings.workers, budget, settings.skip_broken, settings.share_prefix)
+        return Native(loaded, self.pruner, self.debias, self.longest, *rest)
+
+    def backend(self, benchmark: Benchmark) -> Backend:
+        """What answers the questions of a benchmark."""
+        if self.settings.backend == "fork":
+            authors: Backend = self.fork(benchmark.media)
+            return authors
+        self.adapter(benchmark.media)
+        assert self._loaded is not None
+        return self._loaded[2]
+
+    def fork(self, media: str) -> Fork:
+        """The authors' code, in a process of its own that lives as long as its media are asked about."""
+        if self._fork is not None and self._fork[0] != media:
+            self._fork[1].close()
+            self._fork = None
+        if self._fork is None:
+            log.info("starting the authors' code of %s (%s)", self.settings.method, self.device)
+            fork = Fork(
+                self.settings.method,
+                self.pruner,
+                self.models[media],
+                self.debias,
+                longest=self.longest,
+                device=self.device,
+                dtype=self.dtype,
+                skip_broken=self.settings.skip_broken,
+                arms=self.arms,
+                media=media,
+            )
+            self._fork = (media, fork)
+        return self._fork[1]
+
+    def unload(self) -> None:
+        """Let go of the model."""
+        if self._loaded is not None:
+            self._loaded[2].close()
+            self._loaded = None
+
+    def close(self) -> None:
+        """Let go of the model and of the authors' code."""
+        self.unload()
+        if self._fork is not None:
+            self._fork[1].close()
+            self._fork = None
+
+
+def own_gpu(local: int) -> int:
+    """Which of the GPUs that this process sees is its own; SLURM may show each process only one."""
+    return local % torch.cuda.device_count()
+
+
+def rounded(record: dict[str, Any]) -> dict[str, Any]:
+    """A trend's record with four significant digits."""
+
+    def short(value: Any) -> Any:
+        if isinstance(value, float):
+            return float(f"{value:.4g}")
+        if isinstance(value, list):
+            return [short(entry) for entry in value]
+        return rounded(value) if isinstance(value, dict) else value
+
+    return {name: short(value) for name, value in record.items()}

@@ -1,0 +1,76 @@
+"""Paired differences between arms: joined by question, resampled by image or group, corrected over benchmarks.
+
+examples:
+  python -m eval compare runs/fastv                              every arm against none
+  python -m eval compare runs/fastv --baseline padding           against another arm
+  python -m eval compare runs/fastv:both runs/random:none        arms of different runs
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from eval.answering.store import Folder
+from eval.commands import flags
+from eval.comparing.compare import across, contrast_table, failures, score_table, within
+from eval.comparing.contrast import DRAWS
+from eval.comparing.results import results
+from eval.scoring import judge as judging
+from eval.tables import show, write
+
+
+def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="a run folder, or RUN:ARM; several are compared with the first"
+    )
+    parser.add_argument(
+        "--baseline", default="none", help="the arm that the others of one run are compared with (default %(default)s)"
+    )
+    parser.add_argument("--data", help="where the annotations are, when they moved since the run")
+    parser.add_argument(
+        "--draws", type=flags.positive, default=DRAWS, help="bootstrap draws and permutations (default %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (default %(default)s)")
+    parser.add_argument("--out", help="also write table.md, table.csv and table.tex into this folder")
+    flags.judging(parser)
+    return work
+
+
+def work(args: argparse.Namespace) -> dict[str, Any]:
+    judge = judging.opened(flags.judge(args))
+    references = [_reference(text) for text in args.runs]
+    tables, failed = [], 0
+    if len(references) == 1 and references[0][1] is None:
+        folder = references[0][0]
+        scored = results(folder, args.data, judge=judge)
+        if not scored:
+            raise ValueError(f"{folder.path} holds no scored rows; run its benchmarks first")
+        arms = {arm for one in scored for arm in one.arms}
+        if args.baseline not in arms:
+            raise ValueError(f"{folder.path} has no arm {args.baseline!r}; it has {', '.join(sorted(arms))}")
+        tables.append(score_table(str(folder.path), scored))
+        failed = failures(scored)
+        found = within(scored, args.baseline, args.draws, args.seed)
+    elif len(references) == 1:
+        raise ValueError("compare needs a run folder, or at least two RUN:ARM")
+    else:
+        found = across([(folder, arm or "none") for folder, arm in references], args.data, judge, args.draws, args.seed)
+    if found:
+        tables.append(contrast_table(found, args.draws, failed))
+    for table in tables:
+        show(table)
+    if args.out:
+        Path(args.out).mkdir(parents=True, exist_ok=True)
+        write(tables, Path(args.out))
+    return {"comparisons": [asdict(one) for one in found], "draws": args.draws, "seed": args.seed}
+
+
+def _reference(text: str) -> tuple[Folder, str | None]:
+    if Path(text).is_dir() or ":" not in text:
+        return Folder(text), None
+    path, _, arm = text.rpartition(":")
+    return Folder(path), arm

@@ -1,0 +1,36 @@
+"""Write one of the embedded models as a plain Hugging Face checkpoint, for any tool that reads one.
+
+examples:
+  python -m eval export-model smol DIR
+  python -m eval export-model tiny DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+from eval.cli import Work, one_of
+from eval.embedded import EMBEDDED, SMOL, named
+from eval.tables import say
+
+NAMES = {SMOL: SMOL, "tiny": str(EMBEDDED["image"]), "tiny-video": str(EMBEDDED["video"])}
+
+
+def command(parser: argparse.ArgumentParser) -> Work:
+    parser.add_argument("name", help=f"which model: {', '.join(NAMES)}")
+    parser.add_argument("folder", type=Path, help="a new or empty folder to write it to")
+    return work
+
+
+def work(args: argparse.Namespace) -> dict[str, Any]:
+    """Copies the model's folder."""
+    source = NAMES[one_of("model", args.name, list(NAMES))]
+    if args.folder.exists() and (not args.folder.is_dir() or any(args.folder.iterdir())):
+        raise ValueError(f"{args.folder} is there already; name a new or an empty folder")
+    shutil.copytree(named(source), args.folder, dirs_exist_ok=True)
+    files = sorted(path.name for path in args.folder.iterdir())
+    say(f"{args.name} written to {args.folder}: {', '.join(files)}")
+    return {"model": args.name, "folder": str(args.folder), "files": files}

@@ -1,0 +1,50 @@
+"""One self-contained HTML page of a run: tables, figures, and questions with the tokens that each arm kept.
+
+examples:
+  python -m eval report runs/fastv                    writes runs/fastv/report.html
+  python -m eval report runs/fastv --samples 50 --out page.html
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from eval.answering.store import Folder
+from eval.commands import flags
+from eval.comparing import compare
+from eval.comparing.contrast import DRAWS
+from eval.comparing.results import results
+from eval.scoring import judge as judging
+from eval.showing.report import write
+from eval.tables import say
+
+
+def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
+    parser.add_argument("run", metavar="RUN", help="a run folder")
+    parser.add_argument("--out", help="the page to write (default: report.html in the run folder)")
+    parser.add_argument(
+        "--samples", type=int, default=12, help="questions shown of each benchmark (default %(default)s)"
+    )
+    parser.add_argument("--data", help="where the data is, when it moved since the run")
+    parser.add_argument("--draws", type=flags.positive, default=DRAWS, help="bootstrap draws (default %(default)s)")
+    flags.judging(parser)
+    return work
+
+
+def work(args: argparse.Namespace) -> dict[str, Any]:
+    folder = Folder(args.run)
+    scored = results(folder, args.data, judge=judging.opened(flags.judge(args)))
+    if not scored:
+        raise ValueError(f"{folder.path} holds no scored rows to report; run its benchmarks first")
+    baseline = "none" if any("none" in one.arms for one in scored) else next(iter(scored[0].arms))
+    found = compare.within(scored, baseline, args.draws)
+    tables = [compare.score_table("Scores", scored)]
+    if found:
+        tables.append(compare.contrast_table(found, args.draws))
+    out = Path(args.out) if args.out else folder.path / "report.html"
+    written = write(folder, scored, tables, out, args.samples, args.data)
+    say(f"wrote {out}")
+    return {"report": str(out), "samples": written}

@@ -1,0 +1,68 @@
+"""Measure how many questions a second a whole evaluation answers, and what each way of sharing work brings.
+
+examples:
+  python -m eval throughput                                          the tiny model: one at a time, then all that helps
+  python -m eval throughput --threads 1,2 --method fastv,deeplayer --limit 64
+  python -m eval throughput --method fastv --model llava-hf/llava-1.5-7b-hf --data playground/data/eval \\
+                            --benchmarks pope --limit 500 --batch-size 16 --json
+
+Settings follow each other round after round, to cancel drift; medians are printed. Answers
+of every setting are compared with those of one question at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from eval.commands import flags
+from eval.speed.throughput import measure
+from eval.tables import Table, show
+
+
+def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
+    flags.answering(parser)
+    add = parser.add_argument
+    add("--threads", type=flags.numbers, default=[1], help="CPU threads of the model, with commas (default: 1)")
+    add("--rounds", type=flags.positive, default=3, help="times that every setting is run (default: %(default)s)")
+    parser.set_defaults(limit=32, benchmarks="gqa", batch_size=16, backend="native")
+    return work
+
+
+def work(args: argparse.Namespace) -> dict[str, Any]:
+    rows = []
+    for method in flags.methods(args.method):
+        for threads in args.threads:
+            torch.set_num_threads(threads)
+            rows += measure(flags.settings(args, method), threads, args.rounds)
+    columns = {
+        "method": "method",
+        "threads": "threads",
+        "setting": "setting",
+        "questions/s": "questions_per_second",
+        "times": "times",
+        "CPU ms/answer": "cpu_ms_per_answer",
+        "times less": "cpu_times_less",
+        "in the model": "model_share",
+        "GPU busy": "gpu_busy",
+    }
+    cells = [
+        [*(row[key] for key in columns.values()), "all" if not row["different"] else f"{row['different']} differ"]
+        for row in rows
+    ]
+    show(
+        Table(
+            "Questions a second",
+            [*columns, "equal"],
+            cells,
+            [
+                f"{rows[0]['questions']} questions in {rows[0]['arms']} arms, medians of {args.rounds} rounds in turn.",
+                "times: against one at a time, as are: times less, and equal (answers). CPU: of the whole process; "
+                "other work on the machine does not slow it down.",
+            ],
+        )
+    )
+    return {"rows": rows}

@@ -1,0 +1,199 @@
+"""From settings to a report: answer what is missing, score it, compare the arms, write the run folder."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eval import tables
+from eval.answering.answer import Job, Run, answer
+from eval.answering.meter import Meter
+from eval.answering.plan import World, digest, world
+from eval.answering.resolved import Resolved, resolve
+from eval.answering.store import Folder, writing
+from eval.answering.team import Team
+from eval.benchmarks.base import Benchmark
+from eval.comparing import compare
+from eval.comparing.contrast import Contrast
+from eval.comparing.results import Scored, questions, results
+from eval.sample import Sample
+from eval.scoring import judge
+from eval.scoring.judge import Judge
+from eval.settings import Settings
+from eval.showing import report
+from eval.tables import Table, say
+from eval.versions import versions
+
+Loaded = Sequence[tuple[Benchmark, Path, Sequence[Sample]]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an evaluation found. In a notebook it shows itself as its tables.
+
+    folder: the run folder; None for a process that leaves the writing to another one.
+    open: answers that other processes still have to give; nothing is scored before they are there.
+    """
+
+    run: str
+    folder: Path | None
+    open: int = 0
+    scored: Sequence[Scored] = ()
+    comparisons: Sequence[Contrast] = ()
+    tables: Sequence[Table] = ()
+    throughput: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every question of the run is answered."""
+        return self.open <= 0
+
+    @property
+    def scores(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """benchmark -> arm -> value, parts, counts."""
+        hidden = ("items", "groups")
+        return {
+            one.benchmark.name: {
+                arm: {name: value for name, value in asdict(result.score).items() if name not in hidden}
+                | {"failed": result.failed, "tokens": result.tokens}
+                for arm, result in one.arms.items()
+            }
+            for one in self.scored
+        }
+
+    def table(self) -> str:
+        """The tables as Markdown."""
+        return "\n".join(map(tables.markdown, self.tables))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, as `run --json` prints it."""
+        found: dict[str, Any] = {"run": self.run, "folder": None if self.folder is None else str(self.folder)}
+        if self.folder is not None:
+            found |= {"complete": self.complete, "open": self.open}
+        if self.folder is not None and self.complete:
+            found |= {"scores": self.scores, "averages": compare.arm_means(self.scored) if self.scored else {}}
+            found["comparisons"] = [asdict(one) for one in self.comparisons]
+        return {**found, "throughput": dict(self.throughput)}
+
+    def _repr_html_(self) -> str:
+        """The tables as HTML, for notebooks."""
+        return "".join(map(tables.html, self.tables)) or f"<p>{html.escape(str(self.to_dict()))}</p>"
+
+
+def evaluate(settings: Settings) -> Report:
+    """Answer, score and compare what `settings` describe. A second call goes on, or returns the finished run."""
+    place = world()
+    chosen = resolve(settings)
+    loaded = prepared(chosen)
+    run, out = named(chosen)
+    team = Team(place, chosen.device) if settings.tensor_parallel or settings.zero else None
+    if team is not None:
+        out, place = team.folder(out), World(local=place.local)
+    grader = judge.opened(settings.judge)
+    folder = Folder(out).claim(asdict(run), run.name, place.rank, place.size)
+    try:
+        jobs = [
+            Job(b, data, samples, chosen.facts(b), lambda b=b: chosen.backend(b))  # type: ignore[misc]
+            for b, data, samples in loaded
+        ]
+        for job in jobs:
+            seen = {"n": len(job.samples), "digest": digest(job.samples), **job.facts}
+            folder.note(job.benchmark.name, seen, {"data": str(job.data.resolve())})
+        meter = answer(run, folder, jobs, chosen.arms, settings.batch_size, place, chosen.device, team)
+    finally:
+        chosen.close()
+        folder.close()
+        if team is not None:
+            team.close()
+    if team is not None and not team.leads:
+        return Report(run.name, None, throughput=meter.summary())
+    if meter.answers:
+        say(meter.line())
+    return finish(folder, [b.name for b, _, _ in loaded], chosen, grader, meter)
+
+
+def planned(settings: Settings) -> dict[str, Any]:
+    """What `evaluate` would answer, and where it would go; nothing is loaded or written."""
+    chosen = resolve(settings)
+    loaded = prepared(chosen)
+    run, out = named(chosen)
+    counts = {benchmark.name: len(samples) for benchmark, _, samples in loaded}
+    places = {benchmark.name: str(data) for benchmark, data, _ in loaded}
+    return {"run": asdict(run), "out": str(out), "benchmarks": counts, "arms": chosen.arms, "data": places}
+
+
+def named(chosen: Resolved) -> tuple[Run, Path]:
+    """What decides the numbers of a run, and the folder that it belongs into."""
+    settings = chosen.settings
+    run = Run(**chosen.identity(), limit=settings.limit, versions=versions())
+    return run, settings.out or Path("runs") / f"{settings.method}-{run.name}"
+
+
+def prepared(chosen: Resolved) -> Loaded:
+    """The questions of every benchmark, once it is known that their files are there."""
+    settings = chosen.settings
+    loaded = [
+        (b, data, questions(b, data, settings.limit, settings.options.get(b.name))) for b, data in chosen.benchmarks
+    ]
+    if settings.check:
+        check(chosen)
+    if not settings.skip_broken:
+        present(loaded)
+    return loaded
+
+
+def check(chosen: Resolved) -> None:
+    """Read every record and every picture before a model is loaded."""
+    wrong = 0
+    for benchmark, data in chosen.benchmarks:
+        for fault in benchmark.check(data, **chosen.settings.options.get(benchmark.name, {})):
+            say(f"{'note' if fault.warning else 'broken'}: {benchmark.name}: {fault}")
+            wrong += not fault.warning
+    if wrong and not chosen.settings.skip_broken:
+        raise ValueError(
+            f"{wrong} broken records or pictures (above). Repair them, or go on without them: --skip-broken"
+        )
+
+
+def present(loaded: Loaded) -> None:
+    """Every picture and clip is there; what is in them shows when they are read, or with `--check`."""
+    for benchmark, _, samples in loaded:
+        wanted = {path: sample for sample in samples if isinstance(path := sample.image or sample.video, Path)}
+        gone = [path for path in wanted if not path.is_file()]
+        if gone:
+            raise ValueError(
+                f"{benchmark.name}: {len(gone):,} of {len(wanted):,} files are missing, first {gone[0]} of question "
+                f"{wanted[gone[0]].key!r}. Put them there, or go on without them, counted as wrong: --skip-broken"
+            )
+
+
+def finish(folder: Folder, names: Sequence[str], chosen: Resolved, grader: Judge | None, meter: Meter) -> Report:
+    """Scores and comparisons, once all shards of all processes are there; whoever ends last writes them."""
+    info, settings = folder.info(), chosen.settings
+    open_ = sum(
+        facts["n"] - len(folder.rows(name, arm))
+        for name, facts in info["benchmarks"].items()
+        for arm in {*folder.arms(name), *(chosen.arms if name in names else ())}
+    )
+    found = Report(info["run"], folder.path, open_, throughput=meter.summary())
+    if open_ > 0:
+        say(f"{open_} answers of other processes are still to come; the last one to finish writes the scores")
+        return found
+    scored = results(folder, judge=grader)
+    if not scored:
+        return found
+    shown = [compare.score_table(f"{settings.method}: {info['settings']['method']}", scored)]
+    baseline = "none" if any("none" in one.arms for one in scored) else next(iter(scored[0].arms))
+    contrasts = compare.within(scored, baseline, settings.draws)
+    if contrasts:
+        shown.append(compare.contrast_table(contrasts, settings.draws, compare.failures(scored)))
+    found = Report(info["run"], folder.path, open_, scored, contrasts, shown, meter.summary())
+    folder.save("scores.json", {"run": info["run"], "scores": found.scores})
+    with writing(folder.path):
+        tables.write(shown, folder.path)
+    report.write(folder, scored, shown, folder.path / "report.html", settings.report_samples)
+    say(f"rows, scores, tables and report.html are in {folder.path}")
+    return found

@@ -1,0 +1,117 @@
+"""What a run is: a frozen value. Flags are read into it by eval/commands/flags.py, and nowhere else.
+
+from eval import Settings, evaluate
+report = evaluate(Settings(method="fastv", keep=0.25, benchmarks=["pope"], limit=100))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from debias import names
+
+UNPRUNED = "unpruned"  # the arm that answers with every token
+BACKENDS = ("native", "fork")
+DTYPES = ("auto", "float32", "float16", "bfloat16", "8bit", "4bit")
+STAGES = ("first", "all")
+
+
+@dataclass(frozen=True)
+class JudgeSettings:
+    """The server that grades free-form answers."""
+
+    url: str  # of a server that speaks OpenAI's protocol
+    model: str
+    key_variable: str = "OPENAI_API_KEY"  # the environment variable that holds the key
+    timeout: float = 60.0  # seconds for one reply
+    cache: Path | None = None  # where verdicts are kept; None: the user's cache folder
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a run is told. Defaults are those of `python -m eval run`.
+
+    Sequences are kept as tuples, and names in their one spelling, so that equal runs are equal values.
+    """
+
+    method: str = "fastv"
+    keep: int | float | None = None  # tokens that stay: a count, or a share; None: the method's own budget
+    fields: Mapping[str, Any] = field(default_factory=dict)  # the method's other fields, such as {"layer": 3}
+    arms: Sequence[str] = ()  # of none, trend, padding, both and unpruned; empty: those that the method has
+    benchmarks: Sequence[str] = ()  # empty: all that the data holds
+    model: str | None = None  # a checkpoint folder or hub id; None: the embedded model
+    video_model: str | None = None  # the one for clips; None: `model`, or the embedded one
+    data: Path | None = None  # the data root, LLaVA's playground/data/eval; None: the embedded tiny world
+    full: bool = False  # all of the embedded data
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # benchmark -> how it is read
+    limit: int | None = None  # at most so many questions of each benchmark
+    max_new_tokens: int | None = None  # longest answer; None: each benchmark's own
+    trend: str = "auto"  # which trend is divided by: see eval/answering/trends.py, or a trends file
+    stages: str = "first"  # the cuts that are debiased
+    dtype: str = "auto"
+    attention: str = "auto"  # the attention kernel
+    device: str | None = None  # None: a GPU when there is one
+    max_patches: int | None = None  # InternVL: at most so many tiles of a picture
+    batch_size: int = 8  # questions at once; answers do not depend on it
+    workers: int = 4  # threads that read pictures ahead
+    feature_memory: float = 2.0  # GiB for vision features shared by questions and arms
+    backend: str = "native"  # or "fork": the authors' code in its own environment
+    tensor_parallel: bool = False  # the processes of this launch hold one model together, each a part of every layer
+    zero: bool = False  # the same, each a part of every weight
+    share_prefix: bool = False  # compute the layers before the first cut once for all arms of a batch
+    check: bool = False  # read every record and picture before a model is loaded
+    skip_broken: bool = False  # go on without unreadable pictures; they count as wrong
+    draws: int = 10_000  # of the bootstrap
+    report_samples: int = 12  # questions of each benchmark in report.html
+    judge: JudgeSettings | None = None  # None: the benchmarks' offline stand-ins
+    out: Path | None = None  # the run folder; None: runs/METHOD-HASH
+
+    def __post_init__(self) -> None:
+        self._set("method", names.method(self.method))
+        self._set("arms", tuple(dict.fromkeys(map(arm, several(self.arms)))))
+        self._set("benchmarks", tuple(dict.fromkeys(map(names.benchmark, several(self.benchmarks)))))
+        self._set("options", {names.benchmark(name): dict(found) for name, found in self.options.items()})
+        self._set("fields", dict(self.fields))
+        for name in ("data", "out"):
+            value = getattr(self, name)
+            self._set(name, None if value is None else Path(value))
+        for name in ("model", "video_model"):
+            value = getattr(self, name)
+            self._set(name, None if value is None else str(value))
+        for name, known in (("backend", BACKENDS), ("dtype", DTYPES), ("stages", STAGES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}")
+        for name in ("limit", "max_new_tokens", "max_patches", "batch_size", "workers", "draws"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name}={value!r}: expected a whole number of at least 1")
+        if self.full and self.data is not None:
+            raise ValueError("--full belongs to the embedded data; --data is always taken whole (or see --limit)")
+        if "keep" in self.fields:
+            raise ValueError("keep is a setting of its own; it does not belong in fields")
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def given(self) -> dict[str, Any]:
+        """The settings that differ from the defaults, by name."""
+        plain = Settings()
+        found = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {name: value for name, value in found.items() if value != getattr(plain, name)}
+
+
+def several(value: Sequence[str] | str) -> list[str]:
+    """Names from a sequence, or from a text with commas."""
+    words = value.split(",") if isinstance(value, str) else value
+    return [word.strip() for word in words if word.strip()]
+
+
+def arm(name: str) -> str:
+    """An arm in its one spelling, `unpruned` among them."""
+    return UNPRUNED if name == UNPRUNED else names.arm(name)

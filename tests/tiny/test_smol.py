@@ -1,0 +1,136 @@
+"""`smol` without its language model: the world on a longer field, the lessons, the LoRAs, and interrupted training."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tiny import learning, lessons, sight, smol, smol_train
+from tiny.drawing import draw
+from tiny.scenes import BACKGROUNDS, COLOURS
+from tiny.smol_lessons import IGNORE, bare
+from tiny.smol_world import CELLS, FORMATS, GROUPS, PATCH, PATCHES, SKILLS, VISUAL, smol_scene, targets, words
+
+
+def test_scenes_have_every_aspect_ratio_and_two_to_eight_things():
+    seen = [smol_scene(seed) for seed in range(400)]
+    assert {(s.cols, s.rows) for s in seen} == set(FORMATS)
+    assert {len(s.things) for s in seen} == set(range(2, 9))
+    assert all(max(s.size) == PATCHES * PATCH for s in seen)
+
+
+def test_a_patch_is_named_after_the_colour_that_is_drawn_there():
+    """Read off the picture: where the names say a colour of a square, most pixels have it; elsewhere none has."""
+    checked = 0
+    for seed in range(60):
+        scene = smol_scene(seed)
+        target = targets(scene).reshape(PATCHES, PATCHES, -1)
+        square = sight.pixels(draw(scene)) * sight.STD[:, None, None] + sight.MEAN[:, None, None]
+        pixels = (square * 255).permute(1, 2, 0).reshape(PATCHES, PATCH, PATCHES, PATCH, 3).permute(0, 2, 1, 3, 4)
+        for row, column in np.argwhere(target[..., 0] > 0):
+            size, colour, shape = (list(GROUPS.values())[k][target[row, column, k]] for k in range(3))
+            if shape in ("square", "circle") and size == "small":
+                near = (pixels[row, column] - torch.tensor(COLOURS[colour], dtype=torch.float32)).abs().amax(-1) <= 12
+                assert near.float().mean() > 0.45, (seed, row, column, colour)
+                checked += 1
+        heads = target[..., 3].sum()
+        assert heads == len(scene.things)
+    assert checked > 20
+
+
+def test_words_of_a_patch_tell_its_thing_and_its_half_of_the_picture():
+    scene = smol_scene(7)
+    target = targets(scene)
+    busy = [words(t) for t in target if t[0]]
+    assert all(len(w) in (5, 6) for w in busy)
+    border = [k for k, t in enumerate(target) if words(t)[0] == "border"]
+    assert len(border) == VISUAL - scene.cols * scene.rows * VISUAL // CELLS**2
+    assert words(target[0])[-2:] == ["upper", "left"]
+    assert words(target[-1])[-2:] == ["lower", "right"]
+    grounds = {words(t)[0] for t in target if not t[0]}
+    assert grounds <= {*BACKGROUNDS, "border"}
+
+
+def test_a_question_in_a_packed_row_is_answered_as_if_it_were_asked_alone(toy):
+    """Against the whole model's own forward pass, one question at a time."""
+    student = smol_train.Student(fast=False)
+    lesson = student.teacher.lesson(77, 2, 5)
+    alone = []
+    with torch.no_grad():
+        packed, _ = student.answers(lesson)
+        for seed in (77, 78):
+            scene = smol_scene(seed)
+            turns = bare(lessons.turns(scene, 5, dict.fromkeys(SKILLS, 1.0), SKILLS))
+            assert len(turns) > 1
+            for question, answer, _ in turns:
+                head = student.teacher.opening + [smol.number(student.tokens, smol.IMAGE)] * VISUAL
+                ids, labels = student.teacher.turn(question, answer)
+                out = student.model(input_ids=torch.tensor([head + ids]), pixel_values=sight.pixels(draw(scene))[None])
+                wanted = sum(label != IGNORE for label in labels)
+                alone.append(out.logits[0, -wanted - 1 : -1])
+    assert torch.allclose(packed, torch.cat(alone), atol=1e-4)
+
+
+def test_thin_lessons_leave_out_empty_patches_and_keep_positions(toy):
+    student = smol_train.Student(fast=False)
+    thin, whole = student.teacher.lesson(50, 3, 4, thin=2), student.teacher.lesson(50, 3, 4)
+    assert thin.index.shape[1] < 60
+    start = len(student.teacher.opening)
+    for row in range(3):
+        busy = np.flatnonzero(targets(smol_scene(50 + row))[:, 0])
+        assert set(busy) <= set(thin.index[row].tolist())
+    shown = thin.positions[:, start : start + thin.index.shape[1]]
+    assert torch.equal(shown, start + thin.index)
+    after = thin.positions[:, start + thin.index.shape[1] :]
+    assert torch.equal(after, whole.positions[:, start + VISUAL :])
+
+
+def test_merged_loras_compute_what_they_did_beside_the_weights(toy):
+    torch.manual_seed(1)
+    student = smol_train.Student(fast=False)
+    for matrix in student.thin.parameters():
+        matrix.data.normal_(0, 0.05)
+    plain = smol.language_model().model
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        before = plain(input_ids=ids).last_hidden_state
+        beside = student.decoder(input_ids=ids).last_hidden_state
+        smol.merge(plain, smol.thin_matrices(student.added))
+        merged = plain(input_ids=ids).last_hidden_state
+    assert torch.allclose(merged, beside, atol=1e-4)
+    assert not torch.allclose(merged, before, atol=1e-2)
+
+
+def test_training_that_is_interrupted_ends_in_the_same_bits(toy, tmp_path, monkeypatch):
+    clock = iter(range(0, 10**6, 130))  # every step seems to take so long that a checkpoint is due
+    monkeypatch.setattr(learning.time, "time", lambda: next(clock))
+    one, two = tmp_path / "one", tmp_path / "two"
+    for run in (one, two):
+        run.mkdir()
+        student = smol_train.Student()
+        bridged = {"tower": student.tower.state_dict(), "projector": student.projector.state_dict()}
+        torch.save({**bridged, "spent": 0.0, "step": 1}, run / "bridge.pt")
+    smol_train.tune(one, 4, "cpu", True)
+
+    own = smol_train.lesson
+
+    def stopped(teacher, curriculum, step, share):
+        if step == 2:
+            raise KeyboardInterrupt
+        return own(teacher, curriculum, step, share)
+
+    monkeypatch.setattr(smol_train, "lesson", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        smol_train.tune(two, 4, "cpu", True)
+    monkeypatch.setattr(smol_train, "lesson", own)
+    smol_train.tune(two, 4, "cpu", True)
+
+    ends = [torch.load(run / "tune.pt", weights_only=True) for run in (one, two)]
+    assert ends[0]["step"] == ends[1]["step"] == 4
+    assert ends[0]["curriculum"] == ends[1]["curriculum"]
+    for part in ("projector", "lora"):
+        assert ends[0][part].keys() == ends[1][part].keys()
+        assert all(torch.equal(ends[0][part][key], ends[1][part][key]) for key in ends[0][part])
+    first = smol_train.Student().thin.state_dict()
+    assert any(not torch.equal(first[key], ends[0]["lora"][key]) for key in first)

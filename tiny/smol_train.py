@@ -1,0 +1,282 @@
+"""Trains what `smol` adds to its language model, in stages. Every stage can be stopped and started again.
+
+python -m tiny.smol_train tower --run DIR     # 0: the tiny model's vision tower learns the larger field, patch by patch
+python -m tiny.smol_train bridge --run DIR    # 1: the projector puts a patch on the mean of its words' vectors
+python -m tiny.smol_train tune --run DIR      # 2: LoRA on every linear layer, and the projector, on questions
+python -m tiny.smol_train check --run DIR     # how many held-out questions are answered right by now
+python -m tiny.smol_train save --run DIR      # writes assets/smol-llava, once `tune` is through
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import CLIPVisionModel, LlavaForConditionalGeneration
+
+from tiny import sight, smol, smol_folder
+from tiny.curriculum import Curriculum
+from tiny.drawing import draw
+from tiny.learning import learn
+from tiny.smol_lessons import IGNORE, Lesson, Teacher
+from tiny.smol_world import FIRST, GROUPS, PATCHES, SKILLS, smol_scene, targets, words
+
+ASSETS = Path(__file__).parent.parent / "assets"
+# first seeds of the scenes of each stage; scenes.TEST and the seeds after it stay unseen
+SEEDS = {"tower": 700_000_000, "bridge": 710_000_000, "tune": 720_000_000, "check": 2_100_000_000}
+STEPS = {"tower": 600, "bridge": 300, "tune": 3000}
+EASY, SETTLE = 0.15, 0.6  # shares of the last stage: at first few things, at the end all skills alike, many whole
+WHOLE = {"before": 0.15, "after": 0.5}  # of the batches show all 576 patches, before and after SETTLE
+
+
+def views(first: int, size: int, things: tuple[int, int], device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures, and what each of their patches shows."""
+    scenes = [smol_scene(seed, things) for seed in range(first, first + size)]
+    truth = torch.stack([torch.from_numpy(targets(s)) for s in scenes])
+    return torch.stack([sight.pixels(draw(s)) for s in scenes]).to(device), truth.to(device)
+
+
+def grown(tower: CLIPVisionModel) -> None:
+    """The tiny model's tower on a longer field: the places between its patches are filled in smoothly."""
+    small = LlavaForConditionalGeneration.from_pretrained(ASSETS / "tiny-llava", dtype=torch.float32)
+    inner: Any = small.model
+    state = inner.vision_tower.state_dict()
+    name = next(key for key in state if key.endswith("position_embedding.weight"))
+    old = state[name]
+    side = int((len(old) - 1) ** 0.5)
+    grid = old[1:].T.reshape(1, -1, side, side)
+    larger = F.interpolate(grid, (PATCHES, PATCHES), mode="bicubic", align_corners=False)
+    state[name] = torch.cat([old[:1], larger.flatten(2)[0].T])
+    for key in [key for key in state if key.endswith("position_ids")]:
+        del state[key]
+    tower.load_state_dict(state)
+
+
+def towers(run: Path, steps: int, device: str, fast: bool) -> None:
+    """The vision tower names patches; linear heads over its features are thrown away afterwards."""
+    torch.manual_seed(0)
+    tower = CLIPVisionModel(smol.tower_config())
+    grown(tower)
+    tower.to(torch.device(device))  # type: ignore[arg-type]  # its wrapper hides self
+    names = sight.Names(tower.config.hidden_size, GROUPS).to(device)
+    check = views(SEEDS["check"], 32, (2, 8), device)
+
+    def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
+        images, truth = views(SEEDS["tower"] + 16 * step, 16, (4, 24), device)
+        with torch.autocast(device, torch.bfloat16, enabled=fast):
+            found = names(sight.features(tower, images))
+        loss = sight.loss([logits.float() for logits in found], truth, GROUPS)
+        return loss, loss.item()
+
+    @torch.no_grad()
+    def report() -> dict[str, float]:
+        return sight.accuracy(names(sight.features(tower, check[0])), check[1], GROUPS)
+
+    parameters = [*tower.parameters(), *names.parameters()]
+    learn(run, "tower", parameters, {"tower": tower, "names": names}, steps, 1e-3, step_loss, report)
+
+
+class Student:
+    """The model in training: everything of the language model is frozen but its LoRAs."""
+
+    def __init__(self, device: str = "cpu", fast: bool = True) -> None:
+        torch.manual_seed(0)
+        self.device, self.fast = device, fast
+        self.tokens = smol.tokens()
+        self.model = smol.assemble(smol.language_model(), self.tokens)
+        self.model.requires_grad_(False)
+        inner: Any = self.model.model
+        self.tower, self.projector, self.decoder = (
+            inner.vision_tower,
+            inner.multi_modal_projector.requires_grad_(True),
+            inner.language_model,
+        )
+        self.added = smol.adapt(self.decoder)
+        self.model.to(torch.device(device))  # type: ignore[arg-type]  # its wrapper hides self
+        self.thin = Thin(self.added)
+        self.teacher = Teacher(self.tokens)
+
+    def modules(self) -> dict[str, Any]:
+        """The parts that stages train and hand on, by the names in their checkpoints."""
+        return {"tower": self.tower, "projector": self.projector, "lora": self.thin}
+
+    def recall(self, run: Path, *stages: str) -> None:
+        """Puts the results of earlier stages into the student."""
+        for stage in stages:
+            path = run / f"{stage}.pt"
+            if not path.exists():
+                raise FileNotFoundError(f"{path} is missing: run the stage {stage!r} first")
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            for key, module in self.modules().items():
+                if key in state:
+                    module.load_state_dict(state[key])
+
+    def features(self, pictures: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return sight.features(self.tower, pictures.to(self.device))
+
+    def answers(self, lesson: Lesson, features: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of every word of the answers, and the words that are wanted there."""
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.fast):
+            seen = self.features(lesson.pictures) if features is None else features
+            index = lesson.index.to(self.device)
+            shown = self.projector(seen.gather(1, index[..., None].expand(-1, -1, seen.shape[2])))
+            opening = torch.tensor(self.teacher.opening, device=self.device).expand(len(index), -1)
+            text = lesson.text.to(self.device)
+            words = [self.decoder.embed_tokens(opening), shown.float(), self.decoder.embed_tokens(text)]
+            states = self.decoder(
+                inputs_embeds=torch.cat(words, 1),
+                attention_mask=lesson.seen.to(self.device),
+                position_ids=lesson.positions.to(self.device),
+                use_cache=False,
+            ).last_hidden_state[:, :-1]
+            labels = lesson.labels[:, 1:].to(self.device)
+            there = labels != IGNORE
+            logits: torch.Tensor = self.model.lm_head(states[there])
+        return logits.float(), labels[there]
+
+    def right(self, logits: torch.Tensor, wanted: torch.Tensor) -> list[bool]:
+        """For every answer, which ends with the end token: are all its words the most likely ones?"""
+        found, whole = [], True
+        for hit, word in zip((logits.argmax(-1) == wanted).tolist(), wanted.tolist(), strict=True):
+            whole &= hit
+            if word == self.teacher.end:
+                found.append(whole)
+                whole = True
+        return found
+
+
+class Thin(nn.Module):
+    """The learned matrices of all LoRAs under flat names, so that checkpoints leave the language model out."""
+
+    def __init__(self, added: nn.ModuleDict) -> None:
+        super().__init__()
+        self.matrices = nn.ParameterDict({k.replace(".", ":"): v for k, v in smol.thin_matrices(added).items()})
+
+
+def meanings(student: Student, truth: torch.Tensor) -> torch.Tensor:
+    """The mean of the vectors of the words that name each patch."""
+    table = student.decoder.embed_tokens.weight
+    flat = truth.flatten(0, 1)
+    kinds, place = torch.unique(flat[:, :7].clone(), dim=0, return_inverse=True)
+    vectors = []
+    for kind in kinds.cpu().numpy():
+        named = [table[student.teacher.ids(f" {word}")].mean(0) for word in words(kind)]
+        vectors.append(torch.stack(named).mean(0))
+    return torch.stack(vectors)[place].view(*truth.shape[:2], -1)
+
+
+def bridge(run: Path, steps: int, device: str, fast: bool) -> None:
+    """The projector puts every patch on the mean of its words' vectors; empty patches weigh a tenth."""
+    student = Student(device, fast)
+    student.recall(run, "tower")
+    scale = student.decoder.embed_tokens.weight.std()
+
+    def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
+        images, truth = views(SEEDS["bridge"] + 8 * step, 8, (4, 24), device)
+        found = student.projector(student.features(images))
+        goal = meanings(student, truth)
+        error = ((found - goal) / scale).square().mean(-1)
+        weight = torch.where(truth[..., 0] > 0, 1.0, 0.1)
+        loss = (error * weight).sum() / weight.sum()
+        return loss, loss.item()
+
+    modules = {"tower": student.tower, "projector": student.projector}
+    learn(run, "bridge", list(student.projector.parameters()), modules, steps, 2e-3, step_loss, dict, warm_up=20)
+
+
+def lesson(teacher: Teacher, curriculum: Curriculum, step: int, share: float) -> Lesson:
+    """The batch of one step: few things and few empty patches first, whole pictures and all skills alike at the end."""
+    first, lot = SEEDS["tune"] + 1000 * step, random.Random(step)
+    if share < EASY or not curriculum.ready(*FIRST[:2]):
+        return teacher.lesson(first, 12, 4, curriculum.weights(), (1, 2) if share < EASY / 3 else (1, 3), thin=1)
+    late = share >= SETTLE
+    weights = curriculum.everything() if late else curriculum.weights()
+    if lot.random() < WHOLE["after" if late else "before"]:
+        return teacher.lesson(first, 3, 12, weights)
+    things, thin = lot.choice(((1, 4), (2, 6), (2, 8))), lot.choice((1, 4, 16, 64))
+    return teacher.lesson(first, 8, 6, weights, things, thin)
+
+
+def tune(run: Path, steps: int, device: str, fast: bool) -> None:
+    """LoRA and projector on questions; tower and the language model's own weights stay as they are."""
+    student, curriculum = Student(device, fast), Curriculum(SKILLS)
+    student.recall(run, "bridge")
+
+    def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
+        batch = lesson(student.teacher, curriculum, step, share)
+        logits, wanted = student.answers(batch)
+        loss = F.cross_entropy(logits, wanted)
+        curriculum.learn(batch.skills, student.right(logits, wanted))
+        return loss, loss.item()
+
+    modules = {"projector": student.projector, "lora": student.thin, "curriculum": curriculum}
+    parameters = [*student.projector.parameters(), *student.thin.parameters()]
+    learn(run, "tune", parameters, modules, steps, 8e-4, step_loss, curriculum.report, warm_up=30)
+
+
+@torch.no_grad()
+def check(run: Path, steps: int, device: str, fast: bool) -> None:
+    """Right answers to held-out questions by skill, on whole pictures with 2 to 8 things; `steps` pictures a skill."""
+    student = Student(device, fast)
+    student.recall(run, "bridge", "tune")
+    done = torch.load(run / "tune.pt", map_location="cpu", weights_only=True)["step"]
+    shares = accuracy(student, steps or 32)
+    print(json.dumps({"step": done, "pictures": steps or 32, **shares}), flush=True)
+
+
+def accuracy(student: Student, pictures: int) -> Mapping[str, float]:
+    """Shares of right answers by skill, one question a picture, pictures whole; `blind` is shown another picture."""
+    found: dict[str, float] = {}
+    blind = []
+    for name in SKILLS:
+        batches = [
+            student.teacher.lesson(SEEDS["check"] + 10_000_000 + 100 * k, 4, 1, {name: 1.0})
+            for k in range(-(-pictures // 4))
+        ]
+        right = []
+        for batch in batches:
+            seen = student.features(batch.pictures)
+            right += student.right(*student.answers(batch, seen))
+            blind += student.right(*student.answers(batch, seen.roll(1, 0)))
+        found[name] = round(sum(right) / len(right), 3)
+    return found | {"all": round(sum(found.values()) / len(found), 3), "blind": round(sum(blind) / len(blind), 3)}
+
+
+def save(run: Path, steps: int, device: str, fast: bool) -> None:
+    """Ships what was learned; never a run that is still on its way."""
+    state = torch.load(run / "tune.pt", map_location="cpu", weights_only=True)
+    if "optimizer" in state:
+        raise ValueError(f"{run / 'tune.pt'} is of step {state['step']}, on its way: go on with the stage 'tune' first")
+    student = Student(device, fast)
+    student.recall(run, "bridge", "tune")
+    smol_folder.ship(student.model, smol.thin_matrices(student.added), student.tokens, ASSETS / "smol-llava")
+
+
+STAGES = {"tower": towers, "bridge": bridge, "tune": tune, "check": check, "save": save}
+
+
+def main() -> None:
+    """Runs one stage."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=list(STAGES))
+    parser.add_argument("--run", type=Path, required=True, help="folder for checkpoints and learning curves")
+    parser.add_argument("--steps", type=int, help="how long the stage learns; for check, how many pictures a skill")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precise", action="store_true", help="float32 products, for processors without bfloat16")
+    flags = parser.parse_args()
+    torch.set_num_threads(flags.threads)
+    flags.run.mkdir(parents=True, exist_ok=True)
+    STAGES[flags.stage](flags.run, flags.steps or STEPS.get(flags.stage, 0), flags.device, not flags.precise)
+
+
+if __name__ == "__main__":
+    main()
