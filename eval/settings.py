@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from debias import names
+from pruners import catalogue
 
 UNPRUNED = "unpruned"  # the arm that answers with every token
 BACKENDS = ("native", "fork")
@@ -70,7 +71,7 @@ class Settings:
     out: Path | None = None  # the run folder; None: runs/METHOD-HASH
 
     def __post_init__(self) -> None:
-        self._set("method", names.method(self.method))
+        self._set("method", catalogue.named(self.method))
         self._set("arms", tuple(dict.fromkeys(map(arm, several(self.arms)))))
         self._set("benchmarks", tuple(dict.fromkeys(map(names.benchmark, several(self.benchmarks)))))
         self._set("options", {names.benchmark(name): dict(found) for name, found in self.options.items()})
