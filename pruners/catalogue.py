@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from debias import names as spelling
 from pruners import methods
+from pruners.arms import arms_of
 from pruners.checks import check_word, there_are
 
 if TYPE_CHECKING:
@@ -88,6 +89,16 @@ def declared(name: str, variable: str) -> Any:
             if said == variable and value is not None:
                 return ast.literal_eval(value)
     raise ValueError(f"{title(name)} says nothing of {variable!r}")
+
+
+def arms(name: str) -> tuple[str, ...]:
+    """The arms that mean something to a method."""
+    return arms_of(declared(name, "reads"))
+
+
+def baselines() -> list[str]:
+    """The methods that look at nothing, which every table should have."""
+    return [name for name in names() if declared(name, "reads") == "nothing"]
 
 
 def find(name: str) -> type[Pruner]:

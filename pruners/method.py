@@ -12,9 +12,11 @@ from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
+from pruners.arms import Reads, arms_of
 from pruners.budget import REFERENCE_TOKENS, Budget, check_budget, tokens_kept
 from pruners.checks import check_word
 from pruners.cut import Cut, Merged, top
+from pruners.models.base import Adapter
 from pruners.view import View, VisionView
 
 M = TypeVar("M", bound="Method")
@@ -29,13 +31,39 @@ class Method:
     positions: ClassVar[str] = "original"  # or "compact": what stays is renumbered 0..n-1, and so is what is generated
     mode: ClassVar[str] = "gather"  # or "mask": columns are hidden, and ranked anew at every decoding step
     shrink_cache: ClassVar[bool] = False  # the cached keys and values of the layers below the cut are cut too
-    vision: ClassVar[bool] = False  # the score reads View.vision (attention, features, keys of the vision tower)
-    tiles: ClassVar[bool] = False  # and it knows what to do with a picture of several views (View.vision.view)
-    role: ClassVar[str] = "select"  # what the debias is told the score is for; "vision": the vision tower's attention
+    reads: ClassVar[Reads] = "decoder"  # whose attention makes the score; "vision": the tower's, which is View.vision
+    tiles: ClassVar[bool] = False  # it knows what to do with a View.vision of several views of one picture
 
     def __post_init__(self) -> None:
         check_budget(self.keep)
         check_word("mode", self.mode, ("gather", "mask"))
+
+    # -- what a method is --------------------------------------------------------------------------------------------
+    @classmethod
+    def arms(cls) -> tuple[str, ...]:
+        """The arms that mean something to the method."""
+        return arms_of(cls.reads)
+
+    @classmethod
+    def merges(cls) -> bool:
+        """Whether tokens may go on that are made of others."""
+        return cls.merge is not Method.merge or cls.prunes_tower()
+
+    @classmethod
+    def prunes_tower(cls) -> bool:
+        """Whether the method can take tokens out inside the vision tower."""
+        return cls.vision_layers is not Method.vision_layers
+
+    @classmethod
+    def serves(cls, family: type[Adapter]) -> bool:
+        """Whether the method can run on a family: all can that leave the vision tower alone."""
+        if cls.reads != "vision" and not cls.prunes_tower():
+            return True
+        return family.opens == "tokens" or (family.opens == "views" and cls.tiles and not cls.prunes_tower())
+
+    def needs_tower(self, layers: int = 24) -> bool:
+        """Whether a vision tower of so many layers has to run under the method's eyes: it reads it, or prunes in it."""
+        return self.reads == "vision" or bool(self.vision_layers(layers))
 
     # -- what a method says ----------------------------------------------------------------------------------------
     def cuts(self, layers: int) -> list[Cut]:

@@ -254,8 +254,7 @@ class Native:
     def _looks(self, arm: str) -> bool:
         """Whether the arm's method has to see the vision tower at work, so that its output cannot be taken over."""
         layers = getattr(self.model.config, "vision_config", None)
-        looks = self.pruner.vision or self.pruner.vision_layers(getattr(layers, "num_hidden_layers", 24))
-        return arm != UNPRUNED and bool(looks)
+        return arm != UNPRUNED and self.pruner.needs_tower(getattr(layers, "num_hidden_layers", 24))
 
     def close(self) -> None:
         self.pool.shutdown(wait=False, cancel_futures=True)

@@ -7,8 +7,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from pruners import Pruner, make
-from pruners.catalogue import find
+from pruners import Pruner, find, make
 
 
 def assembled(method: str, values: Mapping[str, Any]) -> Pruner:

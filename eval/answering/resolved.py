@@ -24,9 +24,8 @@ from eval.embedded import EMBEDDED, named
 from eval.forks.backend import Fork
 from eval.forks.setup import code_of, described, films
 from eval.settings import UNPRUNED, Settings
-from pruners.base import Pruner
+from pruners import Pruner, find
 from pruners.budget import REFERENCE_TOKENS
-from pruners.catalogue import find
 from pruners.engine.prefix import check_shared
 from pruners.models import adapter
 from tiny.benchmarks import ensure

@@ -32,8 +32,7 @@ def identity(mode: str, stages: str = "first") -> str:
 
 def trended(pruner: Any) -> bool:
     """Whether a trend means anything to the method: its score comes from the decoder's attention."""
-    kind = pruner if isinstance(pruner, type) else type(pruner)
-    return pruner.role != "vision" and kind.__name__ not in ("Random", "Grid")
+    return "trend" in pruner.arms()
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,7 @@ class Plan:
         name = self.videos if video else self.images
         shape = SHAPES[name]
         pruner = self.pruner(method, shape)
-        looks = pruner is not None and bool(pruner.vision or pruner.vision_layers(24))
+        looks = pruner is not None and pruner.needs_tower()
         if video and looks:
             return None
         first, rest = prefill(shape, pruner, BEFORE + load.text, shape.tokens)

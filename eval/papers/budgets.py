@@ -22,9 +22,10 @@ from eval.papers import artefacts
 from eval.papers.task import Task
 from eval.showing import charts, drawings, figures
 from eval.tables import Cell, Table
+from pruners import catalogue
 
 ARMS = ("none", "trend", "padding", "both")
-BASELINES = ("random", "grid")
+BASELINES = catalogue.baselines()
 
 
 @dataclass(frozen=True)

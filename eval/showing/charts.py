@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import matplotlib
@@ -13,9 +14,10 @@ from matplotlib.ticker import MaxNLocator
 
 from eval.bias.strength import Measured
 from eval.showing.drawings import MORE_COLOURS, STYLE, colour, figure
+from pruners import catalogue
 
 Line = Iterable[tuple[float, float]]
-BASELINES = ("Random", "Grid")  # they look at nothing
+BASELINES = tuple(catalogue.title(name) for name in catalogue.baselines())
 
 
 def bars(points: Mapping[str, Mapping[str, float]]) -> Figure:
@@ -77,7 +79,7 @@ def budget(lines: Mapping[str, Mapping[str, Line]], unpruned: float | None = Non
         for axis, method in zip(axes.flat, methods, strict=False):
             if unpruned is not None:
                 axis.axhline(unpruned, color=colour("unpruned"), linewidth=0.8, label="unpruned")
-            for name, style in zip(BASELINES, (":", "-."), strict=True):
+            for name, style in zip(reversed(BASELINES), cycle((":", "-.")), strict=False):
                 if name in lines and name != method:
                     axis.plot(*along(lines[name]["none"]), style, color="#333333", linewidth=1.1, label=name.lower())
             for number, (arm, points) in enumerate(lines[method].items()):

@@ -104,16 +104,12 @@ def fitting(family: Laid, wanted: Sequence[Variant]) -> tuple[list[Variant], dic
     for variant in wanted:
         try:
             mean_tokens(family, variant)
-            if variant.method and not family.whole and reads_tower(variant.pruner(family.tokens)):
+            if variant.method and not family.whole and variant.pruner(family.tokens).needs_tower():
                 raise ValueError("it works in the vision tower, which this number of visual tokens goes without")
             chosen.append(variant)
         except ValueError as error:
             left_out[f"{variant.method} {variant.keep}, {family.tokens} tokens"] = str(error)
     return chosen, left_out
-
-
-def reads_tower(pruner: Any) -> bool:
-    return bool(pruner.vision or pruner.vision_layers(24))
 
 
 def spread(values: Sequence[float]) -> float:

@@ -69,7 +69,8 @@ class Run:
     """One `with` block."""
 
     def __init__(self, pruner: Method, family: Adapter, debias: Debias, sizes: Sequence[Size | None] | None) -> None:
-        self.pruner, self.adapter, self.debias = pruner, family, debias
+        self.pruner, self.adapter = pruner, family
+        self.debias = debias if "trend" in pruner.arms() or debias.trend is None else replace(debias, trend=None)
         # Where pictures are padded, nobody but a debias that silences padding may depend on their sizes.
         self.sizes = sizes if debias.padding is not None or not family.pads else None
         self.decoder = family.decoder
@@ -81,8 +82,8 @@ class Run:
         self.handles: list[Any] = []
         self.watch = Watch(self)
         self.media: dict[str, Any] = {}
-        inside = type(pruner).vision_layers is not Method.vision_layers
-        self.vision = Vision(pruner, family, debias, self.sizes) if pruner.vision or inside else None
+        watched = pruner.reads == "vision" or pruner.prunes_tower()
+        self.vision = Vision(pruner, family, debias, self.sizes) if watched else None
         self.forget()
         refuse_unsupported(family, self.kernel)
         if debias.padding is not None and family.pads and sizes is None:
@@ -353,7 +354,7 @@ class Run:
                 f"{type(self.pruner).__name__}.score returned shape {tuple(view.raw.shape)}; "
                 f"expected ({len(tokens)},), one number per visual token"
             )
-        view.score = self.debias(view.raw, tokens.span, stage, self.pruner.role)
+        view.score = self.debias(view.raw, tokens.span, stage)
         kept = self.pruner.select(view.score, view)
         return Choice(tokens, kept, self.pruner.merge(view, kept), (view.raw, view.score))
 
@@ -375,7 +376,7 @@ class Run:
         )
 
     def patches(self, tokens: Tokens) -> Patches | None:
-        if self.vision is None or not self.pruner.vision:
+        if self.vision is None or self.pruner.reads != "vision":
             return None
         spans = [image.span for row in self.segments[0].images[:: self.beams] for image in row]
         return self.vision.patches(tokens.image, spans)

@@ -28,9 +28,9 @@ class Vision:
         self.pruner, self.adapter, self.debias, self.sizes = pruner, adapter, debias, sizes
         self.tower = adapter.tower
         self.shrinking = list(pruner.vision_layers(self.tower.feature_layer + 1))
-        if pruner.vision and self.shrinking:
+        if pruner.reads == "vision" and self.shrinking:
             raise ValueError(f"{pruner} both reads the vision tower's output and prunes inside it; it can do only one")
-        if not self.tower.plain and (self.shrinking or not pruner.tiles):
+        if not pruner.serves(type(adapter)):
             kind = adapter.model.config.model_type
             raise ValueError(
                 f"{pruner} takes patches of the vision tower for tokens of the prompt, which {kind} does not"
@@ -58,7 +58,7 @@ class Vision:
             handles.append(self.attn(number).register_forward_hook(self.attend, with_kwargs=True))
             handles.append(layer.register_forward_hook(partial(self.shrink, stage)))
         chosen = tower.layers[tower.feature_layer]
-        if self.pruner.vision:
+        if self.pruner.reads == "vision":
             handles.append(self.attn(tower.feature_layer).register_forward_pre_hook(self.look, with_kwargs=True))
         handles.append(chosen.register_forward_hook(self.keep_features))
         if self.shrinking:

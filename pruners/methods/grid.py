@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from pruners.arms import Reads
 from pruners.base import Pruner
 from pruners.cut import Cut
 from pruners.view import View
@@ -25,6 +27,8 @@ class Grid(Pruner):
     """Evenly spaced tokens stay before `layer`, of those that are no padding if a debias silences it."""
 
     layer: int = 2
+
+    reads: ClassVar[Reads] = "nothing"
 
     def cuts(self, layers: int) -> list[Cut]:
         return [Cut(self.layer, self.keep)]

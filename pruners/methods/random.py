@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from pruners.arms import Reads
 from pruners.base import Pruner
 from pruners.cut import Cut
 from pruners.view import View
@@ -14,10 +16,12 @@ from pruners.view import View
 
 @dataclass(frozen=True)
 class Random(Pruner):
-    """Uniformly drawn tokens leave before `layer`; debiasing still silences padding, and a trend reweights the draw."""
+    """Uniformly drawn tokens stay before `layer`, of those that are no padding if a debias silences it."""
 
     layer: int = 2
     seed: int = 0
+
+    reads: ClassVar[Reads] = "nothing"
 
     def cuts(self, layers: int) -> list[Cut]:
         return [Cut(self.layer, self.keep)]

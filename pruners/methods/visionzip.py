@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pruners.arms import Reads
 from pruners.base import Pruner
 from pruners.checks import check_share
 from pruners.cluster import members
@@ -41,8 +42,7 @@ class VisionZip(Pruner):
     dominant: float = 54 / 64
 
     positions: ClassVar[str] = "compact"
-    vision: ClassVar[bool] = True
-    role: ClassVar[str] = "vision"
+    reads: ClassVar[Reads] = "vision"
 
     def __post_init__(self) -> None:
         super().__post_init__()

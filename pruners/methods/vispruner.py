@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pruners.arms import Reads
 from pruners.base import Pruner
 from pruners.checks import check_share
 from pruners.cut import Cut, others, top
@@ -80,9 +81,8 @@ class VisPruner(Pruner):
     silence_pool: bool = True
 
     positions: ClassVar[str] = "compact"
-    vision: ClassVar[bool] = True
+    reads: ClassVar[Reads] = "vision"
     tiles: ClassVar[bool] = True
-    role: ClassVar[str] = "vision"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from PIL import Image
@@ -23,18 +23,17 @@ from pruners.patches import Patches
 
 A = TypeVar("A", bound="Adapter")
 T = TypeVar("T")
+Opens = Literal["nothing", "tokens", "views"]
 
 
 @dataclass(frozen=True)
 class Tower:
-    """The vision tower: its encoder layers, the layer whose output is used, whether token 0 is a CLS token, and whether
-    its other tokens are those of the prompt, one by one."""
+    """The vision tower: its encoder layers, the layer whose output is used, and whether token 0 is a CLS token."""
 
     module: Any
     layers: Sequence[Any]
     feature_layer: int
     cls: bool = True
-    plain: bool = True
     attention: str = "self_attn"  # the name of a layer's attention
 
 
@@ -44,6 +43,9 @@ class Adapter:
     pads: ClassVar[bool] = True  # sources are padded, so a padding debias needs their sizes
     renumbers: ClassVar[bool] = True  # positions count tokens, so that methods may number what is left anew
     media: ClassVar[tuple[str, ...]] = ()  # further inputs of the model that spans() reads
+    # What methods may see of the vision tower: nothing; patches that are the prompt's tokens one by one; or views of a
+    # picture, whose patches `views`, `joined` and `shows` bring in line with the tokens.
+    opens: ClassVar[Opens] = "nothing"
     gap: ClassVar[str] = "\n"  # what follows a picture that stands before the question
     prepared: ClassVar[Mapping[str, Any]] = images.CLIP  # how pictures are prepared where the checkpoint does not say
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from debias import Span
 from pruners.models import images
-from pruners.models.base import Adapter, Tower, runs, shared
+from pruners.models.base import Adapter, Opens, Tower, runs, shared
 from pruners.models.request import IMAGE, Request, Shown, Size
 from pruners.patches import Patches
 
@@ -25,6 +25,7 @@ class InternVL(Adapter):
     Nothing is padded: sizes are read only to tell how the tiles lie, and silencing padding changes nothing.
     """
 
+    opens: ClassVar[Opens] = "views"
     pads: ClassVar[bool] = False
     prepared: ClassVar[Mapping[str, Any]] = {
         "image_mean": (0.485, 0.456, 0.406),
@@ -52,7 +53,7 @@ class InternVL(Adapter):
         module, chosen = self.inner.vision_tower, int(self.model.config.vision_feature_layer)
         layers = module.encoder.layer
         number = chosen - 1 if chosen >= 0 else len(layers) + chosen  # entry 0 of the hidden states is the embeddings
-        return Tower(module, layers, number, plain=False, attention="attention")
+        return Tower(module, layers, number, attention="attention")
 
     def views(self, span: Span) -> int:
         return span.frames

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from PIL import Image
 from torch import Tensor
 
 from debias import Span
 from pruners.models import images
-from pruners.models.base import Adapter, Tower, shared, split
+from pruners.models.base import Adapter, Opens, Tower, shared, split
 from pruners.models.request import Shown, Size
 
 
 class Llava(Adapter):
     """Pictures are padded to a square with CLIP's mean colour, which the processor on the hub does not do."""
+
+    opens: ClassVar[Opens] = "tokens"
 
     @property
     def conversations(self) -> tuple[str, ...]:

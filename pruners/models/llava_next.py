@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,7 +18,7 @@ from torch import Tensor
 from debias import Span
 from debias.padding import canvas_fraction
 from pruners.models import images
-from pruners.models.base import Tower
+from pruners.models.base import Opens
 from pruners.models.llava import Llava
 from pruners.models.request import Shown, Size
 
@@ -48,6 +47,7 @@ class LlavaNext(Llava):
     """With a single canvas in the config's image_grid_pinpoints, as VisPruner runs it ([[672, 672]]), the border stays:
     the model is told that the picture fills the canvas."""
 
+    opens: ClassVar[Opens] = "views"
     media: ClassVar[tuple[str, ...]] = ("image_sizes",)
 
     @property
@@ -59,10 +59,6 @@ class LlavaNext(Llava):
     @property
     def canvases(self) -> Canvases:
         return tuple((int(height), int(width)) for height, width in self.model.config.image_grid_pinpoints)
-
-    @property
-    def tower(self) -> Tower:
-        return replace(super().tower, plain=False)
 
     def views(self, span: Span) -> int:
         assert span.size is not None  # spans() always sets it

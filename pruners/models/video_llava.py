@@ -13,7 +13,7 @@ from torch import Tensor
 
 from debias import Span
 from pruners.models import images
-from pruners.models.base import Tower, shared, split
+from pruners.models.base import Opens, Tower, shared, split
 from pruners.models.llava import Llava
 from pruners.models.request import Shown, Size
 
@@ -24,6 +24,7 @@ class VideoLlava(Llava):
     Which frames stand for a clip is the caller's choice (the authors take linspace(0, n - 1, 8)).
     """
 
+    opens: ClassVar[Opens] = "nothing"
     media: ClassVar[tuple[str, ...]] = ("pixel_values_videos",)
 
     @property

@@ -1,6 +1,10 @@
 """The pages that show how to add things are run as they stand."""
 
+import os
 import re
+import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -50,6 +54,49 @@ def test_new_method(llava, valuenorm):
     assert score.std() > 0
 
 
+def followed(folder, *words):
+    """The output of a program that starts in a copy of the repository, or its complaint."""
+    env = {**os.environ, "PYTHONPATH": str(folder), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *words], cwd=folder, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.long
+def test_a_method_that_is_added_as_the_page_says_needs_nothing_else(tmp_path):
+    root, copy = DOCS.parent, tmp_path / "copy"
+    for name in ("debias", "pruners", "eval", "tiny", "tests", "scripts"):
+        shutil.copytree(root / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("README.md", "pyproject.toml", ".gitmodules"):
+        shutil.copy(root / name, copy / name)
+    for name in ("assets", "docs"):
+        (copy / name).symlink_to(root / name)
+    run = "-m eval run --method valuenorm --keep 40 --benchmarks pope --limit 2 --out runs/one --arms none,both"
+    run = f"{run} --trend online --device cpu".split()
+    with pytest.raises(AssertionError, match="unknown method 'valuenorm'"):
+        followed(copy, *run, "--dry-run")
+
+    (copy / "pruners" / "methods" / "valuenorm.py").write_text(blocks("new_method.md", "python")[0], encoding="utf-8")
+    (line,) = re.findall(r"```markdown\n +(.*)\n", (DOCS / "new_method.md").read_text(encoding="utf-8"))
+    readme = (copy / "README.md").read_text(encoding="utf-8")
+    (copy / "README.md").write_text(re.sub(r"(?m)^(\| \[`fastv`\].*)$", rf"\1\n{line}", readme), encoding="utf-8")
+    (shown,) = blocks("new_method.md", "bash")
+    commands = [shlex.split(command, comments=True) for command in shown.splitlines()]
+    said = [followed(copy, *words[words.index("python") + 1 :], *quick(words)) for words in commands]
+    assert int(re.search(r"(\d+) passed", said[-1])[1]) > 60
+    assert "failed" not in said[-1]
+
+    followed(copy, *run, "--dry-run")
+    followed(copy, *run)
+    rows = (copy / "runs" / "one" / "pope").glob("*.jsonl")
+    assert [len(path.read_text(encoding="utf-8").splitlines()) for path in rows] == [6, 6]  # POPE asks in three ways
+
+
+def quick(words):
+    """A plug-in of the outer tests' that keeps a cache has nothing to keep here."""
+    return ["-p", "no:cacheprovider"] if "pytest" in words else []
+
+
 def test_the_page_names_what_exists():
     page = (DOCS / "new_method.md").read_text(encoding="utf-8")
     paths = re.findall(r"`((?:pruners|tests)/[\w/.]+\.py)`", page)
@@ -60,7 +107,7 @@ def test_the_page_names_what_exists():
     from pruners.base import Pruner
     from pruners.view import View
 
-    for name in ["cuts", "score", "select", "merge", "start", "counts", "positions", "shrink_cache", "vision", "role"]:
+    for name in ["cuts", "score", "select", "merge", "start", "counts", "positions", "shrink_cache", "reads", "tiles"]:
         assert f"`{name}" in page
         assert hasattr(Pruner, name), name
     shown = re.findall(r"`view\.(\w+)", page)

@@ -23,27 +23,26 @@ class Counter(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def operations(builders, name, size, fields):
+def operations(builders, method, size):
     """Of one prefill and one step; the picture has (size / 14)**2 tokens."""
     adapter = builders.adapter("llava", layers=8, image_size=size)
     encoded = adapter.encode([Request("What is it?", [builders.picture(90, 50)])])
-    method, debias = pruners.make(name, keep=0.3, **fields), Debias(Trend.exponential(0.01), Padding())
+    debias = Debias(Trend.exponential(0.01), Padding())
     with method(adapter, debias, encoded.sizes), Counter() as counter:
         adapter.model.generate(**encoded.inputs, max_new_tokens=2, min_new_tokens=2, do_sample=False)
     return counter.count
 
 
 @pytest.mark.parametrize("name", pruners.names())
-def test_operations_do_not_grow_with_tokens(builders, name):
-    fields = {"scores": "ratio", "layer": 3} if name == "d2pruner" else {}
-    few, many = (operations(builders, name, size, fields) for size in (168, 336))  # 144 and 576 tokens
+def test_operations_do_not_grow_with_tokens(builders, make, name):
+    few, many = (operations(builders, make(name), size) for size in (168, 336))  # 144 and 576 tokens
     assert abs(many - few) <= MORE.get(name, 5)
 
 
-def test_a_loop_over_tokens_would_be_seen(builders, monkeypatch):
+def test_a_loop_over_tokens_would_be_seen(builders, make, monkeypatch):
     def score(self, view):
         return torch.stack([view.attention[:, 0, token].mean() for token in range(len(view.tokens))])
 
     monkeypatch.setattr(type(pruners.make("fastv")), "score", score)
-    few, many = (operations(builders, "fastv", size, {}) for size in (168, 336))
+    few, many = (operations(builders, make("fastv"), size) for size in (168, 336))
     assert many - few > 576 - 144
