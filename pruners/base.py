@@ -21,6 +21,7 @@ from debias import Debias
 from debias.names import nearest
 
 if TYPE_CHECKING:
+    from pruners.models.base import Adapter
     from pruners.prefix import Prefix
     from pruners.trace import Trace
     from pruners.view import View, VisionView
@@ -137,6 +138,9 @@ class Pruner:
     def cuts(self, layers: int) -> list[Cut]:
         """Where tokens leave in a decoder of `layers` layers, in ascending order."""
         raise TypeError(f"{type(self).__name__} does not say where it cuts; define cuts(layers)")
+
+    def check(self, adapter: Adapter) -> None:
+        """Raise a ValueError for what the method lacks on this model; called before anything runs."""
 
     def start(self, view: View) -> Any:
         """Called before layer 0, where view.hidden and view.text are the input embeddings; view.memo at every cut."""

@@ -74,6 +74,7 @@ class Run:
         self.layers: Sequence[Any] = list(family.decoder.layers)
         self.kernel: str = family.decoder.config._attn_implementation
         self.cuts = checked(pruner, len(self.layers))
+        pruner.check(family)
         self.prefix: Prefix | None = None
         self.trace = Trace(len(self.layers))
         self.handles: list[Any] = []
