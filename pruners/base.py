@@ -23,6 +23,7 @@ from debias.names import nearest
 if TYPE_CHECKING:
     from pruners.engine.prefix import Prefix
     from pruners.engine.trace import Trace
+    from pruners.models.base import Adapter
     from pruners.view import View, VisionView
 
 Budget = int | float
@@ -138,6 +139,9 @@ class Pruner:
         """Where tokens leave in a decoder of `layers` layers, in ascending order."""
         raise TypeError(f"{type(self).__name__} does not say where it cuts; define cuts(layers)")
 
+    def check(self, adapter: Adapter) -> None:
+        """Raise a ValueError for what the method lacks on this model; called before anything runs."""
+
     def start(self, view: View) -> Any:
         """Called before layer 0, where view.hidden and view.text are the input embeddings; view.memo at every cut."""
         return None
@@ -199,6 +203,9 @@ class Pruner:
         prefix: Prefix | None = None,
     ) -> AbstractContextManager[Trace]:
         """Prune `model` inside the block.
+
+        Leave generate's use_cache on: without a cache every new token is a prompt of its own and ranks anew, which a
+        warning says.
 
         sizes: (width, height) before padding of every image of the batch, in prompt order; read only when `debias`
         silences padding.

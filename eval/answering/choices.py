@@ -10,6 +10,7 @@ from typing import Any
 
 from debias import Debias, names
 from eval import benchmarks
+from eval.able import refusal
 from eval.answering import heap, trends
 from eval.answering.backends import UNPRUNED, Backend, Native
 from eval.answering.checkpoints import config_of, digest_of, folder_of, layout
@@ -19,7 +20,8 @@ from eval.bias import fitting
 from eval.commands.fields import parse_fields
 from eval.commands.flags import options, sets
 from eval.embedded import EMBEDDED
-from eval.forks.setup import code_of, described, films
+from eval.forks.setup import code_of, described
+from eval.tables import say
 from pruners.base import REFERENCE_TOKENS
 
 log = logging.getLogger("debias")
@@ -41,17 +43,36 @@ def choose(args: argparse.Namespace) -> Choice:
             )
     arms = [_arm(name.strip()) for name in (args.arms or "").split(",") if name.strip()]
     found = _benchmarks(args.benchmarks, data)
-    if getattr(args, "backend", "native") == "fork" and not args.benchmarks and not films(args.method):
-        log.info("the authors' code of %s answers about pictures: the video benchmarks are left out", args.method)
-        found = [benchmark for benchmark in found if benchmark.media == "image"]
     chosen = {media: str(folder) for media, folder in EMBEDDED.items()}
     if args.model:
         chosen = {"image": args.model, "video": args.video_model or args.model}
     elif args.video_model:
         chosen["video"] = args.video_model
+    if set(arms) != {UNPRUNED}:
+        found = _possible(args, found, chosen)
     needed = {benchmark.media for benchmark in found}
     chosen = {media: model for media, model in chosen.items() if media in needed}
     return Choice(args, list(dict.fromkeys(arms)), [(b, data) for b in found], chosen)
+
+
+def _possible(args: argparse.Namespace, found: list[Benchmark], models: dict[str, str]) -> list[Benchmark]:
+    """The benchmarks that the method can do on these models. One that was asked for by name must be among them."""
+    from pruners import find
+
+    kept: list[Benchmark] = []
+    reasons = []
+    pruner = parse_fields(find(args.method), list(args.fields), f"python -m eval run --method {args.method}")
+    for media in dict.fromkeys(benchmark.media for benchmark in found):
+        mine = [benchmark for benchmark in found if benchmark.media == media]
+        reason = refusal(args.method, pruner, getattr(args, "backend", "native"), models[media], media)
+        kept += mine if reason is None else []
+        if reason is not None:
+            reasons.append(f"{', '.join(benchmark.name for benchmark in mine)}: {reason}")
+    if reasons and (args.benchmarks or not kept):
+        raise ValueError(f"{args.method} cannot answer {reasons[0]}")
+    for reason in reasons:
+        say(f"{args.method} leaves out {reason}")
+    return kept
 
 
 def _arm(name: str) -> str:

@@ -144,20 +144,25 @@ def record(
     }, curve
 
 
-def prior(choice: Any, data: Path, out: Path, limit: int = 1000) -> dict[str, Any]:
-    """The average attention that D2Pruner divides by, over the pictures of the data, one of each."""
-    from pruners.prior import Prior
+def prior(choice: Any, media: str, data: Path, out: Path, limit: int = 1000) -> dict[str, Any]:
+    """The average attention that D2Pruner divides by, over the pictures or clips of the data, one of each."""
+    from eval.reading.video import Clips
+    from pruners.prior import CLIP_PROMPT, PROMPT, Prior
 
-    adapter = choice.adapter("image")
-    pictures: dict[str, Sample] = {}
-    for _, samples in calibration("image", data, None, limit):
+    adapter = choice.adapter(media)
+    shown: dict[str, Sample] = {}
+    for _, samples in calibration(media, data, None, limit):
         for sample in samples:
-            pictures.setdefault(str(sample.image), sample)
-    chosen = list(pictures.values())[:limit]
-    tile = int(adapter.model.config.image_seq_length) if choice.layout["image"].tokens is None else None
+            shown.setdefault(str(sample.image or sample.video), sample)
+    chosen, clips = list(shown.values())[:limit], Clips()
+    tile = int(adapter.model.config.image_seq_length) if choice.layout[media].tokens is None else None
     cut = choice.pruner.cuts(len(adapter.decoder.layers))[0].layer
-    found = Prior.measure(adapter, (open_image(sample) for sample in chosen), layer=cut, tile=tile)
+    if media == "video":
+        found = Prior.measure(adapter, (open_clip(sample, clips) for sample in chosen), cut, CLIP_PROMPT)
+    else:
+        found = Prior.measure(adapter, (open_image(sample) for sample in chosen), cut, PROMPT, tile)
     out.parent.mkdir(parents=True, exist_ok=True)
     found.save(out)
-    say(f"prior of layer {found.layer} over {found.images} pictures written to {out}")
-    return {"kind": "prior", "layer": found.layer, "pictures": found.images, "digest": found.digest, "file": str(out)}
+    what = "clips" if media == "video" else "pictures"
+    say(f"prior of layer {found.layer} over {found.images} {what} written to {out}")
+    return {"kind": "prior", "layer": found.layer, what: found.images, "digest": found.digest, "file": str(out)}

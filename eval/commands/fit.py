@@ -34,6 +34,7 @@ from eval.bias.fitting import QUESTIONS, Fit, calibration, prior, record
 from eval.commands.flags import methods, of_methods, positive, sets
 from eval.embedded import EMBEDDED
 from eval.tables import Table, say, show
+from pruners.prior import BESIDE, named
 
 HELDOUT = "held-out"
 Found = dict[str, tuple[dict[str, Any], torch.Tensor]]  # where it was measured -> record, curve
@@ -81,8 +82,8 @@ def fit_one(args: argparse.Namespace) -> dict[str, Any]:
     choice = Choice(args, [], [], {media: model})
     try:
         if args.kind == "prior":
-            out = Path(args.out) if args.out else folder_of(model) / "prior.safetensors"
-            return prior(choice, Path(args.data) if args.data else fitting.heldout(), out, args.limit)
+            out = named(args.out or folder_of(model) / BESIDE[0])
+            return prior(choice, media, Path(args.data) if args.data else fitting.heldout(), out, args.limit)
         found = (each if args.each else together)(choice, media, args.data, only, args.limit, how)
         out = Path(args.out) if args.out else folder_of(model) / "trends.toml"
         stored = known(choice, media)

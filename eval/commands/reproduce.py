@@ -154,9 +154,9 @@ def prepare_prior(task: Task, planned: Planned, args: argparse.Namespace) -> Non
     if out.is_file():
         return
     before = argparse.Namespace(**{**vars(args), "fields": args.fields[: args.fields.index("--prior")]})
-    choice = Choice(before, [], [], {"image": task.checkpoint})
+    choice = Choice(before, [], [], {task.media: task.checkpoint})
     try:
-        prior(choice, Path(task.data) if task.data else heldout(), out, min(1000, task.limit or 1000))
+        prior(choice, task.media, Path(task.data) if task.data else heldout(), out, min(1000, task.limit or 1000))
     finally:
         choice.close()
 

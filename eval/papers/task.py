@@ -10,6 +10,7 @@ from eval.answering.checkpoints import config_of, folder_of, layout
 from eval.cli import Parser
 from eval.commands import run
 from eval.papers.artefacts import REFCOCO, Artefact, Planned
+from pruners.prior import BESIDE, lying_in
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,6 @@ class Task:
                 words.append(f"--{head + '.' if head else ''}{'' if value else 'no-'}{last}")
             else:
                 words += [f"--{flag}", str(value)]
-        if planned.method == "d2pruner" and not (folder_of(self.checkpoint) / "prior.safetensors").is_file():
-            words += ["--prior", str(self.out / self.artefact.folder / "prior.safetensors")]
+        if planned.method == "d2pruner" and lying_in(folder_of(self.checkpoint)) is None:
+            words += ["--prior", str(self.out / self.artefact.folder / BESIDE[0])]
         return words
