@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from debias.names import nearest
+from pruners.prior import BESIDE
 
 # Checkpoints of the families, for messages; any other of the same classes will do.
 KNOWN = (
@@ -77,7 +78,7 @@ def digest_of(model: str) -> str:
     seen = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         # a prior measured on the model lies beside its weights, and does not make it another model
-        if path.suffix in (".json", ".model", ".txt", ".safetensors") and path.name != "prior.safetensors":
+        if path.suffix in (".json", ".model", ".txt", ".safetensors") and path.name not in BESIDE:
             seen.update(f"{path.name} {path.stat().st_size}".encode())
             with open(path, "rb") as file:
                 seen.update(file.read(64 << 20))

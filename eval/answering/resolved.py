@@ -14,6 +14,7 @@ from debias import Debias, Trend, names
 from debias import trends as files
 from eval import benchmarks
 from eval.answering import heap, trends
+from eval.answering.able import refusal
 from eval.answering.backends import Backend, Native
 from eval.answering.checkpoints import config_of, digest_of, folder_of, layout
 from eval.answering.fields import assembled
@@ -22,8 +23,9 @@ from eval.benchmarks.base import Benchmark
 from eval.bias import fitting
 from eval.embedded import EMBEDDED, named
 from eval.forks.backend import Fork
-from eval.forks.setup import code_of, described, films
+from eval.forks.setup import code_of, described
 from eval.settings import UNPRUNED, Settings
+from eval.tables import say
 from pruners import Pruner, find
 from pruners.budget import REFERENCE_TOKENS
 from pruners.engine.prefix import check_shared
@@ -44,17 +46,36 @@ def resolve(settings: Settings) -> Resolved:
     else:
         data = settings.data
     found = _benchmarks(settings.benchmarks, data)
-    if settings.backend == "fork" and not settings.benchmarks and not films(settings.method):
-        log.info("the authors' code of %s answers about pictures: the video benchmarks are left out", settings.method)
-        found = [benchmark for benchmark in found if benchmark.media == "image"]
     chosen = {media: str(folder) for media, folder in EMBEDDED.items()}
     if settings.model:
         chosen = {"image": settings.model, "video": settings.video_model or settings.model}
     elif settings.video_model:
         chosen["video"] = settings.video_model
+    chosen = {media: named(model) for media, model in chosen.items()}
+    if set(settings.arms) != {UNPRUNED}:
+        found = _possible(settings, found, chosen)
     needed = {benchmark.media for benchmark in found}
     chosen = {media: model for media, model in chosen.items() if media in needed}
     return Resolved(settings, [(benchmark, data) for benchmark in found], chosen)
+
+
+def _possible(settings: Settings, found: list[Benchmark], models: dict[str, str]) -> list[Benchmark]:
+    """The benchmarks that the method can do on these models. One that was asked for by name must be among them."""
+    kept: list[Benchmark] = []
+    reasons = []
+    budget = {} if settings.keep is None else {"keep": settings.keep}
+    pruner = assembled(settings.method, {**settings.fields, **budget})
+    for media in dict.fromkeys(benchmark.media for benchmark in found):
+        mine = [benchmark for benchmark in found if benchmark.media == media]
+        reason = refusal(settings.method, pruner, settings.backend, models[media], media)
+        kept += mine if reason is None else []
+        if reason is not None:
+            reasons.append(f"{', '.join(benchmark.name for benchmark in mine)}: {reason}")
+    if reasons and (settings.benchmarks or not kept):
+        raise ValueError(f"{settings.method} cannot answer {reasons[0]}")
+    for reason in reasons:
+        say(f"{settings.method} leaves out {reason}")
+    return kept
 
 
 def _benchmarks(wanted: Sequence[str], data: Path) -> list[Benchmark]:

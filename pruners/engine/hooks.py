@@ -19,7 +19,7 @@ from torch import Tensor
 from debias import Debias, Span
 from pruners.cut import Cut
 from pruners.engine.compiled import LENT, Compiled
-from pruners.engine.limits import Unsupported, checked, is_empty, refuse_cache, refuse_unsupported
+from pruners.engine.limits import Unsupported, checked, is_empty, refuse_cache, refuse_unsupported, warn_anew
 from pruners.engine.masks import segment_mask
 from pruners.engine.prefix import Prefix
 from pruners.engine.recorder import Recorder
@@ -77,6 +77,7 @@ class Run:
         self.layers: Sequence[Any] = list(family.decoder.layers)
         self.kernel: str = family.decoder.config._attn_implementation
         self.cuts = checked(pruner, len(self.layers))
+        pruner.check(family)
         self.prefix: Prefix | None = None
         self.trace = Trace(len(self.layers))
         self.handles: list[Any] = []
@@ -96,6 +97,7 @@ class Run:
         self.segments: list[Segment] = []
         self.looks: list[dict[int, Look]] = [{} for _ in self.cuts]
         self.cache: Any = None
+        self.ids: Tensor | None = None
         self.length = 0  # of the prompt
         self.padded = False  # whether the prompt has padding, and with it a mask that the model makes for every layer
         self.step = 0  # of decoding; 0 is the prefill
@@ -138,6 +140,7 @@ class Run:
         cache = kwargs.get("past_key_values")
         ours = cache is not None and cache is self.cache
         if is_empty(cache, trusted=ours and ids.shape[1] == 1):
+            warn_anew(None if self.cache is not None else self.ids, ids)
             self.watch.begin()
             self.trace.restart()
             self.trace.prefill.begin(ids.device)
@@ -185,7 +188,7 @@ class Run:
         spans = self.adapter.spans(inputs, self.sizes)
         if any(spans):
             real = real_columns(mask, self.length)
-            self.padded = real is not None
+            self.ids, self.padded = ids, real is not None
             places = self.adapter.slots(inputs, spans)
             self.beams = self.repeats([span for row in spans for span in row])
             self.segments = [first_segment(spans, places, real, ids, self.beams, self.debias)]

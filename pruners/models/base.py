@@ -202,6 +202,15 @@ class Adapter:
         return cls(model.eval(), *cls.load_processor(str(path)))
 
     @classmethod
+    def outline(cls: type[A], path: str | Path) -> A:
+        """The adapter on a checkpoint's architecture without any weights, to ask what can be done with it."""
+        from transformers import AutoConfig, AutoModelForImageTextToText
+
+        config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
+        with torch.device("meta"):
+            return cls(AutoModelForImageTextToText.from_config(config, trust_remote_code=False))
+
+    @classmethod
     def load_processor(cls, path: str) -> tuple[Any, Any]:
         """(what the checkpoint says about preparing pictures, tokenizer)"""
         from transformers import AutoTokenizer
