@@ -22,6 +22,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from eval.files import cache_home
+
 LONGEST_REPLY = 1 << 20  # bytes of a server's whole reply
 LONGEST_VERDICT = 2_000  # characters of the judge's words
 
@@ -296,8 +298,7 @@ def _readable(rules: Rules, verdict: Verdict) -> bool:
 
 
 def default_cache(url: str, model: str) -> Path:
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "debias" / "judge" / f"{hashlib.sha256(f'{url} {model}'.encode()).hexdigest()[:16]}.jsonl"
+    return cache_home() / "judge" / f"{hashlib.sha256(f'{url} {model}'.encode()).hexdigest()[:16]}.jsonl"
 
 
 def judge_ids(verdicts: Iterable[Verdict]) -> list[str]:
