@@ -115,10 +115,11 @@ class Choice:
 
     def _check_models(self) -> None:
         """Whatever of a checkpoint can be found wrong without building it; the authors' code has its own layouts."""
-        if self.args.backend == "fork":
+        if getattr(self.args, "backend", "native") == "fork":
             return
-        if self.args.attention != "auto":
-            known_kernel(self.args.attention)
+        attention = getattr(self.args, "attention", "auto")
+        if attention != "auto":
+            known_kernel(attention)
         for model in self.models.values():
             if Path(model).is_dir():
                 checked(Path(model))

@@ -22,7 +22,7 @@ from eval import judge as judging
 from eval.contrast import DRAWS
 from eval.flags import positive
 from eval.images import open_image
-from eval.results import Scored, questions, results
+from eval.results import Scored, questions, results, unjudged
 from eval.sample import Sample
 from eval.store import Folder, decode, writing
 from eval.tables import Table, say, text
@@ -56,7 +56,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     out = Path(args.out) if args.out else folder.path / "report.html"
     written = write(folder, scored, tables, out, args.samples, args.data)
     say(f"wrote {out}")
-    return {"report": str(out), "samples": written}
+    return {"report": str(out), "samples": written, **({"exit": 1} if unjudged(scored) else {})}
 
 
 def write(

@@ -25,7 +25,7 @@ from eval.backends import Backend
 from eval.benchmarks.base import Benchmark
 from eval.plan import World, batches, digest, share, world
 from eval.progress import Progress
-from eval.results import questions, results
+from eval.results import not_judged, questions, results, unjudged
 from eval.sample import Sample, make_row
 from eval.store import Folder, writing
 from eval.tables import say
@@ -194,7 +194,8 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
             tables.write([shown], Path(args.out))
     if failed:
         say(f"not done: {', '.join(failed)} (messages above)")
-    return {"methods": done, "failed": failed, "exit": 1 if failed else 0}
+    wrong = failed or any(found.get("exit") for found in done.values())
+    return {"methods": done, "failed": failed, "exit": 1 if wrong else 0}
 
 
 def overview(done: Mapping[str, Mapping[str, Any]]) -> tables.Table:
@@ -297,7 +298,7 @@ def finish(
     scores = {
         one.benchmark.name: {
             arm: {name: value for name, value in asdict(result.score).items() if name not in ("items", "groups")}
-            | {"failed": result.failed, "tokens": result.tokens}
+            | {"failed": result.failed, "tokens": result.tokens, "unjudged": len(result.score.unjudged)}
             for arm, result in one.arms.items()
         }
         for one in scored
@@ -314,8 +315,11 @@ def finish(
         tables.write(shown, folder.path)
     report.write(folder, scored, shown, folder.path / "report.html", args.report_samples)
     say(f"rows, scores, tables and report.html are in {folder.path}")
+    if left := unjudged(scored):
+        say(not_judged(left))
     return {
         **summary,
+        **({"exit": 1} if left else {}),
         "scores": scores,
         "averages": compare.arm_means(scored),
         "comparisons": [asdict(one) for one in found],
