@@ -19,7 +19,7 @@ from eval.benchmarks import NAMES, get
 from eval.judge import Judge
 from eval.results import not_judged
 from eval.sample import Score, read_rows
-from eval.tables import say
+from eval.tables import say, tell
 
 
 def score_file(
@@ -65,7 +65,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     def work(args: argparse.Namespace) -> dict[str, Any]:
         score = score_file(args.benchmark, args.answers, args.data, judging.from_arguments(args), **options(args))
         if not args.json:
-            print(as_text(score))
+            tell(as_text(score))
         result = as_json(score, args.items)
         if score.unjudged:
             say(not_judged(len(score.unjudged)))
