@@ -21,6 +21,8 @@ from eval.commands.flags import options, sets
 from eval.embedded import EMBEDDED
 from eval.forks.setup import code_of, described, films
 from pruners.base import REFERENCE_TOKENS
+from pruners.models.folder import checked
+from pruners.models.loading import known_kernel
 
 log = logging.getLogger("debias")
 
@@ -83,6 +85,7 @@ class Choice:
         self.device = args.device or (f"cuda:{own_gpu(local)}" if torch.cuda.is_available() else "cpu")
         self.dtype = "float32" if args.dtype == "auto" and self.device == "cpu" else args.dtype
         self.layout = {media: layout(model) for media, model in models.items()}
+        self._check_models()
         self.pruner = self._pruner()
         if not self.arms:  # without attention from the decoder there is no trend to divide by
             self.arms = list(names.ARMS) if trends.trended(self.pruner) else ["none", "padding"]
@@ -111,6 +114,17 @@ class Choice:
                 rest += ["--keep", repr(field.default / REFERENCE_TOKENS)]
                 log.info("keep: %d of %d tokens, as a share of this model's", field.default, REFERENCE_TOKENS)
         return parse_fields(kind, rest, f"python -m eval run --method {self.args.method}")
+
+    def _check_models(self) -> None:
+        """Whatever of a checkpoint can be found wrong without building it; the authors' code has its own layouts."""
+        if getattr(self.args, "backend", "native") == "fork":
+            return
+        attention = getattr(self.args, "attention", "auto")
+        if attention != "auto":
+            known_kernel(attention)
+        for model in self.models.values():
+            if Path(model).is_dir():
+                checked(Path(model))
 
     def _check_split(self) -> None:
         if self.dtype.endswith("bit") and (self.args.backend == "fork" or self.split > 1):
@@ -211,6 +225,7 @@ class Choice:
                 self.args.attention,
                 tensor_parallel=1 if self.zero else self.split,
                 zero=self.zero,
+                allow_missing=getattr(self.args, "allow_missing", False),
             )
             if self.max_patches:
                 loaded.processor.max_patches = self.max_patches

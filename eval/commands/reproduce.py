@@ -139,6 +139,8 @@ def answer(task: Task) -> dict[str, str]:
             found = run.one(words)
             if not words.dry_run and not found["complete"]:
                 failed[planned.label] = f"{found['open']} answers are to come from other processes"
+            elif found.get("exit"):
+                failed[planned.label] = "some answers were not judged"
         except (ValueError, OSError) as error:  # the others can still run
             failed[planned.label] = str(error)
             say(str(error))

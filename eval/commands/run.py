@@ -30,7 +30,7 @@ from eval.answering.team import Team
 from eval.benchmarks.base import Benchmark
 from eval.commands import flags
 from eval.comparing import compare
-from eval.comparing.results import questions, results
+from eval.comparing.results import not_judged, questions, results, unjudged
 from eval.sample import Sample, make_row
 from eval.scoring import judge
 from eval.showing import report
@@ -199,7 +199,8 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
             tables.write([shown], Path(args.out))
     if failed:
         say(f"not done: {', '.join(failed)} (messages above)")
-    return {"methods": done, "failed": failed, "exit": 1 if failed else 0}
+    wrong = failed or any(found.get("exit") for found in done.values())
+    return {"methods": done, "failed": failed, "exit": 1 if wrong else 0}
 
 
 def overview(done: Mapping[str, Mapping[str, Any]]) -> tables.Table:
@@ -302,7 +303,7 @@ def finish(
     scores = {
         one.benchmark.name: {
             arm: {name: value for name, value in asdict(result.score).items() if name not in ("items", "groups")}
-            | {"failed": result.failed, "tokens": result.tokens}
+            | {"failed": result.failed, "tokens": result.tokens, "unjudged": len(result.score.unjudged)}
             for arm, result in one.arms.items()
         }
         for one in scored
@@ -319,8 +320,11 @@ def finish(
         tables.write(shown, folder.path)
     report.write(folder, scored, shown, folder.path / "report.html", args.report_samples)
     say(f"rows, scores, tables and report.html are in {folder.path}")
+    if left := unjudged(scored):
+        say(not_judged(left))
     return {
         **summary,
+        **({"exit": 1} if left else {}),
         "scores": scores,
         "averages": compare.arm_means(scored),
         "comparisons": [asdict(one) for one in found],

@@ -18,9 +18,9 @@ from eval.answering.store import Folder
 from eval.commands.flags import positive
 from eval.comparing.averages import AVERAGES
 from eval.comparing.contrast import DRAWS, SLOW_DRAWS, Contrast, contrasts, mean, scale
-from eval.comparing.results import Result, Scored, results
+from eval.comparing.results import Result, Scored, not_judged, results, ungraded, unjudged, without
 from eval.scoring import judge as judging
-from eval.tables import Table, show, write
+from eval.tables import Table, say, show, write
 
 # -- tables --------------------------------------------------------------------------------------------------------
 
@@ -48,6 +48,8 @@ def score_table(title: str, found: Sequence[Scored]) -> Table:
         notes.append(broken(failed))
     if missing:
         notes.append(f"{missing} questions have no answer yet; they count as wrong. Start the run again to finish it.")
+    if left := unjudged(found):
+        notes.append(not_judged(left))
     for one in found:
         if judge := next(iter(one.arms.values())).score.info.get("judge"):
             notes.append(f"{one.benchmark.name} was graded by {', '.join(judge)}.")
@@ -135,8 +137,8 @@ def within(found: Sequence[Scored], baseline: str, draws: int = DRAWS, seed: int
 
 def across(
     references: Sequence[tuple[Folder, str]], data: str | None, judge: Any, draws: int, seed: int
-) -> list[Contrast]:
-    """Arms of several runs against the first one named, on the benchmarks they share."""
+) -> tuple[list[Contrast], int]:
+    """Arms of several runs against the first one named, on the benchmarks they share; and answers without a grade."""
     sides = []
     for folder, arm in references:
         scored = {one.benchmark.name: one for one in results(folder, data, judge=judge) if arm in one.arms}
@@ -152,17 +154,14 @@ def across(
                 f"{label_a} ({', '.join(first)}) and {label_b} ({', '.join(second)}) share no benchmark; "
                 "expected runs of the same ones"
             )
-        pairs = [
-            (
-                first[name].benchmark,
-                first[name].samples,
-                replace(first[name].arms[arm_a], label=label_a),
-                replace(second[name].arms[arm_b], label=label_b),
-            )
-            for name in shared
-        ]
+        pairs = []
+        for name in shared:
+            left = ungraded([*first[name].arms.values(), *second[name].arms.values()])
+            a, b = (without(side[name], left, judge) for side in (first, second))
+            sides_of = replace(a.arms[arm_a], label=label_a), replace(b.arms[arm_b], label=label_b)
+            pairs.append((a.benchmark, a.samples, *sides_of))
         out += contrasts(pairs, draws, seed)
-    return out
+    return out, sum(unjudged(scored.values()) for _, _, scored in sides)
 
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
@@ -185,7 +184,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 def work(args: argparse.Namespace) -> dict[str, Any]:
     judge = judging.from_arguments(args)
     references = [_reference(text) for text in args.runs]
-    tables, failed = [], 0
+    tables, failed, left = [], 0, 0
     if len(references) == 1 and references[0][1] is None:
         folder = references[0][0]
         scored = results(folder, args.data, judge=judge)
@@ -195,20 +194,24 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         if args.baseline not in arms:
             raise ValueError(f"{folder.path} has no arm {args.baseline!r}; it has {', '.join(sorted(arms))}")
         tables.append(score_table(str(folder.path), scored))
-        failed = failures(scored)
+        failed, left = failures(scored), unjudged(scored)
         found = within(scored, args.baseline, args.draws, args.seed)
     elif len(references) == 1:
         raise ValueError("compare needs a run folder, or at least two RUN:ARM")
     else:
-        found = across([(folder, arm or "none") for folder, arm in references], args.data, judge, args.draws, args.seed)
+        sides = [(folder, arm or "none") for folder, arm in references]
+        found, left = across(sides, args.data, judge, args.draws, args.seed)
     if found:
         tables.append(contrast_table(found, args.draws, failed))
     for table in tables:
         show(table)
+    if left:
+        say(not_judged(left))
     if args.out:
         Path(args.out).mkdir(parents=True, exist_ok=True)
         write(tables, Path(args.out))
-    return {"comparisons": [asdict(one) for one in found], "draws": args.draws, "seed": args.seed}
+    result = {"comparisons": [asdict(one) for one in found], "draws": args.draws, "seed": args.seed}
+    return {**result, "exit": 1} if left else result
 
 
 def _reference(text: str) -> tuple[Folder, str | None]:

@@ -21,11 +21,11 @@ from eval.answering.store import Folder, decode, writing
 from eval.commands.flags import positive
 from eval.comparing import compare
 from eval.comparing.contrast import DRAWS
-from eval.comparing.results import Scored, questions, results
+from eval.comparing.results import Scored, questions, results, unjudged
 from eval.reading.images import open_image
 from eval.sample import Sample
 from eval.scoring import judge as judging
-from eval.tables import Table, say, text
+from eval.tables import Table, say, text, visible
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 THUMBNAIL = 288  # pixels of the square canvas that patches are drawn on
@@ -56,7 +56,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     out = Path(args.out) if args.out else folder.path / "report.html"
     written = write(folder, scored, tables, out, args.samples, args.data)
     say(f"wrote {out}")
-    return {"report": str(out), "samples": written}
+    return {"report": str(out), "samples": written, **({"exit": 1} if unjudged(scored) else {})}
 
 
 def write(
@@ -67,7 +67,9 @@ def write(
 
     info = folder.info()
     shown = [card for one in scored for card in cards(one, info, count, data)]
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=shown_as_text
+    )
     html = page.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=info["settings"]["method"],
         info=info,
@@ -88,6 +90,11 @@ def write(
     with writing(out):
         out.write_text(html, encoding="utf-8")
     return len(shown)
+
+
+def shown_as_text(value: Any) -> Any:
+    """What the page shows of a value: no control characters, which HTML may not hold, and no turned text."""
+    return visible(value) if type(value) is str else value
 
 
 CAPTIONS = {
