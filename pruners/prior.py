@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import torch
 from torch import Tensor
@@ -212,11 +212,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         pictures = (pillow.open(path).convert("RGB") for path in paths)
         prior = Prior.measure(bound, pictures, options.layer, options.prompt, options.tile)
     except (OSError, ValueError) as error:
-        print(f"{options.images}: {error}", file=sys.stderr)
+        say(f"{options.images}: {error}", sys.stderr)
         return 1
     prior.save(options.out)
-    print(prior)
+    say(str(prior), sys.stdout)
     return 0
+
+
+def say(text: str, where: TextIO) -> None:
+    """Without what a terminal would obey: file names and checkpoints come from strangers."""
+    print("".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text), file=where)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ from pruners import Pruner, find
 from pruners.budget import REFERENCE_TOKENS
 from pruners.engine.prefix import check_shared
 from pruners.models import adapter
+from pruners.models.folder import checked
+from pruners.models.loading import known_kernel
 from tiny.benchmarks import ensure
 
 log = logging.getLogger("debias")
@@ -101,6 +103,7 @@ class Resolved:
         self.device = settings.device or (f"cuda:{own_gpu(world().local)}" if torch.cuda.is_available() else "cpu")
         self.dtype = "float32" if settings.dtype == "auto" and self.device == "cpu" else settings.dtype
         self.layout = {media: layout(model) for media, model in self.models.items()}
+        self._check_models()
         self.pruner = self._pruner()
         # without attention from the decoder there is no trend to divide by
         own = list(names.ARMS) if trends.trended(self.pruner) else ["none", "padding"]
@@ -127,6 +130,16 @@ class Resolved:
                 values["keep"] = field.default / REFERENCE_TOKENS
                 log.info("keep: %d of %d tokens, as a share of this model's", field.default, REFERENCE_TOKENS)
         return assembled(self.settings.method, values)
+
+    def _check_models(self) -> None:
+        """Whatever of a checkpoint can be found wrong without building it; the authors' code has its own layouts."""
+        if self.settings.backend == "fork":
+            return
+        if self.settings.attention != "auto":
+            known_kernel(self.settings.attention)
+        for model in self.models.values():
+            if Path(model).is_dir():
+                checked(Path(model))
 
     def _check_split(self) -> None:
         settings = self.settings
@@ -247,6 +260,7 @@ class Resolved:
                 self.settings.attention,
                 tensor_parallel=1 if self.settings.zero else self.split,
                 zero=self.settings.zero,
+                allow_missing=self.settings.allow_missing,
             )
             if self.settings.max_patches:
                 loaded.processor.max_patches = self.settings.max_patches

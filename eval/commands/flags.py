@@ -113,6 +113,11 @@ def choosing(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="attention kernel: sdpa, eager or flash_attention_2; auto: the last where it is installed, else sdpa",
     )
+    add(
+        "--allow-missing",
+        action="store_true",
+        help="go on with a checkpoint that lacks tensors of its model or holds others; what is lacking is random",
+    )
     add("--device", help="cpu, cuda, cuda:1, or auto to spread a large model (default: cuda when there is one)")
     add(
         "--max-patches",

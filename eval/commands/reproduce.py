@@ -163,6 +163,8 @@ def answer(task: Task, dry: bool) -> dict[str, str]:
                 tables.show(table)
             if not found.complete:
                 failed[planned.label] = f"{found.open} answers are to come from other processes"
+            elif found.unjudged:
+                failed[planned.label] = "some answers were not judged"
         except (ValueError, OSError) as error:  # the others can still run
             failed[planned.label] = str(error)
             say(str(error))
