@@ -14,7 +14,7 @@ import numpy as np
 
 from eval import artefacts, charts, compare, drawings, figures
 from eval.bias import Array, Measured, interval
-from eval.contrast import SLOW_DRAWS, contrast, scale
+from eval.contrast import SLOW_DRAWS, apart, contrast, scale
 from eval.diagnosis import bracket
 from eval.results import Scored, results
 from eval.store import Folder
@@ -98,8 +98,8 @@ def gap(a: Side, b: Side) -> Array:
     parts = []
     for first, second in zip(a.scored, b.scored, strict=True):
         one = first.benchmark
-        found, drawn = contrast(one, first.samples, first.arms[a.arm], second.arms[b.arm], SLOW_DRAWS)
-        parts.append(np.concatenate([[found.delta], drawn]) / scale(one.name))
+        found, drawn, _ = contrast(one, first.samples, first.arms[a.arm], second.arms[b.arm], SLOW_DRAWS)
+        parts.append(np.concatenate([[found.delta], apart(drawn, found.benchmark)]) / scale(one.name))
     return np.asarray(np.mean(parts, axis=0))
 
 
