@@ -204,6 +204,7 @@ MEASURES: dict[str, Callable[[Task], list[Table]]] = {
     "budgets": budgets.budgets,
     "bias": measures.bias_strengths,
     "layers": measures.layers,
+    "fit_sizes": measures.fit_sizes,
     "iou": measures.iou,
     "overhead": measures.overhead,
 }

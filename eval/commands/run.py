@@ -22,7 +22,7 @@ from typing import Any
 
 from eval import tables
 from eval.answering import choices
-from eval.answering.backends import Backend
+from eval.answering.backends import UNPRUNED, Backend
 from eval.answering.plan import World, batches, digest, share, world
 from eval.answering.progress import Progress
 from eval.answering.store import Folder, writing
@@ -36,6 +36,7 @@ from eval.scoring import judge
 from eval.showing import report
 from eval.speed.throughput import Meter, Watch
 from eval.tables import say
+from eval.verdict import MARK, main_arm
 from eval.versions import versions
 
 log = logging.getLogger("debias")
@@ -186,7 +187,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         say(f"\n{method}")
         mine = argparse.Namespace(**{**vars(args), "method": method, "out": args.out and str(Path(args.out) / method)})
         try:
-            done[method] = one(mine)
+            done[method] = one(mine, unpruned=not done)
         except ValueError as error:  # the others can still run
             if args.tensor_parallel or args.zero:  # but not with processes that know nothing of it
                 raise
@@ -205,22 +206,36 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
 def overview(done: Mapping[str, Mapping[str, Any]]) -> tables.Table:
     """Methods by arms: the average over the benchmarks."""
     arms = list(dict.fromkeys(arm for found in done.values() for arm in found.get("averages", {})))
-    rows = []
+    rows: list[list[tables.Cell]] = []
+    strong = []
     for method, found in done.items():
         values = found.get("averages", {})
-        last = next((c for c in found.get("comparisons", []) if c["benchmark"] == "average" and c["b"] == "both"), None)
-        interval = f"{last['delta']:+.2f} [{last['low']:+.2f}, {last['high']:+.2f}]" if last else None
-        rows.append([method, *(values.get(arm) for arm in arms), interval])
-    notes = ["Mean over the benchmarks (MME / 20); both - none with its 95 % interval."]
-    scores = [score for found in done.values() for arms in found.get("scores", {}).values() for score in arms.values()]
-    if failed := sum(score["failed"] for score in scores):
+        averages = {c["b"]: c for c in found.get("comparisons", []) if c["benchmark"] == "average"}
+        last = averages.get(main_arm(list(averages)) or "")
+        shown = tables.between(last["delta"], last["low"], last["high"]) if last else None
+        if last and last["differs"]:
+            strong.append(len(rows))
+        scores = [None if values.get(arm) is None else f"{tables.tenths(values[arm]):.1f}" for arm in arms]
+        rows.append([method, *scores, shown, MARK if last and last["differs"] else ""])
+    notes = [
+        "Mean over the benchmarks (MME / 20); debiased: both, or padding where a method has no more. unpruned is "
+        f"answered once, with the first method. {MARK}: differs, p < 0.05 of sign flips, each method by itself."
+    ]
+    faults: dict[str, int] = {}  # of each benchmark, whose broken pictures every method and arm meets
+    for found in done.values():
+        for name, by_arm in found.get("scores", {}).items():
+            faults[name] = max(faults.get(name, 0), *(score["failed"] for score in by_arm.values()))
+    if failed := sum(faults.values()):
         notes.append(compare.broken(failed))
-    return tables.Table("All methods", ["method", *arms, "both - none"], rows, notes)
+    return tables.Table("All methods", ["method", *arms, "debiased − none, 95 %", ""], rows, notes, strong)
 
 
-def one(args: argparse.Namespace) -> dict[str, Any]:
+def one(args: argparse.Namespace, unpruned: bool = True) -> dict[str, Any]:
+    """One method in its arms. Of several methods the first answers `unpruned` too, which is the same for all."""
     place = world()
     chosen = choices.choose(args)
+    if unpruned and not args.arms:
+        chosen.arms = [UNPRUNED, *chosen.arms]
     loaded = [(b, data, questions(b, data, args.limit, chosen.options.get(b.name))) for b, data in chosen.benchmarks]
     if args.check:
         check(chosen, args.skip_broken)
@@ -308,20 +323,16 @@ def finish(
         for one in scored
     }
     folder.save("scores.json", {"run": info["run"], "scores": scores})
-    shown = [compare.score_table(f"{args.method}: {info['settings']['method']}", scored)]
-    baseline = "none" if any("none" in one.arms for one in scored) else next(iter(scored[0].arms))
-    found = compare.within(scored, baseline, args.draws)
-    if found:
-        shown.append(compare.contrast_table(found, args.draws, compare.failures(scored)))
-    for table in shown:
-        tables.show(table)
+    seen = compare.look(f"{args.method}: {info['settings']['method']}", scored, args.draws)
+    seen.show(args.wide)
     with writing(folder.path):
-        tables.write(shown, folder.path)
-    report.write(folder, scored, shown, folder.path / "report.html", args.report_samples)
+        tables.write(seen.full, folder.path)
+    report.write(folder, scored, seen, folder.path / "report.html", args.report_samples)
     say(f"rows, scores, tables and report.html are in {folder.path}")
     return {
         **summary,
         "scores": scores,
         "averages": compare.arm_means(scored),
-        "comparisons": [asdict(one) for one in found],
+        "verdict": seen.said,
+        "comparisons": [asdict(one) for one in seen.found],
     }

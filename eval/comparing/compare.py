@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from eval import verdict
 from eval.answering.store import Folder
 from eval.commands.flags import positive
 from eval.comparing.averages import AVERAGES
 from eval.comparing.contrast import DRAWS, SLOW_DRAWS, Contrast, contrasts, mean, scale
 from eval.comparing.results import Result, Scored, results
 from eval.scoring import judge as judging
-from eval.tables import Table, show, write
+from eval.tables import Table, say, show, write
 
 # -- tables --------------------------------------------------------------------------------------------------------
 
@@ -55,11 +56,22 @@ def score_table(title: str, found: Sequence[Scored]) -> Table:
 
 
 def broken(failed: int) -> str:
-    return f"{failed} answers are none (unreadable pictures, NaN); they count as wrong."
+    return f"{failed} questions have no answer in some arm (unreadable pictures, NaN); they count as wrong."
 
 
 def failures(found: Sequence[Scored]) -> int:
-    return sum(result.failed for one in found for result in one.arms.values())
+    """Questions that some arm could not answer: a broken picture is one fault, however many arms met it."""
+    return sum(
+        len(
+            {
+                row["metadata"]["key"]
+                for result in one.arms.values()
+                for row in result.rows
+                if "error" in row["metadata"]
+            }
+        )
+        for one in found
+    )
 
 
 def _value(result: Result | None) -> float | None:
@@ -85,6 +97,8 @@ HEAD = [
     "95 % high",
     "p",
     "p (Holm)",
+    "differs",
+    "could see",
     "up",
     "down",
     "n",
@@ -97,19 +111,61 @@ HEAD = [
 def contrast_table(found: Sequence[Contrast], draws: int, failed: int = 0) -> Table:
     baseline = found[0].a if found else ""
     rows = [
-        [one.benchmark, one.b, one.value_b, one.delta, one.low, one.high, _p(one.p), _p(one.p_holm), one.up, one.down,
-         one.n, one.groups, one.failed_a + one.failed_b, one.tokens_b]
+        [one.benchmark, one.b, one.value_b, one.delta, one.low, one.high, _p(one.p), _p(one.p_holm),
+         verdict.MARK if one.differs else "", one.least, one.up, one.down, one.n, one.groups,
+         max(one.failed_a, one.failed_b), one.tokens_b]
         for one in found
     ]  # fmt: skip
     notes = [
         f"Δ: difference to {baseline}, paired by question. Interval: BCa bootstrap of {draws} draws ({SLOW_DRAWS} for "
-        "metrics that are no mean), whole images or groups drawn. p: exact McNemar for right/wrong, sign flips of "
-        "groups otherwise; Holm over the benchmarks. up/down: questions won and lost. broken: answers of either arm "
-        "that are none. tokens: mean over layers.",
+        "metrics that are no mean), whole images or groups drawn. p: sign flips of images or groups, which is exact "
+        "McNemar for right/wrong asked once an image; Holm over the benchmarks. up/down: questions won and lost. "
+        "broken: missing answers. tokens: mean over layers.",
+        verdict.RULE,
     ]
     if failed:
         notes.append(broken(failed))
-    return Table(f"Differences to {baseline}", HEAD, rows, notes)
+    strong = [place for place, one in enumerate(found) if one.differs]
+    return Table(f"Differences to {baseline}", HEAD, rows, notes, strong, keys=2)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a comparison shows: a verdict in words, a narrow table that goes with it, and everything."""
+
+    found: Sequence[Contrast]
+    said: str
+    brief: Sequence[Table]
+    full: Sequence[Table]
+
+    def show(self, wide: bool) -> None:
+        """On the terminal: the verdict, and the narrow table or everything."""
+        if self.said:
+            say(f"\n{self.said}\n")
+        for table in self.full if wide or not self.brief else self.brief:
+            show(table)
+        if not wide and self.brief:
+            say("All arms and columns: --wide, and in table.md, table.csv and table.tex of a run.")
+
+
+def look(title: str, scored: Sequence[Scored], draws: int = DRAWS, baseline: str | None = None, seed: int = 0) -> Look:
+    """The arms of one run against its baseline: none, or what it has instead."""
+    if baseline is None:
+        baseline = "none" if any("none" in one.arms for one in scored) else next(iter(scored[0].arms))
+    return _look([score_table(title, scored)], within(scored, baseline, draws, seed), draws, failures(scored))
+
+
+def _look(scores: Sequence[Table], found: Sequence[Contrast], draws: int, failed: int = 0, every: bool = False) -> Look:
+    arms = list(dict.fromkeys(one.b for one in found))
+    about = arms if every else [arm for arm in [verdict.main_arm(arms)] if arm is not None]
+    said = "\n".join(verdict.verdict(found, arm) for arm in about)
+    brief = [verdict.summary(found, arm) for arm in about]
+    if about:
+        brief[-1] = replace(brief[-1], notes=[*verdict.notes(found, about), *(scores[0].notes if scores else ())])
+    full = [*scores, *([contrast_table(found, draws, failed)] if found else [])]
+    if said:
+        full[-1] = replace(full[-1], notes=[said.replace("\n", " "), *full[-1].notes])
+    return Look(found, said, brief, full)
 
 
 def _p(value: float | None) -> str | None:
@@ -177,6 +233,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
         "--draws", type=positive, default=DRAWS, help="bootstrap draws and permutations (default %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default %(default)s)")
+    parser.add_argument("--wide", action="store_true", help="show all arms and columns, not one row a benchmark")
     parser.add_argument("--out", help="also write table.md, table.csv and table.tex into this folder")
     judging.arguments(parser)
     return work
@@ -185,7 +242,6 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 def work(args: argparse.Namespace) -> dict[str, Any]:
     judge = judging.from_arguments(args)
     references = [_reference(text) for text in args.runs]
-    tables, failed = [], 0
     if len(references) == 1 and references[0][1] is None:
         folder = references[0][0]
         scored = results(folder, args.data, judge=judge)
@@ -194,21 +250,18 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         arms = {arm for one in scored for arm in one.arms}
         if args.baseline not in arms:
             raise ValueError(f"{folder.path} has no arm {args.baseline!r}; it has {', '.join(sorted(arms))}")
-        tables.append(score_table(str(folder.path), scored))
-        failed = failures(scored)
-        found = within(scored, args.baseline, args.draws, args.seed)
+        seen = look(str(folder.path), scored, args.draws, args.baseline, args.seed)
     elif len(references) == 1:
         raise ValueError("compare needs a run folder, or at least two RUN:ARM")
     else:
         found = across([(folder, arm or "none") for folder, arm in references], args.data, judge, args.draws, args.seed)
-    if found:
-        tables.append(contrast_table(found, args.draws, failed))
-    for table in tables:
-        show(table)
+        seen = _look([], found, args.draws, every=True)
+    seen.show(args.wide)
     if args.out:
         Path(args.out).mkdir(parents=True, exist_ok=True)
-        write(tables, Path(args.out))
-    return {"comparisons": [asdict(one) for one in found], "draws": args.draws, "seed": args.seed}
+        write(seen.full, Path(args.out))
+    comparisons = [asdict(one) for one in seen.found]
+    return {"verdict": seen.said, "comparisons": comparisons, "draws": args.draws, "seed": args.seed}
 
 
 def _reference(text: str) -> tuple[Folder, str | None]:

@@ -48,19 +48,15 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     scored = results(folder, args.data, judge=judging.from_arguments(args))
     if not scored:
         raise ValueError(f"{folder.path} holds no scored rows to report; run its benchmarks first")
-    baseline = "none" if any("none" in one.arms for one in scored) else next(iter(scored[0].arms))
-    found = compare.within(scored, baseline, args.draws)
-    tables = [compare.score_table("Scores", scored)]
-    if found:
-        tables.append(compare.contrast_table(found, args.draws))
+    seen = compare.look("Scores", scored, args.draws)
     out = Path(args.out) if args.out else folder.path / "report.html"
-    written = write(folder, scored, tables, out, args.samples, args.data)
+    written = write(folder, scored, seen, out, args.samples, args.data)
     say(f"wrote {out}")
     return {"report": str(out), "samples": written}
 
 
 def write(
-    folder: Folder, scored: Sequence[Scored], tables: Sequence[Table], out: Path, count: int, data: str | None = None
+    folder: Folder, scored: Sequence[Scored], seen: compare.Look, out: Path, count: int, data: str | None = None
 ) -> int:
     """Write the page; returns how many questions it shows."""
     from jinja2 import Environment, StrictUndefined
@@ -71,15 +67,9 @@ def write(
     html = page.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=info["settings"]["method"],
         info=info,
-        tables=[
-            {
-                "title": t.title,
-                "head": t.head,
-                "rows": [[(text(cell), "" if isinstance(cell, str) else "number") for cell in row] for row in t.rows],
-                "notes": t.notes,
-            }
-            for t in tables
-        ],
+        said=seen.said,
+        brief=[flat(table) for table in seen.brief],
+        full=[flat(table) for table in seen.full],
         figures=pictures(scored, info) if count else [],
         cards=shown,
         size=THUMBNAIL,
@@ -88,6 +78,17 @@ def write(
     with writing(out):
         out.write_text(html, encoding="utf-8")
     return len(shown)
+
+
+def flat(table: Table) -> dict[str, Any]:
+    """A table as the template takes it: text, and of every column and row how it is set."""
+    return {
+        "title": table.title,
+        "head": table.head,
+        "kinds": ["number" if table.numeric(column) else "" for column in range(len(table.head))],
+        "rows": [([text(cell) for cell in row], place in table.strong) for place, row in enumerate(table.rows)],
+        "notes": table.notes,
+    }
 
 
 CAPTIONS = {
