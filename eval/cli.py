@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
-import json
 import logging
 import os
 import re
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from eval import embedded, versions
-from eval.tables import say
+from eval.tables import Spoken, say, tell, tell_json
 
 Work = Callable[[argparse.Namespace], "dict[str, Any] | None"]
 
@@ -157,6 +156,16 @@ def outside(error: Exception) -> str:
     return f" in {sys.executable}. In the clone: bash setup.sh && source .venv/bin/activate, or pip install ."
 
 
+def told(text: str, status: int) -> int:
+    """Tell it; the exit status is 1 where that cannot be done."""
+    try:
+        tell(text)
+    except ValueError as error:
+        say(f"{program()}: {error}")
+        return 1
+    return status
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0].startswith("--local_rank="):
@@ -164,16 +173,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] == ["help"]:
         words = [*words[1:2], "--help"]
     if not words or words[0] in ("-h", "--help"):
-        print(overview())
-        return 0 if words else 2
+        return told(overview(), 0 if words else 2)
     if words[0] == "--version":
-        print("debias", versions.of("debias"))
-        return 0
+        return told(f"debias {versions.of('debias')}", 0)
     name, rest = words[0], words[1:]
     if name not in installed():
         say(f"{program()}: unknown command {name!r}{nearest(name, installed())}\nTry: {program()} --help")
         return 2
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    handler = logging.StreamHandler()
+    handler.setFormatter(Spoken("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     for noisy in ("httpx", "httpx2", "httpcore", "httpcore2", "matplotlib", "openai", "transformers"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     debug = os.environ.get("DEBIAS_DEBUG") == "1"
@@ -184,6 +193,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if isinstance(model := getattr(args, flag, None), str):
                 setattr(args, flag, embedded.named(model))
         result = work(args)
+        if args.json:
+            tell_json(result or {})
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
     except KeyboardInterrupt:
@@ -194,7 +205,4 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         say(f"{program()} {name}: {error}{outside(error)}")
         return 2 if isinstance(error, Misuse) else 1
-    if args.json:
-        json.dump(result or {}, sys.stdout, ensure_ascii=False, allow_nan=False, default=str)
-        sys.stdout.write("\n")
     return int((result or {}).get("exit", 0))

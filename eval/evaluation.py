@@ -18,7 +18,7 @@ from eval.answering.team import Team
 from eval.benchmarks.base import Benchmark
 from eval.comparing import compare
 from eval.comparing.contrast import Contrast
-from eval.comparing.results import Scored, questions, results
+from eval.comparing.results import Scored, not_judged, questions, results, unjudged
 from eval.sample import Sample
 from eval.scoring import judge
 from eval.scoring.judge import Judge
@@ -58,11 +58,16 @@ class Report:
         return {
             one.benchmark.name: {
                 arm: {name: value for name, value in asdict(result.score).items() if name not in hidden}
-                | {"failed": result.failed, "tokens": result.tokens}
+                | {"failed": result.failed, "tokens": result.tokens, "unjudged": len(result.score.unjudged)}
                 for arm, result in one.arms.items()
             }
             for one in self.scored
         }
+
+    @property
+    def unjudged(self) -> int:
+        """Answers that the judge gave no grade; they are left out of every arm."""
+        return unjudged(self.scored)
 
     def table(self) -> str:
         """The tables as Markdown."""
@@ -76,7 +81,7 @@ class Report:
         if self.folder is not None and self.complete:
             found |= {"scores": self.scores, "averages": compare.arm_means(self.scored) if self.scored else {}}
             found["comparisons"] = [asdict(one) for one in self.comparisons]
-        return {**found, "throughput": dict(self.throughput)}
+        return {**found, **({"exit": 1} if self.unjudged else {}), "throughput": dict(self.throughput)}
 
     def _repr_html_(self) -> str:
         """The tables as HTML, for notebooks."""
@@ -196,4 +201,6 @@ def finish(folder: Folder, names: Sequence[str], chosen: Resolved, grader: Judge
         tables.write(shown, folder.path)
     report.write(folder, scored, shown, folder.path / "report.html", settings.report_samples)
     say(f"rows, scores, tables and report.html are in {folder.path}")
+    if found.unjudged:
+        say(not_judged(found.unjudged))
     return found

@@ -117,3 +117,4 @@ class Score:
     missing: int  # questions without an answer: wrong, and counted
     unparsed: int  # answers in which the parser found no choice
     info: dict[str, Any] = field(default_factory=dict)  # conditions of the number: split, normaliser, judge, ...
+    unjudged: tuple[str, ...] = ()  # keys of answers that the judge gave no grade for: no part of the score

@@ -64,6 +64,7 @@ class Settings:
     zero: bool = False  # the same, each a part of every weight
     share_prefix: bool = False  # compute the layers before the first cut once for all arms of a batch
     check: bool = False  # read every record and picture before a model is loaded
+    allow_missing: bool = False  # load a checkpoint that lacks tensors; they are drawn at random
     skip_broken: bool = False  # go on without unreadable pictures; they count as wrong
     draws: int = 10_000  # of the bootstrap
     report_samples: int = 12  # questions of each benchmark in report.html

@@ -1,26 +1,73 @@
-"""Tables of plain cells, for the terminal, Markdown, CSV and LaTeX, and how anything is said to a person."""
+"""The exits: how text reaches a terminal, and tables the terminal, Markdown, CSV and LaTeX. Nothing prints around them.
+
+What strangers wrote is shown and never obeyed: control characters, and marks that turn the direction of text, appear as
+their codes.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
+import logging
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from typing import Any
 
 Cell = str | float | int | None
+LONGEST_LINE, MOST_LINES = 2_000, 500  # of one message
 
 
 def say(text: str) -> None:
-    print(visible(text).replace("\r", " "), file=sys.stderr, flush=True)
+    """A message for a person, on standard error."""
+    print(message(text), file=sys.stderr, flush=True)
+
+
+def tell(text: str) -> None:
+    """What was asked for, on standard output."""
+    try:
+        print(visible(text), flush=True)
+    except OSError as error:
+        with suppress(OSError, ValueError):  # else Python would fail at it once more when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise ValueError(f"standard output cannot be written ({error.strerror})") from None
+
+
+def tell_json(value: Any) -> None:
+    """One JSON object on standard output; what a terminal would obey is escaped as JSON does it."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
+    tell(OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def visible(text: str) -> str:
-    """The text without what a terminal, TeX or a spreadsheet would obey: control characters show as their code."""
-    return CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    """The text without what a terminal, TeX, a browser or a spreadsheet would obey: it shows as its code."""
+    return OBEYED.sub(lambda found: f"\\x{ord(c):02x}" if ord(c := found[0]) < 256 else f"\\u{ord(c):04x}", text)
+
+
+def message(text: str) -> str:
+    """A text of bounded length that a terminal shows as it is; a file's header may have ten million characters."""
+    lines = [
+        line
+        if len(line) <= LONGEST_LINE
+        else f"{line[:LONGEST_LINE]} ... ({len(line) - LONGEST_LINE:,} characters more)"
+        for line in visible(text).replace("\r", " ").split("\n")
+    ]
+    if len(lines) > MOST_LINES:
+        lines = [*lines[:MOST_LINES], f"... ({len(lines) - MOST_LINES:,} lines more)"]
+    return "\n".join(lines)
+
+
+class Spoken(logging.Formatter):
+    """Log lines leave by the same exit."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return message(super().format(record))
 
 
 @dataclass(frozen=True)
@@ -73,7 +120,7 @@ def comma_separated(table: Table) -> str:
 
     def safe(cell: Cell) -> Cell:
         if isinstance(cell, str):
-            cell = visible(cell).replace("\r", "\n")
+            cell = INNER.sub(r"\1'", visible(cell).replace("\r", "\n"))
             return "'" + cell if cell.lstrip()[:1] in FORMULAS or cell[:1].isspace() else cell
         return "" if cell is None else cell
 
@@ -97,7 +144,10 @@ def html(table: Table) -> str:
 
 MARKDOWN = str.maketrans({"\\": r"\\", "|": r"\|", "<": r"\<"})
 FORMULAS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
-CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+# Where the separator is a semicolon, a tab or a bar, a spreadsheet ends a cell there, in spite of quotes.
+INNER = re.compile(r"([;\t|\n][\s\"']*)(?=[=+\-@＝＋－＠])")
+# Control characters, and marks that turn the direction of text.
+OBEYED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 LINES = re.compile(r"[\n\r\u2028\u2029]")
 LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
          "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "–": "--", "±": r"$\pm$", "Δ": r"$\Delta$",

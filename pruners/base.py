@@ -27,6 +27,12 @@ class Pruner(Method):
     ) -> AbstractContextManager[Trace]:
         """Prune `model` inside the block.
 
+        Leave generate's use_cache on: without a cache every new token is a prompt of its own and ranks anew, which a
+        warning says.
+
+        Leave generate's use_cache on: without a cache every new token is a prompt of its own and ranks anew, which a
+        warning says.
+
         sizes: (width, height) before padding of every image of the batch, in prompt order; read only when `debias`
         silences padding.
         prefix: shared by blocks that ask the same batch in several arms; the layers before the first cut run once.

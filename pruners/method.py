@@ -70,6 +70,9 @@ class Method:
         """Where tokens leave in a decoder of `layers` layers, in ascending order."""
         raise TypeError(f"{type(self).__name__} does not say where it cuts; define cuts(layers)")
 
+    def check(self, adapter: Adapter) -> None:
+        """Raise a ValueError for what the method lacks on this model; called before anything runs."""
+
     def start(self, view: View) -> Any:
         """Called before layer 0, where view.hidden and view.text are the input embeddings; view.memo at every cut."""
         return None

@@ -1,22 +1,21 @@
 """The average attention of a model over pictures: what D2Pruner divides by.
 
-python -m pruners.prior MODEL FOLDER_OF_IMAGES --out prior.safetensors
+python -m pruners.prior MODEL FOLDER_OF_IMAGES --out prior.json
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from debias import Span
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 PROMPT = "Please describe the provided image."
-BESIDE = "prior.safetensors"
+CLIP_PROMPT = "Please describe the provided video."
+BESIDE = ("prior.json", "prior.safetensors")  # the second is what older versions wrote, and is still read
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
@@ -51,13 +51,17 @@ class Prior:
         digest = hashlib.sha256(torch.tensor(self.values).numpy().tobytes()).hexdigest()[:12]
         object.__setattr__(self, "digest", digest)
 
-    def at(self, span: Span, layer: int, device: torch.device) -> Tensor:
-        """The value of each token of `span` that is still there, to divide the attention of `layer` by."""
+    def reads(self, layer: int) -> None:
+        """Raise a ValueError unless the attention of `layer` was measured."""
         if layer != self.layer:
             raise ValueError(
                 f"the prior was measured on the attention of layer {self.layer} (counted from 0) and the score reads "
                 f"layer {layer}; measure one for it with `python -m pruners.prior --layer {layer + 1}`"
             )
+
+    def at(self, span: Span, layer: int, device: torch.device) -> Tensor:
+        """The value of each token of `span` that is still there, to divide the attention of `layer` by."""
+        self.reads(layer)
         table = _table(self, device)
         if self.tiles and span.total % len(table) == 0:
             table = table.repeat(span.total // len(table))
@@ -69,51 +73,67 @@ class Prior:
         return table[span.raster(device)]
 
     def save(self, path: Path | str) -> None:
-        facts = {name: str(getattr(self, name)) for name in ("layer", "model", "prompt", "images", "tiles")}
-        save_file({"prior": torch.tensor(self.values)}, str(path), metadata=facts)
+        """Write it as JSON, to the last bit."""
+        facts = {name: getattr(self, name) for name in ("layer", "model", "prompt", "images", "tiles")}
+        # Nine digits tell every float32 from its neighbours.
+        values = [float(f"{value:.9g}") for value in torch.tensor(self.values).tolist()]
+        named(path).write_text(json.dumps({**facts, "values": values}) + "\n", encoding="utf-8")
 
     @classmethod
     def beside(cls, model: Any) -> Prior:
         """The prior that lies in the folder of a model's checkpoint."""
         folder = str(getattr(model.config, "_name_or_path", ""))
-        path = Path(folder, BESIDE)
-        if not folder or not path.is_file():
+        path = lying_in(folder) if folder else None
+        if path is None:
             raise ValueError(
-                f"no prior was given and {path} does not exist; measure one with "
-                f"`python -m pruners.prior {folder or 'MODEL'} FOLDER_OF_IMAGES --out {path}`"
+                f"no prior was given and {Path(folder, BESIDE[0])} does not exist; measure one with "
+                f"`python -m pruners.prior {folder or 'MODEL'} FOLDER_OF_IMAGES --out {Path(folder, BESIDE[0])}`"
             )
         return _read(path, path.stat().st_mtime_ns)
 
     @classmethod
     def load(cls, path: Path | str) -> Prior:
-        """Read what `save` wrote."""
-        if not Path(path).is_file():
+        """Read what `save` wrote, or an older version of it."""
+        path = Path(path)
+        if not path.is_file():
             raise ValueError(f"{path}: no such file; measure a prior with `python -m pruners.prior MODEL IMAGES`")
-        with safe_open(str(path), framework="pt") as file:
-            facts = file.metadata() or {}
-            if "prior" not in file.keys() or "layer" not in facts:  # noqa: SIM118 (not a dict)
-                raise ValueError(
-                    f"{path}: not a prior; expected a tensor 'prior' and its layer, as Prior.save writes them"
-                )
-            values = tuple(file.get_tensor("prior").float().tolist())
-        return cls(
-            values,
-            layer=int(facts["layer"]),
-            model=facts.get("model", ""),
-            prompt=facts.get("prompt", PROMPT),
-            images=int(facts.get("images", 0)),
-            tiles=facts.get("tiles") == "True",
-        )
+        try:
+            found = _older(path) if path.suffix == ".safetensors" else json.loads(path.read_text(encoding="utf-8"))
+            values = tuple(torch.tensor(found["values"], dtype=torch.float32).tolist())
+            if not values:
+                raise ValueError("no values")
+            return cls(
+                values,
+                layer=int(found["layer"]),
+                model=str(found.get("model", "")),
+                prompt=str(found.get("prompt", PROMPT)),
+                images=int(found.get("images", 0)),
+                tiles=found.get("tiles") in (True, "True"),
+            )
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(
+                f"{path}: not a prior ({error}); expected JSON with a layer and a list of values, as `save` writes it"
+            ) from None
 
     @classmethod
     def measure(
-        cls, adapter: Adapter, images: Iterable[Image], layer: int = 2, prompt: str = PROMPT, tile: int | None = None
+        cls,
+        adapter: Adapter,
+        images: Iterable[Image | Sequence[Image]],
+        layer: int = 2,
+        prompt: str = PROMPT,
+        tile: int | None = None,
     ) -> Prior:
-        """Average the attention that a cut before `layer` sees. `tile`: tokens of a tile, to average over tiles."""
+        """Average the attention that a cut before `layer` sees; a list of frames is a clip.
+
+        tile: tokens of a tile, to average over tiles.
+        """
         probe = FastV(keep=1.0, layer=layer)  # keeps everything; its score is the attention itself
         total, count = torch.zeros(()), 0
         for image in images:
-            encoded = adapter.encode([Request(prompt, images=[image])])
+            clip = isinstance(image, (list, tuple))
+            shown: dict[str, Any] = {"video": image} if clip else {"images": [image]}
+            encoded = adapter.encode([Request(prompt, **shown)])
             with probe(adapter.model) as trace, torch.inference_mode():
                 adapter.model(**encoded.inputs)
             recorded = trace.scores[0][0]
@@ -133,6 +153,29 @@ class Prior:
         return cls(values, layer - 1, Path(name).name, prompt, count, tile is not None)
 
 
+def lying_in(folder: Path | str) -> Path | None:
+    """The prior in a checkpoint's folder, if there is one."""
+    return next((path for name in BESIDE if (path := Path(folder, name)).is_file()), None)
+
+
+def named(path: Path | str) -> Path:
+    """The path, unless other programs would read the file as weights of the model that it lies beside."""
+    if Path(path).suffix == ".safetensors":
+        raise ValueError(f"{path}: a prior is no weights, which .safetensors stands for; name it {BESIDE[0]}")
+    return Path(path)
+
+
+def _older(path: Path) -> dict[str, Any]:
+    """What older versions wrote: one tensor, with its facts as text."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {**(file.metadata() or {}), "values": file.get_tensor("prior").float().tolist()}
+    except SafetensorError as error:
+        raise ValueError(error) from None
+
+
 @lru_cache(maxsize=8)
 def _read(path: Path, changed: int) -> Prior:
     return Prior.load(path)
@@ -150,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pruners.prior", description=main.__doc__)
     parser.add_argument("model", help="folder or hub name of a checkpoint")
     parser.add_argument("images", type=Path, help="folder of pictures; the first --limit by name are used")
-    parser.add_argument("--out", type=Path, default=Path("prior.safetensors"))
+    parser.add_argument("--out", type=Path, default=Path(BESIDE[0]))
     parser.add_argument(
         "--layer", type=int, default=2, help="the cut; the attention is that of the layer before (default 2)"
     )
@@ -159,17 +202,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tile", type=int, help="tokens of one tile, for models that see a varying number of tiles")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(argv)
+    try:
+        named(options.out)
+    except ValueError as error:
+        parser.error(str(error))
     paths = sorted(p for p in options.images.rglob("*") if p.suffix.lower() in PICTURES)[: options.limit]
     try:
         bound = models.adapter(options.model).load(options.model, device=options.device)
         pictures = (pillow.open(path).convert("RGB") for path in paths)
         prior = Prior.measure(bound, pictures, options.layer, options.prompt, options.tile)
     except (OSError, ValueError) as error:
-        print(f"{options.images}: {error}", file=sys.stderr)
+        say(f"{options.images}: {error}", sys.stderr)
         return 1
     prior.save(options.out)
-    print(prior)
+    say(str(prior), sys.stdout)
     return 0
+
+
+def say(text: str, where: TextIO) -> None:
+    """Without what a terminal would obey: file names and checkpoints come from strangers."""
+    print("".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text), file=where)
 
 
 if __name__ == "__main__":

@@ -110,8 +110,6 @@ class Look:
             rows = self.rows[row]
             mine = slice(None)
             if self.kind == "text":  # recorded for the row's first image; a later one is followed by the last of them
-                if not tokens.after:
-                    raise ValueError("the score is what the text after an image looks at; this prompt ends with one")
                 mine = slice(len(rows) - tokens.after, None)
             elif self.kind == "visual":
                 mine = slice(tokens.before, tokens.before + len(tokens))

@@ -3,7 +3,7 @@
 #
 #   bash scripts/apply_patches.sh [--check | --reverse] [NAME...]      NAME: a section of patches/series.toml; default all
 #
-# --check only tells what would happen. A patch without context lands on line numbers, whatever stands there, so every
+# --check only tells what would happen, and which other files of a submodule were changed. A patch without context lands on line numbers, whatever stands there, so every
 # file's blob id is compared first: a file that is neither the one the patch was made for nor its result is left alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -47,6 +47,9 @@ state() {
   echo "$found"
 }
 
+# drift FOLDER PATCH: tracked files that differ from the checked-out commit and that the patch does not name
+drift() { git -C "$1" diff --name-only HEAD | grep -vxF -f <(files "$2" | cut -d' ' -f1) | xargs || true; }
+
 # Where another section's patch serves, that one is meant.
 for i in "${!names[@]}"; do
   served=$(field "${names[i]}" patch)
@@ -69,6 +72,13 @@ for name in "${names[@]}"; do
     continue
   fi
   found=$(state "$folder" "$patch")
+  if [ "$mode" = check ]; then
+    drifted=$(drift "$folder" "$patch")
+    if [ -n "$drifted" ]; then
+      say "$name" "changed: $drifted in $folder, which no patch of ours touches. Restore the pin: git submodule update --init --force $folder" >&2
+      status=1
+    fi
+  fi
   case "$mode:$found" in
     apply:after | check:after) say "$name" "patched already" ;;
     reverse:before) say "$name" "not patched" ;;

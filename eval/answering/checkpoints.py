@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import os
+import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from debias.names import nearest
+from eval.files import cache_home
+from pruners.models.folder import READ, config_in, opened
+from pruners.prior import BESIDE
+
+REMEMBERED = 1 << 20  # bytes; smaller files are quicker read than looked up
 
 # Checkpoints of the families, for messages; any other of the same classes will do.
 KNOWN = (
@@ -39,7 +46,7 @@ def layout(model: str) -> Layout:
 
 
 def config_of(model: str) -> dict[str, Any]:
-    return dict(json.loads(folder_of(model).joinpath("config.json").read_text(encoding="utf-8")))
+    return config_in(folder_of(model))
 
 
 def folder_of(model: str) -> Path:
@@ -70,15 +77,34 @@ def like(model: str) -> str:
 
 
 def digest_of(model: str) -> str:
-    """Names the weights: a hub commit, or a digest of the folder's small files and of the headers of its weights."""
+    """Names the weights: a hub commit, or a digest of every byte of the files that a folder's model is read from."""
     folder = folder_of(model)
-    if folder.parent.name == "snapshots":
+    if not Path(model).is_dir():
         return folder.name
     seen = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         # a prior measured on the model lies beside its weights, and does not make it another model
-        if path.suffix in (".json", ".model", ".txt", ".safetensors") and path.name != "prior.safetensors":
-            seen.update(f"{path.name} {path.stat().st_size}".encode())
-            with open(path, "rb") as file:
-                seen.update(file.read(64 << 20))
+        if path.suffix in READ and path.name not in BESIDE:
+            seen.update(f"{path.name} {_digest(path)}\n".encode())
     return seen.hexdigest()[:16]
+
+
+def _digest(path: Path) -> str:
+    """A file's SHA-256; a large file's is remembered until anything about the file changes, its inode included."""
+    with opened(path) as file:
+        at = os.fstat(file.fileno())
+        name = f"{at.st_dev} {at.st_ino} {at.st_size} {at.st_mtime_ns} {at.st_ctime_ns}"
+        note = cache_home() / "digests" / hashlib.sha256(name.encode()).hexdigest()
+        if at.st_size >= REMEMBERED and note.is_file() and re.fullmatch(r"[0-9a-f]{64}", said := note.read_text()):
+            return said
+        whole = hashlib.sha256()
+        while block := file.read(4 << 20):
+            whole.update(block)
+    found = whole.hexdigest()
+    if at.st_size >= REMEMBERED:
+        with suppress(OSError):  # without a place to remember it, it is computed again
+            note.parent.mkdir(parents=True, exist_ok=True)
+            draft = note.with_suffix(f".{os.getpid()}")
+            draft.write_text(found)
+            os.replace(draft, note)
+    return found

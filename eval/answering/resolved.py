@@ -14,6 +14,7 @@ from debias import Debias, Trend, names
 from debias import trends as files
 from eval import benchmarks
 from eval.answering import heap, trends
+from eval.answering.able import refusal
 from eval.answering.backends import Backend, Native
 from eval.answering.checkpoints import config_of, digest_of, folder_of, layout
 from eval.answering.fields import assembled
@@ -22,12 +23,15 @@ from eval.benchmarks.base import Benchmark
 from eval.bias import fitting
 from eval.embedded import EMBEDDED, named
 from eval.forks.backend import Fork
-from eval.forks.setup import code_of, described, films
+from eval.forks.setup import code_of, described
 from eval.settings import UNPRUNED, Settings
+from eval.tables import say
 from pruners import Pruner, find
 from pruners.budget import REFERENCE_TOKENS
 from pruners.engine.prefix import check_shared
 from pruners.models import adapter
+from pruners.models.folder import checked
+from pruners.models.loading import known_kernel
 from tiny.benchmarks import ensure
 
 log = logging.getLogger("debias")
@@ -44,17 +48,36 @@ def resolve(settings: Settings) -> Resolved:
     else:
         data = settings.data
     found = _benchmarks(settings.benchmarks, data)
-    if settings.backend == "fork" and not settings.benchmarks and not films(settings.method):
-        log.info("the authors' code of %s answers about pictures: the video benchmarks are left out", settings.method)
-        found = [benchmark for benchmark in found if benchmark.media == "image"]
     chosen = {media: str(folder) for media, folder in EMBEDDED.items()}
     if settings.model:
         chosen = {"image": settings.model, "video": settings.video_model or settings.model}
     elif settings.video_model:
         chosen["video"] = settings.video_model
+    chosen = {media: named(model) for media, model in chosen.items()}
+    if set(settings.arms) != {UNPRUNED}:
+        found = _possible(settings, found, chosen)
     needed = {benchmark.media for benchmark in found}
     chosen = {media: model for media, model in chosen.items() if media in needed}
     return Resolved(settings, [(benchmark, data) for benchmark in found], chosen)
+
+
+def _possible(settings: Settings, found: list[Benchmark], models: dict[str, str]) -> list[Benchmark]:
+    """The benchmarks that the method can do on these models. One that was asked for by name must be among them."""
+    kept: list[Benchmark] = []
+    reasons = []
+    budget = {} if settings.keep is None else {"keep": settings.keep}
+    pruner = assembled(settings.method, {**settings.fields, **budget})
+    for media in dict.fromkeys(benchmark.media for benchmark in found):
+        mine = [benchmark for benchmark in found if benchmark.media == media]
+        reason = refusal(settings.method, pruner, settings.backend, models[media], media)
+        kept += mine if reason is None else []
+        if reason is not None:
+            reasons.append(f"{', '.join(benchmark.name for benchmark in mine)}: {reason}")
+    if reasons and (settings.benchmarks or not kept):
+        raise ValueError(f"{settings.method} cannot answer {reasons[0]}")
+    for reason in reasons:
+        say(f"{settings.method} leaves out {reason}")
+    return kept
 
 
 def _benchmarks(wanted: Sequence[str], data: Path) -> list[Benchmark]:
@@ -80,6 +103,7 @@ class Resolved:
         self.device = settings.device or (f"cuda:{own_gpu(world().local)}" if torch.cuda.is_available() else "cpu")
         self.dtype = "float32" if settings.dtype == "auto" and self.device == "cpu" else settings.dtype
         self.layout = {media: layout(model) for media, model in self.models.items()}
+        self._check_models()
         self.pruner = self._pruner()
         # without attention from the decoder there is no trend to divide by
         own = list(names.ARMS) if trends.trended(self.pruner) else ["none", "padding"]
@@ -106,6 +130,16 @@ class Resolved:
                 values["keep"] = field.default / REFERENCE_TOKENS
                 log.info("keep: %d of %d tokens, as a share of this model's", field.default, REFERENCE_TOKENS)
         return assembled(self.settings.method, values)
+
+    def _check_models(self) -> None:
+        """Whatever of a checkpoint can be found wrong without building it; the authors' code has its own layouts."""
+        if self.settings.backend == "fork":
+            return
+        if self.settings.attention != "auto":
+            known_kernel(self.settings.attention)
+        for model in self.models.values():
+            if Path(model).is_dir():
+                checked(Path(model))
 
     def _check_split(self) -> None:
         settings = self.settings
@@ -226,6 +260,7 @@ class Resolved:
                 self.settings.attention,
                 tensor_parallel=1 if self.settings.zero else self.split,
                 zero=self.settings.zero,
+                allow_missing=self.settings.allow_missing,
             )
             if self.settings.max_patches:
                 loaded.processor.max_patches = self.settings.max_patches

@@ -26,19 +26,28 @@ class Judged(Benchmark):
             return replace(score, name=f"{self.name}_em", metric="share of answers that hold the true one (offline)")
         asked = [sample for sample in samples if sample.key in found]
         verdicts = judge.grade(self.task, [Question(s.text, s.target, found[s.key]) for s in asked])
-        said = {sample.key: verdict for sample, verdict in zip(asked, verdicts, strict=True)}
-        score = self.tally(samples, found, lambda sample, _: self.grade(said[sample.key].value))
+        said = {sample.key: verdict.value for sample, verdict in zip(asked, verdicts, strict=True)}
+        graded = {key: value for key, value in said.items() if value is not None}
+        if asked and not graded:
+            raise ValueError(
+                f"{self.name}: none of {len(asked):,} answers was judged: no reply of the judge was understood; "
+                f"the first was {verdicts[0].reply!r:.80}. Start again to ask once more"
+            )
+        unjudged = [sample.key for sample in asked if sample.key not in graded]
+        kept = [sample for sample in samples if sample.key not in said or sample.key in graded]
+        score = self.tally(kept, {key: found[key] for key in graded}, lambda sample, _: self.grade(graded[sample.key]))
         return replace(
             score,
-            parts={**score.parts, **self.judged_parts([verdict.value for verdict in verdicts], score.n)},
+            parts={**score.parts, **self.judged_parts(list(graded.values()), score.n)},
             info={**score.info, "judge": judge_ids(verdicts)},
+            unjudged=tuple(unjudged),
         )
 
-    def grade(self, verdict: Mapping[str, Any] | None) -> float | None:
-        """0..1 for a judge's verdict; None where it could not be read (counted wrong)."""
+    def grade(self, verdict: Mapping[str, Any]) -> float:
+        """0..1 for a judge's verdict."""
         raise TypeError(f"{type(self).__name__} does not say what a verdict is worth")
 
-    def judged_parts(self, verdicts: Sequence[Mapping[str, Any] | None], n: int) -> dict[str, float]:
+    def judged_parts(self, verdicts: Sequence[Mapping[str, Any]], n: int) -> dict[str, float]:
         return {}
 
 

@@ -46,9 +46,7 @@ class Mmvet(Judged):
             shares.append(sum(contained(element, answer) for element in elements) / len(elements))
         return max(shares)
 
-    def grade(self, verdict: Mapping[str, Any] | None) -> float | None:
-        if verdict is None:
-            return None
+    def grade(self, verdict: Mapping[str, Any]) -> float:
         grade = float(want(verdict, "score", int, float))
         if not 0 <= grade <= 1:
             raise ValueError(f"{self.name}: expected a grade from 0 to 1, found {grade}")

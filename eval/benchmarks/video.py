@@ -48,12 +48,12 @@ class VideoQA(Judged):
     def item(self, sample: Sample, answer: str) -> float:
         return float(contained(sample.target, answer))
 
-    def grade(self, verdict: Mapping[str, Any] | None) -> float | None:
-        return None if verdict is None else {"yes": 1.0, "no": 0.0}.get(want(verdict, "pred").strip().lower())
+    def grade(self, verdict: Mapping[str, Any]) -> float:
+        return {"yes": 1.0, "no": 0.0}[want(verdict, "pred").strip().lower()]
 
-    def judged_parts(self, verdicts: Sequence[Mapping[str, Any] | None], n: int) -> dict[str, float]:
+    def judged_parts(self, verdicts: Sequence[Mapping[str, Any]], n: int) -> dict[str, float]:
         """The mean of the judge's 0..5, cut to whole numbers as the official script does."""
-        return {"score": sum(int(want(verdict, "score", int, float)) for verdict in verdicts if verdict) / n}
+        return {"score": sum(int(want(verdict, "score", int, float)) for verdict in verdicts) / n}
 
     def parts(self, samples: Sequence[Sample], items: Array, found: Mapping[str, str]) -> dict[str, float]:
         ways = {"exact": exact, "contained": contained, "contained_stems": contained_stems}

@@ -20,7 +20,7 @@ from eval.reading.video import Clips
 from eval.sample import Sample
 from eval.tables import say
 from pruners.models import Request
-from pruners.prior import Prior
+from pruners.prior import CLIP_PROMPT, PROMPT, Prior
 from tiny.benchmarks import ensure
 
 QUESTIONS = 64  # of each benchmark
@@ -141,20 +141,26 @@ def record(
     }, curve
 
 
-def prior(adapter: Any, pruner: Any, tiled: bool, data: Path, out: Path, limit: int = 1000) -> dict[str, Any]:
-    """The average attention that D2Pruner divides by, over the pictures of the data, one of each.
+def prior(
+    adapter: Any, pruner: Any, media: str, tiled: bool, data: Path, out: Path, limit: int = 1000
+) -> dict[str, Any]:
+    """The average attention that D2Pruner divides by, over the pictures or clips of the data, one of each.
 
     tiled: pictures are cut into tiles, as many as fit each; the average is that of a tile.
     """
-    pictures: dict[str, Sample] = {}
-    for _, samples in calibration("image", data, None, limit):
+    shown: dict[str, Sample] = {}
+    for _, samples in calibration(media, data, None, limit):
         for sample in samples:
-            pictures.setdefault(str(sample.image), sample)
-    chosen = list(pictures.values())[:limit]
+            shown.setdefault(str(sample.image or sample.video), sample)
+    chosen, clips = list(shown.values())[:limit], Clips()
     tile = int(adapter.model.config.image_seq_length) if tiled else None
     cut = pruner.cuts(len(adapter.decoder.layers))[0].layer
-    found = Prior.measure(adapter, (open_image(sample) for sample in chosen), layer=cut, tile=tile)
+    if media == "video":
+        found = Prior.measure(adapter, (open_clip(sample, clips) for sample in chosen), cut, CLIP_PROMPT)
+    else:
+        found = Prior.measure(adapter, (open_image(sample) for sample in chosen), cut, PROMPT, tile)
     out.parent.mkdir(parents=True, exist_ok=True)
     found.save(out)
-    say(f"prior of layer {found.layer} over {found.images} pictures written to {out}")
-    return {"kind": "prior", "layer": found.layer, "pictures": found.images, "digest": found.digest, "file": str(out)}
+    what = "clips" if media == "video" else "pictures"
+    say(f"prior of layer {found.layer} over {found.images} {what} written to {out}")
+    return {"kind": "prior", "layer": found.layer, what: found.images, "digest": found.digest, "file": str(out)}

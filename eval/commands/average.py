@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from eval.comparing.averages import AVERAGES, averages, retention
+from eval.tables import tell
 
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
@@ -29,9 +30,9 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
             average = AVERAGES[name]
             result["recipes"][name] = f"{average.recipe}, version {average.version}"
             if not args.json:
-                print(f"{name} {value:.2f}  ({result['recipes'][name]})")
+                tell(f"{name} {value:.2f}  ({result['recipes'][name]})")
         if baseline and not args.json:
-            print(f"retention {result['retention']:.2f} %  (mean over {', '.join(baseline)})")
+            tell(f"retention {result['retention']:.2f} %  (mean over {', '.join(baseline)})")
         return result
 
     return work

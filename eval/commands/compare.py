@@ -18,9 +18,9 @@ from eval.answering.store import Folder
 from eval.commands import flags
 from eval.comparing.compare import across, contrast_table, failures, score_table, within
 from eval.comparing.contrast import DRAWS
-from eval.comparing.results import results
+from eval.comparing.results import not_judged, results, unjudged
 from eval.scoring import judge as judging
-from eval.tables import show, write
+from eval.tables import say, show, write
 
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
@@ -43,7 +43,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 def work(args: argparse.Namespace) -> dict[str, Any]:
     judge = judging.opened(flags.judge(args))
     references = [_reference(text) for text in args.runs]
-    tables, failed = [], 0
+    tables, failed, left = [], 0, 0
     if len(references) == 1 and references[0][1] is None:
         folder = references[0][0]
         scored = results(folder, args.data, judge=judge)
@@ -53,20 +53,24 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         if args.baseline not in arms:
             raise ValueError(f"{folder.path} has no arm {args.baseline!r}; it has {', '.join(sorted(arms))}")
         tables.append(score_table(str(folder.path), scored))
-        failed = failures(scored)
+        failed, left = failures(scored), unjudged(scored)
         found = within(scored, args.baseline, args.draws, args.seed)
     elif len(references) == 1:
         raise ValueError("compare needs a run folder, or at least two RUN:ARM")
     else:
-        found = across([(folder, arm or "none") for folder, arm in references], args.data, judge, args.draws, args.seed)
+        sides = [(folder, arm or "none") for folder, arm in references]
+        found, left = across(sides, args.data, judge, args.draws, args.seed)
     if found:
         tables.append(contrast_table(found, args.draws, failed))
     for table in tables:
         show(table)
+    if left:
+        say(not_judged(left))
     if args.out:
         Path(args.out).mkdir(parents=True, exist_ok=True)
         write(tables, Path(args.out))
-    return {"comparisons": [asdict(one) for one in found], "draws": args.draws, "seed": args.seed}
+    result = {"comparisons": [asdict(one) for one in found], "draws": args.draws, "seed": args.seed}
+    return {**result, "exit": 1} if left else result
 
 
 def _reference(text: str) -> tuple[Folder, str | None]:

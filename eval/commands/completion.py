@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from eval.tables import tell
+
 SHELLS = ("bash", "zsh", "fish")
 FOLDERS = ("model", "video_model", "data", "images", "run", "runs")
 
@@ -27,7 +29,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 def work(args: argparse.Namespace) -> dict[str, Any]:
     script = written(args.shell)
     if not args.json:
-        print(script)
+        tell(script)
     return {"shell": args.shell, "script": script}
 
 

@@ -25,6 +25,7 @@ from eval.benchmarks.mmbench import Mmbench
 from eval.reading.read import Faults, read_json, table
 from eval.sample import Sample, read_rows
 from eval.scoring.normalise import m4c
+from eval.tables import tell
 
 Answers = Mapping[str, str]
 Paths = str | Path | Sequence[str | Path]
@@ -145,7 +146,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     def work(args: argparse.Namespace) -> dict[str, Any]:
         done = export(args.benchmark, args.answers, args.data, args.out, args.allow_partial, args.split)
         if not args.json:
-            print(f"{done['file']}: {done['records']:,} records, {done['missing']:,} without an answer")
+            tell(f"{done['file']}: {done['records']:,} records, {done['missing']:,} without an answer")
         return done
 
     return work

@@ -38,6 +38,7 @@ from eval.embedded import EMBEDDED
 from eval.showing import drawings
 from eval.tables import Table, say, show
 from pruners import find
+from pruners.prior import BESIDE, named
 from tiny.benchmarks import ensure
 
 HELDOUT = "held-out"
@@ -84,9 +85,10 @@ def fit_one(args: argparse.Namespace, method: str) -> dict[str, Any]:
     chosen = Resolved(flags.settings(args, method, out=None), [], {media: model})
     try:
         if args.kind == "prior":
-            out = Path(args.out) if args.out else folder_of(model) / "prior.safetensors"
+            out = named(args.out or folder_of(model) / BESIDE[0])
             tiled = chosen.layout[media].tokens is None
-            return prior(chosen.adapter(media), chosen.pruner, tiled, data or fitting.heldout(), out, args.limit)
+            measured_on = data or fitting.heldout()
+            return prior(chosen.adapter(media), chosen.pruner, media, tiled, measured_on, out, args.limit)
         found = (each if args.each else together)(chosen, media, data, only, args.limit, how)
         out = Path(args.out) if args.out else folder_of(model) / "trends.toml"
         stored = known(chosen, media)

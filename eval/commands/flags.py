@@ -11,10 +11,10 @@ from typing import Any
 from debias import names
 from eval import benchmarks
 from eval.cli import one_of
-from eval.commands.fields import flags_of, parse_fields
+from eval.commands.fields import parse_fields
 from eval.settings import BACKENDS, DTYPES, STAGES, JudgeSettings, Settings, several
-from pruners import find
-from pruners import names as known
+from pruners import catalogue
+from pruners.catalogue import names as known
 
 
 def running(parser: argparse.ArgumentParser) -> None:
@@ -113,6 +113,11 @@ def choosing(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="attention kernel: sdpa, eager or flash_attention_2; auto: the last where it is installed, else sdpa",
     )
+    add(
+        "--allow-missing",
+        action="store_true",
+        help="go on with a checkpoint that lacks tensors of its model or holds others; what is lacking is random",
+    )
     add("--device", help="cpu, cuda, cuda:1, or auto to spread a large model (default: cuda when there is one)")
     add(
         "--max-patches",
@@ -122,7 +127,7 @@ def choosing(parser: argparse.ArgumentParser) -> None:
     )
     lines = []
     for name in known():
-        fields = [f"--{field.name.replace('_', '-')} {_default(field)}" for field in dataclasses.fields(find(name))]
+        fields = [f"--{field.name.replace('_', '-')} {field.default or '...'}" for field in catalogue.fields(name)]
         lines.append(f"  {name:<12} {' '.join(fields)}")
     parser.epilog = "flags of the methods, with their defaults:\n" + "\n".join(lines)
     parser.set_defaults(takes_fields=of_methods)
@@ -144,7 +149,8 @@ def sets(text: str) -> list[str]:
 
 def of_methods() -> set[str]:
     """The flags of the fields of every method."""
-    return {flag for name in known() for flag in flags_of(find(name))}
+    found = {(field.name.replace("_", "-"), field.annotation) for name in known() for field in catalogue.fields(name)}
+    return {flag for name, kind in found for flag in (f"--{name}", *([f"--no-{name}"] if kind == "bool" else []))}
 
 
 def judging(parser: argparse.ArgumentParser) -> None:
@@ -180,7 +186,7 @@ def settings(args: argparse.Namespace, method: str, **more: Any) -> Settings:
     given = vars(args)
     names_ = [field.name for field in dataclasses.fields(Settings) if field.name in given and field.name != "fields"]
     found: dict[str, Any] = {name: given[name] for name in names_ if given[name] is not None}
-    own = parse_fields(find(method), getattr(args, "fields", []), f"python -m eval run --method {method}")
+    own = parse_fields(catalogue.find(method), getattr(args, "fields", []), f"python -m eval run --method {method}")
     if "option" in given:
         found["options"] = options(given["option"])
     if "judge_url" in given:
@@ -223,12 +229,6 @@ def _typed(field: str, value: Any) -> list[str]:
             for w in _typed(f"{field}.{entry.name}", getattr(value, entry.name))
         ]
     return [flag, str(value)]
-
-
-def _default(field: Any) -> str:
-    if field.default is not dataclasses.MISSING:
-        return str(field.default)
-    return str(field.default_factory()) if field.default_factory is not dataclasses.MISSING else "..."
 
 
 def positive(text: str) -> int:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -33,6 +33,10 @@ from pruners import catalogue
 from pruners.models import Request
 
 log = logging.getLogger("debias")
+ANEW = (
+    "same answer: in this mode the authors' code has no cache and ranks the picture's tokens anew for every new token, "
+    "where ours ranks once; kept sets and logits are the prompt's, and answers may differ behind their first token"
+)
 
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
@@ -45,16 +49,18 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 def work(args: argparse.Namespace) -> dict[str, Any]:
     chosen = resolve(flags.settings(args, catalogue.named(args.name), backend="fork"))
     found: dict[str, dict[str, dict[str, Any]]] = {}
+    notes: list[str] = []
     try:
         for benchmark, data in chosen.benchmarks:
             # The fork first: what is missing shows before a model is loaded.
             fork = chosen.fork(benchmark.media)
+            notes = [ANEW] if fork.options.get("cache") is False else []
             samples = questions(benchmark, data, args.limit)
             found[benchmark.name] = {arm: compare(chosen, fork, benchmark, samples, arm) for arm in chosen.arms}
     finally:
         chosen.close()
     for name, arms in found.items():
-        show(table(f"{chosen.pruner!r} and the authors' code on {name}", arms))
+        show(table(f"{chosen.pruner!r} and the authors' code on {name}", arms, notes))
     return {
         "method": chosen.settings.method,
         "pruner": repr(chosen.pruner),
@@ -110,7 +116,7 @@ def native(
     return {"text": text, "logits": out.logits[0][0].float().cpu(), "kept": kept}
 
 
-def table(title: str, arms: dict[str, dict[str, Any]]) -> Table:
+def table(title: str, arms: dict[str, dict[str, Any]], notes: Sequence[str] = ()) -> Table:
     head = ["arm", "questions", "same kept set", "overlap per cut", "logits: largest", "mean", "same answer"]
     rows = []
     for arm, one in arms.items():
@@ -118,4 +124,4 @@ def table(title: str, arms: dict[str, dict[str, Any]]) -> Table:
         same = None if one["kept_same"] is None else f"{one['kept_same']}/{one['n']}"
         largest, mean = f"{one['logit_max']:.1e}", f"{one['logit_mean']:.1e}"
         rows.append([arm, one["n"], same, overlap, largest, mean, f"{one['answers_same']}/{one['n']}"])
-    return Table(title, head, rows)
+    return Table(title, head, rows, notes)

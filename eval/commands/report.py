@@ -16,7 +16,7 @@ from eval.answering.store import Folder
 from eval.commands import flags
 from eval.comparing import compare
 from eval.comparing.contrast import DRAWS
-from eval.comparing.results import results
+from eval.comparing.results import results, unjudged
 from eval.scoring import judge as judging
 from eval.showing.report import write
 from eval.tables import say
@@ -47,4 +47,4 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     out = Path(args.out) if args.out else folder.path / "report.html"
     written = write(folder, scored, tables, out, args.samples, args.data)
     say(f"wrote {out}")
-    return {"report": str(out), "samples": written}
+    return {"report": str(out), "samples": written, **({"exit": 1} if unjudged(scored) else {})}

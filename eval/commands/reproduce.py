@@ -163,6 +163,8 @@ def answer(task: Task, dry: bool) -> dict[str, str]:
                 tables.show(table)
             if not found.complete:
                 failed[planned.label] = f"{found.open} answers are to come from other processes"
+            elif found.unjudged:
+                failed[planned.label] = "some answers were not judged"
         except (ValueError, OSError) as error:  # the others can still run
             failed[planned.label] = str(error)
             say(str(error))
@@ -174,11 +176,11 @@ def prepare_prior(task: Task, settings: Settings, out: Path) -> None:
     if out.is_file():
         return
     fields = {name: value for name, value in settings.fields.items() if name != "prior"}
-    chosen = Resolved(replace(settings, fields=fields), [], {"image": task.checkpoint})
+    media, limit = task.media, min(1000, settings.limit or 1000)
+    chosen = Resolved(replace(settings, fields=fields), [], {media: task.checkpoint})
     try:
-        adapter = chosen.adapter("image")
-        tiled = chosen.layout["image"].tokens is None
-        prior(adapter, chosen.pruner, tiled, settings.data or heldout(), out, min(1000, settings.limit or 1000))
+        tiled = chosen.layout[media].tokens is None
+        prior(chosen.adapter(media), chosen.pruner, media, tiled, settings.data or heldout(), out, limit)
     finally:
         chosen.close()
 

@@ -51,7 +51,8 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
             tables.write([shown], args.out)
     if failed:
         say(f"not done: {', '.join(failed)} (messages above)")
-    return {"methods": done, "failed": failed, "exit": 1 if failed else 0}
+    wrong = failed or any(found.get("exit") for found in done.values())
+    return {"methods": done, "failed": failed, "exit": 1 if wrong else 0}
 
 
 def one(settings: Settings, dry: bool) -> dict[str, Any]:

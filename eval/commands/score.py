@@ -16,9 +16,11 @@ from typing import Any
 
 from eval.benchmarks import NAMES, get
 from eval.commands import flags
+from eval.comparing.results import not_judged
 from eval.sample import Score, read_rows
 from eval.scoring import judge as judging
 from eval.scoring.judge import Judge
+from eval.tables import say, tell
 
 
 def score_file(
@@ -45,7 +47,7 @@ def score_file(
 
 
 def as_json(score: Score, items: bool = False) -> dict[str, Any]:
-    found = asdict(score)
+    found = {**asdict(score), "unjudged": len(score.unjudged)}
     if not items:
         del found["items"], found["groups"]
     return found
@@ -64,8 +66,12 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     def work(args: argparse.Namespace) -> dict[str, Any]:
         score = score_file(args.benchmark, args.answers, args.data, judging.opened(flags.judge(args)), **options(args))
         if not args.json:
-            print(as_text(score))
-        return as_json(score, args.items)
+            tell(as_text(score))
+        result = as_json(score, args.items)
+        if score.unjudged:
+            say(not_judged(len(score.unjudged)))
+            result["exit"] = 1
+        return result
 
     return work
 
@@ -85,6 +91,8 @@ def options(args: argparse.Namespace) -> dict[str, Any]:
 def as_text(score: Score) -> str:
     lines = [f"{score.name}  {score.value:.2f}  ({score.metric})"]
     lines.append(f"  {score.n:,} questions, {score.missing:,} without an answer, {score.unparsed:,} not understood")
+    if score.unjudged:
+        lines.append(f"  {len(score.unjudged):,} answers were not judged and are left out")
     lines += [f"  {name:<40} {value:8.2f}" for name, value in score.parts.items()]
     lines += [f"  {name}: {value}" for name, value in score.info.items()]
     return "\n".join(lines)

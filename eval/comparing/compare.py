@@ -9,7 +9,7 @@ from typing import Any
 from eval.answering.store import Folder
 from eval.comparing.averages import AVERAGES
 from eval.comparing.contrast import DRAWS, SLOW_DRAWS, Contrast, contrasts, mean, scale
-from eval.comparing.results import Result, Scored, results
+from eval.comparing.results import Result, Scored, not_judged, results, ungraded, unjudged, without
 from eval.tables import Table
 
 # -- tables --------------------------------------------------------------------------------------------------------
@@ -38,6 +38,8 @@ def score_table(title: str, found: Sequence[Scored]) -> Table:
         notes.append(broken(failed))
     if missing:
         notes.append(f"{missing} questions have no answer yet; they count as wrong. Start the run again to finish it.")
+    if left := unjudged(found):
+        notes.append(not_judged(left))
     for one in found:
         if judge := next(iter(one.arms.values())).score.info.get("judge"):
             notes.append(f"{one.benchmark.name} was graded by {', '.join(judge)}.")
@@ -125,8 +127,8 @@ def within(found: Sequence[Scored], baseline: str, draws: int = DRAWS, seed: int
 
 def across(
     references: Sequence[tuple[Folder, str]], data: str | None, judge: Any, draws: int, seed: int
-) -> list[Contrast]:
-    """Arms of several runs against the first one named, on the benchmarks they share."""
+) -> tuple[list[Contrast], int]:
+    """Arms of several runs against the first one named, on the benchmarks they share; and answers without a grade."""
     sides = []
     for folder, arm in references:
         scored = {one.benchmark.name: one for one in results(folder, data, judge=judge) if arm in one.arms}
@@ -142,14 +144,11 @@ def across(
                 f"{label_a} ({', '.join(first)}) and {label_b} ({', '.join(second)}) share no benchmark; "
                 "expected runs of the same ones"
             )
-        pairs = [
-            (
-                first[name].benchmark,
-                first[name].samples,
-                replace(first[name].arms[arm_a], label=label_a),
-                replace(second[name].arms[arm_b], label=label_b),
-            )
-            for name in shared
-        ]
+        pairs = []
+        for name in shared:
+            left = ungraded([*first[name].arms.values(), *second[name].arms.values()])
+            a, b = (without(side[name], left, judge) for side in (first, second))
+            sides_of = replace(a.arms[arm_a], label=label_a), replace(b.arms[arm_b], label=label_b)
+            pairs.append((a.benchmark, a.samples, *sides_of))
         out += contrasts(pairs, draws, seed)
-    return out
+    return out, sum(unjudged(scored.values()) for _, _, scored in sides)

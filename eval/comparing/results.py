@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +66,41 @@ def results(
             say(f"{name}: the answers are not public, so it is not scored; {benchmark.unanswered}")
             continue
         order = [sample.key for sample in samples]
-        arms = {}
-        for arm in folder.arms(name):
-            rows = folder.rows(name, arm, order)
-            arms[arm] = scored(benchmark, samples, rows, arm, judge)
-        out.append(Scored(benchmark, samples, arms))
+        rows = {arm: folder.rows(name, arm, order) for arm in folder.arms(name)}
+        arms = {arm: scored(benchmark, samples, found, arm, judge) for arm, found in rows.items()}
+        out.append(without(Scored(benchmark, samples, arms), ungraded(arms.values()), judge))
     return out
+
+
+def ungraded(found: Iterable[Result]) -> set[str]:
+    """The keys of questions that a judge gave no grade for, in any of the arms."""
+    return {key for result in found for key in result.score.unjudged}
+
+
+def without(one: Scored, left: set[str], judge: Any) -> Scored:
+    """Scored without some questions: arms are compared on the same ones, so what one has no grade for leaves all."""
+    if not left:
+        return one
+    samples = [sample for sample in one.samples if sample.key not in left]
+    arms = {}
+    for arm, result in one.arms.items():
+        rest = [row for row in result.rows if row["metadata"]["key"] not in left]
+        again = scored(one.benchmark, samples, rest, result.label, judge)
+        arms[arm] = replace(again, score=replace(again.score, unjudged=result.score.unjudged))
+    return Scored(one.benchmark, samples, arms)
+
+
+def unjudged(found: Iterable[Scored]) -> int:
+    """How many answers a judge gave no grade for."""
+    return sum(len(result.score.unjudged) for one in found for result in one.arms.values())
+
+
+def not_judged(count: int) -> str:
+    """What that means, for a person."""
+    return (
+        f"{count} answers were not judged: no reply of the judge was understood. Their questions are left out of every "
+        "arm; start the same command again to ask once more."
+    )
 
 
 def scored(

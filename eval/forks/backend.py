@@ -56,12 +56,13 @@ class Fork:
         self.refuse_unpatched(arms)
         self.reader = Reader(self.folder)
         self.tokens, self.layers = self.reader.tokens(media), self.reader.layers
+        self.options = options(method, pruner, self.tokens, self.layers)
         self.worker = Worker(self.code)
         self.worker.ask(
             {
                 "method": method,
                 "folder": str(self.folder.resolve()),
-                "options": options(method, pruner, self.tokens, self.layers),
+                "options": self.options,
                 "normal": self.reader.normal,
                 "towers": self.reader.towers,
                 "device": device,

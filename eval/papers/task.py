@@ -12,6 +12,7 @@ from eval.answering.checkpoints import config_of, folder_of, layout
 from eval.embedded import EMBEDDED
 from eval.papers.artefacts import REFCOCO, Artefact, Planned
 from eval.settings import Settings
+from pruners.prior import BESIDE, lying_in
 from pruners.schedule import at_depth
 
 
@@ -74,6 +75,6 @@ class Task:
     @property
     def prior(self) -> Path | None:
         """Where the average attention that D2Pruner divides by is measured into; None: the checkpoint brings one."""
-        if (folder_of(self.checkpoint) / "prior.safetensors").is_file():
+        if lying_in(folder_of(self.checkpoint)) is not None:
             return None
-        return self.out / self.artefact.folder / "prior.safetensors"
+        return self.out / self.artefact.folder / BESIDE[0]

@@ -116,7 +116,9 @@ def table(path: Path, columns: tuple[str, ...], faults: Faults | None = None) ->
             header = list(reader.fieldnames or ())
             absent = [name for name in columns if name not in header]
             if absent:
-                faults.add(path, f"expected the column {absent[0]!r}, found {', '.join(header) or 'an empty file'}")
+                faults.add(
+                    path, f"expected the column {absent[0]!r}, found {', '.join(header) or 'an empty file'!s:.300}"
+                )
                 return
             number = 0
             for number, row in enumerate(reader, 1):
@@ -137,7 +139,9 @@ def want(record: Mapping[str, Any], name: str, *kinds: type) -> Any:
     kinds = kinds or (str,)
     names = " or ".join(_NAMES.get(kind, kind.__name__) for kind in kinds)
     if name not in record:
-        raise ValueError(f"expected {name!r} ({names}), found {', '.join(map(repr, record)) or 'an empty record'}")
+        raise ValueError(
+            f"expected {name!r} ({names}), found {', '.join(map(repr, record)) or 'an empty record'!s:.300}"
+        )
     value = record[name]
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         raise ValueError(f"expected {names} in {name!r}, found {value!r:.80}")

@@ -21,6 +21,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from eval.files import cache_home
 from eval.settings import JudgeSettings
 
 LONGEST_REPLY = 1 << 20  # bytes of a server's whole reply
@@ -106,7 +107,7 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Verdict:
-    value: dict[str, Any] | None  # None: no reply could be read; counts as wrong, and is counted
+    value: dict[str, Any] | None  # None: not judged, no reply was understood; not cached, and asked again next time
     reply: str
     judge: str  # the model as the server names it, and the version of our wording
 
@@ -156,6 +157,8 @@ class Judge:
         self.url, self.model, self.attempts, self.longest_wait = url, model, attempts, longest_wait
         # The key goes from the environment to the client; no message, log or file of ours ever holds it.
         self._secret = os.environ.get(key_variable) or "none"
+        if not (self._secret.isascii() and self._secret.isprintable()):
+            raise ValueError(f"the key in ${key_variable} holds characters that no key has; expected plain ASCII")
         http = openai.DefaultHttpxClient(event_hooks={"response": [lambda response: _bound(response, timeout)]})
         self.client = openai.OpenAI(
             base_url=url, api_key=self._secret, timeout=timeout, max_retries=0, http_client=http
@@ -183,10 +186,11 @@ class Judge:
         key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
         if (cached := self.cache.get(key)) is not None and _readable(rules, cached):
             return cached
-        judge, reply = f"{self.model} (wording {rules.version})", ""
+        judge, reply, attempts = f"{self.model} (wording {rules.version})", "", 0
 
         def once(attempt: int) -> Verdict:
-            nonlocal judge, reply
+            nonlocal judge, reply, attempts
+            attempts = attempt
             # A reply that cannot be read would only repeat itself at temperature 0.
             model, reply = self._send(rules, question.text(), 0.0 if attempt == 1 else 0.5)
             judge = f"{model} (wording {rules.version})"
@@ -205,13 +209,14 @@ class Judge:
                 with attempt:
                     verdict = once(attempt.retry_state.attempt_number)
         except Unreadable:
-            verdict = Verdict(None, reply, judge)
+            return Verdict(None, reply, judge)
         except openai.APIError as error:
             status = getattr(error, "status_code", None)
             reason = f"HTTP {status}" if status else type(error).__name__
             hint = " Is the key right?" if status in (401, 403) else ""
             raise ValueError(
-                f"the judge {self.model} at {self.shown_url} did not answer ({reason}; {self.attempts} attempts)."
+                f"the judge {self.model} at {self.shown_url} did not answer ({reason}; "
+                f"{attempts} attempt{'s' if attempts > 1 else ''})."
                 f"{hint} What was graded so far is kept; start again to continue."
             ) from None
         self.cache.put(key, verdict)
@@ -289,16 +294,15 @@ def verdict_in(rules: Rules, reply: str) -> dict[str, Any]:
 
 
 def _readable(rules: Rules, verdict: Verdict) -> bool:
-    """Whether a cached verdict is one; a file can hold anything."""
+    """Whether a cached verdict is one; a file can hold anything, and older ones hold failures, which are none."""
     try:
-        return verdict.value is None or rules.parse(verdict.value) == verdict.value
+        return verdict.value is not None and rules.parse(verdict.value) == verdict.value
     except (ValueError, KeyError, TypeError, OverflowError):
         return False
 
 
 def default_cache(url: str, model: str) -> Path:
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "debias" / "judge" / f"{hashlib.sha256(f'{url} {model}'.encode()).hexdigest()[:16]}.jsonl"
+    return cache_home() / "judge" / f"{hashlib.sha256(f'{url} {model}'.encode()).hexdigest()[:16]}.jsonl"
 
 
 def judge_ids(verdicts: Iterable[Verdict]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 
 from eval.answering.checkpoints import config_of, folder_of, layout
 from eval.scoring.box import Box
+from pruners.models import images
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -37,8 +37,7 @@ def canvas_of(model: str, max_patches: int | None = None) -> Callable[[tuple[int
         edge = config["vision_config"]["image_size"]
         edge = edge[0] if isinstance(edge, list) else edge
         side = math.isqrt(int(config["image_seq_length"]))
-        prepared = folder_of(model) / "preprocessor_config.json"
-        said = json.loads(prepared.read_text(encoding="utf-8")) if prepared.is_file() else {}
+        said = images.config(str(folder_of(model)), "preprocessor_config.json")
         least, most = int(said.get("min_patches", 1)), max_patches or int(said.get("max_patches", 12))
         return lambda size: tiled(size, int(edge), side, least, most)
     if kind.tokens is None:

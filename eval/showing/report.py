@@ -15,7 +15,7 @@ from eval.answering.store import Folder, decode, writing
 from eval.comparing.results import Scored, questions
 from eval.reading.images import open_image
 from eval.sample import Sample
-from eval.tables import Table, text
+from eval.tables import Table, text, visible
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 THUMBNAIL = 288  # pixels of the square canvas that patches are drawn on
@@ -29,7 +29,9 @@ def write(
 
     info = folder.info()
     shown = [card for one in scored for card in cards(one, info, count, data)]
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=shown_as_text
+    )
     html = page.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=info["settings"]["method"],
         info=info,
@@ -50,6 +52,11 @@ def write(
     with writing(out):
         out.write_text(html, encoding="utf-8")
     return len(shown)
+
+
+def shown_as_text(value: Any) -> Any:
+    """What the page shows of a value: no control characters, which HTML may not hold, and no turned text."""
+    return visible(value) if type(value) is str else value
 
 
 CAPTIONS = {

@@ -19,7 +19,7 @@ from torch import Tensor
 from debias import Debias, Span
 from pruners.cut import Cut
 from pruners.engine.compiled import LENT, Compiled
-from pruners.engine.limits import Unsupported, is_empty, refuse_cache, refuse_unsupported
+from pruners.engine.limits import Unsupported, is_empty, refuse_cache, refuse_unsupported, warn_anew
 from pruners.engine.masks import segment_mask
 from pruners.engine.prefix import Prefix
 from pruners.engine.recorder import Recorder
@@ -75,6 +75,7 @@ class Run:
         self.debias = debias if "trend" in pruner.arms() or debias.trend is None else replace(debias, trend=None)
         # Where pictures are padded, nobody but a debias that silences padding may depend on their sizes.
         self.sizes = sizes if debias.padding is not None or not family.pads else None
+        pruner.check(family)
         self.prefix: Prefix | None = None
         self.trace = Trace(len(self.layers))
         self.handles: list[Any] = []
@@ -125,6 +126,7 @@ class Run:
         cache = kwargs.get("past_key_values")
         ours = cache is not None and cache is state.cache
         if is_empty(cache, trusted=ours and ids.shape[1] == 1):
+            warn_anew(None if state.cache is not None else state.ids, ids)
             self.watch.begin()
             self.trace.restart()
             self.trace.prefill.begin(ids.device)
@@ -174,7 +176,7 @@ class Run:
         spans = self.adapter.spans(inputs, self.sizes)
         if any(spans):
             real = real_columns(mask, state.length)
-            state.padded = real is not None
+            state.ids, state.padded = ids, real is not None
             places = self.adapter.slots(inputs, spans)
             state.beams = self.repeats([span for row in spans for span in row])
             state.segments = [first_segment(spans, places, real, ids, state.beams, self.debias)]

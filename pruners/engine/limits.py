@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pruners.cut import Cut
@@ -57,6 +59,17 @@ def refuse_cache(cache: Any, kernel: str) -> None:
         raise Unsupported(
             "a static cache with flash attention is not supported: use a dynamic cache, or attention='sdpa'"
         )
+
+
+def warn_anew(before: Tensor | None, ids: Tensor) -> None:
+    """Tell who decodes without a cache that every token is a prompt of its own."""
+    if before is None or ids.shape != (before.shape[0], before.shape[1] + 1) or not torch.equal(ids[:, :-1], before):
+        return
+    warnings.warn(
+        "use_cache=False: every new token reads the whole prompt again and ranks its visual tokens anew, by its own "
+        "attention, so that answers differ from those with a cache. Leave use_cache on to rank once, at the prompt.",
+        stacklevel=2,
+    )
 
 
 def is_empty(cache: Any, trusted: bool) -> bool:

@@ -190,6 +190,11 @@ def first_segment(
                 )
             )
             counted += len(at)
+        if slots and not images[row][-1].after:
+            raise Unsupported(
+                f"row {row} ends with a picture or clip; the answer is read at its last token, which a cut might take "
+                "out: put text behind it, as the model's chat template does"
+            )
         text.append(words.to(device, non_blocking=True))
     valid = None if real is None else real.to(device, non_blocking=True).expand(len(ids), -1)
     return Segment(0, ids.shape[1], images, text, valid, cut=False)

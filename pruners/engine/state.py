@@ -30,7 +30,8 @@ class State:
         self.segments: list[Segment] = []
         self.looks: list[dict[int, Look]] = [{} for _ in self.cuts]
         self.cache: Any = None
-        self.length = 0  # of the prompt
+        self.ids: Tensor | None = None  # the prompt
+        self.length = 0
         self.padded = False  # whether the prompt has padding, and with it a mask that the model makes for every layer
         self.step = 0  # of decoding; 0 is the prefill
         self.given: list[dict[str, Any]] = []  # what each layer gets in this step of decoding instead

@@ -14,7 +14,7 @@ from pruners.scores import Kind, Scores
 @dataclass(frozen=True)
 class D2Pruner(DeepLayer):
     """`prior`: the average attention, measured once for a model by `python -m pruners.prior`; by default the file
-    prior.safetensors beside the checkpoint.
+    prior.json beside the checkpoint.
 
     `selection`: MIS(alpha=0.5) is for localisation; the authors answer questions with alpha=1.0, likeness alone.
     """

@@ -7,7 +7,7 @@ https://analemma.ai/papers/424d9225-e893-4a73-b97e-5c9c85c010e2
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
@@ -19,12 +19,15 @@ from pruners.schedule import at_depth
 from pruners.scores import Kind, Scores
 from pruners.view import View
 
+if TYPE_CHECKING:
+    from pruners.models.base import Adapter
+
 
 @dataclass(frozen=True)
 class DeepLayer(Pruner):
     """Cut before `layer` (default: 12 of 32) by `scores`, select by `selection`. Names stand for their default values:
     scores="ratio" is Scores("ratio"), selection="mis" is MIS(), prior="FILE" is Prior.load("FILE"). Scores("prior")
-    without a prior looks for prior.safetensors beside the checkpoint.
+    without a prior looks for prior.json beside the checkpoint.
     """
 
     layer: int | None = None
@@ -56,6 +59,14 @@ class DeepLayer(Pruner):
         also = (at_depth(self.arithmetic.shallow, layers) - 1,) if self.arithmetic.looks_back else ()
         return [Cut(self.cut_layer(layers), self.keep, also=also)]
 
+    def check(self, adapter: Adapter) -> None:
+        if self.arithmetic.kind == "prior":
+            self.measured(adapter).reads(self.cut_layer(len(adapter.decoder.layers)) - 1)
+
+    def measured(self, adapter: Adapter) -> Prior:
+        """The prior that was given, or the one beside the model's checkpoint."""
+        return self.prior if isinstance(self.prior, Prior) else Prior.beside(adapter.model)
+
     def score(self, view: View) -> Tensor:
         return view.attend(rotary=self.arithmetic.rope)[:, 0].mean(0)
 
@@ -80,8 +91,7 @@ class DeepLayer(Pruner):
         if self.arithmetic.looks_back:
             shallow = view.attend(view.cut.also[0], rotary=self.arithmetic.rope)[:, 0].mean(0)
         else:
-            measured = self.prior if isinstance(self.prior, Prior) else Prior.beside(view.adapter.model)
-            prior = measured.at(view.span, view.cut.layer - 1, score.device)
+            prior = self.measured(view.adapter).at(view.span, view.cut.layer - 1, score.device)
         whole = view.valid_on_host
         if whole is None or view.valid is None:
             return self.arithmetic(score, shallow, prior)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import pkgutil
 from pathlib import Path
 from typing import Any, overload
 
 from pruners.checks import there_are
 from pruners.models.base import Adapter
+from pruners.models.folder import config_in, local
 from pruners.models.request import Encoded, Request
 
 __all__ = ["Adapter", "Encoded", "Request", "adapter", "families", "family"]
@@ -44,12 +44,7 @@ def adapter(model: Any) -> Any:
 
 
 def _model_type(path: str) -> str:
-    config = Path(path) / "config.json"
-    if config.is_file():
-        return str(json.loads(config.read_text(encoding="utf-8")).get("model_type"))
-    from transformers import AutoConfig
-
-    return str(AutoConfig.from_pretrained(path, trust_remote_code=False).model_type)
+    return str(config_in(local(path, only="config.json"))["model_type"])
 
 
 def _modules() -> list[str]:

@@ -17,7 +17,19 @@ from torch import Tensor
 
 from debias import Span
 from pruners.models import images, prompts
-from pruners.models.loading import BITS, fewer_bits, in_parts, kind, quickest
+from pruners.models.folder import checked, local
+from pruners.models.loading import (
+    BITS,
+    built,
+    config_of,
+    fewer_bits,
+    in_parts,
+    kind,
+    known_kernel,
+    quickest,
+    sentences,
+    weighed,
+)
 from pruners.models.request import IMAGE, VIDEO, Encoded, Request, Shown, Size, cut, left_padded, place
 from pruners.patches import Patches
 
@@ -165,41 +177,53 @@ class Adapter:
         attention: str | None = None,
         tensor_parallel: int = 1,
         zero: bool = False,
+        allow_missing: bool = False,
     ) -> A:
         """Model, processor and tokenizer of a checkpoint folder or hub id. device="auto" spreads a large model over
         what the machine has, layer by layer; tensor_parallel=N splits every layer over the N processes of a launch;
         zero=True gives each of them a part of every weight, put together while a layer runs (DeepSpeed).
         attention: None or "auto" takes the quickest kernel that is installed. dtype: a torch one, its name, "auto" for
         the checkpoint's, or "8bit" or "4bit" for the decoder's weights (everything else in bfloat16 on a GPU).
+        allow_missing: go on where the checkpoint lacks tensors of the model, or has others; what is lacking is random.
         """
+        folder = local(path)
+        shapes = checked(folder)
+        attention = None if attention == "auto" else attention
+        with sentences(folder):
+            processor, tokenizer = cls.load_processor(str(folder))
+            options: dict[str, Any] = {}
+            if dtype in BITS:
+                options["quantization_config"] = fewer_bits(BITS[str(dtype)], device)
+                dtype = torch.float32 if kind(device) == "cpu" else torch.bfloat16
+            config = config_of(folder)
+            kept: Any = config.dtype if dtype == "auto" else dtype
+            kept = getattr(torch, kept) if isinstance(kept, str) else kept
+            options["dtype"] = kept or torch.float32 if zero else dtype
+            # whatever the checkpoint says, in every part of it
+            config._attn_implementation = known_kernel(attention or quickest(device, kept))
+            weighed(folder, config, shapes)
+            if tensor_parallel > 1:
+                from transformers.distributed.configuration_utils import DistributedConfig
+
+                options["distributed_config"] = DistributedConfig(tp_size=tensor_parallel)
+            elif device is not None and not zero:
+                options["device_map"] = device
+
+            def whole() -> Any:
+                return built(folder, config, allow_missing, options)
+
+            model = in_parts(whole, options["dtype"]) if zero else whole()
+        model.config._name_or_path = str(path)
+        return cls(model.eval(), processor, tokenizer)
+
+    @classmethod
+    def outline(cls: type[A], path: str | Path) -> A:
+        """The adapter on a checkpoint's architecture without any weights, to ask what can be done with it."""
         from transformers import AutoConfig, AutoModelForImageTextToText
 
-        options: dict[str, Any] = {}
-        if dtype in BITS:
-            options["quantization_config"] = fewer_bits(BITS[str(dtype)], device)
-            dtype = torch.float32 if kind(device) == "cpu" else torch.bfloat16
-        options["dtype"] = dtype
-        stored = AutoConfig.from_pretrained(str(path), trust_remote_code=False).dtype if dtype == "auto" else dtype
-        kept: Any = getattr(torch, stored) if isinstance(stored, str) else stored
-        if attention in (None, "auto"):
-            attention = quickest(device, kept)
-        options["attn_implementation"] = attention
-        if tensor_parallel > 1:
-            from transformers.distributed.configuration_utils import DistributedConfig
-
-            options["distributed_config"] = DistributedConfig(tp_size=tensor_parallel)
-        elif device is not None and not zero:
-            options["device_map"] = device
-
-        def whole() -> Any:
-            return AutoModelForImageTextToText.from_pretrained(
-                str(path), use_safetensors=True, trust_remote_code=False, **options
-            )
-
-        if zero:
-            options["dtype"] = kept or torch.float32
-        model = in_parts(whole, options["dtype"]) if zero else whole()
-        return cls(model.eval(), *cls.load_processor(str(path)))
+        config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
+        with torch.device("meta"):
+            return cls(AutoModelForImageTextToText.from_config(config, trust_remote_code=False))
 
     @classmethod
     def load_processor(cls, path: str) -> tuple[Any, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from pruners.models.folder import read_object
 
 Colour = tuple[int, ...]
 CLIP: Mapping[str, Any] = {
@@ -32,14 +33,9 @@ def settings(path: str) -> SimpleNamespace:
 
 
 def config(path: str, name: str) -> dict[str, Any]:
-    """A JSON file of a checkpoint folder or hub repository; {} when there is none."""
-    from transformers.utils.hub import cached_file
-
-    found = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
-    read = {} if found is None else json.loads(Path(found).read_text(encoding="utf-8"))
-    if not isinstance(read, dict):
-        raise ValueError(f"{found} must hold a JSON object")
-    return read
+    """A JSON file of a checkpoint folder; {} when there is none."""
+    file = Path(path) / name
+    return read_object(file) if file.exists() else {}
 
 
 def mean_colour(mean: Sequence[float]) -> Colour:

@@ -1,17 +1,109 @@
-"""What a checkpoint is loaded with: the quickest attention kernel there is, and weights of fewer bits on request."""
+"""How a checkpoint becomes a model: every tensor in its place, the quickest attention kernel there is, fewer bits on
+request."""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from pruners.models.folder import Shapes
+
 log = logging.getLogger("debias")
 HALF = (torch.float16, torch.bfloat16)
 BITS = {"8bit": 8, "4bit": 4}
+
+
+# The attention kernels, and the package that each needs: without it, transformers might fetch one from a hub.
+KERNELS = {
+    "sdpa": "",
+    "eager": "",
+    "flash_attention_2": "flash_attn",
+    "flash_attention_3": "flash_attn_interface",
+    "flex_attention": "",
+}
+
+
+@contextmanager
+def sentences(folder: Path) -> Iterator[None]:
+    """Whatever transformers stumbles over in a checkpoint that looked in order becomes a message that names it."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, ImportError):
+        raise
+    except Exception as error:  # also a parser's own kind, or whatever a wrong type led to
+        if isinstance(error, (ValueError, OSError)) and str(folder) in str(error):
+            raise
+        kind = "" if type(error) is ValueError else f" ({type(error).__name__})"
+        raise ValueError(f"{folder}: {shortened(error)}{kind}") from error
+
+
+def shortened(error: object) -> str:
+    """A message of another library, which may hold whole files."""
+    said = " ".join(str(error).split())
+    return said if len(said) <= 500 else said[:500] + " ..."
+
+
+def config_of(folder: Path) -> Any:
+    """The configuration as transformers reads it."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+
+
+def known_kernel(attention: str) -> str:
+    """The name of an attention kernel; any other could ask for a hub's code."""
+    if attention not in KERNELS:
+        raise ValueError(f"unknown attention kernel {attention!r:.80}; known: {', '.join(KERNELS)}")
+    if KERNELS[attention] and not installed(KERNELS[attention]):
+        raise ValueError(f"the attention kernel {attention} needs the package {KERNELS[attention]}")
+    return attention
+
+
+def weighed(folder: Path, config: Any, shapes: Shapes) -> None:
+    """Refuse a configuration of far more weights than the files hold, before any memory is taken for them."""
+    from transformers import AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        outline: Any = AutoModelForImageTextToText.from_config(config)
+    held, needed = sum(map(math.prod, shapes.values())), sum(weight.numel() for weight in outline.parameters())
+    if needed > 2 * held and getattr(config, "quantization_config", None) is None:
+        raise ValueError(f"{folder}: config.json describes {needed:,} weights, but the files hold {held:,}")
+
+
+def built(folder: Path, config: Any, allow_missing: bool, options: Mapping[str, Any]) -> Any:
+    """The model with its weights. Tensors that are missing, that it does not know or of another shape are refused."""
+    from transformers import AutoModelForImageTextToText
+
+    loaded: Any = AutoModelForImageTextToText.from_pretrained(
+        str(folder),
+        config=config,
+        attn_implementation=config._attn_implementation,
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **options,
+    )
+    model, found = loaded
+    kinds = {"missing_keys": "missing", "unexpected_keys": "unknown", "mismatched_keys": "of another shape"}
+    wrong = []
+    for key, what in kinds.items():
+        names = sorted(name if isinstance(name, str) else str(name[0]) for name in found[key])
+        if names:
+            wrong.append(f"{len(names)} {what} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})")
+    if wrong:
+        message = f"{folder}: its tensors are not those of its configuration: {'; '.join(wrong)}"
+        if not allow_missing:
+            raise ValueError(f"{message}. Restore the checkpoint; `run --allow-missing` goes on all the same")
+        log.warning("%s", message)
+    return model
 
 
 def installed(package: str) -> bool:

@@ -181,7 +181,7 @@ def test_each_benchmark_beside_the_held_out_half(checkpoints, world, tmp_path, c
 
 
 def test_a_prior_is_measured_where_the_cut_reads(checkpoints, world, tmp_path, capsys):
-    out = tmp_path / "prior.safetensors"
+    out = tmp_path / "prior.json"
     words = ["--model", str(checkpoints["image"]), "--data", str(world), "--limit", "2", "--out", str(out), "--json"]
     assert main(["fit", "--method", "d2pruner", "--kind", "prior", *words]) == 0
     assert json.loads(capsys.readouterr().out)["layer"] == 1

@@ -153,14 +153,15 @@ def test_a_garbled_reply_is_asked_for_at_another_temperature(server, tmp_path):
     assert [request["body"]["temperature"] for request in server.requests] == [0, 0.5]
 
 
-def test_garbage_for_ever_is_no_verdict_and_is_kept_as_such(server, tmp_path):
+def test_garbage_for_ever_is_no_verdict_and_is_asked_for_again(server, tmp_path):
     server.script = ["garbage"]
     verdict = judge(server, tmp_path, attempts=3).ask("mmvet", ASKED)
     assert verdict.value is None
     assert verdict.reply == "garbage"
     assert len(server.requests) == 3
-    assert judge(server, tmp_path).ask("mmvet", ASKED) == verdict
-    assert len(server.requests) == 3
+    assert not (tmp_path / "cache.jsonl").exists()
+    server.script = [GOOD]
+    assert judge(server, tmp_path).ask("mmvet", ASKED).value == {"score": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -176,7 +177,7 @@ def test_a_server_that_stays_away_is_an_error_without_secrets(server, tmp_path, 
     server.script = [trouble]
     with pytest.raises(ValueError, match="did not answer") as error:
         judge(server, tmp_path, attempts=2).ask("mmvet", ASKED)
-    assert reason in str(error.value)
+    assert f"{reason}; 2 attempts" in str(error.value)
     assert KEY not in str(error.value) + caplog.text
     assert len(server.requests) == 2
     assert error.value.__cause__ is None
@@ -188,6 +189,7 @@ def test_refusals_are_not_tried_again(server, tmp_path, status):
     with pytest.raises(ValueError, match=f"HTTP {status}") as error:
         judge(server, tmp_path).ask("mmvet", ASKED)
     assert len(server.requests) == 1
+    assert "; 1 attempt)" in str(error.value)
     assert ("key" in str(error.value)) == (status != 404)
     assert KEY not in str(error.value)
 

@@ -277,9 +277,9 @@ def refused(kind, status):
 @pytest.mark.parametrize(
     ("error", "reason", "sent"),
     [
-        (refused(openai.AuthenticationError, 401), "HTTP 401; 6 attempts). Is the key right?", 1),
-        (refused(openai.NotFoundError, 404), "HTTP 404; 6 attempts).", 1),
-        (refused(openai.BadRequestError, 400), "HTTP 400; 6 attempts).", 2),  # with a schema, and in words alone
+        (refused(openai.AuthenticationError, 401), "HTTP 401; 1 attempt). Is the key right?", 1),
+        (refused(openai.NotFoundError, 404), "HTTP 404; 1 attempt).", 1),
+        (refused(openai.BadRequestError, 400), "HTTP 400; 1 attempt).", 2),  # with a schema, and in words alone
     ],
 )
 def test_what_is_said_about_a_refusal(judge, error, reason, sent):

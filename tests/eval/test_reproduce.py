@@ -159,7 +159,7 @@ def test_a_checkpoint_without_a_prior_gets_one(monkeypatch, quick, builders, cap
     monkeypatch.setattr(artefacts, "artefacts", lambda: {"refcoco": replace(KNOWN["refcoco"], runs=only)})
     code, _, err = run(capsys, "refcoco", *quick, "--benchmarks", "refcoco+", "--model", str(model))
     assert code == 0, err
-    assert (tmp_path / "out" / "refcoco" / "prior.safetensors").is_file()
+    assert (tmp_path / "out" / "refcoco" / "prior.json").is_file()
     assert [path.name for path in (tmp_path / "out" / "refcoco" / "d2pruner").glob("ref*")] == ["refcoco+"]
 
 

@@ -14,7 +14,8 @@ from pruners import names
 SCRIPTS = Path(__file__).parent.parent.parent / "scripts"
 METHODS = {
     "fastv": "fastv", "pdrop": "pyramiddrop", "sparsevlm": "sparsevlm", "himap": "himap", "tokencarve": "tokencarve",
-    "illava": "illava", "vispruner": "vispruner", "d2pruner": "d2pruner", "deeplayer": "deeplayer", "all": "all",
+    "illava": "illava", "vispruner": "vispruner", "d2pruner": "d2pruner", "deeplayer": "deeplayer",
+    "visionzip": "visionzip", "random": "random", "grid": "grid", "all": "all",
 }  # fmt: skip
 
 
@@ -28,9 +29,14 @@ def test_a_script_is_one_line_that_passes_its_flags_on(name):
     assert METHODS[name] == "all" or METHODS[name] in names()
 
 
-def script(name, *arguments, status=0):
+def test_every_method_has_a_script_and_every_script_a_method():
+    assert {*METHODS.values()} == {*names(), "all"}
+    assert {path.stem for path in SCRIPTS.glob("run_*.sh")} == {f"run_{name}" for name in METHODS}
+
+
+def script(name, *arguments, status=0, scripts=SCRIPTS):
     done = subprocess.run(
-        ["bash", str(SCRIPTS / f"run_{name}.sh"), *map(str, arguments)],
+        ["bash", str(scripts / f"run_{name}.sh"), *map(str, arguments)],
         env={**os.environ, "DEBIAS_PYTHON": sys.executable, "HF_HUB_OFFLINE": "1"},
         cwd="/", capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -60,3 +66,61 @@ def test_dry_run_says_what_would_run(checkpoints, world, tmp_path, name, argumen
 def test_failure_is_the_scripts_status(checkpoints, world):
     done = script("fastv", "--model", checkpoints["image"], "--data", world, "--benchmarks", "poppe", status=1)
     assert "did you mean pope" in done.stderr or "unknown benchmark 'poppe'" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """The repository with a `runs` folder of its own, where `run_all.sh --limit 2` has run."""
+    root = tmp_path_factory.mktemp("clone")
+    for path in SCRIPTS.parent.iterdir():
+        if path.name not in ("runs", ".git"):
+            (root / path.name).symlink_to(path)
+    return root, script("all", "--limit", 2, scripts=root / "scripts")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", METHODS)
+def test_a_script_without_flags_does_all_it_can(clone, name):
+    """The methods' own scripts find the answers that `run_all.sh` wrote, since the same command goes on."""
+    root, done = clone
+    if name != "all":
+        done = script(name, "--limit", 2, scripts=root / "scripts")
+    said = [line for line in done.stderr.splitlines() if " leaves out " in line]
+    blind = ["illava", "visionzip", "vispruner"]  # methods of the vision tower, which Video-LLaVA does not open
+    wanted = blind if name == "all" else [name] if name in blind else []
+    assert [line.split(":")[0] for line in said] == [f"{one} leaves out tgif, msvd, msrvtt" for one in wanted]
+    for method in names() if name == "all" else [METHODS[name]]:
+        folders = [path.parent for path in (root / "runs").glob(f"{method}-*/scores.json")]
+        assert len(folders) == 1
+        scores = json.loads((folders[0] / "scores.json").read_text())["scores"]
+        assert len(scores) == (13 if method in blind else 16)
+        assert all(arm["n"] and not arm["failed"] for arms in scores.values() for arm in arms.values())
+
+
+@pytest.mark.parametrize("method", ["illava", "visionzip", "vispruner", "d2pruner"])
+def test_by_name_the_impossible_is_refused_before_anything_is_loaded(method, world, builders, tmp_path, capsys):
+    """For D2Pruner: a checkpoint that came without a prior."""
+    from eval.cli import main
+
+    model = builders.checkpoint("video_llava", tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    flags = ["--data", str(world), "--video-model", str(model), "--out", str(tmp_path / "run")]
+    assert main(["run", "--method", method, *flags, "--benchmarks", "pope,tgif"]) == 1
+    said = capsys.readouterr().err
+    assert f"{method} cannot answer tgif: " in said
+    assert ("no prior was given" if method == "d2pruner" else "one vision tower for pictures and one for clips") in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_of_pictures_is_asked_no_clips(checkpoints, world, capsys):
+    from eval.cli import main
+
+    flags = ["--model", str(checkpoints["image"]), "--data", str(world), "--dry-run", "--json"]
+    assert main(["run", *flags]) == 0
+    out, err = capsys.readouterr()
+    assert "fastv leaves out tgif, msvd, msrvtt: models of type llava take pictures, not clips" in err
+    assert "tgif" not in json.loads(out)["benchmarks"]
+    assert main(["run", *flags, "--benchmarks", "tgif"]) == 1
+    assert "fastv cannot answer tgif: models of type llava take pictures, not clips" in capsys.readouterr().err
+    assert main(["run", *flags, "--benchmarks", "pope", "--layer", "40"]) == 1
+    assert "cuts before layer 40, but the model has layers 0 to 3" in capsys.readouterr().err

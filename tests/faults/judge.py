@@ -14,8 +14,13 @@ LIES = ('{"score": 99}', '{"score": -1}', '{"score": NaN}', '{"score": "1e999"}'
         '{"score": null}', "[" * 5000, '{"score": {"score": 1}}', "")  # fmt: skip
 
 
+# What a server may send with status 200 that is no chat completion.
+BODIES = {"page": b"<html>Welcome</html>", "list": b"[]", "null": b"null", "no choices": b'{"choices": []}',
+          "cut": b'{"id": "1", "choices": [{"index": 0, "message": {"role": "assis'}  # fmt: skip
+
+
 class LyingJudge:
-    """`way` says what it does: right, hang, drip, drop, error, flood, echo, lie."""
+    """`way` says what it does: right, hang, drip, drop, error, flood, echo, lie, or one of the BODIES."""
 
     def __enter__(self) -> LyingJudge:
         self.way, self.asked, self.closing = "right", 0, threading.Event()
@@ -25,7 +30,7 @@ class LyingJudge:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
+                self.body = self.rfile.read(int(self.headers["Content-Length"]))
                 outer.asked += 1
                 outer.answer(self, outer.way)
 
@@ -55,6 +60,8 @@ class LyingJudge:
             return
         if way == "error":
             return self.send(to, 500, {"error": {"message": f"no, {to.headers['Authorization']}"}})
+        if way in BODIES:
+            return self.send(to, 200, BODIES[way])
         content, model = GOOD, "judge-1"
         if way == "lie":
             content = LIES[self.asked % len(LIES)]
@@ -83,8 +90,8 @@ class LyingJudge:
             if way == "drip":
                 self.closing.wait(0.2)
 
-    def send(self, to: Any, status: int, body: dict[str, Any]) -> None:
-        data = json.dumps(body).encode()
+    def send(self, to: Any, status: int, body: Any) -> None:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
         to.send_response(status)
         to.send_header("Content-Type", "application/json")
         to.send_header("Connection", "close")

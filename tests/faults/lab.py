@@ -304,7 +304,10 @@ def decoder(lab: Lab, ways: tuple[str, ...] = ("crash", "hang", "exit")) -> Coun
 # -- the judge -----------------------------------------------------------------------------------------------------
 
 
-def judge(lab: Lab, ways: tuple[str, ...] = ("hang", "drip", "drop", "error", "flood", "echo", "lie")) -> Counter[str]:
+JUDGES = ("hang", "drip", "drop", "error", "flood", "echo", "lie", "page", "list", "null", "no choices", "cut")
+
+
+def judge(lab: Lab, ways: tuple[str, ...] = JUDGES) -> Counter[str]:
     """A judge that hangs, breaks off or lies: no verdict is made up, no answer is lost, no key is shown."""
     counted: Counter[str] = Counter()
     key = "sk-this-is-the-key"
@@ -316,7 +319,7 @@ def judge(lab: Lab, ways: tuple[str, ...] = ("hang", "drip", "drop", "error", "f
 
         def asked(folder: Path, way: str, status: int) -> Process:
             server.way = way
-            cache = folder.with_suffix(f".{way}.cache")
+            cache = folder.with_suffix(".cache")
             # a judge that answers must not be late on a machine that is busy with other things
             patience = 1 if way in ("hang", "drip", "flood") else 60
             words = [*arguments, "--judge-timeout", patience, "--judge-cache", cache, "--out", folder]
@@ -329,18 +332,14 @@ def judge(lab: Lab, ways: tuple[str, ...] = ("hang", "drip", "drop", "error", "f
         for way in ways:
             folder = lab.folder()
             stays_away = way in ("hang", "drip", "drop", "error", "flood")
-            process = asked(folder, way, 1 if stays_away else 0)
-            if stays_away:
-                assert "did not answer" in process.said(), process.said()
-                assert not (folder / "scores.json").exists()
-                asked(folder, "right", 0)
-                score = json.loads((folder / "scores.json").read_text())["scores"]["mmvet"]["none"]
-                counted["wrong"] += score["value"] != right["value"]
-            else:
-                score = json.loads((folder / "scores.json").read_text())["scores"]["mmvet"]["none"]
-                counted["verdicts refused"] += score["unparsed"]
-                assert score["unparsed"] == score["n"], score
-                assert score["value"] == 0
+            process = asked(folder, way, 1)
+            said = "did not answer" if stays_away else f"none of {right['n']} answers was judged"
+            assert said in process.said(), process.said()
+            assert not (folder / "scores.json").exists()
+            counted["verdicts refused"] += 0 if stays_away else right["n"]
+            asked(folder, "right", 0)  # with the same cache: no failure is a grade
+            score = json.loads((folder / "scores.json").read_text())["scores"]["mmvet"]["none"]
+            counted["wrong"] += score["value"] != right["value"]
             counted.update(lab.checked(folder, reference))
             counted[f"judges: {way}"] += 1
             for path in [*lab.scratch.rglob("*.log"), *folder.rglob("*"), *lab.scratch.glob("*.cache")]:

@@ -67,5 +67,10 @@ def test_a_judge_that_drips_or_lies(lab):
 
 
 @pytest.mark.long
+def test_a_judge_whose_bodies_are_no_replies(lab):
+    assert sound(judge(lab, ("page", "list", "null", "no choices", "cut")))["verdicts refused"]
+
+
+@pytest.mark.long
 def test_a_judge_that_hangs_breaks_off_floods_or_echoes(lab):
     assert sound(judge(lab, ("hang", "drop", "error", "flood", "echo")))["judges: hang"] == 1

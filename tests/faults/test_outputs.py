@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import io
 import json
 import re
+import subprocess
+import sys
 import unicodedata
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -16,8 +20,9 @@ from openpyxl import load_workbook
 
 from eval.commands.export import export
 from eval.showing import report
-from eval.tables import Table, comma_separated, latex, markdown, say, show
+from eval.tables import OBEYED, Spoken, Table, comma_separated, latex, markdown, say, show
 
+ROOT = Path(__file__).resolve().parents[2]
 quick = settings(max_examples=40)
 
 NASTY = [
@@ -186,3 +191,118 @@ def test_xlsx_holds_text_and_no_formula(world, tmp_path_factory, data):
     export("mmbench", folder / "answers.jsonl", world, folder / "upload.xlsx")
     sheet = load_workbook(folder / "upload.xlsx").active
     assert all(cell.data_type != "f" and cell.hyperlink is None for row in sheet.iter_rows() for cell in row)
+
+
+TURNED = ["\u202egnp.exe", "\u2066a\u2069", "\u200f", "\u061c", "\u200e"]
+
+
+@pytest.mark.parametrize("text", [*TURNED, "\x00", "\x1b]0;owned\x07", "\x9b31m", "\x85"])
+def test_what_is_obeyed_is_shown_in_the_page_too(page_of, text):
+    written = page_of(f"yes {text} no")
+    assert not OBEYED.search(written)
+    assert re.search(r"yes \\(x|u)[0-9a-f]{2,4}", written)
+
+
+@pytest.mark.parametrize("write", [comma_separated, latex, markdown])
+@pytest.mark.parametrize("text", TURNED)
+def test_no_table_holds_marks_that_turn_the_text(write, text):
+    assert not OBEYED.search(write(Table(text, [text], [[text]], [text])))
+
+
+@pytest.mark.parametrize(
+    "cell", ["x;=1+1", "x;  =1", 'x;"=1+1"', "x\t=1", "x|@SUM(A1)", "a\n=1", "x;y;+1", "x;'-1", "x;＝1"]
+)
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_no_cell_is_a_formula_in_any_locale(cell, separator):
+    written = comma_separated(Table("t", ["a", "b"], [["first", cell], [cell, "last"]]))
+    for row in csv.reader(io.StringIO(written), delimiter=separator):
+        for found in row:
+            assert not re.match(r"[\s\"']*[=+\-@＝]", found.replace("'", "!")), (found, row)
+
+
+def test_cells_that_are_no_formula_stay_as_they_are():
+    rows = [["a; b", "1,000 - 2"], ["x=1; y", "+-"[:0]]]
+    written = comma_separated(Table("t", ["a", "b"], rows))
+    assert list(csv.reader(io.StringIO(written)))[1:] == rows
+
+
+def names_of_calls(tree, inside=""):
+    """(function that a call stands in, what is called)"""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Call):
+            yield inside, ast.unparse(node.func)
+        yield from names_of_calls(node, node.name if isinstance(node, ast.FunctionDef) else inside)
+
+
+def test_nothing_prints_around_the_exits():
+    """`say` and `tell` are the exits; a bare print, or a write to a standard stream, would go around them."""
+    seen = set()
+    for package in ("debias", "pruners", "eval"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for inside, name in names_of_calls(ast.parse(path.read_text(encoding="utf-8"))):
+                if re.fullmatch(r"print|(sys\.)?(__)?std(out|err)(__)?\.(buffer\.)?write|json\.dump|os\.write", name):
+                    seen.add((path.name, inside, name))
+    assert {(file, inside, name) for file, inside, name in seen if name != "json.dump"} == {
+        ("tables.py", "say", "print"), ("tables.py", "tell", "print"), ("prior.py", "say", "print"),
+        ("convert.py", "say", "print")}  # fmt: skip
+    assert {file for file, _, name in seen if name == "json.dump"} <= {"export.py"}  # into its file
+
+
+ESCAPES = "\x1b]0;owned\x07\x9b31m\u202e"
+
+
+def test_what_a_benchmark_file_says_reaches_the_terminal_as_text(world, tmp_path, capsys):
+    import shutil
+
+    from eval import benchmarks
+    from eval.cli import main
+
+    home = shutil.copytree(benchmarks.get("mmvet").home(world), tmp_path / "mm-vet")
+    truth = json.loads((home / "mm-vet.json").read_text())
+    for entry in truth.values():
+        entry["capability"] = [ESCAPES]
+    (home / "mm-vet.json").write_text(json.dumps(truth))
+    ids = [name.removeprefix("v1_") for name in truth]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"question_id": id, "text": "a"}) + "\n" for id in ids))
+    words = ["score", "mmvet", "--answers", str(tmp_path / "a.jsonl"), "--data", str(home)]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert r"capability/\x1b]0;owned" in said.out
+    assert not OBEYED.search(said.out + said.err)
+    assert main([*words, "--json"]) == 0
+    said = capsys.readouterr()
+    assert not OBEYED.search(said.out)
+    assert f"capability/{ESCAPES}" in json.loads(said.out)["parts"]  # escaped, not changed
+
+
+def test_log_lines_are_text_too():
+    import logging
+
+    record = logging.LogRecord("debias", logging.INFO, "", 0, "%s", (ESCAPES + "x" * 10_000,), None)
+    written = Spoken("%(message)s").format(record)
+    assert not OBEYED.search(written)
+    assert len(written) < 3000
+
+
+def test_a_long_header_is_cut(world, tmp_path, capsys):
+    from eval.cli import main
+
+    home = tmp_path / "mmbench"
+    home.mkdir()
+    (home / "mmbench_dev_20230712.tsv").write_text("\t".join(f"column{i}" for i in range(900_000)) + "\nrow\n")
+    (tmp_path / "a.jsonl").write_text('{"question_id": 1, "text": "A"}\n')
+    assert main(["score", "mmbench", "--answers", str(tmp_path / "a.jsonl"), "--data", str(home)]) == 1
+    said = capsys.readouterr().err
+    assert "expected the column" in said
+    assert len(said) < 5000
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("words", [["completion", "bash", "--json"], ["completion", "zsh"], ["--version"], []])
+def test_a_full_standard_output_is_said_in_a_sentence(words):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "eval", *words], stdout=full, stderr=subprocess.PIPE, text=True,
+                              cwd=ROOT, timeout=120, check=False)  # fmt: skip
+    assert done.returncode == 1
+    assert "standard output cannot be written (No space left on device)" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

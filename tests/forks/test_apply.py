@@ -107,6 +107,22 @@ def test_check_changes_nothing_and_tells_the_truth(place):
     assert "already" in run(place, "--check", "made-up").stdout
 
 
+def test_check_tells_of_other_files_that_were_changed(place):
+    made = place / "third_party/Made"
+    (made / "other.py").write_text("1\n")
+    git(made, "add", ".")
+    git(made, "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "another file")
+    run(place, "made-up")
+    assert run(place, "--check", "made-up").returncode == 0
+    (made / "other.py").write_text("2\n")
+    (made / "untracked.pyc").write_text("")
+    done = run(place, "--check", "made-up")
+    assert done.returncode == 1
+    assert "patched already" in done.stdout
+    assert "changed: other.py in third_party/Made" in done.stderr
+    assert run(place, "--reverse", "made-up").returncode == 0, "what is ours can be taken out all the same"
+
+
 @pytest.mark.parametrize("mode", [[], ["--check"], ["--reverse"]])
 def test_a_file_that_drifted_is_refused_and_left_alone(place, mode):
     file = place / "third_party/Made/code.py"

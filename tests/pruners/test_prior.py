@@ -1,5 +1,8 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import pruners
 from debias import Span
@@ -10,9 +13,9 @@ CPU = torch.device("cpu")
 
 def test_what_is_saved_comes_back(tmp_path):
     prior = Prior((0.1, 0.2, 0.7), layer=1, model="tiny", prompt="Why?", images=4, tiles=True)
-    prior.save(tmp_path / "prior.safetensors")
-    back = Prior.load(tmp_path / "prior.safetensors")
-    torch.testing.assert_close(torch.tensor(back.values), torch.tensor(prior.values))
+    prior.save(tmp_path / "prior.json")
+    back = Prior.load(tmp_path / "prior.json")
+    assert torch.equal(torch.tensor(back.values), torch.tensor(prior.values))
     assert (back.layer, back.model, back.prompt, back.images, back.tiles) == (1, "tiny", "Why?", 4, True)
     assert back.digest == prior.digest
     assert "0.7" not in repr(back)  # a repr is a provenance, not a table
@@ -34,10 +37,63 @@ def test_a_prior_of_something_else_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"layer 1 .* --layer 3"):
         prior.at(Span(0, (2, 2)), 2, CPU)
     with pytest.raises(ValueError, match="no such file"):
-        Prior.load(tmp_path / "none.safetensors")
+        Prior.load(tmp_path / "none.json")
     torch.save({}, tmp_path / "other.safetensors")
-    with pytest.raises(Exception, match=r"(?i)header|prior"):
-        Prior.load(tmp_path / "other.safetensors")
+    save_file({"weight": torch.ones(2)}, tmp_path / "weights.safetensors")
+    for name, text in {"text": "hello", "list": "[1]", "none": '{"layer": 1, "values": []}', "words": '{"layer": 1, '
+                       '"values": ["a"]}', "lost": '{"values": [1.0]}'}.items():  # fmt: skip
+        (tmp_path / f"{name}.json").write_text(text)
+    for name in ("other.safetensors", "weights.safetensors", "text.json", "list.json", "none.json", "words.json",
+                 "lost.json"):  # fmt: skip
+        with pytest.raises(ValueError, match=f"{name}: not a prior"):
+            Prior.load(tmp_path / name)
+
+
+def test_priors_of_older_versions_are_read(tmp_path):
+    facts = {"layer": "1", "model": "tiny", "prompt": "Why?", "images": "4", "tiles": "True"}
+    save_file({"prior": torch.tensor([0.1, 0.2])}, tmp_path / "prior.safetensors", metadata=facts)
+    prior = Prior((0.1, 0.2), layer=1, model="tiny", prompt="Why?", images=4, tiles=True)
+    assert Prior.load(tmp_path / "prior.safetensors").digest == prior.digest
+    assert Prior.load(tmp_path / "prior.safetensors").tiles
+    model = SimpleNamespace(config=SimpleNamespace(_name_or_path=str(tmp_path)))
+    assert Prior.beside(model).digest == prior.digest
+    Prior((0.3,), layer=1, model="tiny").save(tmp_path / "prior.json")
+    assert Prior.beside(model).values == pytest.approx((0.3,))
+
+
+def test_a_prior_is_never_written_where_weights_are_looked_for(tmp_path, capsys):
+    with pytest.raises(ValueError, match=r"prior\.safetensors: a prior is no weights"):
+        Prior((0.1,), layer=1, model="tiny").save(tmp_path / "prior.safetensors")
+    with pytest.raises(SystemExit):
+        main(["nowhere", str(tmp_path), "--out", str(tmp_path / "prior.safetensors")])
+    assert "a prior is no weights" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_shipped_priors_are_those_of_the_shipped_models():
+    from eval.answering.checkpoints import config_of
+    from eval.embedded import EMBEDDED
+
+    for media, folder in EMBEDDED.items():
+        prior, config = Prior.load(folder / "prior.json"), config_of(str(folder))
+        assert prior.model == folder.name
+        side = config["vision_config"]["image_size"] // config["vision_config"]["patch_size"]
+        assert len(prior.values) == (config["video_seq_length"] if media == "video" else side**2)
+        assert [path.name for path in folder.glob("*.safetensors")] == ["model.safetensors"]
+
+
+def test_a_prior_of_clips_is_their_mean_attention(builders):
+    family = builders.adapter("video_llava")
+    clips = [[builders.picture(40, 40, 8 * clip + frame) for frame in range(8)] for clip in range(2)]
+    prior = Prior.measure(family, clips, layer=2, prompt="What happens?")
+    seen = []
+    for clip in clips:
+        encoded = family.encode([pruners.models.Request("What happens?", video=clip)])
+        with pruners.make("fastv", keep=1.0, layer=2)(family) as trace, torch.no_grad():
+            family.model(**encoded.inputs)
+        seen.append(trace.scores[0][0][0])
+    assert prior.images == 2
+    torch.testing.assert_close(torch.tensor(prior.values), torch.stack(seen).mean(0), rtol=1e-4, atol=1e-7)
 
 
 def test_the_command_measures_what_a_cut_would_see(builders, tmp_path, capsys):
@@ -46,7 +102,7 @@ def test_the_command_measures_what_a_cut_would_see(builders, tmp_path, capsys):
     (tmp_path / "images").mkdir()
     for number, picture in enumerate(pictures):
         picture.save(tmp_path / "images" / f"{number}.png")
-    out = folder / "prior.safetensors"
+    out = folder / "prior.json"
     adapter = pruners.models.adapter(str(folder)).load(str(folder))
     request = pruners.models.Request("What is it?", images=pictures[:1])
     inputs = adapter.encode([request]).inputs

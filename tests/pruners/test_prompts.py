@@ -1,5 +1,6 @@
 """Prompts of every kind, and what cannot be done exactly with any."""
 
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -136,3 +137,21 @@ def test_what_cannot_be_done_exactly_is_refused(llava, builders, requests, run):
             fastv(other).__enter__()
     with pytest.raises(ValueError, match="no adapter for models of type 'llama'"):
         fastv(llava.decoder).__enter__()
+
+
+def test_a_picture_at_the_very_end_is_refused(method, llava, make):
+    """The answer is read at the last token, which must not leave; of a batch, whichever row it is."""
+    for rows, number in (([["image"]], 0), ([[1, "image", 5], [1, 5, "image"]], 1), ([[1, "image", 5, "image"]], 0)):
+        with pytest.raises(Unsupported, match=f"row {number} ends with a picture"), make(method)(llava):
+            llava.model(**prompts(llava, rows).inputs)
+
+
+def test_decoding_without_a_cache_warns(llava, make, run, requests):
+    encoded = llava.encode(requests[:1])
+    with make("fastv")(llava), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(llava, encoded)
+        run(llava, encoded)
+        llava.model(**encoded.inputs, use_cache=False)  # one prompt, and nothing after it
+    with make("fastv")(llava), pytest.warns(UserWarning, match="use_cache=False: every new token"):
+        run(llava, encoded, use_cache=False)

@@ -59,12 +59,15 @@ def test_mmvet_with_a_judge(folder, answered):
     score = get("mmvet").score(answered(samples, {"0": "a", "1": "b", "2": "c"}), samples, judge)
     assert judge.asked[0] == ("mmvet", "What is x?", "-1<AND>-5")
     assert score.name == "mmvet"
-    assert score.value == pytest.approx(50)
-    assert score.unparsed == 1
+    assert score.value == pytest.approx(75)  # what was not judged is no part of the score
+    assert (score.n, score.missing, score.unparsed, score.unjudged) == (2, 0, 0, ("2",))
+    assert "2" not in score.items
     assert score.info["judge"] == ["scripted"]
     assert score.parts == pytest.approx({
-        "capability/math": 50, "capability/ocr": 25, "capability/rec": 50,
-        "integration/math, ocr": 50, "integration/rec": 100, "integration/ocr, rec": 0})  # fmt: skip
+        "capability/math": 50, "capability/ocr": 50, "capability/rec": 100,
+        "integration/math, ocr": 50, "integration/rec": 100})  # fmt: skip
+    with pytest.raises(ValueError, match="none of 3 answers was judged"):
+        get("mmvet").score(answered(samples, "c"), samples, Scripted({"c": None}))
     # A question without an answer counts, and costs no judgement.
     judge = Scripted({"b": {"score": 1.0}})
     score = get("mmvet").score(answered(samples, {"1": "b"}), samples, judge)
