@@ -27,23 +27,21 @@ if TYPE_CHECKING:
     from debias import names, padding, trends
     from debias.context import Context, kept, merge_weights, rescore, using
     from debias.core import Debias
-    from debias.fit import fit_all
     from debias.measure import Measure
     from debias.padding import Padding
     from debias.span import Span
-    from debias.trend import Trend
+    from debias.trend import Trend, fit_all
 else:  # torch is loaded with the first of these names, not with the package
     __getattr__, __dir__ = loader(
         __name__,
         {
             "context": ("Context", "kept", "merge_weights", "rescore", "using"),
             "core": ("Debias",),
-            "fit": ("fit_all",),
             "measure": ("Measure",),
             "names": (),
             "padding": ("Padding",),
             "span": ("Span",),
-            "trend": ("Trend",),
+            "trend": ("Trend", "fit_all"),
             "trends": (),
         },
     )

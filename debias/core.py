@@ -11,8 +11,9 @@ from torch import Tensor
 
 from debias import lines, names
 from debias.padding import RELEASED, Padding
+from debias.shape import weights
 from debias.span import Span
-from debias.trend import Trend, weights
+from debias.trend import Trend
 
 # What a score is wanted for.
 #   select   an order

@@ -1,23 +1,26 @@
-"""From mean attention curves to trends."""
+"""From mean attention curves to the shapes of trends.
+
+What the ways of fitting return: shapes without amplitude, the height of the log curves, and what is left over of them.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Type, TypeVar, Union
 
 import torch
 from torch import Tensor
 
 from debias import lines
-from debias.trend import Trend
+from debias.shape import Shape
 
 KINDS = ("exponential", "rope", "inverse_cubic", "average")
-# Trends without amplitude, with the height and what is left over of the log curves they were fitted to.
-Fitted = Tuple[List[Trend], Tensor, Tensor]
+S = TypeVar("S", bound=Shape)
 
 
-def fit_all(
+def fit_shapes(
+    made_of: Type[S],
     curves: Union[Tensor, Sequence[Sequence[float]]],
     kind: str = "exponential",
     ignore: Optional[Tensor] = None,
@@ -26,8 +29,8 @@ def fit_all(
     frames: int = 1,
     refine: bool = False,
     **options: Any,
-) -> List[Trend]:
-    """One trend for each of the curves [B, N], all in one go; what the arguments mean stands at Trend.fit."""
+) -> List[S]:
+    """One shape of a class for each of the curves [B, N]; what the other arguments mean stands at Trend.fit."""
     data = torch.as_tensor(curves).detach().cpu().double()
     if data.dim() != 2 or not data.shape[1]:
         raise ValueError(f"a curve needs at least one position; got curves of shape {tuple(data.shape)}")
@@ -44,11 +47,11 @@ def fit_all(
     if refine and (kind, scope) != ("exponential", "sequence"):
         raise ValueError(f"only an exponential over the sequence can be refined; got {kind} over {scope}")
     if scope == "factorised":
-        made, height, rest = _both_ways(log, weight, kind, frames)
+        made, height, rest = _both_ways(made_of, log, weight, kind, frames)
     elif kind in ("exponential", "rope"):
-        made, height, rest = _straight(log, weight, kind, 1 if scope == "sequence" else frames, options)
+        made, height, rest = _straight(made_of, log, weight, kind, 1 if scope == "sequence" else frames, options)
     elif kind in ("inverse_cubic", "average"):
-        made, height, rest = _shaped(log, weight, kind, 1 if scope == "sequence" else frames, options)
+        made, height, rest = _shaped(made_of, log, weight, kind, 1 if scope == "sequence" else frames, options)
     else:
         raise ValueError(f"cannot fit a trend of kind {kind!r}; kinds that can be fitted: {', '.join(KINDS)}")
     if refine:
@@ -62,45 +65,49 @@ def fit_all(
     ]
 
 
-def _straight(log: Tensor, weight: Tensor, kind: str, frames: int, options: Dict[str, Any]) -> Fitted:
+def _straight(
+    made_of: Type[S], log: Tensor, weight: Tensor, kind: str, frames: int, options: Dict[str, Any]
+) -> Tuple[List[S], Tensor, Tensor]:
     """Kinds whose logarithm is one number times something known: that number is the slope of a line."""
-    base, count = Trend.rope(**options) if kind == "rope" else Trend("exponential"), log.shape[1] // frames
+    base, count = made_of.rope(**options) if kind == "rope" else made_of("exponential"), log.shape[1] // frames
     slope, height, rest = lines.regress(log, weight, base.regressor(count).repeat(frames))
     return [replace(base, rate=rate, length=count) for rate in slope.tolist()], height, rest
 
 
-def _both_ways(log: Tensor, weight: Tensor, kind: str, frames: int) -> Fitted:
+def _both_ways(made_of: Type[S], log: Tensor, weight: Tensor, kind: str, frames: int) -> Tuple[List[S], Tensor, Tensor]:
     """An exponential within the frames times one over them."""
     if kind != "exponential":
         raise ValueError(f"a factorised trend is fitted with exponentials; got kind {kind!r}")
     count, i = log.shape[1] // frames, torch.arange(log.shape[1])
     within, between, height, rest = lines.plane(log, weight, (i % count).to(log), (i // count).to(log))
     made = [
-        Trend.factorised(
-            replace(Trend.exponential(inner), length=count), replace(Trend.exponential(outer), length=frames)
+        made_of.factorised(
+            replace(made_of.exponential(inner), length=count), replace(made_of.exponential(outer), length=frames)
         )
         for inner, outer in zip(within.tolist(), between.tolist())
     ]
     return made, height, rest
 
 
-def _shaped(log: Tensor, weight: Tensor, kind: str, frames: int, options: Dict[str, Any]) -> Fitted:
+def _shaped(
+    made_of: Type[S], log: Tensor, weight: Tensor, kind: str, frames: int, options: Dict[str, Any]
+) -> Tuple[List[S], Tensor, Tensor]:
     """Kinds that follow the curve's own shape, averaged over the frames."""
     count = log.shape[1] // frames
     seen = weight.reshape(len(log), frames, count)
     total = seen.sum(1)
     curves = (log.exp().reshape(seen.shape) * seen).sum(1) / total.clamp(min=torch.finfo(log.dtype).tiny)
     if kind == "average":
-        made = [Trend.average(lines.bridge(row, there), **options) for row, there in zip(curves, total > 0)]
+        made = [made_of.average(lines.bridge(row, there), **options) for row, there in zip(curves, total > 0)]
     else:
         cubics = [lines.cubic(row, share) for row, share in zip(curves, total)]
-        made = [replace(Trend.inverse_cubic(*cubic), length=count) for cubic in cubics]
+        made = [replace(made_of.inverse_cubic(*cubic), length=count) for cubic in cubics]
     shape = torch.stack([-trend.curve(count).log() for trend in made]).repeat(1, frames)
     _, height, rest = lines.regress(log - shape, weight, torch.zeros_like(log))
     return made, height, rest
 
 
-def _refined(log: Tensor, weight: Tensor, made: List[Trend], height: Tensor) -> Fitted:
+def _refined(log: Tensor, weight: Tensor, made: List[S], height: Tensor) -> Tuple[List[S], Tensor, Tensor]:
     """The closed form as a first guess of amplitude * exp(rate * i) + offset."""
     i = torch.arange(log.shape[1], dtype=log.dtype)
     better, heights, rests = [], [], []

@@ -54,9 +54,15 @@ def test_imports_only_go_down(package):
         )
 
 
+STRICT = ("debias", "pruners")  # here every import counts, also one in a function or for the type checker alone
+
+
 def test_no_module_waits_for_itself():
     known = {dotted(path): ast.parse(path.read_text(encoding="utf-8")) for path in files(*BELOW)}
-    waits = {name: {*imports(at_import(tree.body), known)} & set(known) for name, tree in known.items()}
+    waits = {}
+    for name, tree in known.items():
+        nodes = ast.walk(tree) if name.split(".")[0] in STRICT else at_import(tree.body)
+        waits[name] = {*imports(nodes, known)} & set(known)
     done, open_ = set(), []
 
     def visit(name):
@@ -70,6 +76,15 @@ def test_no_module_waits_for_itself():
 
     for name in sorted(known):
         visit(name)
+
+
+@pytest.mark.parametrize("package", STRICT)
+def test_modules_of_ours_are_imported_at_the_top(package):
+    for path in files(package):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        inner = [node for kind in ast.walk(tree) if isinstance(kind, ast.FunctionDef) for node in ast.walk(kind)]
+        late = {module for module in imports(inner) if module.split(".")[0] in BELOW}
+        assert not late, f"{path.relative_to(ROOT)} imports {late} in a function"
 
 
 @pytest.mark.parametrize("folder", [*BELOW, "tests"])

@@ -27,7 +27,7 @@ from debias import Trend
 from debias import trends as files
 from debias.fit import KINDS
 from debias.settle import LEAST_R2, NONE
-from debias.trend import SCOPES
+from debias.shape import SCOPES
 from eval.answering.checkpoints import folder_of
 from eval.answering.resolved import Resolved
 from eval.answering.trends import is_published, trended

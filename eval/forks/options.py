@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from debias import Debias, Trend
+from debias import Debias
+from debias.shape import Shape
 from pruners import Pruner
 
 
@@ -49,7 +50,7 @@ def wire(value: Debias) -> dict[str, Any]:
     return {"trend": trend_wire(value.trend), "padding": padding, "stages": value.stages, "recycle": value.recycle}
 
 
-def trend_wire(trend: Trend | None) -> dict[str, Any] | None:
+def trend_wire(trend: Shape | None) -> dict[str, Any] | None:
     if trend is None:
         return None
     names = ("kind", "rate", "coefficients", "values", "floor", "length", "scope")

@@ -8,16 +8,15 @@ between blocks, so that a step compiled in one block serves the next one too.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 
 from pruners.engine.limits import Unsupported
-
-if TYPE_CHECKING:
-    from pruners.engine.hooks import Run
+from pruners.engine.state import State
 
 STEPS = 8  # compiled steps that are kept for one model: one for each method, batch size and length of the cache
 _made: WeakKeyDictionary[Any, OrderedDict[Any, Any]] = WeakKeyDictionary()
@@ -35,18 +34,19 @@ LENT = Lent()
 class Compiled:
     """Stands in for model.get_compiled_call until it is removed."""
 
-    def __init__(self, run: Run, model: Any) -> None:
+    def __init__(self, state: State, begin: Callable[..., Any], end: Callable[[], None]) -> None:
+        model = state.adapter.model
         if hasattr(getattr(model, "forward", None), "_torchdynamo_orig_callable"):
             raise Unsupported(
                 "the model's forward was compiled before pruning: leave it alone, and let generate() compile the step "
                 "with cache_implementation='static'"
             )
-        self.run, self.model = run, model
+        self.state, self.begin, self.end, self.model = state, begin, end, model
         self.options: dict[str, Any] = {}
         model.get_compiled_call = self.get
 
     def get(self, config: Any) -> Any:
-        if self.run.pruner.mode == "mask":
+        if self.state.pruner.mode == "mask":
             return self.model  # ranks anew at every step: there is no step that stays the same
         from transformers import CompileConfig
 
@@ -54,15 +54,15 @@ class Compiled:
         return self.step
 
     def step(self, **inputs: Any) -> Any:
-        _, inputs = self.run.begin((), inputs) or ((), inputs)
-        out = self.made(inputs)(self.model, tuple(self.run.given), inputs)
-        self.run.end()
+        _, inputs = self.begin((), inputs) or ((), inputs)
+        out = self.made(inputs)(self.model, tuple(self.state.given), inputs)
+        self.end()
         return out
 
     def made(self, inputs: dict[str, Any]) -> Any:
         """The compiled step for such inputs; the one that has not been asked for longest makes room."""
-        lengths = tuple(getattr(layer, "max_cache_len", None) for layer in self.run.cache.layers)
-        key = (self.run.pruner, repr(self.options), inputs["input_ids"].shape, lengths)
+        lengths = tuple(getattr(layer, "max_cache_len", None) for layer in self.state.cache.layers)
+        key = (self.state.pruner, repr(self.options), inputs["input_ids"].shape, lengths)
         steps = _made.setdefault(self.model, OrderedDict())
         if key not in steps:
             steps[key] = torch.compile(alone(), **self.options)

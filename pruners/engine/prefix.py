@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pruners.engine.limits import Unsupported
 from pruners.engine.recorder import Detour
+from pruners.engine.state import State
 from pruners.engine.vision import states_of
 from pruners.method import Method
-
-if TYPE_CHECKING:
-    from pruners.engine.hooks import Run
 
 
 class Prefix:
@@ -41,34 +39,43 @@ class Prefix:
         self.states: dict[int, Tensor] = {}  # normed inputs of the attentions that a score looks at
         self.held: dict[int, tuple[Tensor, Tensor]] = {}  # their keys and values
 
-    def install(self, run: Run) -> list[Any]:
-        check_shared(run.pruner, len(run.layers))
+    def install(self, state: State, record: Callable[..., None]) -> list[Any]:
+        """Hooks on the layers that may be shared; `record` takes down what a score will ask of an attention."""
+        check_shared(state.pruner, len(state.layers))
         handles: list[Any] = []
-        for number, layer in enumerate(run.layers[: run.cuts[0].layer]):
-            if number in run.cuts[0].looks:
-                note = partial(self._note, run, number)
+        for number, layer in enumerate(state.layers[: state.cuts[0].layer]):
+            if number in state.cuts[0].looks:
+                note = partial(self._note, state, number)
                 handles.append(layer.self_attn.register_forward_pre_hook(note, with_kwargs=True))
-            handles.append(Detour(layer, partial(self._layer, run, number, layer.forward)))
+            handles.append(Detour(layer, partial(self._layer, state, record, number, layer.forward)))
         return handles
 
-    def _note(self, run: Run, number: int, attn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not torch.compiler.is_compiling() and not run.step and run.segments:
+    def _note(self, state: State, number: int, attn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not torch.compiler.is_compiling() and not state.step and state.segments:
             self.states[number] = states_of(args, kwargs)
 
-    def _layer(self, run: Run, number: int, layer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or run.step or not run.segments:
+    def _layer(
+        self,
+        state: State,
+        record: Callable[..., None],
+        number: int,
+        layer: Callable[..., Any],
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        if torch.compiler.is_compiling() or state.step or not state.segments:
             return layer(*args, **kwargs)
-        if run.cache is None:
+        if state.cache is None:
             raise Unsupported("arms share a prefix through the cache: leave use_cache on, or give no prefix")
         entering = states_of(args, kwargs)
         if number == 0:
-            valid = run.segments[0].valid
+            valid = state.segments[0].valid
             if valid is None:
                 valid = torch.ones(entering.shape[:2], dtype=torch.bool, device=entering.device)
             wanted = [
-                run.decoder,
-                run.cuts[0].layer,
-                run.cuts[0].looks,
+                state.decoder,
+                state.cuts[0].layer,
+                state.cuts[0].looks,
                 entering,
                 *kwargs["position_embeddings"],
                 valid,
@@ -81,23 +88,23 @@ class Prefix:
             else:
                 self.forget()
                 self.wanted = wanted
-        last = number == run.cuts[0].layer - 1
+        last = number == state.cuts[0].layer - 1
         if not self.replaying:
             out = layer(*args, **kwargs)
-            held = run.cache.layers[number]
+            held = state.cache.layers[number]
             static = hasattr(held, "max_cache_len")  # its tensors are written to again
-            parts = (part[:, :, : run.length].clone() if static else part for part in (held.keys, held.values))
+            parts = (part[:, :, : state.length].clone() if static else part for part in (held.keys, held.values))
             keys, values = parts
             self.held[number] = keys, values
             self.hidden = out
             return out
-        run.cache.update(*map(self._chosen, self.held[number]), number)
+        state.cache.update(*map(self._chosen, self.held[number]), number)
         if number in self.states:
             seen = {
                 "hidden_states": self._chosen(self.states[number]),
                 "position_embeddings": kwargs["position_embeddings"],
             }
-            run.on_attention(number, run.layers[number].self_attn, (), seen, None)
+            record(number, state.layers[number].self_attn, (), seen)
         self.reused += 1
         if not last:
             return (entering,) if isinstance(self.hidden, tuple) else entering

@@ -106,8 +106,8 @@ class Adapter:
         """[length] which (joined) patch of its views, laid end to end, each token shows; -1: none."""
         return torch.arange(span.total)
 
-    def hooks(self, run: Any) -> list[Any]:
-        """Further hooks of the family for the time of the run; each has .remove()."""
+    def hooks(self, state: Any) -> list[Any]:
+        """Further hooks of the family for the time of a block (pruners/engine/state.py); each has .remove()."""
         return []
 
     # -- attention -----------------------------------------------------------------------------------------------------

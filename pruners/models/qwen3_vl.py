@@ -49,9 +49,9 @@ class Qwen3VL(Qwen25VL):
         return Shown(ids, {"pixel_values_videos": patches, "video_grid_thw": grid}, [None] * len(self.clip_grids(grid)))
 
     # -- DeepStack -----------------------------------------------------------------------------------------------------
-    def hooks(self, run: Any) -> list[Any]:
+    def hooks(self, state: Any) -> list[Any]:
         """Take over the additions, which the model can only make to the whole prompt."""
-        stack = DeepStack(run)
+        stack = DeepStack(state)
         depth = len(self.model.config.vision_config.deepstack_visual_indexes)
         handles = [self.decoder.register_forward_pre_hook(stack.take, with_kwargs=True)]
         handles += [
@@ -63,8 +63,8 @@ class Qwen3VL(Qwen25VL):
 class DeepStack:
     """The features to add behind the first layers, spread over the prompt's slots."""
 
-    def __init__(self, run: Any) -> None:
-        self.run = run
+    def __init__(self, state: Any) -> None:
+        self.state = state
         self.features: list[Tensor] = []
         self.where: Tensor | None = None
 
@@ -80,5 +80,5 @@ class DeepStack:
         spread.masked_scatter_(  # unlike writing by a mask, this never asks the device how many there are
             self.where[..., None].to(output.device), self.features[number].to(output.device, output.dtype)
         )
-        columns = self.run.at(number).columns if self.run.segments else None
+        columns = self.state.at(number).columns if self.state.segments else None
         return output + (spread if columns is None else spread.gather(1, columns[..., None].expand_as(output)))

@@ -10,7 +10,7 @@ from debias import Debias, Padding, Span, Trend, rescore, using
 from debias.context import shifted
 from debias.core import _bits_of_minus_infinity, layout, slots_step, slots_valid, slots_weight
 from debias.padding import square
-from debias.trend import weights
+from debias.shape import weights
 
 WIDE = Span(35, (24, 24), size=(640, 360))  # 336 of 576 patches show the picture
 TREND = Trend.exponential(0.004)

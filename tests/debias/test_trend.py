@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from debias import Span, Trend, trends
-from debias.trend import rotation
+from debias.shape import rotation
 
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text())["curves"]
 # Rates as a second reading of the release gives them, to 5 digits.

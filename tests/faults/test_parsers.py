@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from debias import records as stored
 from debias import trends
 from eval.answering.store import Folder, torn
 from eval.answering.store import read as read_shard
@@ -71,7 +72,7 @@ def read_or_refused(read):
 @given(content=contents)
 def test_files(reader, path, content):
     path.write_bytes(content)
-    trends._records.cache_clear()
+    stored._records.cache_clear()
     read_or_refused(lambda: reader(path))
 
 
