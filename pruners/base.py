@@ -152,7 +152,7 @@ class Pruner:
 
     def select(self, score: Tensor, view: View) -> Tensor:
         """Sorted local indices of the tokens that stay, `view.count` of them."""
-        return top(score, view.count)
+        return view.top(score, view.count)
 
     def merge(self, view: View, kept: Tensor) -> Merged | None:
         """Tokens that change or are added at this cut; None when the kept ones go on as they are."""
@@ -214,6 +214,14 @@ class Pruner:
         from pruners.engine.hooks import prune  # hooks needs Pruner
 
         return prune(self, model, debias if debias is not None else Debias(), sizes, prefix)
+
+
+def check_score(pruner: Pruner, score: Tensor, tokens: int) -> None:
+    if score.shape != (tokens,):
+        raise ValueError(
+            f"{type(pruner).__name__}.score returned shape {tuple(score.shape)}; "
+            f"expected ({tokens},), one number per visual token"
+        )
 
 
 def names() -> list[str]:
