@@ -12,17 +12,19 @@ Released trends are what their authors released, and never pass through here.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from debias.fit import fit_all
+from debias.fit import fit_shapes
+from debias.shape import Shape
 from debias.trend import Trend
 
 DRAWS = 1000
 LEAST_R2 = 0.05
 NONE = "no trend here"
+S = TypeVar("S", bound=Shape)
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def settle(
     about one, because whole pictures are drawn. `ignore`, and what else there is to say, as for Trend.fit.
     """
     curves = resampled(pictures, groups, draws, seed)
-    trends = fit_all(curves, "exponential", ignore, **how)
+    trends = fit_shapes(Trend, curves, "exponential", ignore, **how)
     fitted, slopes = trends[0], _slopes(trends)
     low, high = torch.quantile(slopes[1:], torch.tensor([0.025, 0.975], dtype=slopes.dtype), dim=0)
     sure = bool(((low > 0) | (high < 0)).any()) and (fitted.r2 or 0.0) >= LEAST_R2
@@ -69,7 +71,7 @@ def settle(
     return Settled(fitted if sure else none(fitted), fitted, rise, slopes[:, 0])
 
 
-def none(trend: Trend) -> Trend:
+def none(trend: S) -> S:
     """The same trend with weights of 1; how well it fitted stays with it."""
     between = None if trend.between is None else none(trend.between)
     return replace(trend, rate=0.0, floor=0.0, between=between)
