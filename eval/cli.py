@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from eval import versions
+from eval.files import writable
 from eval.tables import Spoken, say, tell, tell_json
 
 Work = Callable[[argparse.Namespace], "dict[str, Any] | None"]
@@ -51,6 +52,9 @@ EXAMPLES = {
     "compare runs/fastv": "the arms of a run, paired, with intervals",
     "diagnose --model llava-hf/llava-1.5-7b-hf": "how biased a model's attention is; needs no benchmark",
 }
+
+
+WRITTEN = ("out", "plot", "judge_cache")  # flags that name a file or a folder to write
 
 
 class Misuse(ValueError):
@@ -187,6 +191,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         parser, work = build(name)
         args = parse(parser, rest)
+        for place in WRITTEN:
+            if getattr(args, place, None):
+                writable(getattr(args, place))
         result = work(args)
         if args.json:
             tell_json(result or {})

@@ -23,6 +23,7 @@ from debias import Span
 from pruners import models
 from pruners.methods.fastv import FastV
 from pruners.models import Adapter, Request
+from pruners.models.folder import tensors
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -89,6 +90,7 @@ class Prior:
         """Read what `save` wrote."""
         if not Path(path).is_file():
             raise ValueError(f"{path}: no such file; measure a prior with `python -m pruners.prior MODEL IMAGES`")
+        tensors(Path(path))  # in order, or refused by name
         with safe_open(str(path), framework="pt") as file:
             facts = file.metadata() or {}
             if "prior" not in file.keys() or "layer" not in facts:  # noqa: SIM118 (not a dict)
@@ -161,6 +163,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     paths = sorted(p for p in options.images.rglob("*") if p.suffix.lower() in PICTURES)[: options.limit]
     try:
+        if options.out.exists() and not options.out.is_file():
+            raise ValueError(f"{options.out}: is there and is no regular file; give another --out")
         bound = models.adapter(options.model).load(options.model, device=options.device)
         pictures = (pillow.open(path).convert("RGB") for path in paths)
         prior = Prior.measure(bound, pictures, options.layer, options.prompt, options.tile)
