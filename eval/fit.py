@@ -29,6 +29,7 @@ from debias.fit import KINDS
 from debias.settle import LEAST_R2, NONE
 from debias.trend import SCOPES
 from eval import fitting
+from eval.beforehand import device
 from eval.checkpoints import folder_of
 from eval.choices import Choice
 from eval.embedded import EMBEDDED
@@ -56,7 +57,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     add("--out", help="a trends file; this method's trends in it are replaced (default: the model's own)")
     add("--dtype", default="auto", help="auto, float32, float16 or bfloat16 (default: the checkpoint's)")
     add("--attention", default="sdpa", help="sdpa, eager or flash_attention_2 (default %(default)s)")
-    add("--device", help="cpu, cuda, cuda:1, or auto (default: cuda when there is one)")
+    add("--device", type=device, help="cpu, cuda, cuda:1, or auto (default: cuda when there is one)")
     parser.set_defaults(takes_fields=of_methods)
     return work
 

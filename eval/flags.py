@@ -9,6 +9,7 @@ from typing import Any
 
 from debias import names
 from eval import benchmarks
+from eval.beforehand import device
 from eval.cli import one_of
 from eval.fields import flags_of
 
@@ -115,7 +116,11 @@ def choosing(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="attention kernel: sdpa, eager or flash_attention_2; auto: the last where it is installed, else sdpa",
     )
-    add("--device", help="cpu, cuda, cuda:1, or auto to spread a large model (default: cuda when there is one)")
+    add(
+        "--device",
+        type=device,
+        help="cpu, cuda, cuda:1, or auto to spread a large model (default: cuda when there is one)",
+    )
     add(
         "--max-patches",
         type=positive,

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eval import choices, compare, flags, judge, report, tables
+from eval import beforehand, choices, compare, flags, judge, report, tables
 from eval.backends import UNPRUNED, Backend
 from eval.benchmarks.base import Benchmark
 from eval.plan import World, batches, digest, share, world
@@ -31,6 +31,7 @@ from eval.store import Folder, writing
 from eval.tables import say
 from eval.team import Team
 from eval.throughput import Meter, Watch
+from eval.trends import trended
 from eval.verdict import MARK, main_arm
 from eval.versions import versions
 
@@ -172,6 +173,8 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    from pruners import find
+
     methods = flags.methods(args.method)
     if len(methods) == 1:
         args.method = methods[0]
@@ -180,7 +183,10 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     failed: dict[str, str] = {}
     for method in methods:
         say(f"\n{method}")
-        mine = argparse.Namespace(**{**vars(args), "method": method, "out": args.out and str(Path(args.out) / method)})
+        out, arms = args.out and str(Path(args.out) / method), args.arms
+        if arms and not trended(find(method)):  # of the arms of all, those that it has
+            arms = ",".join(arm for arm in arms.split(",") if arm.strip() not in ("trend", "both")) or arms
+        mine = argparse.Namespace(**{**vars(args), "method": method, "out": out, "arms": arms})
         try:
             done[method] = one(mine, unpruned=not done)
         except ValueError as error:  # the others can still run
@@ -231,6 +237,7 @@ def one(args: argparse.Namespace, unpruned: bool = True) -> dict[str, Any]:
     chosen = choices.choose(args)
     if unpruned and not args.arms:
         chosen.arms = [UNPRUNED, *chosen.arms]
+    beforehand.arms_of(type(chosen.pruner).__name__, trended(chosen.pruner), chosen.arms)
     loaded = [(b, data, questions(b, data, args.limit, chosen.options.get(b.name))) for b, data in chosen.benchmarks]
     if args.check:
         check(chosen, args.skip_broken)
@@ -244,6 +251,8 @@ def one(args: argparse.Namespace, unpruned: bool = True) -> dict[str, Any]:
     team = Team(place, chosen.device) if args.tensor_parallel or args.zero else None
     if team is not None:
         out, place = team.folder(out), World(local=place.local)
+    if not (out / "run.json").exists():
+        chosen.backend(loaded[0][0])  # what cannot be loaded leaves no folder behind
     folder = Folder(out).claim(asdict(run), run.name, place.rank, place.size)
     try:
         jobs = [
