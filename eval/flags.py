@@ -94,7 +94,11 @@ def choosing(parser: argparse.ArgumentParser) -> None:
         metavar="BENCHMARK.NAME=VALUE",
         help="how a benchmark is read, as in vqav2.split=test-dev or textvqa.ocr=false; may be given several times",
     )
-    add("--limit", type=positive, help="at most so many questions of each benchmark, the same ones every time")
+    add(
+        "--limit",
+        type=positive,
+        help="about so many questions of each benchmark, the same ones every time; those of one picture stay together",
+    )
     add("--max-new-tokens", type=positive, help="longest answer (default: each benchmark's own, 128 or 1024)")
     add(
         "--trend",

@@ -239,6 +239,11 @@ def one(args: argparse.Namespace, unpruned: bool = True) -> dict[str, Any]:
         chosen.arms = [UNPRUNED, *chosen.arms]
     beforehand.arms_of(type(chosen.pruner).__name__, trended(chosen.pruner), chosen.arms)
     loaded = [(b, data, questions(b, data, args.limit, chosen.options.get(b.name))) for b, data in chosen.benchmarks]
+    for benchmark, _, samples in loaded:
+        if args.limit and len(samples) > args.limit:
+            say(
+                f"{benchmark.name}: {len(samples)} questions, not {args.limit}: what belongs together is asked together"
+            )
     if args.check:
         check(chosen, args.skip_broken)
     if not args.skip_broken:
