@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from debias import Debias, names
-from eval import benchmarks
+from eval import beforehand, benchmarks
 from eval.answering import heap, trends
 from eval.answering.backends import UNPRUNED, Backend, Native
 from eval.answering.checkpoints import config_of, digest_of, folder_of, layout
@@ -86,6 +86,7 @@ class Choice:
         self.pruner = self._pruner()
         if not self.arms:  # without attention from the decoder there is no trend to divide by
             self.arms = list(names.ARMS) if trends.trended(self.pruner) else ["none", "padding"]
+        self._check_model()
         self.options = options(getattr(args, "option", []))
         self.stages = getattr(args, "stages", "first")
         self._check_split()
@@ -111,6 +112,16 @@ class Choice:
                 rest += ["--keep", repr(field.default / REFERENCE_TOKENS)]
                 log.info("keep: %d of %d tokens, as a share of this model's", field.default, REFERENCE_TOKENS)
         return parse_fields(kind, rest, f"python -m eval run --method {self.args.method}")
+
+    def _check_model(self) -> None:
+        """Refuse budgets and layers that a model does not have, and a model that does not fit."""
+        for media, model in self.models.items():
+            config = config_of(model)
+            depth = (config.get("text_config") or config).get("num_hidden_layers", 32)
+            beforehand.cuts(self.pruner, Path(model).name, self.layout[media].tokens, depth)
+            if self.device != "auto" and self.split == 1:
+                needed = beforehand.weights(model, self.dtype)
+                beforehand.memory(model, needed, self.device, "use a smaller model, --dtype bfloat16 or another device")
 
     def _check_split(self) -> None:
         if self.dtype.endswith("bit") and (self.args.backend == "fork" or self.split > 1):

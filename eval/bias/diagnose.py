@@ -32,6 +32,7 @@ import torch
 from debias import Debias, Padding, Trend, lines
 from debias.names import ARMS
 from debias.settle import Settled, resampled, settle
+from eval import beforehand
 from eval.answering.checkpoints import digest_of
 from eval.bias import diagnosis
 from eval.bias import strength as bias
@@ -77,7 +78,9 @@ def command(parser: argparse.ArgumentParser) -> Any:
     parser.add_argument("--layers", help="which layers, as in 1,7,15 (default: all)")
     parser.add_argument("--heads", action="store_true", help="also the rise of every head, before and after RoPE")
     parser.add_argument("--out", type=Path, help="also write the result to this file, for `python -m eval figures`")
-    parser.add_argument("--device", help="device of the model (default: a GPU when there is one)")
+    parser.add_argument(
+        "--device", type=beforehand.device, help="device of the model (default: a GPU when there is one)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other pictures (default %(default)s)")
     parser.add_argument("--batch-size", type=positive, default=8, help="pictures at once (default %(default)s)")
     return work

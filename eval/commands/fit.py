@@ -30,6 +30,7 @@ from debias.settle import LEAST_R2, NONE
 from debias.trend import SCOPES
 from eval.answering.checkpoints import folder_of
 from eval.answering.choices import Choice
+from eval.beforehand import device
 from eval.bias import fitting
 from eval.bias.fitting import QUESTIONS, Fit, calibration, prior, record
 from eval.commands.flags import methods, of_methods, positive, sets
@@ -56,7 +57,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     add("--out", help="a trends file; this method's trends in it are replaced (default: the model's own)")
     add("--dtype", default="auto", help="auto, float32, float16 or bfloat16 (default: the checkpoint's)")
     add("--attention", default="sdpa", help="sdpa, eager or flash_attention_2 (default %(default)s)")
-    add("--device", help="cpu, cuda, cuda:1, or auto (default: cuda when there is one)")
+    add("--device", type=device, help="cpu, cuda, cuda:1, or auto (default: cuda when there is one)")
     parser.set_defaults(takes_fields=of_methods)
     return work
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from debias import names
 from eval import benchmarks
+from eval.beforehand import device
 from eval.cli import one_of
 from eval.commands.fields import flags_of
 
@@ -93,7 +94,11 @@ def choosing(parser: argparse.ArgumentParser) -> None:
         metavar="BENCHMARK.NAME=VALUE",
         help="how a benchmark is read, as in vqav2.split=test-dev or textvqa.ocr=false; may be given several times",
     )
-    add("--limit", type=positive, help="at most so many questions of each benchmark, the same ones every time")
+    add(
+        "--limit",
+        type=positive,
+        help="about so many questions of each benchmark, the same ones every time; those of one picture stay together",
+    )
     add("--max-new-tokens", type=positive, help="longest answer (default: each benchmark's own, 128 or 1024)")
     add(
         "--trend",
@@ -115,7 +120,11 @@ def choosing(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="attention kernel: sdpa, eager or flash_attention_2; auto: the last where it is installed, else sdpa",
     )
-    add("--device", help="cpu, cuda, cuda:1, or auto to spread a large model (default: cuda when there is one)")
+    add(
+        "--device",
+        type=device,
+        help="cpu, cuda, cuda:1, or auto to spread a large model (default: cuda when there is one)",
+    )
     add(
         "--max-patches",
         type=positive,

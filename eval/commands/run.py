@@ -20,13 +20,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eval import tables
+from eval import beforehand, tables
 from eval.answering import choices
 from eval.answering.backends import UNPRUNED, Backend
 from eval.answering.plan import World, batches, digest, share, world
 from eval.answering.progress import Progress
 from eval.answering.store import Folder, writing
 from eval.answering.team import Team
+from eval.answering.trends import trended
 from eval.benchmarks.base import Benchmark
 from eval.commands import flags
 from eval.comparing import compare
@@ -177,6 +178,8 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    from pruners import find
+
     methods = flags.methods(args.method)
     if len(methods) == 1:
         args.method = methods[0]
@@ -185,7 +188,10 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     failed: dict[str, str] = {}
     for method in methods:
         say(f"\n{method}")
-        mine = argparse.Namespace(**{**vars(args), "method": method, "out": args.out and str(Path(args.out) / method)})
+        out, arms = args.out and str(Path(args.out) / method), args.arms
+        if arms and not trended(find(method)):  # of the arms of all, those that it has
+            arms = ",".join(arm for arm in arms.split(",") if arm.strip() not in ("trend", "both")) or arms
+        mine = argparse.Namespace(**{**vars(args), "method": method, "out": out, "arms": arms})
         try:
             done[method] = one(mine, unpruned=not done)
         except ValueError as error:  # the others can still run
@@ -236,7 +242,13 @@ def one(args: argparse.Namespace, unpruned: bool = True) -> dict[str, Any]:
     chosen = choices.choose(args)
     if unpruned and not args.arms:
         chosen.arms = [UNPRUNED, *chosen.arms]
+    beforehand.arms_of(type(chosen.pruner).__name__, trended(chosen.pruner), chosen.arms)
     loaded = [(b, data, questions(b, data, args.limit, chosen.options.get(b.name))) for b, data in chosen.benchmarks]
+    for benchmark, _, samples in loaded:
+        if args.limit and len(samples) > args.limit:
+            say(
+                f"{benchmark.name}: {len(samples)} questions, not {args.limit}: what belongs together is asked together"
+            )
     if args.check:
         check(chosen, args.skip_broken)
     if not args.skip_broken:
@@ -249,6 +261,8 @@ def one(args: argparse.Namespace, unpruned: bool = True) -> dict[str, Any]:
     team = Team(place, chosen.device) if args.tensor_parallel or args.zero else None
     if team is not None:
         out, place = team.folder(out), World(local=place.local)
+    if not (out / "run.json").exists():
+        chosen.backend(loaded[0][0])  # what cannot be loaded leaves no folder behind
     folder = Folder(out).claim(asdict(run), run.name, place.rank, place.size)
     try:
         jobs = [

@@ -82,7 +82,8 @@ def options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def as_text(score: Score) -> str:
-    lines = [f"{score.name}  {score.value:.2f}  ({score.metric})"]
+    part = f"; {score.missing:,} of {score.n:,} unanswered, which count as wrong" if score.missing else ""
+    lines = [f"{score.name}  {score.value:.2f}  ({score.metric}{part})"]
     lines.append(f"  {score.n:,} questions, {score.missing:,} without an answer, {score.unparsed:,} not understood")
     lines += [f"  {name:<40} {value:8.2f}" for name, value in score.parts.items()]
     lines += [f"  {name}: {value}" for name, value in score.info.items()]

@@ -16,10 +16,12 @@ from typing import Any
 
 from eval import verdict
 from eval.answering.store import Folder
+from eval.benchmarks.base import Benchmark
 from eval.commands.flags import positive
 from eval.comparing.averages import AVERAGES
 from eval.comparing.contrast import DRAWS, SLOW_DRAWS, Contrast, contrasts, mean, scale
-from eval.comparing.results import Result, Scored, results
+from eval.comparing.results import Result, Scored, results, scored
+from eval.sample import Sample
 from eval.scoring import judge as judging
 from eval.tables import Table, say, show, write
 
@@ -190,15 +192,16 @@ def within(found: Sequence[Scored], baseline: str, draws: int = DRAWS, seed: int
 
 
 def across(
-    references: Sequence[tuple[Folder, str]], data: str | None, judge: Any, draws: int, seed: int
+    references: Sequence[tuple[Folder, str]], data: str | None, judge: Any, draws: int, seed: int, common: bool = False
 ) -> list[Contrast]:
-    """Arms of several runs against the first one named, on the benchmarks they share."""
+    """Arms of several runs against the first one named, on the benchmarks they share; with `common`, of these on the
+    questions that both were asked."""
     sides = []
     for folder, arm in references:
-        scored = {one.benchmark.name: one for one in results(folder, data, judge=judge) if arm in one.arms}
-        if not scored:
+        there = {one.benchmark.name: one for one in results(folder, data, judge=judge) if arm in one.arms}
+        if not there:
             raise ValueError(f"{folder.path} holds no rows of the arm {arm!r}")
-        sides.append((f"{folder.path.name}:{arm}", arm, scored))
+        sides.append((f"{folder.path.name}:{arm}", arm, there))
     (label_a, arm_a, first), *others = sides
     out = []
     for label_b, arm_b, second in others:
@@ -208,17 +211,27 @@ def across(
                 f"{label_a} ({', '.join(first)}) and {label_b} ({', '.join(second)}) share no benchmark; "
                 "expected runs of the same ones"
             )
-        pairs = [
-            (
-                first[name].benchmark,
-                first[name].samples,
-                replace(first[name].arms[arm_a], label=label_a),
-                replace(second[name].arms[arm_b], label=label_b),
-            )
-            for name in shared
-        ]
+        pairs = []
+        for name in shared:
+            one, samples = first[name].benchmark, first[name].samples
+            a, b = (found.arms[arm] for found, arm in ((first[name], arm_a), (second[name], arm_b)))
+            if common:
+                both = {sample.key for sample in samples} & {sample.key for sample in second[name].samples}
+                if not both:
+                    raise ValueError(f"{label_a} and {label_b} share no question of {name}; expected some")
+                samples = [sample for sample in samples if sample.key in both]
+                a, b = (only(one, samples, result, judge) for result in (a, b))
+            pairs.append((one, samples, replace(a, label=label_a), replace(b, label=label_b)))
         out += contrasts(pairs, draws, seed)
     return out
+
+
+def only(benchmark: Benchmark, samples: Sequence[Sample], result: Result, judge: Any) -> Result:
+    """The same answers, scored on some of the questions."""
+    keys = {sample.key for sample in samples}
+    return scored(
+        benchmark, samples, [row for row in result.rows if row["metadata"]["key"] in keys], result.label, judge
+    )
 
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
@@ -233,6 +246,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
         "--draws", type=positive, default=DRAWS, help="bootstrap draws and permutations (default %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default %(default)s)")
+    parser.add_argument("--common", action="store_true", help="runs of other --limit: compare what both were asked")
     parser.add_argument("--wide", action="store_true", help="show all arms and columns, not one row a benchmark")
     parser.add_argument("--out", help="also write table.md, table.csv and table.tex into this folder")
     judging.arguments(parser)
@@ -244,17 +258,18 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     references = [_reference(text) for text in args.runs]
     if len(references) == 1 and references[0][1] is None:
         folder = references[0][0]
-        scored = results(folder, args.data, judge=judge)
-        if not scored:
+        there = results(folder, args.data, judge=judge)
+        if not there:
             raise ValueError(f"{folder.path} holds no scored rows; run its benchmarks first")
-        arms = {arm for one in scored for arm in one.arms}
+        arms = {arm for one in there for arm in one.arms}
         if args.baseline not in arms:
             raise ValueError(f"{folder.path} has no arm {args.baseline!r}; it has {', '.join(sorted(arms))}")
-        seen = look(str(folder.path), scored, args.draws, args.baseline, args.seed)
+        seen = look(str(folder.path), there, args.draws, args.baseline, args.seed)
     elif len(references) == 1:
         raise ValueError("compare needs a run folder, or at least two RUN:ARM")
     else:
-        found = across([(folder, arm or "none") for folder, arm in references], args.data, judge, args.draws, args.seed)
+        sides = [(folder, arm or "none") for folder, arm in references]
+        found = across(sides, args.data, judge, args.draws, args.seed, args.common)
         seen = _look([], found, args.draws, every=True)
     seen.show(args.wide)
     if args.out:
