@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from debias import Debias, Trend, names
+from debias import Debias, Trend
 from debias import trends as files
 from eval import benchmarks
-from eval.answering import heap, trends
+from eval.answering import beforehand, heap, trends
 from eval.answering.able import refusal
 from eval.answering.backends import Backend, Native
 from eval.answering.checkpoints import config_of, digest_of, folder_of, layout
@@ -105,9 +105,9 @@ class Resolved:
         self.layout = {media: layout(model) for media, model in self.models.items()}
         self._check_models()
         self.pruner = self._pruner()
-        # without attention from the decoder there is no trend to divide by
-        own = list(names.ARMS) if trends.trended(self.pruner) else ["none", "padding"]
-        self.arms = list(settings.arms) or own
+        self.arms = list(settings.arms) or list(self.pruner.arms())
+        beforehand.arms_of(type(self.pruner).__name__, trends.trended(self.pruner), self.arms)
+        self._check_sizes()
         self._check_split()
         if settings.share_prefix:
             self._check_prefix()
@@ -140,6 +140,16 @@ class Resolved:
         for model in self.models.values():
             if Path(model).is_dir():
                 checked(Path(model))
+
+    def _check_sizes(self) -> None:
+        """Refuse budgets and layers that a model does not have, and a model that does not fit."""
+        for media, model in self.models.items():
+            config = config_of(model)
+            depth = (config.get("text_config") or config).get("num_hidden_layers", 32)
+            beforehand.cuts(self.pruner, Path(model).name, self.layout[media].tokens, depth)
+            if self.device != "auto" and self.split == 1:
+                needed = beforehand.weights(model, self.dtype)
+                beforehand.memory(model, needed, self.device, "use a smaller model, --dtype bfloat16 or another device")
 
     def _check_split(self) -> None:
         settings = self.settings
