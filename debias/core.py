@@ -11,6 +11,7 @@ from torch import Tensor
 
 from debias import lines, names
 from debias.padding import RELEASED, Padding
+from debias.release import MASKS, RELEASES, Release
 from debias.shape import weights
 from debias.span import Span
 from debias.trend import Trend
@@ -31,25 +32,39 @@ class Debias:
 
     stages   "first": only the first cut is debiased, as in the paper; "all": later cuts too, by original positions
     recycle  whether the order of tokens to be recycled is debiased as well; the authors' release leaves it biased
+    release  computes what the authors' release computes, corrected nowhere; None: what this package thinks right
     """
 
     trend: Optional[Trend] = None
     padding: Optional[Padding] = None
     stages: str = "first"
     recycle: bool = True
+    release: Optional[Release] = None
 
     def __post_init__(self) -> None:
         if self.stages not in ("first", "all"):
             raise ValueError(f"stages is 'first' or 'all'; got {self.stages!r}")
+        if self.release is not None and self.stages != "first":
+            raise ValueError("the authors' release debiases the first cut alone; leave stages at 'first'")
 
     @classmethod
-    def paper(cls, method: str, benchmark: Optional[str] = None, arm: str = "both") -> Debias:
-        """The released setting of a method on a benchmark; without one, with the mean of the method's rates."""
-        return _paper(names.method(method), None if benchmark is None else names.benchmark(benchmark), names.arm(arm))
+    def paper(
+        cls, method: str, benchmark: Optional[str] = None, arm: str = "both", as_released: bool = False
+    ) -> Debias:
+        """The paper's setting of a method on a benchmark; without one, with the mean of the method's rates.
+
+        as_released: what the release's code computes, to the last token; docs/differences.md lists what that changes.
+        """
+        named = None if benchmark is None else names.benchmark(benchmark)
+        return _paper(names.method(method), named, names.arm(arm), as_released)
 
     def with_arm(self, arm: str) -> Debias:
         """Only the halves that an arm has: none, trend, padding, both (or the release's paper, before, after)."""
         arm = names.arm(arm)
+        if self.release is not None and arm not in ("none", self.arm):
+            raise ValueError(
+                "the masks of the release differ from arm to arm: name the arm in Debias.paper(..., as_released=True)"
+            )
         return replace(
             self,
             trend=self.trend if arm in ("trend", "both") else None,
@@ -86,10 +101,13 @@ class Debias:
             )
         if not score.is_floating_point():
             raise ValueError(f"a score must be floating point; got {score.dtype}")
+        index = None if span.index is None else span.raster(score.device)
+        if self.release is not None:
+            weight = None if trend is None else pick(slots_weight(trend, span.total, span.frames, score.device), index)
+            return self.release(score, self.mask(span), weight)
         mask = None if self.padding is None else slots_valid(self.padding, *layout(span), score.device)
         if (trend is None and mask is None) or not len(span):
             return score
-        index = None if span.index is None else span.raster(score.device)
         if trend is not None:
             if trend.kind == "online":
                 weight = own(score, span, mask, index)
@@ -102,6 +120,15 @@ class Debias:
         if role == "weigh":
             return torch.where(valid, score, torch.zeros_like(score))
         return silence(score, valid, pick(slots_step(span.total, score.dtype, score.device), index))
+
+    def mask(self, span: Span) -> Optional[Tensor]:
+        """[V] True where a token is no padding, as the release has it, which may be nowhere; None: it has no mask."""
+        known = span.size is not None or span.fraction is not None
+        return self.padding.valid(span) if self.padding is not None and known else None
+
+    def budget(self, keep: int, span: Span) -> int:
+        """How many tokens stay where a method was told to keep so many; fewer only as released."""
+        return keep if self.release is None else self.release.budget(keep, self.mask(span))
 
     def merge_weights(self, weights: Tensor, group: Tensor, span: Span, stage: int = 0) -> Tensor:
         """Weights [G] with which the tokens `group` [G] of a span are averaged into one: padding weighs nothing.
@@ -236,7 +263,13 @@ def there(slots: Tensor, device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def _paper(method: str, benchmark: Optional[str], arm: str) -> Debias:
+def _paper(method: str, benchmark: Optional[str], arm: str, as_released: bool) -> Debias:
+    release = RELEASES.get(method)
+    if as_released and (release is None or arm == "trend"):
+        what = "the arm trend" if release is not None else method
+        raise ValueError(f"the release does not run {what}; it runs none, padding and both of {', '.join(RELEASES)}")
     trend = Trend.published(method, benchmark) if arm in ("trend", "both") else None
     padding = RELEASED.get(method, Padding()) if arm in ("padding", "both") else None
-    return Debias(trend, padding, recycle=method != "sparsevlm")
+    if as_released and padding is not None:
+        padding = MASKS.get((method, arm), padding)
+    return Debias(trend, padding, recycle=method != "sparsevlm", release=release if as_released else None)

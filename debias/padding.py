@@ -11,7 +11,7 @@ from torch import Tensor
 
 from debias.span import Span, pair
 
-RULES = ("area", "even", "bilinear")
+RULES = ("area", "even", "bilinear", "antialiased", "cropped")
 
 
 def covered(total: int, before: float, content: int, cells: int) -> Tensor:
@@ -65,6 +65,30 @@ def sampled(size: Tuple[int, int], grid: Tuple[int, int]) -> Tensor:
     return _lines(content_at, size, grid)
 
 
+def shrunk(side: int, content: int, cells: int) -> Tensor:
+    """[cells] 1 where content stays when Pillow resizes a 0/1 picture bilinearly: a triangle as wide as two cells, its
+    weights in whole numbers of 2**-22, the sum rounded to 0 or 1.
+    """
+    scale, first = side / cells, (side - content) // 2
+    reach, found = max(scale, 1.0), []
+    for cell in range(cells):
+        middle = (cell + 0.5) * scale
+        begin, end = max(int(middle - reach + 0.5), 0), min(int(middle + reach + 0.5), side)
+        at = torch.arange(begin, end, dtype=torch.float64, device="cpu")
+        weight = (1 - ((at + 0.5 - middle) / reach).abs()).clamp(min=0)
+        whole = (weight / weight.sum() * 2**22 + 0.5).floor()
+        there = (at >= first) & (at < first + content)
+        found.append(float(whole[there].sum() >= 2**21))
+    return torch.tensor(found, device="cpu")
+
+
+def cropped(side: int, content: int, cells: int) -> Tensor:
+    """[cells] 1 between equal margins of whole lines, as many as the content leaves free."""
+    margin = (cells - int(content * (cells / side))) // 2
+    line = torch.arange(cells, device="cpu")
+    return ((line >= margin) & (line < cells - margin)).float()
+
+
 def _lines(share: Callable[[int, int, int], Tensor], size: Tuple[int, int], grid: Tuple[int, int]) -> Tensor:
     """`share(side, content, cells)` along the shorter side of an image, the same on every line across it, flat."""
     width, height = pair(size, "size (width, height)")
@@ -83,6 +107,8 @@ class Padding:
     rule "area"      a patch is padding when more than `threshold` of it is border
          "even"      the same with the border split evenly, to half a pixel, as the authors' release reckons
          "bilinear"  a patch is valid when the content mask, resized bilinearly, is at least `threshold` there
+         "antialiased"  the same, resized by Pillow as a picture of whole numbers: the threshold is always 1/2
+         "cropped"  valid is what is left when whole lines of border are cut from both sides; there is no threshold
     """
 
     threshold: float = 0.5
@@ -136,6 +162,8 @@ def square(size: Tuple[int, int], grid: Tuple[int, int], rule: str, threshold: f
     """[rows*columns] the valid patches of one padded square. Shared between callers: do not write into it."""
     if rule == "bilinear":
         return sampled(size, grid) >= threshold
+    if rule in ("antialiased", "cropped"):
+        return _lines(shrunk if rule == "antialiased" else cropped, size, grid) > 0
     return fraction(size, grid, even=rule == "even") <= threshold
 
 

@@ -22,7 +22,7 @@ from eval.comparing.results import Scored, not_judged, questions, results, unjud
 from eval.sample import Sample
 from eval.scoring import judge
 from eval.scoring.judge import Judge
-from eval.settings import Settings
+from eval.settings import UNPRUNED, Settings
 from eval.showing import report
 from eval.tables import Table, say
 from eval.versions import versions
@@ -42,8 +42,7 @@ class Report:
     folder: Path | None
     open: int = 0
     scored: Sequence[Scored] = ()
-    comparisons: Sequence[Contrast] = ()
-    tables: Sequence[Table] = ()
+    look: compare.Look | None = None
     throughput: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -69,9 +68,24 @@ class Report:
         """Answers that the judge gave no grade; they are left out of every arm."""
         return unjudged(self.scored)
 
-    def table(self) -> str:
-        """The tables as Markdown."""
-        return "\n".join(map(tables.markdown, self.tables))
+    @property
+    def verdict(self) -> str:
+        """What was shown, in words."""
+        return "" if self.look is None else self.look.said
+
+    @property
+    def comparisons(self) -> Sequence[Contrast]:
+        """Every arm against the baseline, on every benchmark and on their average."""
+        return () if self.look is None else self.look.found
+
+    def table(self, wide: bool = False) -> str:
+        """The tables as Markdown: one row a benchmark, or (`wide`) all arms and columns."""
+        return "\n".join(map(tables.markdown, self._tables(wide)))
+
+    def _tables(self, wide: bool = False) -> Sequence[Table]:
+        if self.look is None:
+            return ()
+        return self.look.full if wide or not self.look.brief else self.look.brief
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, as `run --json` prints it."""
@@ -80,18 +94,19 @@ class Report:
             found |= {"complete": self.complete, "open": self.open}
         if self.folder is not None and self.complete:
             found |= {"scores": self.scores, "averages": compare.arm_means(self.scored) if self.scored else {}}
-            found["comparisons"] = [asdict(one) for one in self.comparisons]
+            found |= {"verdict": self.verdict, "comparisons": [asdict(one) for one in self.comparisons]}
         return {**found, **({"exit": 1} if self.unjudged else {}), "throughput": dict(self.throughput)}
 
     def _repr_html_(self) -> str:
         """The tables as HTML, for notebooks."""
-        return "".join(map(tables.html, self.tables)) or f"<p>{html.escape(str(self.to_dict()))}</p>"
+        said = f"<p>{html.escape(self.verdict or str(self.to_dict()))}</p>"
+        return said + "".join(map(tables.html, self._tables()))
 
 
 def evaluate(settings: Settings) -> Report:
     """Answer, score and compare what `settings` describe. A second call goes on, or returns the finished run."""
     place = world()
-    chosen = resolve(settings)
+    chosen = arms_of(settings)
     loaded = prepared(chosen)
     run, out = named(chosen)
     team = Team(place, chosen.device) if settings.tensor_parallel or settings.zero else None
@@ -122,12 +137,20 @@ def evaluate(settings: Settings) -> Report:
 
 def planned(settings: Settings) -> dict[str, Any]:
     """What `evaluate` would answer, and where it would go; nothing is loaded or written."""
-    chosen = resolve(settings)
+    chosen = arms_of(settings)
     loaded = prepared(chosen)
     run, out = named(chosen)
     counts = {benchmark.name: len(samples) for benchmark, _, samples in loaded}
     places = {benchmark.name: str(data) for benchmark, data, _ in loaded}
     return {"run": asdict(run), "out": str(out), "benchmarks": counts, "arms": chosen.arms, "data": places}
+
+
+def arms_of(settings: Settings) -> Resolved:
+    """The resolved run. Left to the defaults, the unpruned model answers beside the arms of the method."""
+    chosen = resolve(settings)
+    if settings.unpruned and not settings.arms:
+        chosen.arms = [UNPRUNED, *chosen.arms]
+    return chosen
 
 
 def named(chosen: Resolved) -> tuple[Run, Path]:
@@ -190,16 +213,12 @@ def finish(folder: Folder, names: Sequence[str], chosen: Resolved, grader: Judge
     scored = results(folder, judge=grader)
     if not scored:
         return found
-    shown = [compare.score_table(f"{settings.method}: {info['settings']['method']}", scored)]
-    baseline = "none" if any("none" in one.arms for one in scored) else next(iter(scored[0].arms))
-    contrasts = compare.within(scored, baseline, settings.draws)
-    if contrasts:
-        shown.append(compare.contrast_table(contrasts, settings.draws, compare.failures(scored)))
-    found = Report(info["run"], folder.path, open_, scored, contrasts, shown, meter.summary())
+    seen = compare.look(f"{settings.method}: {info['settings']['method']}", scored, settings.draws)
+    found = Report(info["run"], folder.path, open_, scored, seen, meter.summary())
     folder.save("scores.json", {"run": info["run"], "scores": found.scores})
     with writing(folder.path):
-        tables.write(shown, folder.path)
-    report.write(folder, scored, shown, folder.path / "report.html", settings.report_samples)
+        tables.write(seen.full, folder.path)
+    report.write(folder, scored, seen, folder.path / "report.html", settings.report_samples)
     say(f"rows, scores, tables and report.html are in {folder.path}")
     if found.unjudged:
         say(not_judged(found.unjudged))

@@ -42,6 +42,7 @@ class Settings:
     keep: int | float | None = None  # tokens that stay: a count, or a share; None: the method's own budget
     fields: Mapping[str, Any] = field(default_factory=dict)  # the method's other fields, such as {"layer": 3}
     arms: Sequence[str] = ()  # of none, trend, padding, both and unpruned; empty: those that the method has
+    unpruned: bool = True  # where the arms are left to the method, the unpruned model answers too
     benchmarks: Sequence[str] = ()  # empty: all that the data holds
     model: str | None = None  # a checkpoint folder or hub id; None: the embedded model
     video_model: str | None = None  # the one for clips; None: `model`, or the embedded one

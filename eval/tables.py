@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from html import escape
@@ -76,6 +76,13 @@ class Table:
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     notes: Sequence[str] = field(default=())
+    strong: Collection[int] = field(default=())  # rows that are shown bold
+    keys: int = 1  # columns that name a row
+
+    def numeric(self, column: int) -> bool:
+        """Whether a column holds numbers, which are set flush right, dashes with them."""
+        cells = [row[column] for row in self.rows]
+        return bool(cells) and all(NUMBER.fullmatch(cell) if isinstance(cell, str) else True for cell in cells)
 
 
 def text(cell: Cell) -> str:
@@ -84,23 +91,78 @@ def text(cell: Cell) -> str:
     return f"{cell:.2f}" if isinstance(cell, float) else visible(str(cell))
 
 
+def between(value: float | None, low: float | None, high: float | None, signed: bool = True) -> str:
+    """A number and its interval in words: +6.3 [4.4, 8.4]."""
+    if value is None:
+        return "–"
+    known = [] if low is None or high is None else [f"{tenths(one):.1f}" for one in (low, high)]
+    shown = f"{tenths(value):{'+' if signed else ''}.1f}" + (f" [{', '.join(known)}]" if known else "")
+    return shown.replace("-", "−")
+
+
+def tenths(value: float) -> float:
+    """Rounded as it would be by hand, whatever the last bit says, and no minus before a zero."""
+    return round(round(value, 6), 1) + 0.0
+
+
 def show(table: Table, stderr: bool = True) -> None:
+    """On the terminal. A table that is too wide comes in parts, each with the names of its rows; no number breaks."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table as Rich
     from rich.text import Text
 
-    console = Console(stderr=stderr)
+    console = Console(stderr=stderr, highlight=False)
     if not console.is_terminal:
-        console = Console(stderr=stderr, width=max(160, console.width))
-    drawn = Rich(title=Text(visible(table.title)), title_justify="left", header_style="bold")
-    for column, name in enumerate(table.head):
-        numbers = all(isinstance(row[column], (int, float, type(None))) for row in table.rows)
-        drawn.add_column(Text(text(name)), justify="right" if numbers and table.rows else "left", overflow="fold")
-    for row in table.rows:
-        drawn.add_row(*(Text(text(cell)) for cell in row))
-    console.print(drawn)
+        console = Console(stderr=stderr, highlight=False, width=max(160, console.width))
+    for number, columns in enumerate(parts(table, console.width)):
+        title = None if number or not table.title else Text(visible(table.title))
+        drawn = Rich(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False,
+                     show_edge=False)  # fmt: skip
+        for column, width in widths(table, columns, console.width).items():
+            justify: Any = "right" if table.numeric(column) else "left"
+            drawn.add_column(Text(text(table.head[column])), justify=justify, overflow="fold", width=width)
+        for place, row in enumerate(table.rows):
+            drawn.add_row(
+                *(Text(text(row[column])) for column in columns), style="bold" if place in table.strong else ""
+            )
+        console.print(drawn)
     for note in table.notes:
         console.print(Text(visible(note)))
+
+
+def parts(table: Table, room: int) -> list[list[int]]:
+    """The columns of a table in as many parts as fit into `room` characters, the naming columns in each."""
+    names = list(range(table.keys))
+    found = [list(names)]
+    for column in range(table.keys, len(table.head)):
+        needed = sum(_widths(table, one)[0] + GAP for one in [*found[-1], column]) - GAP
+        if needed > room and len(found[-1]) > len(names):
+            found.append(list(names))
+        found[-1].append(column)
+    return found
+
+
+def widths(table: Table, columns: Sequence[int], room: int) -> dict[int, int]:
+    """Every column of a part as wide as it would be, or else at least as wide as its words and numbers."""
+    least = {column: _widths(table, column)[0] for column in columns}
+    left = room - sum(least.values()) - GAP * (len(columns) - 1)
+    found = {}
+    for column in columns:
+        more = min(max(left, 0), _widths(table, column)[1] - least[column])
+        found[column], left = least[column] + more, left - more
+    return found
+
+
+def _widths(table: Table, column: int) -> tuple[int, int]:
+    """(the narrowest, the widest) that a column may be: heads break at spaces, prose anywhere, numbers nowhere."""
+    from rich.cells import cell_len
+
+    head = text(table.head[column])
+    cells = max((cell_len(line) for row in table.rows for line in text(row[column]).splitlines()), default=0)
+    word = max(map(cell_len, head.split()), default=0)
+    widest = max(cell_len(head), cells, 1)
+    return max(word, cells if table.numeric(column) else min(cells, PROSE), 1), widest
 
 
 def markdown(table: Table) -> str:
@@ -110,9 +172,18 @@ def markdown(table: Table) -> str:
     def line(cells: Iterable[str]) -> str:
         return "| " + " | ".join(LINES.sub(" ", cell.translate(MARKDOWN)) for cell in cells) + " |"
 
-    out = [f"**{plain(table.title)}**", "", line(map(text, table.head)), line("---" for _ in table.head)]
+    out = [
+        f"**{plain(table.title)}**",
+        "",
+        line(map(text, table.head)),
+        line(_rule(table, column) for column in range(len(table.head))),
+    ]
     out += [line(map(text, row)) for row in table.rows]
     return "\n".join([*out, *(f"\n{plain(note)}" for note in table.notes)]) + "\n"
+
+
+def _rule(table: Table, column: int) -> str:
+    return "---:" if table.numeric(column) else "---"
 
 
 def comma_separated(table: Table) -> str:
@@ -148,6 +219,8 @@ FORMULAS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 INNER = re.compile(r"([;\t|\n][\s\"']*)(?=[=+\-@＝＋－＠])")
 # Control characters, and marks that turn the direction of text.
 OBEYED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+NUMBER = re.compile(r"(?:(\**)[<+−-]?\d[\d.,]*(?: ?%)?(?: \[.*\])?\1|–)?")
+PROSE, GAP = 24, 3  # the narrowest column of words, and what stands between two columns
 LINES = re.compile(r"[\n\r\u2028\u2029]")
 LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
          "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "–": "--", "±": r"$\pm$", "Δ": r"$\Delta$",

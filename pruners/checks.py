@@ -22,3 +22,12 @@ def check_word(what: str, word: str, known: Sequence[str]) -> None:
 def there_are(known: Sequence[str], word: str) -> str:
     """The rest of a message about a `word` that is not `known`."""
     return f"there are {', '.join(known)}{nearest(word, known)}"
+
+
+def check_score(method: object, shape: Sequence[int], tokens: int) -> None:
+    """A ValueError unless a method's score holds one number for each visual token."""
+    if tuple(shape) != (tokens,):
+        raise ValueError(
+            f"{type(method).__name__}.score returned shape {tuple(shape)}; "
+            f"expected ({tokens},), one number per visual token"
+        )

@@ -15,7 +15,7 @@ from torch import Tensor
 from pruners.arms import Reads, arms_of
 from pruners.budget import REFERENCE_TOKENS, Budget, check_budget, tokens_kept
 from pruners.checks import check_word
-from pruners.cut import Cut, Merged, top
+from pruners.cut import Cut, Merged
 from pruners.models.base import Adapter
 from pruners.view import View, VisionView
 
@@ -83,7 +83,7 @@ class Method:
 
     def select(self, score: Tensor, view: View) -> Tensor:
         """Sorted local indices of the tokens that stay, `view.count` of them."""
-        return top(score, view.count)
+        return view.top(score, view.count)
 
     def merge(self, view: View, kept: Tensor) -> Merged | None:
         """Tokens that change or are added at this cut; None when the kept ones go on as they are."""

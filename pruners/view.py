@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from debias import Debias, Span
-from pruners.cut import Cut, Rows
+from pruners.cut import Cut, Rows, top
 from pruners.engine.attention import all_heads, allowed_columns, attention_rows
 from pruners.models.base import Adapter
 from pruners.patches import Patches
@@ -212,6 +212,11 @@ class View:
         if valid is None:
             return None
         return self.tokens.on_host if self.span.index is None else valid.cpu()
+
+    def top(self, score: Tensor, count: int) -> Tensor:
+        """The `count` highest scores as sorted indices. Ties go to the earlier token; as released, where torch.topk
+        puts them."""
+        return top(score, count) if self.debiaser.release is None else score.topk(count).indices.sort().values
 
     def debias(self, score: Tensor, role: str = "select") -> Tensor:
         """This stage's debias of another score of the same tokens, such as an order of recycling (role="recycle")."""

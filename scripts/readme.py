@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from debias.names import ARMS
-from eval.answering.backends import UNPRUNED
 from eval.answering.store import Folder
 from eval.benchmarks import NAMES
-from eval.comparing import compare
+from eval.comparing import compare, verdict
 from eval.comparing.contrast import mean
 from eval.comparing.results import Result, results
-from eval.tables import Table, markdown, say
+from eval.settings import UNPRUNED
+from eval.tables import Table, between, markdown, say, tenths
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKS = ("<!-- results: written by `bash scripts/results.sh` -->", "<!-- end of results -->")
@@ -36,15 +36,21 @@ def measured(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not finished: {', '.join(lacking)}. Start the run again, then this.")
     scored.sort(key=lambda one: NAMES.index(one.benchmark.name))
     best = DEBIASED if DEBIASED in arms else "padding"
-    contrasts = {one.benchmark: one for one in compare.within(scored, BASELINE) if one.b == best}
+    every = compare.within(scored, BASELINE)
+    contrasts = {one.benchmark: one for one in every if one.b == best}
     tokens = [result.tokens for one in scored if (result := one.arms[BASELINE]).tokens is not None]
     benchmarks: dict[str, Any] = {}
 
     def add(name: str, n: int, values: Mapping[str, float | None]) -> None:
         found = contrasts.get(name)
         difference = (found.delta, found.low, found.high) if found else ()
-        shown = {arm: rounded(values[arm]) for arm in arms}
-        benchmarks[name] = {"n": n, "arms": shown, "difference": [rounded(value) for value in difference]}
+        benchmarks[name] = {
+            "n": n,
+            "arms": {arm: rounded(values[arm]) for arm in arms},
+            "difference": [rounded(value) for value in difference],
+            "p": found.p_holm if found else None,
+            "differs": bool(found and found.differs),
+        }
 
     for one in scored:
         scores = {arm: result.score for arm, result in one.arms.items()}
@@ -58,6 +64,7 @@ def measured(path: Path) -> dict[str, Any]:
         "tokens": rounded(mean(tokens)) if tokens else None,
         "arms": arms,
         "compared": best,
+        "verdict": verdict.verdict(every, best),
         "benchmarks": benchmarks,
     }
 
@@ -68,7 +75,7 @@ def missing(result: Result) -> bool:
 
 
 def rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 2)
+    return None if value is None else round(value, 4)
 
 
 def seconds(path: Path) -> float:
@@ -81,7 +88,7 @@ def block(found: Sequence[Mapping[str, Any]]) -> str:
     """The tables: the first run by benchmark, and all of them by their averages."""
     first = found[0]
     rows = [
-        [name, one["n"], *(number(one["arms"].get(arm)) for arm in first["arms"]), interval(one["difference"])]
+        [name, one["n"], *(number(one["arms"].get(arm)) for arm in first["arms"]), interval(one)]
         for name, one in first["benchmarks"].items()
     ]
     rows[-1] = [f"**{cell}**" if cell == "average" else cell for cell in rows[-1]]
@@ -89,7 +96,8 @@ def block(found: Sequence[Mapping[str, Any]]) -> str:
     head = ["benchmark", "n", *first["arms"], f"{first['compared']} − {BASELINE}, 95 %"]
     shown = markdown(Table(f"`{first['method']}`", head, rows)).split("\n\n", 1)[1]
     parts = [f"`{first['method']}` on {model}: {first['benchmarks']['average']['n']:,} questions in "
-             f"{len(first['arms'])} arms, answered in {minutes(first['seconds'])}.", shown.strip()]  # fmt: skip
+             f"{len(first['arms'])} arms, answered in {minutes(first['seconds'])}.",
+             first["verdict"], shown.strip()]  # fmt: skip
     if len(found) > 1:
         arms = list(dict.fromkeys(arm for one in found for arm in one["arms"]))
         lines = []
@@ -97,11 +105,12 @@ def block(found: Sequence[Mapping[str, Any]]) -> str:
             average = one["benchmarks"]["average"]
             name = f"`{one['method'].split('(')[0].lower()}`"
             values = [number(average["arms"].get(arm)) for arm in arms]
-            lines.append([name, number(one["tokens"]), *values, interval(average["difference"])])
+            lines.append([name, number(one["tokens"]), *values, interval(average)])
         head = ["average", "tokens a layer sees", *arms, f"debiased − {BASELINE}, 95 %"]
         parts.append(markdown(Table("", head, lines)).split("\n\n", 1)[1].strip())
     parts.append(
-        "Intervals: paired by question, whole pictures drawn; bold where 0 is outside. Average: plain mean, MME / 20. "
+        "Intervals: paired by question, whole pictures drawn. Bold: p < 0.05 after Holm's correction over the "
+        "benchmarks; where this test and an interval disagree, the test decides. Average: plain mean, MME / 20. "
         "`_val`: the validation set, whose answers are public; `_em`: words matched, no judge."
     )
     return "\n\n".join(parts)
@@ -112,15 +121,13 @@ def minutes(count: float) -> str:
 
 
 def number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
+    return "–" if value is None else f"{tenths(value):.1f}"
 
 
-def interval(difference: Sequence[float | None]) -> str:
-    if not difference or None in difference:
-        return "–"
-    delta, low, high = (float(value or 0) for value in difference)
-    shown = f"{delta:+.1f} [{low:.1f}, {high:.1f}]".replace("-", "−")
-    return f"**{shown}**" if low > 0 or high < 0 else shown
+def interval(one: Mapping[str, Any]) -> str:
+    """The difference with its interval, bold where it counts as one."""
+    shown = between(*one["difference"]) if one["difference"] else "–"
+    return f"**{shown}**" if one["differs"] else shown
 
 
 def placed(page: str, text: str) -> str:

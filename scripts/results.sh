@@ -16,9 +16,7 @@ if [ "${methods[0]}" = all ]; then
   read -ra methods <<<"$("$PYTHON" -c 'from debias.names import METHODS; print(*METHODS)')"
 fi
 for method in "${methods[@]}"; do
-  arms=()
-  [ ${#folders[@]} -gt 0 ] || arms=(--arms "unpruned,none,trend,padding,both")
-  "$PYTHON" -m eval run --method "$method" ${arms[@]+"${arms[@]}"} --out "$at/$method" "$@"
+  "$PYTHON" -m eval run --method "$method" --out "$at/$method" "$@"
   folders+=("$at/$method")
 done
 exec "$PYTHON" scripts/readme.py "${folders[@]}"

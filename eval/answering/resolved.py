@@ -228,7 +228,8 @@ class Resolved:
         if (media, kind) not in self._fitted:
             log.info("fitting the trend of %s on the embedded held-out %ss", self.settings.method, media)
             found, _ = self.record(media, fitting.heldout(), None, fitting.QUICK, fitting.Fit(kind))
-            log.info("fitted: rate %.6f per token, r2 %.3f", found.get("rate", 0.0), found.get("r2", 0.0))
+            what = found.get("found", "trend")
+            log.info("fitted: %s, rate %.6f per token, r2 %.3f", what, found.get("rate", 0.0), found.get("r2", 0.0))
             # Rounded, so that another process or a later start, whose sums differ in the last bit, divides by the same.
             self._fitted[media, kind] = files.make(rounded(found), "fitted on the way")
         return self._fitted[media, kind]

@@ -14,6 +14,7 @@ import torch
 
 from debias import Debias, Padding, Trend, lines
 from debias.names import ARMS
+from debias.settle import Settled, resampled, settle
 from eval.answering.checkpoints import digest_of
 from eval.bias import strength as bias
 from eval.bias.probe import Seen, watch
@@ -28,6 +29,8 @@ from pruners.models.request import Request
 
 Array = np.ndarray[Any, np.dtype[Any]]
 HEAD_DRAWS = 200  # there are many heads
+FIT_SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
+REFITS = 40  # of a trend, for what its error does to a correlation
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
 # Five requests; the first is the one that everything but the stability over prompts is measured with.
@@ -48,7 +51,7 @@ class DiagnosisSettings:
     video: bool = False  # clips instead of pictures
     images: Path | None = None  # a folder of pictures, or of videos; None: the tiny world's
     prompts: Path | None = None  # a text file, one request a line; the first is the main one
-    limit: int = 64  # how many pictures
+    limit: int = 256  # how many pictures
     keep: float = 0.11  # tokens that would be kept: a count, or a share below 1
     layers: str | None = None  # as in 1,7,15; None: all
     heads: bool = False  # also the rise of every head
@@ -123,7 +126,10 @@ def layer_report(
     report["chance"] = arms(main, mixed[:, 0], asked, ("none",))["none"]
     report["prompt_stability"] = bias.mean(bias.prompt_stability(together), asked.seed)
     report["prompt_stability_chance"] = bias.mean(bias.prompt_stability(mixed), asked.seed)
-    report["curves"] = curves(main, scores)
+    settled = first_half(main, scores)
+    report["trend"] = {"rise": settled.rise, "r2": settled.fitted.r2, "found": settled.there}
+    report["fit_error"] = fit_errors(without_padding(main, scores), special(main), asked.seed)
+    report["curves"] = curves(main, scores, settled)
     profile = bias.row_profile(patches(main, without_padding(main, scores)), main.spans[0].grid)
     report["row_profile"] = [None if math.isnan(row) else row for row in profile.tolist()]
     if asked.heads:
@@ -137,7 +143,32 @@ def heads(seen: Seen, layer: int, seed: int) -> list[Measured]:
     return [rise(without_padding(seen, head), special(seen), seed, HEAD_DRAWS)[0] for head in found]
 
 
-def rise(values: Array, ignore: torch.Tensor | None, seed: int, draws: int = bias.DRAWS) -> tuple[Measured, Measured]:
+def fit_errors(values: Array, ignore: torch.Tensor | None, seed: int) -> dict[int, float]:
+    """Number of pictures -> the standard error of the rise of an exponential fitted to so many of them."""
+    found = {}
+    for size in (size for size in FIT_SIZES if size <= len(values)):
+        curves = resampled(torch.as_tensor(values), None, HEAD_DRAWS, seed, size)[1:]
+        log, share = lines.prepare(curves, ignore)
+        slopes = lines.regress(log, share, Trend.exponential(0.0).regressor(values.shape[1]).to(log))[0]
+        found[size] = float(slopes.std()) * (values.shape[1] - 1)
+    return found
+
+
+def correlation(values: Array, seed: int, unsure: Settled | None) -> Measured:
+    """Mean rank correlation with position. An unsure trend: what other fits, as likely, would have made of it."""
+    place = np.arange(values.shape[1])
+    value, low, high = bias.mean(bias.spearman(values, place), seed)
+    if unsure is None:
+        return value, low, high
+    rates = unsure.rates[:: max(1, len(unsure.rates) // REFITS)].numpy()  # the first one is the fit itself
+    others = [np.nanmean(bias.spearman(values * np.exp((rates[0] - rate) * place), place)) for rate in rates]
+    spread = np.hypot((high - low) / 2, 1.96 * np.std(others))  # the two halves know nothing of each other
+    return value, float(value - spread), float(value + spread)
+
+
+def rise(
+    values: Array, ignore: torch.Tensor | None, seed: int, draws: int = bias.DRAWS, unsure: Settled | None = None
+) -> tuple[Measured, Measured]:
     """Of the exponential that fits the mean curve of the pictures, the log of last over first; and its R^2."""
     samples, tokens = values.shape
     weight = bias.resamples(samples, seed, draws)
@@ -146,10 +177,18 @@ def rise(values: Array, ignore: torch.Tensor | None, seed: int, draws: int = bia
     log, share = lines.prepare(torch.as_tensor(curves), ignore)
     slope, _, rest = lines.regress(log, share, Trend.exponential(0.0).regressor(tokens).to(log))
     rates, r2 = slope.numpy(), lines.explained(log, share, rest).numpy()
+    if unsure is not None:  # dividing by another rate takes just that much more from the slope
+        rates = rates - (unsure.rates - unsure.rates[0]).numpy()
     return bias.interval(rates * (tokens - 1)), bias.interval(r2)
 
 
-def curves(seen: Seen, scores: Array) -> dict[str, list[float]]:
+def first_half(seen: Seen, scores: Array) -> Settled:
+    """The trend that the arms divide by: fitted to the first half of the pictures, if they agree on one."""
+    half = len(scores) // 2
+    return settle(torch.as_tensor(without_padding(seen, scores)[:half]), special(seen), draws=bias.DRAWS)
+
+
+def curves(seen: Seen, scores: Array, settled: Settled) -> dict[str, list[float]]:
     """Mean attention by position in the three settings: as it is, divided by the average, divided by the exponential.
 
     Both divisors come from the first half of the pictures. Each curve is relative to its own mean.
@@ -160,7 +199,7 @@ def curves(seen: Seen, scores: Array) -> dict[str, list[float]]:
     weights = {
         "raw": np.ones(len(filled)),
         "average": Trend.average(torch.as_tensor(filled)).curve(len(filled)).numpy(),
-        "exponential": Trend.fit(torch.as_tensor(first), ignore=special(seen)).curve(len(filled)).numpy(),
+        "exponential": settled.trend.curve(len(filled)).numpy(),
     }
     found = {name: patches(seen, second * weight) for name, weight in weights.items()}
     found["with padding"] = patches(seen, np.asarray(scores[half:].mean(0)))
@@ -170,11 +209,14 @@ def curves(seen: Seen, scores: Array) -> dict[str, list[float]]:
 def arms(
     seen: Seen, scores: Array, asked: DiagnosisSettings, names: Sequence[str] = ARMS
 ) -> dict[str, dict[str, Measured]]:
-    """Every measure in every arm, on the second half of the pictures; the trend comes from the first."""
+    """Every measure in every arm, on the second half of the pictures; the trend comes from the first.
+
+    Where a trend divides, the intervals of rise and rank correlation carry how unsure its fit is, beside how unsure the
+    measurement is.
+    """
     half = len(scores) // 2
-    curve = bias.mean_seen(without_padding(seen, scores)[:half])
-    trend = Trend.fit(torch.as_tensor(curve), ignore=special(seen))
-    full, spans, out = Debias(trend, Padding()), seen.spans[half:], {}
+    settled = first_half(seen, scores)
+    full, spans, out = Debias(settled.trend, Padding()), seen.spans[half:], {}
     keep = budget(asked.keep, scores.shape[1])
     padding = [None if span.size is None else ~Padding().valid(span).numpy() for span in spans]
     for name in names:
@@ -188,20 +230,24 @@ def arms(
         if (marked := special(seen)) is not None:
             values = np.where(marked.numpy(), np.nan, values)
         shares = bias.kept_shares(kept, *bias.places(seen.spans[0]), padding)
-        out[name] = measures(values, special(seen), seen.spans[0].grid, asked.seed) | {
+        unsure = settled if settled.there and debias.trend is not None else None
+        out[name] = measures(values, special(seen), seen.spans[0].grid, asked.seed, unsure) | {
             f"kept_in_{where}": bias.mean(share, asked.seed) for where, share in shares.items()
         }
     return out
 
 
-def measures(values: Array, ignore: torch.Tensor | None, grid: tuple[int, int], seed: int) -> dict[str, Measured]:
-    rises, r2 = rise(values, ignore, seed)
+def measures(
+    values: Array, ignore: torch.Tensor | None, grid: tuple[int, int], seed: int, unsure: Settled | None = None
+) -> dict[str, Measured]:
+    """`unsure`: the fit of the trend that these values were divided by."""
+    rises, r2 = rise(values, ignore, seed, unsure=unsure)
     patch = values if ignore is None else values[:, ~ignore.numpy()]
     absolute = [bias.absolute_correlation(row[None], grid) for row in patch]
     return {
         "rise": rises,
         "r2": r2,
-        "correlation": bias.mean(bias.spearman(values, np.arange(values.shape[1])), seed),
+        "correlation": correlation(values, seed, unsure),
         "absolute_correlation": bias.mean(np.array(absolute), seed),
         "entropy": bias.mean(bias.entropy(values), seed),
     }

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from debias.settle import LEAST_R2, NONE
 from eval.bias.strength import Measured
 from eval.tables import Cell, Table
 
@@ -42,6 +43,12 @@ def strengths(result: Mapping[str, Any]) -> Table:
     ]
     if result["left_out"]:
         notes.append(f"{result['left_out']} were left out: a trend belongs to one layout, and theirs is another one")
+    without = [str(layer["layer"]) for layer in result["layers"] if not layer["trend"]["found"]]
+    if without:
+        notes.append(
+            f"{NONE}, so nothing was divided, in layer {', '.join(without)}: on the half that is fitted the interval "
+            f"of the rise holds 0, or R^2 is below {LEAST_R2}"
+        )
     return Table(f"Attention of {result['model']}", ["layer", "arm", *columns.values()], rows, notes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 from debias import Debias, Padding, Trend
 from debias import trends as files
+from debias.settle import NONE, Settled, none, resampled, settle
 from eval import benchmarks
 from eval.answering.backends import greedy
 from eval.answering.plan import batches, limited
@@ -41,19 +43,23 @@ class Probe(Debias):
     """Sums up the scores of first cuts by original position, leaving out padding; changes nothing."""
 
     padding: Padding | None = dataclasses.field(default_factory=lambda: Padding(0.5, "even"))
-    sums: dict[int, torch.Tensor] = dataclasses.field(default_factory=dict, compare=False)  # span length -> [2, length]
+    seen: dict[int, list[torch.Tensor]] = dataclasses.field(default_factory=dict, compare=False)  # by span length
+    groups: dict[int, list[str]] = dataclasses.field(default_factory=dict, compare=False)  # the picture of each
+    asked: list[str] = dataclasses.field(default_factory=list, compare=False)  # whose scores come next, in their order
     special: dict[int, torch.Tensor] = dataclasses.field(default_factory=dict, compare=False)
     frames: dict[int, int] = dataclasses.field(default_factory=dict, compare=False)
 
     def __call__(self, score: Any, span: Any, stage: int = 0, role: str = "select") -> Any:
         if stage == 0 and role in ("select", "weigh"):
             assert self.padding is not None
-            total = self.sums.setdefault(span.total, torch.zeros(2, span.total, dtype=torch.float64))
             index = span.raster(score.device)
             there = (index >= 0) & self.padding.valid(span).to(score.device)
             flat = score.detach().double().reshape(-1, score.shape[-1]).mean(0)
-            total[0].index_add_(0, index[there].cpu(), flat[there].cpu())
-            total[1].index_add_(0, index[there].cpu(), torch.ones(int(there.sum()), dtype=torch.float64))
+            curve = torch.full((span.total,), math.nan, dtype=torch.float64)
+            curve[index[there].cpu()] = flat[there].cpu()
+            rows = self.seen.setdefault(span.total, [])
+            rows.append(curve)
+            self.groups.setdefault(span.total, []).append(self.asked.pop(0) if self.asked else f"picture {len(rows)}")
             self.frames[span.total] = span.frames
             if span.special is not None:
                 self.special[span.total] = span.special.cpu()
@@ -71,24 +77,37 @@ def measure(adapter: Any, pruner: Any, asked: Iterable[tuple[Benchmark, Sequence
                 images = [] if frames is not None or sample.image is None else [open_image(sample)]
                 requests.append(Request(sample.text, images, frames, conversation=benchmark.conversation))
             encoded = adapter.encode(requests).to(adapter.model.device, adapter.model.dtype)
+            probe.asked[:] = [f"{benchmark.name} {sample.group}" for sample in batch]
             with torch.inference_mode(), pruner(adapter.model, probe, sizes=encoded.sizes):
                 adapter.model.generate(**encoded.inputs, generation_config=greedy(adapter.model, 1))
     return probe
 
 
-def fitted(probe: Probe, how: Fit = Fit(), **options: Any) -> tuple[Trend, torch.Tensor]:
-    """The trend that fits the mean curve, and the curve. Spans of several lengths have no one curve: the commonest."""
-    if not probe.sums:
+def fitted(probe: Probe, how: Fit = Fit(), **options: Any) -> tuple[Trend, torch.Tensor, Settled | None]:
+    """The trend that fits the mean curve, the curve, and for an exponential what the pictures say about it.
+
+    Spans of several lengths have no one curve: the commonest. An exponential that the pictures do not agree on has
+    weights of 1; other kinds follow the curve's own shape and are taken as they are asked for.
+    """
+    if not probe.seen:
         raise ValueError("the method scored no visual token of these questions, so there is no trend to fit")
-    length = max(probe.sums, key=lambda length: float(probe.sums[length][1].sum()))
-    total, seen = probe.sums[length]
-    curve = total / seen  # positions that were never seen are NaN, and left out
+    length = max(probe.seen, key=lambda length: sum(int(row.isfinite().sum()) for row in probe.seen[length]))
+    pictures = torch.stack(probe.seen[length])
+    curve = resampled(pictures, draws=0)[0]  # positions that were never seen are NaN, and left out
     special, frames = probe.special.get(length), probe.frames.get(length, 1)
-    asked = {"scope": how.scope, "frames": 1 if how.scope == "sequence" else frames, "refine": how.refine}
-    trend = Trend.fit(curve, how.kind, special, **asked, **options)
+    asked: dict[str, Any] = {"scope": how.scope, "frames": 1 if how.scope == "sequence" else frames}
+    settled = settle(pictures, special, probe.groups[length], **asked) if how.kind == "exponential" else None
+    trend = Trend.fit(curve, how.kind, special, refine=how.refine, **asked, **options)
+    if settled is not None:
+        trend = trend if settled.there else none(trend)
     if how.scope == "sequence":
         trend = dataclasses.replace(trend, length=length)
-    return dataclasses.replace(trend, residual=None), curve
+    return dataclasses.replace(trend, residual=None), curve, settled
+
+
+def said(trend: Trend, settled: Settled) -> dict[str, Any]:
+    """What the pictures say about a trend, in a record: the rise of the fit with its interval, and what it comes to."""
+    return {"rate": trend.rate, "rise": list(settled.rise), "found": "trend" if settled.there else NONE}
 
 
 def rotary(adapter: Any) -> dict[str, Any]:
@@ -123,13 +142,14 @@ def record(
     asked: what `calibration` chose of `data`. known: the names of the method and of the model.
     """
     options = rotary(adapter) if how.kind == "rope" else {}
-    trend, curve = fitted(measure(adapter, pruner, asked, Clips()), how, **options)
+    trend, curve, settled = fitted(measure(adapter, pruner, asked, Clips()), how, **options)
     cut = pruner.cuts(len(adapter.decoder.layers))[0]
     own = data == heldout()
     return {
         "method": known["method"],
         "benchmark": files.EVERY,
         **files.describe(trend),
+        **({} if settled is None else said(trend, settled)),
         "model": known["model"],
         "layer": cut.layer,
         "attention": f"{cut.source}, {cut.rows} rows",

@@ -16,11 +16,11 @@ from typing import Any
 
 from eval.answering.store import Folder
 from eval.commands import flags
-from eval.comparing.compare import across, contrast_table, failures, score_table, within
+from eval.comparing.compare import across, look, looked
 from eval.comparing.contrast import DRAWS
 from eval.comparing.results import not_judged, results, unjudged
 from eval.scoring import judge as judging
-from eval.tables import say, show, write
+from eval.tables import say, write
 
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
@@ -35,6 +35,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
         "--draws", type=flags.positive, default=DRAWS, help="bootstrap draws and permutations (default %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default %(default)s)")
+    parser.add_argument("--wide", action="store_true", help="show all arms and columns, not one row a benchmark")
     parser.add_argument("--out", help="also write table.md, table.csv and table.tex into this folder")
     flags.judging(parser)
     return work
@@ -43,7 +44,6 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 def work(args: argparse.Namespace) -> dict[str, Any]:
     judge = judging.opened(flags.judge(args))
     references = [_reference(text) for text in args.runs]
-    tables, failed, left = [], 0, 0
     if len(references) == 1 and references[0][1] is None:
         folder = references[0][0]
         scored = results(folder, args.data, judge=judge)
@@ -52,24 +52,21 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         arms = {arm for one in scored for arm in one.arms}
         if args.baseline not in arms:
             raise ValueError(f"{folder.path} has no arm {args.baseline!r}; it has {', '.join(sorted(arms))}")
-        tables.append(score_table(str(folder.path), scored))
-        failed, left = failures(scored), unjudged(scored)
-        found = within(scored, args.baseline, args.draws, args.seed)
+        seen, left = look(str(folder.path), scored, args.draws, args.baseline, args.seed), unjudged(scored)
     elif len(references) == 1:
         raise ValueError("compare needs a run folder, or at least two RUN:ARM")
     else:
         sides = [(folder, arm or "none") for folder, arm in references]
         found, left = across(sides, args.data, judge, args.draws, args.seed)
-    if found:
-        tables.append(contrast_table(found, args.draws, failed))
-    for table in tables:
-        show(table)
+        seen = looked([], found, args.draws, every=True)
+    seen.show(args.wide)
     if left:
         say(not_judged(left))
     if args.out:
         Path(args.out).mkdir(parents=True, exist_ok=True)
-        write(tables, Path(args.out))
-    result = {"comparisons": [asdict(one) for one in found], "draws": args.draws, "seed": args.seed}
+        write(seen.full, Path(args.out))
+    comparisons = [asdict(one) for one in seen.found]
+    result = {"verdict": seen.said, "comparisons": comparisons, "draws": args.draws, "seed": args.seed}
     return {**result, "exit": 1} if left else result
 
 

@@ -11,8 +11,9 @@ exponential, with R^2), its rank correlation with position (signed mean over pic
 the deep-layer paper reports, which chance alone lifts to the noise floor), entropy, and where `--keep` tokens would
 lie: in padding, in the lowest third of the picture, and of a clip in the last third of its frames. In brackets: 95 %
 bootstrap intervals over pictures. The trend of the arms is fitted on one half of the pictures and everything is
-measured on the other. `no RoPE`: scores taken before the rotary embedding. `chance`: the scores of every picture
-shuffled over its tokens, so the noise floor of every number.
+measured on the other; where the first half does not agree on a trend, nothing is divided
+(debias/settle.py). `no RoPE`: scores taken before the rotary embedding. `chance`: the scores of every picture shuffled
+over its tokens, so the noise floor of every number.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     parser.add_argument("--video", action="store_true", help="clips instead of pictures")
     parser.add_argument("--images", type=Path, help="folder of pictures, or of videos (default: the tiny world's)")
     parser.add_argument("--prompts", type=Path, help="text file, one request a line; the first is the main one")
-    parser.add_argument("--limit", type=positive, default=64, help="how many pictures (default: %(default)s)")
+    parser.add_argument("--limit", type=positive, default=256, help="how many pictures (default: %(default)s)")
     parser.add_argument(
         "--keep",
         type=float,

@@ -70,10 +70,11 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def diagnosed(path: Path) -> dict[str, Any]:
-    found = read_json(path)
-    if not isinstance(found, dict) or not {"layers", "grid", "noise_floor"} <= found.keys():
+    found: Any = read_json(path)
+    known = isinstance(found, dict) and {"layers", "grid", "noise_floor"} <= found.keys()
+    if not known or "trend" not in found["layers"][0]:
         raise ValueError(f"{path}: expected the result of a diagnosis, as `diagnose --out {path.name}` writes it")
-    return found
+    return dict(found)
 
 
 def kept(folders: Sequence[Path], key: str, arms: Sequence[str] | None, args: argparse.Namespace) -> Figure:

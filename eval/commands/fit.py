@@ -26,6 +26,7 @@ import torch
 from debias import Trend
 from debias import trends as files
 from debias.fit import KINDS
+from debias.settle import LEAST_R2, NONE
 from debias.shape import SCOPES
 from eval.answering.checkpoints import folder_of
 from eval.answering.resolved import Resolved
@@ -134,16 +135,22 @@ def known(chosen: Resolved, media: str) -> dict[str, Trend]:
 
 
 def table(method: str, found: dict[str, dict[str, Any]]) -> Table:
-    head = ["measured on", "kind", "rate", "rise", "R^2", "layer", "questions"]
+    head = ["measured on", "kind", "rate", "rise", "its 95 %", "R^2", "layer", "questions", "found"]
     rows = []
     for name, one in found.items():
         rate, trend = one.get("rate"), files.make(one, name)
         slots = trend.curve(trend.length).log() if trend.length else None
         rise = None if slots is None else float(slots[0] - slots[-1])
-        rows.append([name, one["kind"], None if rate is None else f"{rate:.6f}", rise, one.get("r2"), one["layer"],
-                     one["questions"]])  # fmt: skip
+        bounds = f"[{one['rise'][1]:.2f}, {one['rise'][2]:.2f}]" if "rise" in one else None
+        rise = one["rise"][0] if "rise" in one else rise
+        rows.append([name, one["kind"], f"{rate:.6f}" if rate is not None else None, rise, bounds, one.get("r2"),
+                     one["layer"], one["questions"], one.get("found")])  # fmt: skip
     first = next(iter(found.values()))
-    notes = [f"{first['pruner']} on {first['model']}", "rise: the log of last over first"]
+    notes = [
+        f"{first['pruner']} on {first['model']}",
+        "rise: the log of last over first, and its interval over pictures. A trend is kept when that leaves out 0 and "
+        f"R^2 is at least {LEAST_R2}; otherwise its weights are 1: {NONE}.",
+    ]
     return Table(f"Trend of {method}", head, rows, notes)
 
 

@@ -50,6 +50,7 @@ def running(parser: argparse.ArgumentParser) -> None:
         default=12,
         help="questions of each benchmark in report.html (default %(default)s)",
     )
+    add("--wide", action="store_true", help="show all arms and columns at the end, not one row a benchmark")
     add("--dry-run", action="store_true", help="say what would run, and stop")
 
 
@@ -79,7 +80,7 @@ def choosing(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--arms",
-        help="of none, trend, padding, both (or paper, before, after), and unpruned (default: those the method has)",
+        help="of unpruned, none, trend, padding, both (or paper, before, after); default: those that the method has",
     )
     add("--benchmarks", help=f"names with commas (default: all that --data holds): {', '.join(benchmarks.NAMES)}")
     add("--model", help="a checkpoint folder or hub id (default: the embedded model)")

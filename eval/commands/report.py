@@ -39,12 +39,8 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     scored = results(folder, args.data, judge=judging.opened(flags.judge(args)))
     if not scored:
         raise ValueError(f"{folder.path} holds no scored rows to report; run its benchmarks first")
-    baseline = "none" if any("none" in one.arms for one in scored) else next(iter(scored[0].arms))
-    found = compare.within(scored, baseline, args.draws)
-    tables = [compare.score_table("Scores", scored)]
-    if found:
-        tables.append(compare.contrast_table(found, args.draws))
+    seen = compare.look("Scores", scored, args.draws)
     out = Path(args.out) if args.out else folder.path / "report.html"
-    written = write(folder, scored, tables, out, args.samples, args.data)
+    written = write(folder, scored, seen, out, args.samples, args.data)
     say(f"wrote {out}")
     return {"report": str(out), "samples": written, **({"exit": 1} if unjudged(scored) else {})}

@@ -159,8 +159,8 @@ def answer(task: Task, dry: bool) -> dict[str, str]:
             if planned.method == "d2pruner" and task.prior is not None:
                 prepare_prior(task, settings, task.prior)
             found = evaluate(settings)
-            for table in found.tables:
-                tables.show(table)
+            if found.look is not None:
+                found.look.show(wide=False)
             if not found.complete:
                 failed[planned.label] = f"{found.open} answers are to come from other processes"
             elif found.unjudged:
@@ -228,6 +228,7 @@ MEASURES: dict[str, Callable[[Task], list[Table]]] = {
     "budgets": budgets.budgets,
     "bias": measures.bias_strengths,
     "layers": measures.layers,
+    "fit_sizes": measures.fit_sizes,
     "iou": measures.iou,
     "overhead": measures.overhead,
 }

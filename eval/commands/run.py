@@ -18,6 +18,7 @@ from typing import Any
 from eval import tables
 from eval.commands import flags
 from eval.comparing import compare
+from eval.comparing.verdict import MARK, main_arm
 from eval.evaluation import evaluate, planned
 from eval.settings import Settings
 from eval.tables import say
@@ -31,14 +32,15 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 def work(args: argparse.Namespace) -> dict[str, Any]:
     methods = flags.methods(args.method)
     if len(methods) == 1:
-        return one(flags.settings(args, methods[0]), args.dry_run)
+        return one(flags.settings(args, methods[0]), args)
     done: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
     for method in methods:
         say(f"\n{method}")
         try:
             mine = flags.settings(args, method)
-            done[method] = one(replace(mine, out=mine.out and mine.out / method), args.dry_run)
+            mine = replace(mine, out=mine.out and mine.out / method, unpruned=not done)
+            done[method] = one(mine, args)
         except ValueError as error:  # the others can still run
             if args.tensor_parallel or args.zero:  # but not with processes that know nothing of it
                 raise
@@ -55,13 +57,13 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     return {"methods": done, "failed": failed, "exit": 1 if wrong else 0}
 
 
-def one(settings: Settings, dry: bool) -> dict[str, Any]:
-    """One method: its tables are shown, and what was found is returned."""
-    if dry:
+def one(settings: Settings, args: argparse.Namespace) -> dict[str, Any]:
+    """One method: what was found is shown, and returned."""
+    if args.dry_run:
         return plan(settings)
     report = evaluate(settings)
-    for table in report.tables:
-        tables.show(table)
+    if report.look is not None:
+        report.look.show(args.wide)
     return report.to_dict()
 
 
@@ -81,14 +83,25 @@ def plan(settings: Settings) -> dict[str, Any]:
 def overview(done: Mapping[str, Mapping[str, Any]]) -> tables.Table:
     """Methods by arms: the average over the benchmarks."""
     arms = list(dict.fromkeys(arm for found in done.values() for arm in found.get("averages", {})))
-    rows = []
+    rows: list[list[tables.Cell]] = []
+    strong = []
     for method, found in done.items():
         values = found.get("averages", {})
-        last = next((c for c in found.get("comparisons", []) if c["benchmark"] == "average" and c["b"] == "both"), None)
-        interval = f"{last['delta']:+.2f} [{last['low']:+.2f}, {last['high']:+.2f}]" if last else None
-        rows.append([method, *(values.get(arm) for arm in arms), interval])
-    notes = ["Mean over the benchmarks (MME / 20); both - none with its 95 % interval."]
-    scores = [score for found in done.values() for arms in found.get("scores", {}).values() for score in arms.values()]
-    if failed := sum(score["failed"] for score in scores):
+        averages = {c["b"]: c for c in found.get("comparisons", []) if c["benchmark"] == "average"}
+        last = averages.get(main_arm(list(averages)) or "")
+        shown = tables.between(last["delta"], last["low"], last["high"]) if last else None
+        if last and last["differs"]:
+            strong.append(len(rows))
+        scores = [None if values.get(arm) is None else f"{tables.tenths(values[arm]):.1f}" for arm in arms]
+        rows.append([method, *scores, shown, MARK if last and last["differs"] else ""])
+    notes = [
+        "Mean over the benchmarks (MME / 20); debiased: both, or padding where a method has no more. unpruned is "
+        f"answered once, with the first method. {MARK}: differs, p < 0.05 of sign flips, each method by itself."
+    ]
+    faults: dict[str, int] = {}  # of each benchmark, whose broken pictures every method and arm meets
+    for found in done.values():
+        for name, by_arm in found.get("scores", {}).items():
+            faults[name] = max(faults.get(name, 0), *(score["failed"] for score in by_arm.values()))
+    if failed := sum(faults.values()):
         notes.append(compare.broken(failed))
-    return tables.Table("All methods", ["method", *arms, "both - none"], rows, notes)
+    return tables.Table("All methods", ["method", *arms, "debiased − none, 95 %", ""], rows, notes, strong)

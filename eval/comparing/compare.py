@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from eval.answering.store import Folder
+from eval.comparing import verdict
 from eval.comparing.averages import AVERAGES
 from eval.comparing.contrast import DRAWS, SLOW_DRAWS, Contrast, contrasts, mean, scale
 from eval.comparing.results import Result, Scored, not_judged, results, ungraded, unjudged, without
-from eval.tables import Table
+from eval.tables import Table, say, show
 
 # -- tables --------------------------------------------------------------------------------------------------------
 
@@ -47,11 +48,22 @@ def score_table(title: str, found: Sequence[Scored]) -> Table:
 
 
 def broken(failed: int) -> str:
-    return f"{failed} answers are none (unreadable pictures, NaN); they count as wrong."
+    return f"{failed} questions have no answer in some arm (unreadable pictures, NaN); they count as wrong."
 
 
 def failures(found: Sequence[Scored]) -> int:
-    return sum(result.failed for one in found for result in one.arms.values())
+    """Questions that some arm could not answer: a broken picture is one fault, however many arms met it."""
+    return sum(
+        len(
+            {
+                row["metadata"]["key"]
+                for result in one.arms.values()
+                for row in result.rows
+                if "error" in row["metadata"]
+            }
+        )
+        for one in found
+    )
 
 
 def _value(result: Result | None) -> float | None:
@@ -77,6 +89,8 @@ HEAD = [
     "95 % high",
     "p",
     "p (Holm)",
+    "differs",
+    "could see",
     "up",
     "down",
     "n",
@@ -89,19 +103,64 @@ HEAD = [
 def contrast_table(found: Sequence[Contrast], draws: int, failed: int = 0) -> Table:
     baseline = found[0].a if found else ""
     rows = [
-        [one.benchmark, one.b, one.value_b, one.delta, one.low, one.high, _p(one.p), _p(one.p_holm), one.up, one.down,
-         one.n, one.groups, one.failed_a + one.failed_b, one.tokens_b]
+        [one.benchmark, one.b, one.value_b, one.delta, one.low, one.high, _p(one.p), _p(one.p_holm),
+         verdict.MARK if one.differs else "", one.least, one.up, one.down, one.n, one.groups,
+         max(one.failed_a, one.failed_b), one.tokens_b]
         for one in found
     ]  # fmt: skip
     notes = [
         f"Δ: difference to {baseline}, paired by question. Interval: BCa bootstrap of {draws} draws ({SLOW_DRAWS} for "
-        "metrics that are no mean), whole images or groups drawn. p: exact McNemar for right/wrong, sign flips of "
-        "groups otherwise; Holm over the benchmarks. up/down: questions won and lost. broken: answers of either arm "
-        "that are none. tokens: mean over layers.",
+        "metrics that are no mean), whole images or groups drawn. p: sign flips of images or groups, which is exact "
+        "McNemar for right/wrong asked once an image; Holm over the benchmarks. up/down: questions won and lost. "
+        "broken: missing answers. tokens: mean over layers.",
+        verdict.RULE,
     ]
     if failed:
         notes.append(broken(failed))
-    return Table(f"Differences to {baseline}", HEAD, rows, notes)
+    strong = [place for place, one in enumerate(found) if one.differs]
+    return Table(f"Differences to {baseline}", HEAD, rows, notes, strong, keys=2)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a comparison shows: a verdict in words, a narrow table that goes with it, and everything."""
+
+    found: Sequence[Contrast]
+    said: str
+    brief: Sequence[Table]
+    full: Sequence[Table]
+
+    def show(self, wide: bool) -> None:
+        """On the terminal: the verdict, and the narrow table or everything."""
+        if self.said:
+            say(f"\n{self.said}\n")
+        for table in self.full if wide or not self.brief else self.brief:
+            show(table)
+        if not wide and self.brief:
+            say("All arms and columns: --wide, and in table.md, table.csv and table.tex of a run.")
+
+
+def look(title: str, scored: Sequence[Scored], draws: int = DRAWS, baseline: str | None = None, seed: int = 0) -> Look:
+    """The arms of one run against its baseline: none, or what it has instead."""
+    if baseline is None:
+        baseline = "none" if any("none" in one.arms for one in scored) else next(iter(scored[0].arms))
+    return looked([score_table(title, scored)], within(scored, baseline, draws, seed), draws, failures(scored))
+
+
+def looked(
+    scores: Sequence[Table], found: Sequence[Contrast], draws: int, failed: int = 0, every: bool = False
+) -> Look:
+    """What a comparison shows; `every`: of all arms, not only of the one with the most debiasing."""
+    arms = list(dict.fromkeys(one.b for one in found))
+    about = arms if every else [arm for arm in [verdict.main_arm(arms)] if arm is not None]
+    said = "\n".join(verdict.verdict(found, arm) for arm in about)
+    brief = [verdict.summary(found, arm) for arm in about]
+    if about:
+        brief[-1] = replace(brief[-1], notes=[*verdict.notes(found, about), *(scores[0].notes if scores else ())])
+    full = [*scores, *([contrast_table(found, draws, failed)] if found else [])]
+    if said:
+        full[-1] = replace(full[-1], notes=[said.replace("\n", " "), *full[-1].notes])
+    return Look(found, said, brief, full)
 
 
 def _p(value: float | None) -> str | None:

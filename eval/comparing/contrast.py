@@ -1,4 +1,9 @@
-"""One arm against another: joined by question, resampled by image or group, corrected over benchmarks."""
+"""One arm against another: joined by question, resampled by image or group, corrected over benchmarks.
+
+One rule says everywhere what counts as a difference (bold, marks, words): p < 0.05 after Holm's correction over the
+benchmarks of one arm. The test decides, not the interval, where the two disagree: the interval is approximate with few
+pictures and belongs to one benchmark alone. The average is one number, so its p-value needs no correction.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from eval.answering.plan import number
 from eval.benchmarks.base import Benchmark
 from eval.comparing.results import Result
 from eval.sample import Sample
 from eval.scoring import statistics
+from eval.scoring.statistics import Array
 
+LEVEL = 0.05
 DRAWS = 10_000
 SLOW_DRAWS = 2_000  # for metrics that are no mean
 
@@ -41,13 +49,15 @@ class Contrast:
     failed_b: int
     tokens_a: float | None  # visual tokens that a layer saw on average
     tokens_b: float | None
+    least: float | None = None  # smallest difference that so many questions find at 80 % power
     p_holm: float | None = None
+    differs: bool = False  # the rule above
 
 
 def contrast(
     benchmark: Benchmark, samples: Sequence[Sample], a: Result, b: Result, draws: int = DRAWS, seed: int = 0
-) -> tuple[Contrast, np.ndarray[Any, Any]]:
-    """The comparison, and the bootstrap replicates of its difference."""
+) -> tuple[Contrast, Array, Array]:
+    """The comparison, the bootstrap replicates of its difference, and what it comes to with arms swapped at random."""
     if a.score.items.keys() != b.score.items.keys():
         odd = sorted(a.score.items.keys() ^ b.score.items.keys())[0]
         raise ValueError(
@@ -68,11 +78,14 @@ def contrast(
     drawn = statistics.replicates(value, len(names), draws, seed)
     bounds = statistics.interval(value, len(names), drawn)
     up, down = int((items_b > items_a).sum()), int((items_b < items_a).sum())
-    if is_mean and set(np.unique([items_a, items_b])) <= {0.0, 1.0}:
+    changed = (np.bincount(place, items_a != items_b, len(names)) > 0).astype(float)
+    if is_mean and len(names) == len(keys) and set(np.unique([items_a, items_b])) <= {0.0, 1.0}:
         p, test = statistics.mcnemar(up, down), "McNemar, exact"
-    else:
-        changed = (np.bincount(place, items_a != items_b, len(names)) > 0).astype(float)
+    else:  # also of right and wrong, where one picture is asked about twice: its answers are not independent
         p, test = statistics.sign_flip(value, changed, draws, seed), "sign flips"
+    swapped, exact = statistics.flips(value, changed, min(draws, SLOW_DRAWS), seed)
+    if exact:  # all ways, each once: as many as there are bootstrap replicates
+        swapped = np.random.default_rng(seed).choice(swapped, min(draws, SLOW_DRAWS))
     found = Contrast(
         benchmark=a.score.name,
         a=a.label,
@@ -95,7 +108,7 @@ def contrast(
         tokens_a=a.tokens,
         tokens_b=b.tokens,
     )
-    return found, drawn
+    return found, drawn, swapped
 
 
 def _own_metric(
@@ -112,16 +125,25 @@ def contrasts(
     pairs: Sequence[tuple[Benchmark, Sequence[Sample], Result, Result]], draws: int = DRAWS, seed: int = 0
 ) -> list[Contrast]:
     """One comparison per benchmark, p-values corrected over them, and their average when there are several."""
-    found, drawn = [], []
+    found, drawn, swapped = [], [], []
     for benchmark, samples, a, b in pairs:
-        one, replicates = contrast(benchmark, samples, a, b, draws, seed)
-        found.append(one)
-        drawn.append(replicates[:SLOW_DRAWS] / scale(one.benchmark))
+        one, replicates, gaps = contrast(benchmark, samples, a, b, draws, seed)
+        spread = float(np.nanstd(replicates))
+        least = statistics.detectable(spread, LEVEL / len(pairs)) if spread else None
+        found.append(replace(one, least=least))
+        drawn.append(apart(replicates, one.benchmark) / scale(one.benchmark))
+        swapped.append(apart(gaps, one.benchmark) / scale(one.benchmark))
     adjusted = statistics.holm([one.p for one in found if one.p is not None])
-    found = [replace(one, p_holm=p) for one, p in zip(found, adjusted, strict=True)]
+    found = [replace(one, p_holm=p, differs=p < LEVEL) for one, p in zip(found, adjusted, strict=True)]
     if len(found) > 1:
-        found.append(_average(found, drawn))
+        found.append(_average(found, drawn, swapped))
     return found
+
+
+def apart(drawn: Array, benchmark: str) -> Array:
+    """The first draws in an order that belongs to the benchmark: all benchmarks are drawn with one seed, and the draws
+    of two must have nothing in common before they are averaged."""
+    return np.random.default_rng(number(benchmark)).permutation(drawn[:SLOW_DRAWS])
 
 
 def scale(name: str) -> float:
@@ -129,10 +151,10 @@ def scale(name: str) -> float:
     return 20.0 if name == "mme" else 1.0
 
 
-def _average(found: Sequence[Contrast], drawn: Sequence[Any]) -> Contrast:
-    """The unweighted mean over benchmarks. Its interval: each benchmark is resampled on its own."""
-    count = min(len(one) for one in drawn)
-    low, high = np.quantile(np.mean([one[:count] for one in drawn], axis=0), [0.025, 0.975])
+def _average(found: Sequence[Contrast], drawn: Sequence[Array], swapped: Sequence[Array]) -> Contrast:
+    """The unweighted mean over benchmarks. Interval and test: each benchmark is drawn, and swapped, on its own."""
+    means, gaps = (np.mean([one[: min(map(len, all_))] for one in all_], axis=0) for all_ in (drawn, swapped))
+    low, high = np.quantile(means, [0.025, 0.975])
     a, b = (float(np.mean([value / scale(one.benchmark) for one, value in zip(found, values, strict=True)]))
             for values in ([one.value_a for one in found], [one.value_b for one in found]))  # fmt: skip
     tokens = [mean([getattr(one, name) for one in found]) for name in ("tokens_a", "tokens_b")]
@@ -140,6 +162,7 @@ def _average(found: Sequence[Contrast], drawn: Sequence[Any]) -> Contrast:
         name: sum(getattr(one, name) for one in found)
         for name in ("up", "down", "n", "groups", "missing_a", "missing_b", "failed_a", "failed_b")
     }
+    p, spread = statistics.as_far(gaps, b - a, False), float(np.std(means))
     return Contrast(
         benchmark="average",
         a=found[0].a,
@@ -149,8 +172,11 @@ def _average(found: Sequence[Contrast], drawn: Sequence[Any]) -> Contrast:
         delta=b - a,
         low=float(low),
         high=float(high),
-        p=None,
-        test="",
+        p=p,
+        test="sign flips",
+        least=statistics.detectable(spread, LEVEL) if spread else None,
+        p_holm=p,  # one number, not one of many
+        differs=p < LEVEL,
         tokens_a=tokens[0],
         tokens_b=tokens[1],
         **total,

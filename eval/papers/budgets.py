@@ -16,7 +16,7 @@ from eval.answering.store import Folder
 from eval.bias.diagnosis import bracket
 from eval.bias.strength import Array, Measured, interval
 from eval.comparing import compare
-from eval.comparing.contrast import SLOW_DRAWS, contrast, scale
+from eval.comparing.contrast import SLOW_DRAWS, apart, contrast, scale
 from eval.comparing.results import Scored, results
 from eval.papers import artefacts
 from eval.papers.task import Task
@@ -101,8 +101,8 @@ def gap(a: Side, b: Side) -> Array:
     parts = []
     for first, second in zip(a.scored, b.scored, strict=True):
         one = first.benchmark
-        found, drawn = contrast(one, first.samples, first.arms[a.arm], second.arms[b.arm], SLOW_DRAWS)
-        parts.append(np.concatenate([[found.delta], drawn]) / scale(one.name))
+        found, drawn, _ = contrast(one, first.samples, first.arms[a.arm], second.arms[b.arm], SLOW_DRAWS)
+        parts.append(np.concatenate([[found.delta], apart(drawn, found.benchmark)]) / scale(one.name))
     return np.asarray(np.mean(parts, axis=0))
 
 

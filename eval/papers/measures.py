@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from debias.settle import NONE
 from eval import benchmarks
 from eval.answering.backends import greedy
 from eval.answering.checkpoints import config_of
@@ -36,6 +38,7 @@ from eval.tables import Table
 from pruners.models import Request
 from pruners.schedule import at_depth
 
+SMALL = 0.1  # error of a rise: a tenth of the last weight
 ROUNDS = 7  # times that every variant is timed
 
 
@@ -154,6 +157,27 @@ def layers(task: Task) -> list[Table]:
         f"{np.log(found['tokens']):.2f}; in brackets 95 % over pictures",
         "by chance: of the same scores shuffled over the tokens; |correlation| cannot tell a shared bias from that",
         *artefacts.sources(task.artefact),
+    ]
+    return [Table(task.artefact.title, head, rows, notes)]
+
+
+def fit_sizes(task: Task) -> list[Table]:
+    """How many pictures a trend takes: the standard error of its rise by layer, and what is needed for a small one."""
+    found = diagnosed(task)
+    sizes = list(found["layers"][0]["fit_error"])
+    rows: list[list[Any]] = []
+    for layer in found["layers"]:
+        last = layer["fit_error"][sizes[-1]] if sizes else math.nan
+        needed = math.ceil(sizes[-1] * (last / SMALL) ** 2) if sizes else None
+        what = "trend" if layer["trend"]["found"] else NONE
+        rows.append(
+            [layer["layer"], diagnosis.bracket(layer["trend"]["rise"]), *layer["fit_error"].values(), needed, what]
+        )
+    head = ["layer", "rise, 95 %", *(f"{size} pictures" for size in sizes), f"pictures for {SMALL}", "found"]
+    notes = [
+        f"{found['pictures']} {found['source']}, {found['tokens']} tokens. Of each layer: the rise of the trend fitted "
+        "to half of them (log of last over first), and its standard error when it is fitted to so many, which falls "
+        f"with the root of their number. An error of {SMALL} is a tenth of the last position's weight.",
     ]
     return [Table(task.artefact.title, head, rows, notes)]
 

@@ -85,18 +85,15 @@ def mcnemar(up: int, down: int) -> float:
     return float(binomtest(up, up + down, 0.5).pvalue) if up or down else 1.0
 
 
-def sign_flip(value: Value, changed: Array, draws: int, seed: int) -> float:
-    """Permutation p-value: the arms of each group are swapped at random (in all ways, when few groups differ).
+def flips(value: Value, changed: Array, draws: int, seed: int) -> tuple[Array, bool]:
+    """value(b) - value(a) with the arms of each group swapped at random, and whether these are all ways there are.
 
     changed[g] says whether the arms differ in group g at all; swapping the others changes nothing.
     """
     moving, groups = np.flatnonzero(changed), len(changed)
-    if not len(moving):
-        return 1.0
     exact = 2 ** len(moving) <= draws
     rng, count = np.random.default_rng(seed), 2 ** len(moving) if exact else draws
-    observed = abs(difference(value, np.ones(groups)))
-    hits, step = 0, max(1, CHUNK // groups)
+    out, step = [], max(1, CHUNK // groups)
     for first in range(0, count, step):
         rows = np.arange(first, min(first + step, count))
         drawn = (
@@ -104,9 +101,26 @@ def sign_flip(value: Value, changed: Array, draws: int, seed: int) -> float:
         )
         swap = np.zeros((len(rows), groups))
         swap[:, moving] = drawn
-        gaps = value(np.concatenate([swap, 1 - swap], 1)) - value(np.concatenate([1 - swap, swap], 1))
-        hits += int((abs(gaps) >= observed - 1e-9).sum())
-    return hits / count if exact else (hits + 1) / (count + 1)
+        out.append(value(np.concatenate([swap, 1 - swap], 1)) - value(np.concatenate([1 - swap, swap], 1)))
+    return np.concatenate(out), exact
+
+
+def as_far(gaps: Array, observed: float, exact: bool) -> float:
+    """The share of `gaps` that are as far from 0 as what was observed, which counts as one of them unless it is."""
+    hits = int((abs(gaps) >= abs(observed) - 1e-9).sum())
+    return hits / len(gaps) if exact else (hits + 1) / (len(gaps) + 1)
+
+
+def sign_flip(value: Value, changed: Array, draws: int, seed: int) -> float:
+    """Permutation p-value: the arms of each group are swapped at random (in all ways, when few groups differ)."""
+    gaps, exact = flips(value, changed, draws, seed)
+    return as_far(gaps, float(difference(value, np.ones(len(changed)))), exact)
+
+
+def detectable(spread: float, level: float, power: float = 0.8) -> float:
+    """The smallest true difference that a two-sided test at `level` finds in a share `power` of such studies, when the
+    difference has the standard error `spread`."""
+    return float(spread * (norm.ppf(1 - level / 2) + norm.ppf(power)))
 
 
 def holm(p: Sequence[float]) -> list[float]:

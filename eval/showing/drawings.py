@@ -94,9 +94,10 @@ def maps(curves: Mapping[str, Sequence[float]], grid: tuple[int, int], title: st
     return drawn
 
 
-def trends(curves: Mapping[str, Sequence[float]], title: str) -> Figure:
-    """Mean attention by position in the three settings."""
-    labels = {"raw": "raw", "average": "divided by the average", "exponential": "divided by the fitted exponential"}
+def trends(curves: Mapping[str, Sequence[float]], title: str, found: bool) -> Figure:
+    """Mean attention by position in the three settings; `found`: whether there is a trend to divide by."""
+    last = "divided by the fitted exponential" if found else "no trend here: not divided"
+    labels = {"raw": "raw", "average": "divided by the average", "exponential": last}
     drawn = figure(7.5, 2.6)
     with matplotlib.rc_context(STYLE):
         axes = drawn.subplots(1, 3, sharey=True)
@@ -141,8 +142,33 @@ def layers(reports: Sequence[Mapping[str, Any]], floor: float) -> Figure:
             axis.set_xlabel("layer")
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.set_title(f"{label} of attention with position")
+        bare = [report["layer"] for report in reports if not report["trend"]["found"]]
+        axes[0].plot(bare, [0.03] * len(bare), "x", color=colour("trend"), markersize=4, clip_on=False,
+                     transform=axes[0].get_xaxis_transform(), label="no trend here: not divided")  # fmt: skip
         axes[1].axhspan(-floor, floor, color="black", alpha=0.06, linewidth=0)
-        drawn.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=len(series), fontsize=8)
+        drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    return drawn
+
+
+def fit_errors(reports: Sequence[Mapping[str, Any]]) -> Figure:
+    """The standard error of a fitted rise against the number of pictures it is fitted to, a line for each layer."""
+    drawn = figure(5.4, 3.4)
+    with matplotlib.rc_context(STYLE):
+        axis = drawn.subplots()
+        shades = matplotlib.colormaps["cividis"](np.linspace(0, 0.9, len(reports)))
+        for shade, report in zip(shades, reports, strict=True):
+            sizes = [int(size) for size in report["fit_error"]]
+            axis.plot(
+                sizes, list(report["fit_error"].values()), ".-", color=shade, linewidth=1.1, label=report["layer"]
+            )
+        axis.axhline(0.1, color="black", linestyle=":", linewidth=1)
+        axis.text(sizes[0], 0.1, " a tenth of the last weight", va="bottom", fontsize=8)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(sizes, [str(size) for size in sizes])
+        axis.set_yscale("log")
+        axis.set_xlabel("pictures that the trend is fitted to")
+        axis.set_ylabel("standard error of the rise")
+        drawn.legend(loc="outside right upper", title="layer", fontsize=8)
     return drawn
 
 

@@ -23,9 +23,13 @@ def diagnosis_figures(result: Mapping[str, Any], layer: int | None) -> dict[str,
     curves, grid = layers[layer]["curves"], tuple(result["grid"])
     made = {
         "attention-maps": drawings.maps(curves, grid, f"Mean attention of layer {layer}"),
-        "attention-trends": drawings.trends(curves, f"Attention by position, layer {layer}"),
+        "attention-trends": drawings.trends(
+            curves, f"Attention by position, layer {layer}", layers[layer]["trend"]["found"]
+        ),
         "attention-layers": drawings.layers(result["layers"], result["noise_floor"]),
     }
+    if result["layers"][0]["fit_error"]:  # there are pictures enough
+        made["fit-error"] = drawings.fit_errors(result["layers"])
     if "heads" in layers[layer]:
         made["attention-heads"] = drawings.heads(result["layers"])
     return made

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from eval.answering.store import Folder, decode, writing
+from eval.comparing import compare
 from eval.comparing.results import Scored, questions
 from eval.reading.images import open_image
 from eval.sample import Sample
@@ -22,7 +23,7 @@ THUMBNAIL = 288  # pixels of the square canvas that patches are drawn on
 
 
 def write(
-    folder: Folder, scored: Sequence[Scored], tables: Sequence[Table], out: Path, count: int, data: str | None = None
+    folder: Folder, scored: Sequence[Scored], seen: compare.Look, out: Path, count: int, data: str | None = None
 ) -> int:
     """Write the page; returns how many questions it shows."""
     from jinja2 import Environment, StrictUndefined
@@ -35,15 +36,9 @@ def write(
     html = page.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=info["settings"]["method"],
         info=info,
-        tables=[
-            {
-                "title": t.title,
-                "head": t.head,
-                "rows": [[(text(cell), "" if isinstance(cell, str) else "number") for cell in row] for row in t.rows],
-                "notes": t.notes,
-            }
-            for t in tables
-        ],
+        said=seen.said,
+        brief=[flat(table) for table in seen.brief],
+        full=[flat(table) for table in seen.full],
         figures=pictures(scored, info) if count else [],
         cards=shown,
         size=THUMBNAIL,
@@ -57,6 +52,17 @@ def write(
 def shown_as_text(value: Any) -> Any:
     """What the page shows of a value: no control characters, which HTML may not hold, and no turned text."""
     return visible(value) if type(value) is str else value
+
+
+def flat(table: Table) -> dict[str, Any]:
+    """A table as the template takes it: text, and of every column and row how it is set."""
+    return {
+        "title": table.title,
+        "head": table.head,
+        "kinds": ["number" if table.numeric(column) else "" for column in range(len(table.head))],
+        "rows": [([text(cell) for cell in row], place in table.strong) for place, row in enumerate(table.rows)],
+        "notes": table.notes,
+    }
 
 
 CAPTIONS = {

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from debias import Debias, Span
+from pruners.checks import check_score
 from pruners.cut import Cut
 from pruners.engine.compiled import LENT, Compiled
 from pruners.engine.limits import Unsupported, is_empty, refuse_cache, refuse_unsupported, warn_anew
@@ -338,11 +339,9 @@ class Run:
         """One image's way through a cut: score, debias, select, merge."""
         view = self.view(stage, cut, tokens, segment, hidden)
         view.raw = self.pruner.score(view)
-        if view.raw.shape != (len(tokens),):
-            raise ValueError(
-                f"{type(self.pruner).__name__}.score returned shape {tuple(view.raw.shape)}; "
-                f"expected ({len(tokens)},), one number per visual token"
-            )
+        check_score(self.pruner, view.raw.shape, len(tokens))
+        if self.debias.release is not None:
+            view.raw = view.raw.to(self.state.like.dtype)  # the release ranks in the model's own dtype
         view.score = self.debias(view.raw, tokens.span, stage)
         kept = self.pruner.select(view.score, view)
         return Choice(tokens, kept, self.pruner.merge(view, kept), (view.raw, view.score))
@@ -354,7 +353,7 @@ class Run:
             cut=cut,
             stage=stage,
             layers=depth,
-            count=min(budget, len(tokens)),
+            count=min(self.debias.budget(budget, tokens.span), len(tokens)),
             tokens=tokens,
             adapter=self.adapter,
             debiaser=self.debias,

@@ -164,10 +164,16 @@ def first_segment(
     spans: list[list[Span]], places: list[list[Tensor]], real: Tensor | None, ids: Tensor, beams: int, debias: Debias
 ) -> Segment:
     """The prompt as the model got it."""
-    device = ids.device
+    device, late = ids.device, 0 if debias.release is None else debias.release.late
+    places = [[at + late for at in row] for row in places]  # as released, the first text token counts as a patch
     images: list[list[Tokens]] = []
     text = []
     for row, (here, slots) in enumerate(zip(spans, places, strict=True)):
+        if slots and int(slots[-1][-1]) >= ids.shape[1] - 1:
+            raise Unsupported(
+                f"row {row} ends with a picture or clip; the answer is read at its last token, which a cut might take "
+                "out: put text behind it, as the model's chat template does"
+            )
         free = torch.ones(ids.shape[1], dtype=torch.bool) if real is None else real[row % len(real)].clone()
         free[torch.cat(slots) if slots else []] = False
         words, counted = free.nonzero()[:, 0], 0
@@ -190,11 +196,6 @@ def first_segment(
                 )
             )
             counted += len(at)
-        if slots and not images[row][-1].after:
-            raise Unsupported(
-                f"row {row} ends with a picture or clip; the answer is read at its last token, which a cut might take "
-                "out: put text behind it, as the model's chat template does"
-            )
         text.append(words.to(device, non_blocking=True))
     valid = None if real is None else real.to(device, non_blocking=True).expand(len(ids), -1)
     return Segment(0, ids.shape[1], images, text, valid, cut=False)

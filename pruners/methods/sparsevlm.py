@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pruners.base import Pruner
 from pruners.cluster import cluster_means, density_peaks
-from pruners.cut import Cut, Merged, others, top
+from pruners.cut import Cut, Merged, others
 from pruners.schedule import budgets, check_keeps, depths
 from pruners.view import View
 
@@ -81,7 +81,7 @@ class SparseVLM(Pruner):
         return view.attended(view.memo.float() / view.memo.sum())
 
     def select(self, score: Tensor, view: View) -> Tensor:
-        return top(score, self.chosen(view.span.total)[view.stage])
+        return view.top(score, min(self.chosen(view.span.total)[view.stage], len(score)))
 
     def merge(self, view: View, kept: Tensor) -> Merged | None:
         if view.raw is None or len(kept) == len(view.raw):

@@ -33,11 +33,14 @@ def information(states: Tensor) -> Tensor:
     return norm.float()
 
 
-def borda(attention: Tensor, content: Tensor, weight: float) -> Tensor:
-    """Points by place (V for the first, 1 for the last) in the two rankings, `weight` of them for attention's."""
+def borda(attention: Tensor, content: Tensor, weight: float, stable: bool = True) -> Tensor:
+    """Points by place (V for the first, 1 for the last) in the two rankings, `weight` of them for attention's.
+
+    stable: equal scores stand in the order of their tokens, not where torch.sort happens to put them.
+    """
 
     def points(score: Tensor) -> Tensor:
-        return len(score) - score.argsort(descending=True, stable=True).argsort()
+        return len(score) - score.sort(descending=True, stable=stable).indices.argsort()
 
     return weight * points(attention).float() + (1 - weight) * points(content).float()
 
@@ -94,14 +97,16 @@ class TokenCarve(Pruner):
     def select(self, score: Tensor, view: View) -> Tensor:
         if view.count >= len(score):
             return torch.arange(len(score), device=score.device)
-        states = view.hidden
+        states, released = view.hidden, view.debiaser.release is not None
         if self.rank != "attention":
             content = information(states)
-            score = content if self.rank == "information" else borda(score, content, self.weight)
-        silenced = None if view.valid is None else ~view.valid
+            score = content if self.rank == "information" else borda(score, content, self.weight, not released)
+        wanted = min(view.count + view.count // 2, len(score))
+        silenced = None if view.valid is None or released else ~view.valid
         if silenced is not None:
             score = score.masked_fill(silenced, -1)  # both orders count from zero up
-        chosen = score.argsort(descending=True, stable=True)[: view.count + view.count // 2]
+        best = score.topk(wanted).indices if released else score.argsort(descending=True, stable=True)
+        chosen = best[:wanted]
         kept, view.memo["states"] = carve(states, chosen, len(chosen) - view.count, silenced)
         return kept
 

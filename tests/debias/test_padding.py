@@ -220,7 +220,9 @@ def test_a_pair_that_is_none_is_called_by_its_name(attempt, what, bad):
 
 
 def test_rules_and_thresholds_are_checked():
-    with pytest.raises(ValueError, match=r"unknown padding rule 'areas'; known: area, even, bilinear"):
+    with pytest.raises(
+        ValueError, match=r"unknown padding rule 'areas'; known: area, even, bilinear, antialiased, cropped"
+    ):
         Padding(rule="areas")
     with pytest.raises(ValueError, match=r"threshold must lie in 0..1; got 50"):
         Padding(50)

@@ -8,10 +8,11 @@ from PIL import Image
 
 from debias import Debias
 from eval import benchmarks
-from eval.answering.backends import UNPRUNED, Native
+from eval.answering.backends import Native
 from eval.answering.features import Features
 from eval.reading.media import Shelf
 from eval.sample import Sample
+from eval.settings import UNPRUNED
 from pruners import make
 from pruners.models import Request, adapter
 

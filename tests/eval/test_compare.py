@@ -39,7 +39,7 @@ def test_right_against_wrong(asked):
         result(asked, lambda s: s.target, "both"),
         result(asked, lambda s: "no" if s.target == "yes" else "yes"),
     )
-    found, _ = contrast(benchmarks.get("pope"), asked, wrong, right, draws=300)
+    found, _, _ = contrast(benchmarks.get("pope"), asked, wrong, right, draws=300)
     assert (found.value_a, found.value_b, found.delta) == (0, 100, 100)
     assert (found.low, found.high) == (100, 100)
     assert (found.up, found.down, found.n) == (len(asked), 0, len(asked))
@@ -49,7 +49,7 @@ def test_right_against_wrong(asked):
 
 def test_an_arm_against_itself(asked):
     same = result(asked, lambda s: "yes")
-    found, _ = contrast(benchmarks.get("pope"), asked, same, same, draws=200)
+    found, _, _ = contrast(benchmarks.get("pope"), asked, same, same, draws=200)
     assert (found.delta, found.low, found.high, found.p, found.up, found.down) == (0, 0, 0, 1, 0, 0)
 
 
@@ -68,7 +68,7 @@ def test_the_resampled_metric_is_the_metric(world, name):
         return Result("x", replace(blank, items=items, value=value), [], 0, None)
 
     a, b = scores(0.4), scores(0.7)
-    found, drawn = contrast(benchmark, samples, a, b, draws=400)
+    found, drawn, _ = contrast(benchmark, samples, a, b, draws=400)
     assert found.delta == pytest.approx(b.score.value - a.score.value)
     assert np.mean(drawn) == pytest.approx(found.delta, abs=0.35 * abs(found.delta) + 15)
     assert found.low <= found.delta <= found.high
@@ -107,7 +107,12 @@ def test_compare_a_folder(tmp_path, world, capsys):
     (found,) = json.loads(seen.out)["comparisons"]
     assert (found["a"], found["b"], found["value_b"], found["tokens_b"]) == ("none", "both", 100, 8)
     assert found["p"] < 0.5
-    assert "Differences to none" in seen.err
+    assert "Differences to none" not in seen.err
+    assert (
+        "both and none cannot be told apart on pope (22 questions): +100.0 [100.0, 100.0] points, p = 0.12" in seen.err
+    )
+    assert "Differences to none" in run(capsys, "compare", folder, "--wide", "--draws", 200).err
+    assert seen.out.startswith('{"verdict": "both and none cannot be told apart')
     assert {p.name for p in (tmp_path / "tables").iterdir()} == {"table.md", "table.csv", "table.tex"}
 
 

@@ -50,6 +50,34 @@ def test_trend_arm_removes_a_planted_rise():
     assert found["both"]["kept_in_lowest_third"][0] == pytest.approx(1 / 3, abs=0.1)
 
 
+def test_without_a_trend_the_trend_arm_changes_nothing():
+    seen = planted(0.0)
+    assert not diagnose.first_half(seen, seen.heads_mean[:, 0]).there
+    found = diagnose.arms(seen, seen.heads_mean[:, 0], ARGS)
+    assert found["trend"] == found["none"]
+    assert found["both"] == found["padding"]
+
+
+def test_bands_of_the_trend_carry_the_error_of_its_fit():
+    """Both halves are alike, so that a difference of the two is unsure by the root of two."""
+    seen = planted(0.006)
+    found = diagnose.arms(seen, seen.heads_mean[:, 0], ARGS, ("none", "trend"))
+    for name, least, most in (("rise", 1.2, 1.8), ("correlation", 1.2, 4)):
+        width = {arm: measured[name][2] - measured[name][1] for arm, measured in found.items()}
+        assert least < width["trend"] / width["none"] < most, name
+    assert found["trend"]["rise"][1] < 0 < found["trend"]["rise"][2]
+
+
+def test_the_error_of_a_fit_falls_with_the_root_of_the_pictures():
+    seen = planted(0.006, samples=320)
+    values = diagnose.without_padding(seen, seen.heads_mean[:, 0])
+    found = diagnose.fit_errors(values, None, 0)
+    assert list(found) == [8, 16, 32, 64, 128, 256]
+    assert found[16] / found[256] == pytest.approx(4, rel=0.25)
+    slopes = [np.polyfit(np.arange(144), np.log(bias.mean_seen(values[i : i + 32])), 1)[0] for i in range(0, 320, 32)]
+    assert found[32] == pytest.approx(np.std(slopes) * 143, rel=0.6)  # ten fits to other pictures
+
+
 def test_chance_is_the_noise_floor_of_every_number():
     seen = planted(0.006, spike=20)
     mixed = diagnose.shuffled(seen, seen.heads_mean[:, 0], 0)
@@ -78,7 +106,9 @@ def test_positions_that_are_padding_in_every_picture_have_no_mean():
     rise, low, high = diagnose.arms(wide, wide.heads_mean[:, 0], ARGS, ("none",))["none"]["rise"]
     assert low < rise < high
     assert rise == pytest.approx(0.006 * 143, abs=0.1)
-    raw = np.array(diagnose.curves(wide, wide.heads_mean[:, 0])["raw"])
+    raw = np.array(
+        diagnose.curves(wide, wide.heads_mean[:, 0], diagnose.first_half(wide, wide.heads_mean[:, 0]))["raw"]
+    )
     assert (raw[padded] == 0).all()
     assert (raw[~padded] > 0).all()
 

@@ -31,6 +31,8 @@ def diagnosis() -> dict:
         "layers": [
             {
                 "layer": layer,
+                "trend": {"rise": measured(1), "r2": 0.5, "found": layer != 5},
+                "fit_error": {"8": 0.8, "16": 0.55 + layer / 100},
                 "curves": {name: np.exp(rng.normal(size=36)).tolist() for name in names},
                 "arms": {arm: {"rise": measured(layer), "correlation": measured(0.3)} for arm in ARMS},
                 **{name: {"rise": measured(0), "correlation": measured(0)} for name in ("no_rope", "chance")},
@@ -60,7 +62,8 @@ BUDGETS = {
 }
 MADE = {
     "maps": lambda: drawings.maps(diagnosis()["layers"][0]["curves"], (6, 6), "title"),
-    "trends": lambda: drawings.trends(diagnosis()["layers"][0]["curves"], "title"),
+    "trends": lambda: drawings.trends(diagnosis()["layers"][0]["curves"], "title", True),
+    "fit-error": lambda: drawings.fit_errors(diagnosis()["layers"]),
     "heads": lambda: drawings.heads(diagnosis()["layers"]),
     "layers": lambda: drawings.layers(diagnosis()["layers"], 0.1),
     "bars": lambda: charts.bars({"pope": dict.fromkeys(ARMS, 50.0), "gqa": {"none": 40.0, "both": 45.0}}),
@@ -102,9 +105,16 @@ def test_frequency_shows_what_was_kept():
 
 def test_trends_print_the_rise_that_was_planted():
     curve = np.exp(0.01 * np.arange(144)).tolist()
-    drawn = drawings.trends({"raw": curve, "average": [1.0] * 144, "exponential": curve[::-1]}, "title")
+    drawn = drawings.trends({"raw": curve, "average": [1.0] * 144, "exponential": curve[::-1]}, "title", False)
     labels = [axis.get_legend().get_texts()[0].get_text() for axis in drawn.axes]
     assert labels == ["rise +1.43", "rise +0.00", "rise -1.43"]
+    assert drawn.axes[2].get_title("left") == "no trend here: not divided"
+
+
+def test_layers_without_a_trend_are_marked():
+    axis = drawings.layers(diagnosis()["layers"], 0.1).axes[0]
+    (marked,) = [line for line in axis.lines if "no trend here" in str(line.get_label())]
+    assert list(marked.get_xdata()) == [5]
 
 
 def test_overlay_dims_what_is_gone():
@@ -123,7 +133,9 @@ def test_command_draws_a_diagnosis(tmp_path, capsys):
     assert cli.main(["figures", str(source), "--json"]) == 0
     made = json.loads(capsys.readouterr().out)["figures"]
     assert {path.rsplit("/", 1)[1] for path in made} == {
-        f"attention-{what}.{kind}" for what in ("maps", "trends", "layers", "heads") for kind in ("svg", "png")
+        f"{what}.{kind}"
+        for what in (*(f"attention-{part}" for part in ("maps", "trends", "layers", "heads")), "fit-error")
+        for kind in ("svg", "png")
     }
     assert cli.main(["figures", str(source), "--layer", "7"]) == 1
     assert "no layer 7; it has 0, 1, 5" in capsys.readouterr().err

@@ -24,11 +24,42 @@ def test_a_planted_trend_is_found():
     for _ in range(400):
         noise = torch.rand(64, generator=torch_state) + 0.5
         probe(noise * torch.exp(0.02 * index), Span(5, (8, 8), size=(80, 80)))
-    trend, curve = fitted(probe)
+    trend, curve, settled = fitted(probe)
     assert trend.rate == pytest.approx(0.02, abs=0.001)
     assert trend.length == 64
     assert trend.r2 > 0.95
     assert len(curve) == 64
+    assert settled.there
+    assert settled.rise[1] < 0.02 * 63 < settled.rise[2]
+
+
+def test_where_there_is_no_trend_nothing_is_divided():
+    probe, torch_state = Probe(), torch.Generator().manual_seed(0)
+    for _ in range(40):
+        probe(torch.rand(64, generator=torch_state) + 0.5, Span(5, (8, 8), size=(80, 80)))
+    trend, _, settled = fitted(probe)
+    assert not settled.there
+    assert settled.fitted.rate != 0
+    assert torch.equal(trend.weight(None, 64), torch.ones(64))
+    record = {**files.describe(trend), "rise": list(settled.rise), "found": "no trend here"}
+    shown = table("fastv", {"here": {**record, "pruner": "p", "model": "m", "layer": 2, "questions": 1}})
+    assert shown.rows[0][-1] == "no trend here"
+    assert shown.rows[0][3] == settled.rise[0]
+
+
+def test_questions_about_one_picture_are_one_group(checkpoints, world):
+    from eval import benchmarks
+    from eval.bias.fitting import measure
+    from pruners import make
+    from pruners.models import adapter
+
+    family = adapter(str(checkpoints["image"])).load(str(checkpoints["image"]))
+    benchmark = benchmarks.get("gqa")
+    samples = benchmark.load(world)
+    probe = measure(family, make("fastv", keep=4), [(benchmark, samples)])
+    (groups,) = probe.groups.values()
+    assert len(groups) == len(samples)
+    assert set(groups) == {f"gqa {sample.group}" for sample in samples}
 
 
 def test_padding_takes_no_part():
@@ -36,7 +67,7 @@ def test_padding_takes_no_part():
     score = torch.exp(0.01 * torch.arange(64.0))
     score[:16] = score[-16:] = 1000.0  # two border rows above and below a 2:1 picture
     probe(score, Span(0, (8, 8), size=(160, 80)))
-    trend, _ = fitted(probe)
+    trend, *_ = fitted(probe)
     assert trend.rate == pytest.approx(0.01, abs=1e-6)
 
 
@@ -83,7 +114,7 @@ def test_fit_writes_a_file_that_run_takes(checkpoints, world, tmp_path, capsys):
         == 0
     )
     info = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert f"rate={trend.rate}" in info["benchmarks"]["gqa"]["debias"]["trend"]
+    assert repr(trend) in info["benchmarks"]["gqa"]["debias"]["trend"]
     assert info["settings"]["trend"].startswith("trends.toml ")
 
 
@@ -145,7 +176,7 @@ def test_other_kinds_follow_the_same_curve(kind):
     if kind == "rope":  # which is no straight line
         curve = 1 / Trend.rope(3.0, **options).weight(None, 64)
     probe(curve, Span(0, (8, 8)))
-    trend, _ = fitted(probe, Fit(kind), **options)
+    trend, *_ = fitted(probe, Fit(kind), **options)
     flat = curve * trend.weight(None, 64)
     spread = {"exponential": 1e-3, "average": 1e-3, "inverse_cubic": 0.2, "rope": 1e-3}[kind]
     assert float(flat.max() / flat.min() - 1) < spread * float(curve.max() / curve.min() - 1)
@@ -159,7 +190,7 @@ def test_clips_are_fitted_over_frames_without_their_cls():
     score = torch.exp(0.03 * within + 0.5 * frame)
     score[special.flatten()] = 1e4
     probe(score, Span(0, (3, 3), frames=4, special=special.flatten()))
-    trend, _ = fitted(probe, Fit(scope="factorised"))
+    trend, *_ = fitted(probe, Fit(scope="factorised"))
     assert trend.rate == pytest.approx(0.03, abs=1e-5)
     assert trend.between.rate == pytest.approx(0.5, abs=1e-5)
     assert files.make(files.describe(trend), "x").weight(None, 40, 4)[39] == pytest.approx(

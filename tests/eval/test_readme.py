@@ -43,6 +43,7 @@ def test_a_run_becomes_numbers(run):
 
 def test_the_page_gets_the_tables_and_nothing_else_changes(run, page, tmp_path):
     readme.main([str(run), str(run), "--root", str(tmp_path)])
+    assert "both beats none by" in page.read_text(encoding="utf-8")  # the verdict of the comparison, word for word
     text = page.read_text(encoding="utf-8")
     assert text.startswith("before\n\n" + readme.MARKS[0])
     assert text.endswith(readme.MARKS[1] + "\n\nafter\n")
@@ -50,7 +51,7 @@ def test_the_page_gets_the_tables_and_nothing_else_changes(run, page, tmp_path):
     assert "`FastV(keep=16)` on tiny 0123" in text
     assert "answered in 62 seconds" in text
     gqa = next(line for line in text.splitlines() if line.startswith("| gqa"))
-    assert "| 100.0 | **+" in gqa
+    assert "| 100.0 | +50.0 [50.0, 50.0] |" in gqa  # four pictures: the interval leaves out 0, the test does not
     assert sum(line.startswith("| `fastv`") for line in text.splitlines()) == 2  # the second table: a line for each run
     again = page.read_text(encoding="utf-8")
     readme.main(["--root", str(tmp_path)])  # from the numbers that were kept
@@ -59,14 +60,16 @@ def test_the_page_gets_the_tables_and_nothing_else_changes(run, page, tmp_path):
 
 def test_a_method_without_a_trend_shows_its_padding_arm():
     average = {"n": 9, "arms": {"none": 1.0, "padding": None}, "difference": [-1.0, -2.0, -0.5]}
-    one = {"method": "Grid(keep=3)", "models": {"image": "m"}, "seconds": 200, "tokens": None}
+    average |= {"p": 0.01, "differs": True}
+    one = {"method": "Grid(keep=3)", "models": {"image": "m"}, "seconds": 200, "tokens": None, "verdict": "v"}
     one |= {"arms": ["none", "padding"], "compared": "padding", "benchmarks": {"average": average}}
     text = readme.block([one])
     assert "padding − none, 95 %" in text
     assert "| – | **−1.0 [−2.0, −0.5]** |" in text
     assert "3 minutes" in text
-    assert "**" not in readme.interval([1.0, -0.5, 2.0])
-    assert readme.interval([]) == readme.interval([0.0, None, None]) == "–"
+    found = {"difference": [1.0, 0.5, 2.0], "differs": False}
+    assert readme.interval(found) == "+1.0 [0.5, 2.0]"  # bold goes by the corrected test, not by the interval
+    assert readme.interval({"difference": [], "differs": False}) == "–"
 
 
 def test_a_run_that_is_not_finished_is_refused(run):

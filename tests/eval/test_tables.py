@@ -2,10 +2,11 @@
 
 import csv
 import io
+import re
 
 import pytest
 
-from eval.tables import Table, comma_separated, latex, markdown, show
+from eval.tables import Table, between, comma_separated, latex, markdown, parts, show
 
 NASTY = Table("50 % of a_b & {c}", ["arm", "score"], [["=cmd|' /C calc'!A0", 1.234], ["a|b\n<x>", None], ["-5", -5.0]])
 
@@ -45,3 +46,43 @@ def test_latex_is_booktabs_and_escaped():
 def test_the_terminal_takes_brackets_as_text(capsys):
     show(Table("t", ["x"], [["[bold]not markup[/bold]"]]))
     assert "[bold]not markup[/bold]" in capsys.readouterr().err
+
+
+WIDE = Table(
+    "Wide",
+    ["benchmark", "arm", *(f"number {i}" for i in range(9)), "difference, 95 %"],
+    [["refcoco+", "both", *(1000.25 + i for i in range(9)), "+66.7 [−33.3, 260.8]"], ["pope", "both", *[None] * 10]],
+    keys=2,
+)
+
+
+@pytest.mark.parametrize("columns", [80, 100, 140])
+def test_tables_fit_the_terminal_and_no_number_breaks(columns, monkeypatch, capsys):
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    show(WIDE)
+    seen = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().err)
+    lines = seen.splitlines()
+    assert max(map(len, lines)) <= columns
+    for number in (*(f"{1000.25 + i:.2f}" for i in range(9)), "+66.7 [−33.3, 260.8]"):
+        assert number in seen
+    assert seen.count("refcoco+") == seen.count("pope") == len(parts(WIDE, columns))  # every part names its rows
+
+
+def test_dashes_stand_under_the_last_digit(monkeypatch, capsys):
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    monkeypatch.setenv("COLUMNS", "80")
+    show(Table("", ["name", "text"], [["a", "+1.0 [0.5, 2.0]"], ["b", None], ["c", "<0.001"]]))
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in capsys.readouterr().err.splitlines()]
+    assert len({len(line) for line in lines if line[:1] in ("a", "b", "c")}) == 1
+    shown = markdown(Table("", ["name", "score", "p"], [["a", 1.0, "**+1.0 [0.5, 2.0]**"], ["b", None, None]]))
+    assert "| --- | ---: | ---: |" in shown
+
+
+@pytest.mark.parametrize(
+    ("numbers", "shown"),
+    [((6.344, 4.4, 8.44), "+6.3 [4.4, 8.4]"), ((-0.04, -1.0, 0.0), "+0.0 [−1.0, 0.0]"),
+     ((18.7499999, None, None), "+18.8"), ((None, 1, 2), "–")],
+)  # fmt: skip
+def test_a_difference_and_its_interval(numbers, shown):
+    assert between(*numbers) == shown

@@ -116,6 +116,11 @@ def digest(state: dict[str, Tensor]) -> str:
     return total.hexdigest()
 
 
+def sorting() -> str:
+    """What decides the order of equal numbers, which PyTorch leaves open."""
+    return f"torch {torch.__version__.split('+')[0]}, {torch.backends.cpu.get_cpu_capability()}"
+
+
 def pixels(seed: int) -> Tensor:
     """[1, 3, 336, 336]: coarse blocks with noise on them."""
     coarse = draw("coarse", seed, 1, 3, 12, 12).repeat_interleave(28, 2).repeat_interleave(28, 3)
