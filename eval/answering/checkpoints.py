@@ -12,20 +12,13 @@ from typing import Any
 
 from debias.names import nearest
 from eval.files import cache_home
+from pruners.models import families, family, kind_of, known_checkpoints
 from pruners.models.folder import READ, config_in, opened
 from pruners.prior import BESIDE
 
 REMEMBERED = 1 << 20  # bytes; smaller files are quicker read than looked up
 
-# Checkpoints of the families, for messages; any other of the same classes will do.
-KNOWN = (
-    "llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf",
-    "llava-hf/llava-v1.6-vicuna-7b-hf", "llava-hf/llava-v1.6-vicuna-13b-hf",
-    "LanguageBind/Video-LLaVA-7B-hf",
-    "OpenGVLab/InternVL2_5-8B-MPO-hf", "OpenGVLab/InternVL3-8B-hf",
-    "Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct",
-    "Qwen/Qwen3-VL-4B-Instruct", "Qwen/Qwen3-VL-8B-Instruct",
-)  # fmt: skip
+EXAMPLE = "llava-hf/llava-1.5-7b-hf"
 
 
 @dataclass(frozen=True)
@@ -37,12 +30,10 @@ class Layout:
 
 
 def layout(model: str) -> Layout:
+    """Which family a checkpoint is of, and its visual tokens; some are for the authors' code alone, without adapter."""
     config = config_of(model)
-    kind = str(config.get("model_type"))
-    vision = config.get("vision_config") or {}
-    if kind in ("llava", "video_llava") and "image_size" in vision:
-        return Layout(kind, (int(vision["image_size"]) // int(vision["patch_size"])) ** 2)
-    return Layout("video_llava" if "mm_video_tower" in config else kind, None)
+    kind = kind_of(config)
+    return Layout(kind, family(kind).picture_tokens(config) if kind in families() else None)
 
 
 def config_of(model: str) -> dict[str, Any]:
@@ -57,7 +48,7 @@ def folder_of(model: str) -> Path:
         return Path(model)
     if Path(model).is_absolute() or model.startswith(".") or model.count("/") != 1:
         raise ValueError(
-            f"{model}: no such folder{like(model)}; expected a checkpoint folder or a hub id such as {KNOWN[0]}"
+            f"{model}: no such folder{like(model)}; expected a checkpoint folder or a hub id such as {EXAMPLE}"
         )
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -73,7 +64,7 @@ def like(model: str) -> str:
     """The folder beside it, or the known checkpoint, that a misspelt one is nearest to."""
     beside = Path(model).parent
     folders = [str(path) for path in beside.iterdir() if path.is_dir()] if beside.is_dir() else []
-    return nearest(model, [*KNOWN, *folders])
+    return nearest(model, [*known_checkpoints(), *folders])
 
 
 def digest_of(model: str) -> str:

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pruners.models import families, family
+
 ENTRIES = {"get_image_features": "pixel_values", "get_video_features": "pixel_values_videos"}
 
 
@@ -50,9 +52,9 @@ class Features:
         replaced = []
         for entry, argument in ENTRIES.items():
             if hasattr(inner, entry):
-                original, kind = getattr(inner, entry), model.config.model_type
-                if shareable(model):
-                    setattr(inner, entry, self._lookup(original, argument, list(keys), kind))
+                original, kind = getattr(inner, entry), features_of(model)
+                if kind != "together":
+                    setattr(inner, entry, self._lookup(original, argument, list(keys), kind == "listed"))
                 else:
                     setattr(inner, entry, self._repeat(original, argument, list(keys)))
                 replaced.append(entry)
@@ -62,12 +64,8 @@ class Features:
             for entry in replaced:
                 vars(inner).pop(entry, None)  # the class's own method shows again
 
-    def _lookup(
-        self, original: Callable[..., Any], argument: str, keys: list[str], model_type: str
-    ) -> Callable[..., Any]:
+    def _lookup(self, original: Callable[..., Any], argument: str, keys: list[str], listed: bool) -> Callable[..., Any]:
         from transformers.modeling_outputs import BaseModelOutputWithPooling
-
-        listed = model_type == "llava"  # LLaVA wants a list of blocks, Video-LLaVA one tensor
 
         @functools.wraps(original)  # generate() reads the signature
         def features(*args: Any, **kwargs: Any) -> Any:
@@ -115,6 +113,7 @@ def hosted(features: Tensor) -> Tensor:
     return torch.empty_like(features, device="cpu", pin_memory=True).copy_(features, non_blocking=True)
 
 
-def shareable(model: Any) -> bool:
-    """Whether pictures are encoded one by one into equal blocks: the fixed-resolution LLaVA layout."""
-    return getattr(model.config, "model_type", "") in ("llava", "video_llava")
+def features_of(model: Any) -> str:
+    """How a model hands on the features of several pictures; "together" where no adapter says."""
+    kind = str(getattr(model.config, "model_type", ""))
+    return family(kind).features if kind in families() else "together"

@@ -28,6 +28,7 @@ from eval.reading.read import read_json
 from eval.showing import cells, drawings
 from eval.showing.figures import diagnosis_figures, run_figures, together
 from eval.tables import say
+from pruners.models.canvas import padded
 
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
@@ -112,4 +113,4 @@ def canvas_for(facts: Mapping[str, Any], model: str | None) -> Callable[[tuple[i
         raise ValueError(
             "the run does not say how its model cuts pictures into tokens; name the checkpoint with --model"
         )
-    return lambda size: cells.padded(size, side)
+    return lambda size: padded(size, side)

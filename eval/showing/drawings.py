@@ -16,7 +16,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from eval.answering.store import decode
-from eval.showing.cells import Canvas
+from pruners.models.canvas import Canvas
 
 ARM_COLOURS = {
     "unpruned": "#000000",

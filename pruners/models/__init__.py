@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, overload
 
@@ -13,7 +14,7 @@ from pruners.models.base import Adapter
 from pruners.models.folder import config_in, local
 from pruners.models.request import Encoded, Request
 
-__all__ = ["Adapter", "Encoded", "Request", "adapter", "families", "family"]
+__all__ = ["Adapter", "Encoded", "Request", "adapter", "families", "family", "kind_of", "known_checkpoints"]
 
 
 def families() -> list[str]:
@@ -30,6 +31,17 @@ def family(model_type: str) -> type[Adapter]:
             "docs/new_model.md tells how to add one"
         )
     return found
+
+
+def kind_of(config: Mapping[str, Any]) -> str:
+    """The model_type of a checkpoint's configuration, also where that is the authors' own."""
+    own = (name for name in families() if family(name).authors_key and family(name).authors_key in config)
+    return next(own, str(config.get("model_type")))
+
+
+def known_checkpoints() -> list[str]:
+    """Checkpoints on the hub, of every family."""
+    return [checkpoint for name in families() for checkpoint in family(name).known]
 
 
 @overload

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from debias import Span
 from pruners.models import images, prompts
+from pruners.models.canvas import Canvas
 from pruners.models.folder import checked, local
 from pruners.models.loading import (
     BITS,
@@ -35,6 +36,7 @@ from pruners.patches import Patches
 
 A = TypeVar("A", bound="Adapter")
 T = TypeVar("T")
+Features = Literal["listed", "stacked", "together"]
 Opens = Literal["nothing", "tokens", "views"]
 
 
@@ -58,6 +60,14 @@ class Adapter:
     # What methods may see of the vision tower: nothing; patches that are the prompt's tokens one by one; or views of a
     # picture, whose patches `views`, `joined` and `shows` bring in line with the tokens.
     opens: ClassVar[Opens] = "nothing"
+    # How the model hands on what its tower made of several pictures, each of as many tokens: a list of blocks, or one
+    # block; "together": how many tokens a picture has depends on the picture, and features are kept by the batch.
+    features: ClassVar[Features] = "together"
+    cuts_tiles: ClassVar[bool] = False  # `max_patches` says into how many tiles at most a picture is cut
+    trend_media: ClassVar[str] = "image"  # "video": trends of the family are those of clips
+    grounding: ClassVar[str] = "llava"  # in whose words the model was taught to find what a sentence describes
+    authors_key: ClassVar[str] = ""  # what only the authors' own configuration of the family holds
+    known: ClassVar[tuple[str, ...]] = ()  # checkpoints on the hub, for messages; others of the same classes will do
     gap: ClassVar[str] = "\n"  # what follows a picture that stands before the question
     prepared: ClassVar[Mapping[str, Any]] = images.CLIP  # how pictures are prepared where the checkpoint does not say
 
@@ -65,6 +75,27 @@ class Adapter:
         self.model = model
         self.processor = processor
         self.tokenizer: Any = tokenizer if tokenizer is not None else getattr(processor, "tokenizer", None)
+
+    # -- what a checkpoint's configuration tells, without its weights --------------------------------------------------
+    @classmethod
+    def picture_tokens(cls, config: Mapping[str, Any]) -> int | None:
+        """Visual tokens of a picture; None: that depends on the picture."""
+        return None
+
+    @classmethod
+    def canvas(
+        cls, config: Mapping[str, Any], prepared: Mapping[str, Any], max_patches: int | None = None
+    ) -> Callable[[Size], Canvas]:
+        """(width, height) of a picture -> where its tokens lie; `prepared`: what the checkpoint says about pictures."""
+        raise ValueError(
+            f"where the tokens of {config.get('model_type')} lie in a picture is not worked out; "
+            f"{cls.__name__} has no canvas(config, prepared, max_patches)"
+        )
+
+    @classmethod
+    def takes_clips(cls) -> bool:
+        """Whether the family is asked about clips, too."""
+        return cls.clip is not Adapter.clip
 
     # -- the parts of the model --------------------------------------------------------------------------------------
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from debias import Span
 from pruners.models import images
 from pruners.models.base import Adapter, Opens, Tower, runs, shared
+from pruners.models.canvas import Canvas, tiled
 from pruners.models.request import IMAGE, Request, Shown, Size
 from pruners.patches import Patches
 
@@ -26,6 +27,9 @@ class InternVL(Adapter):
     """
 
     opens: ClassVar[Opens] = "views"
+    cuts_tiles: ClassVar[bool] = True
+    grounding: ClassVar[str] = "internvl"
+    known: ClassVar[tuple[str, ...]] = ("OpenGVLab/InternVL2_5-8B-MPO-hf", "OpenGVLab/InternVL3-8B-hf")
     pads: ClassVar[bool] = False
     prepared: ClassVar[Mapping[str, Any]] = {
         "image_mean": (0.485, 0.456, 0.406),
@@ -33,6 +37,17 @@ class InternVL(Adapter):
         "min_patches": 1,
         "max_patches": 12,
     }
+
+    @classmethod
+    def canvas(
+        cls, config: Mapping[str, Any], prepared: Mapping[str, Any], max_patches: int | None = None
+    ) -> Callable[[Size], Canvas]:
+        edge = config["vision_config"]["image_size"]
+        edge = int(edge[0] if isinstance(edge, list) else edge)
+        side = math.isqrt(int(config["image_seq_length"]))
+        said = {**cls.prepared, **prepared}
+        least, most = int(said["min_patches"]), max_patches or int(said["max_patches"])
+        return lambda size: tiled(size, arranged(size, edge, least, most), edge, side)
 
     @property
     def conversations(self) -> tuple[str, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from PIL import Image
@@ -10,7 +12,8 @@ from torch import Tensor
 
 from debias import Span
 from pruners.models import images
-from pruners.models.base import Adapter, Opens, Tower, shared, split
+from pruners.models.base import Adapter, Features, Opens, Tower, shared, split
+from pruners.models.canvas import Canvas, padded
 from pruners.models.request import Shown, Size
 
 
@@ -18,6 +21,22 @@ class Llava(Adapter):
     """Pictures are padded to a square with CLIP's mean colour, which the processor on the hub does not do."""
 
     opens: ClassVar[Opens] = "tokens"
+    features: ClassVar[Features] = "listed"
+    known: ClassVar[tuple[str, ...]] = ("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf")
+
+    @classmethod
+    def picture_tokens(cls, config: Mapping[str, Any]) -> int | None:
+        vision = config.get("vision_config") or {}
+        return (int(vision["image_size"]) // int(vision["patch_size"])) ** 2 if "image_size" in vision else None
+
+    @classmethod
+    def canvas(
+        cls, config: Mapping[str, Any], prepared: Mapping[str, Any], max_patches: int | None = None
+    ) -> Callable[[Size], Canvas]:
+        tokens = cls.picture_tokens(config)
+        if tokens is None:
+            return super().canvas(config, prepared, max_patches)
+        return partial(padded, side=math.isqrt(tokens))
 
     @property
     def conversations(self) -> tuple[str, ...]:

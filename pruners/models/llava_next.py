@@ -18,7 +18,7 @@ from torch import Tensor
 from debias import Span
 from debias.padding import canvas_fraction
 from pruners.models import images
-from pruners.models.base import Opens
+from pruners.models.base import Features, Opens
 from pruners.models.llava import Llava
 from pruners.models.request import Shown, Size
 
@@ -48,7 +48,13 @@ class LlavaNext(Llava):
     the model is told that the picture fills the canvas."""
 
     opens: ClassVar[Opens] = "views"
+    features: ClassVar[Features] = "together"
+    known: ClassVar[tuple[str, ...]] = ("llava-hf/llava-v1.6-vicuna-7b-hf", "llava-hf/llava-v1.6-vicuna-13b-hf")
     media: ClassVar[tuple[str, ...]] = ("image_sizes",)
+
+    @classmethod
+    def picture_tokens(cls, config: Mapping[str, Any]) -> int | None:
+        return None  # the canvas, and what of it is border, follow the picture's shape
 
     @property
     def conversations(self) -> tuple[str, ...]:

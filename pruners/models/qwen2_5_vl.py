@@ -26,6 +26,7 @@ class Qwen25VL(Adapter):
     pads: ClassVar[bool] = False
     renumbers: ClassVar[bool] = False
     media: ClassVar[tuple[str, ...]] = ("image_grid_thw", "video_grid_thw")
+    known: ClassVar[tuple[str, ...]] = ("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct")
     gap: ClassVar[str] = ""
     fps: float = 2.0  # frames per second of the clips that are passed in
     prepared: ClassVar[Mapping[str, Any]] = {

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from debias import Span
 from pruners.models import images
-from pruners.models.base import Opens, Tower, shared, split
+from pruners.models.base import Features, Opens, Tower, shared, split
 from pruners.models.llava import Llava
 from pruners.models.request import Shown, Size
 
@@ -25,6 +25,10 @@ class VideoLlava(Llava):
     """
 
     opens: ClassVar[Opens] = "nothing"
+    features: ClassVar[Features] = "stacked"
+    trend_media: ClassVar[str] = "video"
+    authors_key: ClassVar[str] = "mm_video_tower"
+    known: ClassVar[tuple[str, ...]] = ("LanguageBind/Video-LLaVA-7B-hf",)
     media: ClassVar[tuple[str, ...]] = ("pixel_values_videos",)
 
     @property

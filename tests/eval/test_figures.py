@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from eval import cli
-from eval.showing import cells, charts, drawings, figures
+from eval.showing import charts, drawings, figures
+from pruners.models import canvas
 
 ARM_VALUES = (("none", 55.0, 9.0), ("both", 60.0, 9.0))
 ARMS = ("none", "trend", "padding", "both")
@@ -50,7 +51,7 @@ def rows() -> list[dict]:
 
 
 def panels() -> dict:
-    shown = drawings.overlay(Image.new("RGB", (60, 30), (200, 0, 0)), [14, 15], cells.padded((60, 30), 6))
+    shown = drawings.overlay(Image.new("RGB", (60, 30), (200, 0, 0)), [14, 15], canvas.padded((60, 30), 6))
     return {"fastv": {"none": (shown, "$x_1$ <b>"), "both": (shown, "")}, "himap": {"none": (shown, "yes")}}
 
 
@@ -118,7 +119,7 @@ def test_layers_without_a_trend_are_marked():
 
 def test_overlay_dims_what_is_gone():
     picture = Image.new("RGB", (60, 30), (200, 0, 0))
-    shown = drawings.overlay(picture, [14], cells.padded((60, 30), 6))
+    shown = drawings.overlay(picture, [14], canvas.padded((60, 30), 6))
     cell = shown.size[0] // 6
     sharp = shown.getpixel((2 * cell + cell // 2, 2 * cell + cell // 2))
     dim = shown.getpixel((4 * cell + cell // 2, 2 * cell + cell // 2))

@@ -14,7 +14,7 @@ from eval.cli import main
 from eval.commands import reproduce
 from eval.comparing.averages import AVERAGES
 from eval.papers import artefacts
-from eval.showing import cells
+from pruners.models.canvas import padded, tiled
 
 KNOWN = artefacts.artefacts()
 
@@ -191,14 +191,14 @@ def test_list_names_every_artefact(capsys):
 
 
 def test_cells_of_a_padded_square():
-    canvas = cells.padded((40, 20), 4)
+    canvas = padded((40, 20), 4)
     assert canvas.size == (40, 40)
     assert canvas.cells[5].tolist() == [10, 10, 20, 20]
     assert canvas.box((0, 0, 40, 20)) == (0, 10, 40, 30)  # the picture lies in the middle
 
 
 def test_cells_of_tiles_and_their_thumbnail():
-    canvas = cells.tiled((640, 320), 112, 4, most=2)
+    canvas = tiled((640, 320), (2, 1), 112, 4)
     assert canvas.size == (224, 112)
     assert len(canvas.cells) == 3 * 16
     assert canvas.cells[16].tolist() == [112, 0, 140, 28]  # first of the right tile
