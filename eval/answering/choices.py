@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +105,16 @@ class Choice:
         self.device = args.device or (f"cuda:{own_gpu(local)}" if torch.cuda.is_available() else "cpu")
         self.dtype = "float32" if args.dtype == "auto" and self.device == "cpu" else args.dtype
         self.layout = {media: layout(model) for media, model in models.items()}
+        self.as_released = getattr(args, "as_released", False)
         self.pruner = self._pruner()
         if not self.arms:  # without attention from the decoder there is no trend to divide by
             self.arms = list(names.ARMS) if trends.trended(self.pruner) else ["none", "padding"]
+            self.arms = [arm for arm in self.arms if arm != "trend" or not self.as_released]
         self.options = options(getattr(args, "option", []))
         self.stages = getattr(args, "stages", "first")
+        if self.as_released:
+            for arm in self.arms:
+                replace(Debias.paper(args.method, None, "none" if arm == UNPRUNED else arm, True), stages=self.stages)
         self._check_split()
         if getattr(args, "share_prefix", False):
             self._check_prefix()
@@ -125,6 +131,12 @@ class Choice:
         from pruners import find
 
         kind, rest = find(self.args.method), list(self.args.fields)
+        if (
+            self.as_released
+            and self.args.method == "fastv"
+            and not any(word.split("=")[0] == "--mode" for word in rest)
+        ):
+            rest += ["--mode", "mask"]
         if not any(word.split("=")[0] == "--keep" for word in rest):
             field = next(field for field in dataclasses.fields(kind) if field.name == "keep")
             tokens = {self.layout[media].tokens for media in self.models}
@@ -170,7 +182,7 @@ class Choice:
             "dtype": self.dtype,
             "attention": self.args.attention,
             "device": self.device.split(":")[0] + ("" if self.zero or self.split == 1 else f", split in {self.split}"),
-            "trend": trends.identity(self.args.trend, self.stages),
+            "trend": trends.identity(self.args.trend, self.stages, self.as_released),
         }
 
     def _forks(self) -> str:

@@ -18,8 +18,10 @@ KINDS = {"fitted": "exponential", "average": "average", "inverse_cubic": "invers
 MODES = ("auto", "published", "online", *KINDS)
 
 
-def identity(mode: str, stages: str = "first") -> str:
+def identity(mode: str, stages: str = "first", as_released: bool = False) -> str:
     """What of the choice decides numbers: the way it is made, or the content of the file; and the cuts it acts at."""
+    if as_released:
+        return f"{identity(mode, stages)}, as released"
     if stages != "first":
         return f"{identity(mode)}, {stages} cuts"
     if mode in MODES:
@@ -34,12 +36,18 @@ def identity(mode: str, stages: str = "first") -> str:
 
 
 def debias(choice: Any, benchmark: Benchmark, arm: str) -> Debias:
-    """The debias of one arm. Padding is the released setting of the method; the trend depends on the model."""
+    """The debias of one arm. Padding is the released setting of the method; the trend depends on the model.
+
+    As released, the release's own code is computed, on the model's own trend where none was released for its tokens.
+    """
     method = choice.args.method
-    padding = replace(Debias.paper(method, benchmark.name, "padding").with_arm(arm), stages=choice.stages)
+    if choice.as_released:
+        found = Debias.paper(method, None, arm, as_released=True)
+    else:
+        found = replace(Debias.paper(method, benchmark.name, "padding").with_arm(arm), stages=choice.stages)
     if arm not in ("trend", "both") or not trended(choice.pruner):
-        return padding
-    return replace(padding, trend=choose(choice, benchmark))
+        return found
+    return replace(found, trend=choose(choice, benchmark))
 
 
 def trended(pruner: Any) -> bool:

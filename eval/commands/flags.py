@@ -101,6 +101,12 @@ def choosing(parser: argparse.ArgumentParser) -> None:
         "held-out questions: fitted (exponential), average (the mean attention itself), inverse_cubic, rope",
     )
     add(
+        "--as-released",
+        action="store_true",
+        help="compute what the authors' release computes, to the last token, without our corrections: what published "
+        "numbers belong to (FastV in mode mask; arms none, padding, both)",
+    )
+    add(
         "--stages", default="first", choices=["first", "all"], help="debias the first cut, as the paper, or all of them"
     )
     add(
