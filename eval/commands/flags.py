@@ -109,6 +109,12 @@ def choosing(parser: argparse.ArgumentParser) -> None:
     )
     add("--stages", default="first", choices=STAGES, help="debias the first cut, as the paper, or all of them")
     add(
+        "--as-released",
+        action="store_true",
+        help="compute what the authors' release computes, to the last token, without our corrections: what published "
+        "numbers belong to (FastV in mode mask; arms none, padding, both)",
+    )
+    add(
         "--dtype",
         default="auto",
         choices=DTYPES,
