@@ -15,10 +15,11 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from debias.names import nearest
 from eval import embedded, versions
 from eval.files import writable
 from eval.tables import Spoken, say, tell, tell_json
@@ -93,12 +94,6 @@ class Parser(argparse.ArgumentParser):
             message += nearest(choice[1], re.findall(r"[^', ]+", choice[2]))
         say(f"{self.prog}: {message}\nTry: {self.prog} --help")
         raise SystemExit(2)
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    from debias.names import nearest  # not at the top: it brings torch, and help pages are quicker without
-
-    return nearest(word, known)
 
 
 def one_of(kind: str, word: str, known: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from eval.answering.store import Folder, writing
 from eval.answering.team import Team
 from eval.benchmarks.base import Benchmark
 from eval.comparing import compare
-from eval.comparing.contrast import Contrast
+from eval.comparing.contrast import DRAWS, Contrast
 from eval.comparing.results import Scored, not_judged, questions, results, unjudged
 from eval.sample import Sample
 from eval.scoring import judge
@@ -81,6 +81,14 @@ class Report:
     def table(self, wide: bool = False) -> str:
         """The tables as Markdown: one row a benchmark, or (`wide`) all arms and columns."""
         return "\n".join(map(tables.markdown, self._tables(wide)))
+
+    def against(self, other: Report, arm: str = "none", draws: int = DRAWS) -> compare.Look:
+        """An arm of this run compared with the same arm of another one, on the benchmarks that both have."""
+        if self.folder is None or other.folder is None:
+            raise ValueError("this process wrote no run folder; compare the runs where their folders are")
+        sides = [(Folder(folder), arm) for folder in (self.folder, other.folder)]
+        found, _ = compare.across(sides, None, None, draws, 0)
+        return compare.looked([], found, draws, every=True)
 
     def _tables(self, wide: bool = False) -> Sequence[Table]:
         if self.look is None:

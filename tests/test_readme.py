@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 import readme
 import torch
 from PIL import Image
@@ -59,3 +60,14 @@ def test_the_results_are_those_that_were_measured():
     kept = json.loads((ROOT / "assets" / "results.json").read_text(encoding="utf-8"))
     assert readme.placed(README, readme.block(kept)) == README, "run: python scripts/readme.py"
     assert all(one["models"] for one in kept)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/first-hour.md"])
+def test_the_comparison_in_python_runs_as_it_stands(page, tmp_path, monkeypatch, capsys):
+    (block,) = re.findall(r"```python\n(from eval import Settings.*?)```", (ROOT / page).read_text("utf-8"), re.S)
+    assert len([line for line in block.splitlines() if line]) <= 8
+    monkeypatch.chdir(tmp_path)
+    exec(block.replace('"limit": 24', '"limit": 4'), {})
+    said = capsys.readouterr().out
+    assert "pope" in said
+    assert "fastv" in said

@@ -27,6 +27,7 @@ from eval.sample import Sample
 from eval.settings import UNPRUNED
 from pruners import Pruner
 from pruners.engine.prefix import Prefix
+from pruners.models import Request
 
 log = logging.getLogger("debias")
 Answer = tuple[str, str, dict[str, Any]]
@@ -115,8 +116,6 @@ class Native:
         return batch
 
     def _prepare(self, samples: Sequence[Sample], benchmark: Benchmark) -> Batch:
-        from pruners.models import Request
-
         good: list[Sample] = []
         media: list[Media] = []
         requests: list[Any] = []

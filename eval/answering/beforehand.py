@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from debias.names import ARMS
 from eval.answering.checkpoints import config_of
+from pruners.engine.limits import checked
 
 BYTES = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "8bit": 1.0, "4bit": 0.5}
-
-
-def device(text: str) -> str:
-    """The value of --device, when there is such a device."""
-    import torch
-
-    if text == "auto":
-        return text
-    try:
-        wanted = torch.device(text)
-    except RuntimeError:
-        raise argparse.ArgumentTypeError(f"expected cpu, cuda, cuda:1 or auto, not {text}") from None
-    if wanted.type != "cuda":
-        return text
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if not count:
-        raise argparse.ArgumentTypeError(f"{text} is not there: torch {torch.__version__} sees no GPU; leave it out")
-    if wanted.index is not None and wanted.index >= count:
-        raise argparse.ArgumentTypeError(f"{text} is not there: torch sees {count}, cuda:0 to cuda:{count - 1}")
-    return text
 
 
 def arms_of(method: str, trended: bool, asked: Sequence[str]) -> None:
@@ -45,8 +27,6 @@ def arms_of(method: str, trended: bool, asked: Sequence[str]) -> None:
 
 def cuts(pruner: Any, model: str, tokens: int | None, depth: int) -> None:
     """ValueError for a budget or a layer that the model does not have."""
-    from pruners.engine.limits import checked
-
     keep = getattr(pruner, "keep", None)
     if keep == 0:
         raise ValueError("--keep 0 leaves nothing of a picture; give a count of at least 1, or a share such as 0.25")
@@ -57,8 +37,6 @@ def cuts(pruner: Any, model: str, tokens: int | None, depth: int) -> None:
 
 def memory(what: str, needed: float, device: str, instead: str) -> None:
     """ValueError where so many bytes of weights are more than the device has free."""
-    import torch
-
     if torch.device(device).type == "cuda":
         free = float(torch.cuda.mem_get_info(device)[0])
     else:

@@ -21,11 +21,13 @@ from eval.bias.probe import Seen, watch
 from eval.bias.strength import Measured
 from eval.embedded import EMBEDDED
 from eval.reading.images import open_image
+from eval.reading.video import read_frames
 from eval.sample import Sample
 from eval.tables import say
 from pruners.cut import top
 from pruners.models import adapter
 from pruners.models.request import Request
+from tiny import world
 
 Array = np.ndarray[Any, np.dtype[Any]]
 HEAD_DRAWS = 200  # there are many heads
@@ -280,16 +282,12 @@ def budget(keep: float, tokens: int) -> int:
 
 def drawn(count: int, seed: int, video: bool = False) -> list[Any]:
     """Scenes of the tiny world, of every aspect ratio; or clips, as lists of frames."""
-    from tiny import world
-
     seeds = [2 * 10**9 + 10**6 * seed + number for number in range(count)]
     return [world.draw_clip(world.clip(one)) if video else world.draw(world.scene(one)) for one in seeds]
 
 
 def found(folder: Path, limit: int, video: bool = False) -> list[Any]:
     """Pictures of a folder, or clips as lists of frames; the same ones every time."""
-    from eval.reading.video import read_frames
-
     endings = VIDEOS if video else PICTURES
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in endings)
     if not paths:

@@ -25,10 +25,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from eval.answering.beforehand import device
-from eval.bias import diagnosis
-from eval.bias.diagnose import DiagnosisSettings, diagnose
-from eval.commands.flags import positive
+from eval.commands.flags import device, positive
 from eval.tables import show
 
 
@@ -54,6 +51,9 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    from eval.bias import diagnosis
+    from eval.bias.diagnose import DiagnosisSettings, diagnose
+
     found = diagnose(
         DiagnosisSettings(**{field.name: getattr(args, field.name) for field in fields(DiagnosisSettings)})
     )

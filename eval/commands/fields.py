@@ -8,7 +8,8 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
-from eval.cli import Misuse, nearest
+from debias.names import nearest
+from eval.cli import Misuse
 
 
 def flags_of(kind: type) -> list[str]:

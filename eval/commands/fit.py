@@ -28,14 +28,13 @@ from debias import trends as files
 from debias.fit import KINDS
 from debias.settle import LEAST_R2, NONE
 from debias.shape import SCOPES
-from eval.answering.beforehand import device
 from eval.answering.checkpoints import folder_of
 from eval.answering.resolved import Resolved
 from eval.answering.trends import is_published, trended
 from eval.bias import fitting
 from eval.bias.fitting import QUESTIONS, Fit, calibration, prior
 from eval.commands import flags
-from eval.commands.flags import methods, of_methods, positive, sets
+from eval.commands.flags import device, methods, of_methods, positive, sets
 from eval.embedded import EMBEDDED
 from eval.showing import drawings
 from eval.tables import Table, say, show

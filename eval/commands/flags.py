@@ -10,7 +10,6 @@ from typing import Any
 
 from debias import names
 from eval import benchmarks
-from eval.answering.beforehand import device
 from eval.cli import one_of
 from eval.commands.fields import parse_fields
 from eval.settings import BACKENDS, DTYPES, STAGES, JudgeSettings, Settings, several
@@ -245,6 +244,26 @@ def _typed(field: str, value: Any) -> list[str]:
             for w in _typed(f"{field}.{entry.name}", getattr(value, entry.name))
         ]
     return [flag, str(value)]
+
+
+def device(text: str) -> str:
+    """The value of --device, when there is such a device."""
+    import torch  # not at the top: help pages are quicker without
+
+    if text == "auto":
+        return text
+    try:
+        wanted = torch.device(text)
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"expected cpu, cuda, cuda:1 or auto, not {text}") from None
+    if wanted.type != "cuda":
+        return text
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        raise argparse.ArgumentTypeError(f"{text} is not there: torch {torch.__version__} sees no GPU; leave it out")
+    if wanted.index is not None and wanted.index >= count:
+        raise argparse.ArgumentTypeError(f"{text} is not there: torch sees {count}, cuda:0 to cuda:{count - 1}")
+    return text
 
 
 def positive(text: str) -> int:

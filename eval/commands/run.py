@@ -17,9 +17,6 @@ from typing import Any
 
 from eval import tables
 from eval.commands import flags
-from eval.comparing import compare
-from eval.comparing.verdict import MARK, main_arm
-from eval.evaluation import evaluate, planned
 from eval.settings import UNPRUNED, Settings
 from eval.tables import say
 from pruners import catalogue
@@ -66,6 +63,8 @@ def having(settings: Settings) -> Sequence[str]:
 
 def one(settings: Settings, args: argparse.Namespace) -> dict[str, Any]:
     """One method: what was found is shown, and returned."""
+    from eval.evaluation import evaluate
+
     if args.dry_run:
         return plan(settings)
     report = evaluate(settings)
@@ -76,6 +75,8 @@ def one(settings: Settings, args: argparse.Namespace) -> dict[str, Any]:
 
 def plan(settings: Settings) -> dict[str, Any]:
     """What would run (`--dry-run`)."""
+    from eval.evaluation import planned
+
     found = planned(settings)
     arms, data, run = found["arms"], found.pop("data"), found["run"]
     rows: list[list[tables.Cell]] = [[name, n, n * len(arms), data[name]] for name, n in found["benchmarks"].items()]
@@ -89,6 +90,9 @@ def plan(settings: Settings) -> dict[str, Any]:
 
 def overview(done: Mapping[str, Mapping[str, Any]]) -> tables.Table:
     """Methods by arms: the average over the benchmarks."""
+    from eval.comparing import compare
+    from eval.comparing.verdict import MARK, main_arm
+
     arms = list(dict.fromkeys(arm for found in done.values() for arm in found.get("averages", {})))
     rows: list[list[tables.Cell]] = []
     strong = []

@@ -26,6 +26,7 @@ from eval.cli import one_of
 from eval.commands import flags
 from eval.speed.shapes import BEFORE, CLIP_LARGE, SHAPES, Shape
 from eval.tables import Cell, Table, show
+from pruners import make
 from pruners.budget import REFERENCE_TOKENS
 
 UNPRUNED = "unpruned"
@@ -151,8 +152,6 @@ class Plan:
     share_prefix: bool
 
     def pruner(self, method: str, shape: Shape) -> Any:
-        from pruners import make
-
         if method == UNPRUNED:
             return None
         share = min(1.0, self.keep / REFERENCE_TOKENS)

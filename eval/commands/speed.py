@@ -31,11 +31,12 @@ import torch
 from debias import names
 from eval.answering import beforehand
 from eval.cli import one_of
-from eval.commands.flags import numbers
+from eval.commands.flags import device, numbers
 from eval.speed import authors, debiasing, parts, precision
 from eval.speed.measure import Variant, fitting, matrix_rate, measure, own_peak, peaks
 from eval.speed.shapes import BEFORE, SHAPES, build
 from eval.tables import Table, say, show
+from pruners import names as methods
 
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
@@ -56,7 +57,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     )
     add("--decode", type=int, default=8, help="tokens decoded after each prefill (default: %(default)s)")
     add("--dtype", help="default: bfloat16 on a GPU, float32 on a CPU")
-    add("--device", type=beforehand.device, help="default: a GPU when there is one")
+    add("--device", type=device, help="default: a GPU when there is one")
     add("--threads", type=int, help="CPU threads (default: as torch chooses)")
     add("--memory", action="store_true", help="peak memory on a CPU too, in a process for each variant")
     add(
@@ -145,8 +146,6 @@ def finish(result: dict[str, Any], out: Path | None) -> dict[str, Any]:
 
 
 def variants(args: argparse.Namespace) -> Iterator[Variant]:
-    from pruners import names as methods
-
     for kernel in args.attention.split(","):
         yield Variant(kernel=kernel)
         for method in args.method.split(","):

@@ -16,10 +16,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from eval.commands import flags
-from eval.speed.throughput import measure
 from eval.tables import Table, show
 
 
@@ -33,6 +30,10 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    from eval.speed.throughput import measure
+
     rows = []
     for method in flags.methods(args.method):
         for threads in args.threads:

@@ -10,6 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from eval.comparing.contrast import scale
 from eval.comparing.results import Scored
 from eval.showing import charts, drawings
 
@@ -50,8 +51,6 @@ def run_figures(scored: Sequence[Scored], info: Mapping[str, Any]) -> dict[str, 
 
 def points(scored: Sequence[Scored]) -> dict[str, dict[str, float]]:
     """benchmark -> arm -> value on the scale of 100."""
-    from eval.comparing.contrast import scale
-
     return {
         one.benchmark.name: {arm: result.score.value / scale(one.benchmark.name) for arm, result in one.arms.items()}
         for one in scored

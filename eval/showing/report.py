@@ -16,6 +16,7 @@ from eval.comparing import compare
 from eval.comparing.results import Scored, questions
 from eval.reading.images import open_image
 from eval.sample import Sample
+from eval.showing import drawings, figures
 from eval.tables import Table, text, visible
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -73,8 +74,6 @@ CAPTIONS = {
 
 def pictures(scored: Sequence[Scored], info: Mapping[str, Any]) -> list[dict[str, str]]:
     """The run's figures as data URIs."""
-    from eval.showing import drawings, figures
-
     return [
         {"source": f"data:image/svg+xml;base64,{base64.b64encode(drawings.vector(figure)).decode()}",
          "caption": CAPTIONS[name]}

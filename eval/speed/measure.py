@@ -20,6 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from debias import Debias, Padding, Trend
 from eval.speed.shapes import Laid, prompt
+from pruners import make
+from pruners.prior import Prior
 
 SIZE = (640, 427)  # of the picture, before padding
 UNPRUNED = "unpruned"
@@ -40,9 +42,6 @@ class Variant:
         return UNPRUNED if self.method is None else f"{self.method} {self.keep} {self.arm}"
 
     def pruner(self, tokens: int) -> Any:
-        from pruners import make
-        from pruners.prior import Prior
-
         assert self.method is not None
         if self.method != "d2pruner":
             return make(self.method, keep=self.keep)

@@ -14,7 +14,11 @@ from typing import Any
 
 import torch
 
+from eval import benchmarks
+from eval.bias.fitting import heldout
 from eval.cli import one_of
+from eval.embedded import EMBEDDED
+from eval.reading.images import open_image
 from eval.speed.measure import FULL, SIZE
 from eval.speed.shapes import SHAPES, Laid, build, prompt
 from eval.tables import Table, say, show
@@ -65,11 +69,6 @@ Batch = tuple[dict[str, Any], list[Any]]  # inputs and sizes, on the CPU
 
 def subjects(args: Any, scratch: Path) -> Iterator[tuple[str, Path, list[Batch]]]:
     """(name, checkpoint folder, prompts one by one) of what is measured."""
-    from eval import benchmarks
-    from eval.bias.fitting import heldout
-    from eval.embedded import EMBEDDED
-    from eval.reading.images import open_image
-
     path = args.model or EMBEDDED["image"]
     asked = benchmarks.get("gqa")
     samples = [sample for sample in asked.load(heldout()) if sample.image][: args.limit]
