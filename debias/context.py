@@ -69,7 +69,9 @@ class Context:
         self._width[sample, stage] = score.shape[-1]
         if self.spans:
             span = self.span(sample)
-            self._shift[sample] = 0 if image_start is None else image_start - span.start
+            # As released, mask and weights begin wherever the calling code believes the image to start.
+            aligned = image_start is not None and debias.release is None
+            self._shift[sample] = image_start - span.start if aligned and image_start is not None else 0
             if debias.acts(stage, role):  # else the tokens' places need not be known
                 after = debias(score, span.at(self.before(sample, stage, score.shape[-1], score.device)), stage, role)
         elif debias.acts(stage, role):

@@ -84,6 +84,8 @@ class Debias:
             raise ValueError(f"unknown role {role!r}; known: {', '.join(ROLES)}")
         if (stage > 0 and self.stages == "first") or (role == "recycle" and not self.recycle):
             return False
+        if self.release is not None and role == "vision":
+            return False  # the release leaves towers alone
         return self.padding is not None or (self.trend is not None and role != "vision")
 
     def __call__(self, score: Tensor, span: Span, stage: int = 0, role: str = "select") -> Tensor:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from eval import embedded, versions
+from eval.files import writable
 from eval.tables import Spoken, say, tell, tell_json
 
 Work = Callable[[argparse.Namespace], "dict[str, Any] | None"]
@@ -55,6 +56,9 @@ EXAMPLES = {
     "compare runs/fastv": "the arms of a run, paired, with intervals",
     "diagnose --model llava-hf/llava-1.5-7b-hf": "how biased a model's attention is; needs no benchmark",
 }
+
+
+WRITTEN = ("out", "plot", "judge_cache")  # flags that name a file or a folder to write
 
 
 class Misuse(ValueError):
@@ -192,6 +196,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for flag in ("model", "video_model"):
             if isinstance(model := getattr(args, flag, None), str):
                 setattr(args, flag, embedded.named(model))
+        for place in WRITTEN:
+            if getattr(args, place, None):
+                writable(getattr(args, place))
         result = work(args)
         if args.json:
             tell_json(result or {})

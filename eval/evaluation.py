@@ -113,6 +113,8 @@ def evaluate(settings: Settings) -> Report:
     if team is not None:
         out, place = team.folder(out), World(local=place.local)
     grader = judge.opened(settings.judge)
+    if not (out / "run.json").exists():
+        chosen.backend(loaded[0][0])  # what cannot be loaded leaves no folder behind
     folder = Folder(out).claim(asdict(run), run.name, place.rank, place.size)
     try:
         jobs = [
@@ -166,6 +168,12 @@ def prepared(chosen: Resolved) -> Loaded:
     loaded = [
         (b, data, questions(b, data, settings.limit, settings.options.get(b.name))) for b, data in chosen.benchmarks
     ]
+    for benchmark, _, samples in loaded:
+        if settings.limit and len(samples) > settings.limit:
+            say(
+                f"{benchmark.name}: {len(samples)} questions, not {settings.limit}: what belongs together is asked "
+                "together"
+            )
     if settings.check:
         check(chosen)
     if not settings.skip_broken:

@@ -28,11 +28,11 @@ def only_regular(path: Path) -> None:
         raise ValueError(f"{path}: expected a regular file, found {KINDS.get(stat.S_IFMT(mode), 'something else')}")
 
 
-def replaceable(path: Path) -> Path:
-    """`path`, where a file may be written: nothing is there, or a regular file that will be replaced."""
-    if os.path.lexists(path) and not path.is_file():
-        raise ValueError(f"{path}: is there and is no regular file; expected the name of a file to write")
-    return path
+def writable(path: str | Path) -> Path:
+    """`path`, where something may be written: nothing is there, or a regular file or folder. No device is replaced."""
+    if os.path.lexists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise ValueError(f"{path}: is there and is neither a regular file nor a folder; give another name to write to")
+    return Path(path)
 
 
 KINDS = {

@@ -52,6 +52,7 @@ class Settings:
     limit: int | None = None  # at most so many questions of each benchmark
     max_new_tokens: int | None = None  # longest answer; None: each benchmark's own
     trend: str = "auto"  # which trend is divided by: see eval/answering/trends.py, or a trends file
+    as_released: bool = False  # compute what the authors' release computes, without our corrections
     stages: str = "first"  # the cuts that are debiased
     dtype: str = "auto"
     attention: str = "auto"  # the attention kernel

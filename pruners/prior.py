@@ -22,6 +22,7 @@ from debias import Span
 from pruners import models
 from pruners.methods.fastv import FastV
 from pruners.models import Adapter, Request
+from pruners.models.folder import tensors
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -169,6 +170,7 @@ def _older(path: Path) -> dict[str, Any]:
     """What older versions wrote: one tensor, with its facts as text."""
     from safetensors import SafetensorError, safe_open
 
+    tensors(path)  # in order, or refused by name
     try:
         with safe_open(str(path), framework="pt") as file:
             return {**(file.metadata() or {}), "values": file.get_tensor("prior").float().tolist()}
@@ -208,6 +210,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     paths = sorted(p for p in options.images.rglob("*") if p.suffix.lower() in PICTURES)[: options.limit]
     try:
+        if options.out.exists() and not options.out.is_file():
+            raise ValueError(f"{options.out}: is there and is no regular file; give another --out")
         bound = models.adapter(options.model).load(options.model, device=options.device)
         pictures = (pillow.open(path).convert("RGB") for path in paths)
         prior = Prior.measure(bound, pictures, options.layer, options.prompt, options.tile)

@@ -60,7 +60,6 @@ def measured(path: Path) -> dict[str, Any]:
     return {
         "method": re.sub(r"\d+\.\d{4,}", lambda number: f"{float(number[0]):.3g}", info["settings"]["method"]),
         "models": info["settings"]["models"],
-        "seconds": round(seconds(path)),
         "tokens": rounded(mean(tokens)) if tokens else None,
         "arms": arms,
         "compared": best,
@@ -78,12 +77,6 @@ def rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def seconds(path: Path) -> float:
-    """How long the answers took."""
-    lines = [line for file in path.glob("timings.*.jsonl") for line in file.read_text("utf-8").splitlines()]
-    return sum(float(json.loads(line)["seconds"]) for line in lines)
-
-
 def block(found: Sequence[Mapping[str, Any]]) -> str:
     """The tables: the first run by benchmark, and all of them by their averages."""
     first = found[0]
@@ -96,7 +89,7 @@ def block(found: Sequence[Mapping[str, Any]]) -> str:
     head = ["benchmark", "n", *first["arms"], f"{first['compared']} − {BASELINE}, 95 %"]
     shown = markdown(Table(f"`{first['method']}`", head, rows)).split("\n\n", 1)[1]
     parts = [f"`{first['method']}` on {model}: {first['benchmarks']['average']['n']:,} questions in "
-             f"{len(first['arms'])} arms, answered in {minutes(first['seconds'])}.",
+             f"{len(first['arms'])} arms.",
              first["verdict"], shown.strip()]  # fmt: skip
     if len(found) > 1:
         arms = list(dict.fromkeys(arm for one in found for arm in one["arms"]))
@@ -114,10 +107,6 @@ def block(found: Sequence[Mapping[str, Any]]) -> str:
         "`_val`: the validation set, whose answers are public; `_em`: words matched, no judge."
     )
     return "\n\n".join(parts)
-
-
-def minutes(count: float) -> str:
-    return f"{count:.0f} seconds" if count < 100 else f"{count / 60:.0f} minutes"
 
 
 def number(value: float | None) -> str:

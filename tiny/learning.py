@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,16 +31,20 @@ def learn(
     report: Callable[[], Mapping[str, float]],
     cool: bool = True,
     warm_up: int = 200,
+    slow: Collection[nn.Parameter] = (),
 ) -> None:
-    """AdamW over a number of steps, warmed up, and cooled down in the last third if `cool`.
+    """AdamW over a number of steps, warmed up, and cooled down in the last third if `cool`; `slow` at half the rate.
 
     Saves every two minutes and goes on from there when it is started again.
     """
+    halved = {id(p) for p in slow}
+    groups = {
+        (decay, share): [p for p in parameters if (p.ndim > 1) == (decay > 0) and (id(p) in halved) == (share < 1)]
+        for share in (1.0, 0.5)
+        for decay in (0.01, 0.0)
+    }
     optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.01},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ],
+        [{"params": own, "weight_decay": decay, "share": share} for (decay, share), own in groups.items() if own],
         lr=rate,
         betas=(0.9, 0.98),
     )
@@ -66,7 +70,7 @@ def learn(
         share = step / steps
         for group in optimizer.param_groups:
             warm = min(1.0, (step + 1) / warm_up)
-            group["lr"] = rate * warm * (min(1.0, 0.02 + (1 - share) / 0.35) if cool else 1.0)
+            group["lr"] = rate * group["share"] * warm * (min(1.0, 0.02 + (1 - share) / 0.35) if cool else 1.0)
         loss, shown = step_loss(step, share)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

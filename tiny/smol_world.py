@@ -22,16 +22,7 @@ CELLS = SIDE // CELL
 LANDSCAPES = ((12, 10), (12, 9), (12, 8), (12, 7), (12, 6), (12, 4))
 FORMATS = ((12, 12), (12, 12), (12, 12), *LANDSCAPES, *((rows, columns) for columns, rows in LANDSCAPES))
 
-# in the order in which they are learned, see tiny/curriculum.py
-FIRST = ("colour", "shape", "size", "exist")
-SKILLS = {
-    "colour": Skill(("colour",)),
-    "shape": Skill(("shape",)),
-    "size": Skill(("size",)),
-    "exist": Skill(("exist",)),
-    "where": Skill(("where",), after=("colour", "shape")),
-    "count": Skill(("count",), after=("colour", "shape"), things=2),
-}
+SKILLS = {kind: Skill((kind,)) for kind in ("colour", "shape", "size", "exist", "where", "count")}
 
 BORDER = "border"
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -72,7 +63,7 @@ def targets(seen: Scene) -> np.ndarray:
 
 
 def words(target: np.ndarray) -> list[str]:
-    """What the language model would call a patch: its thing or its ground, and the half of the picture it is in."""
+    """What the language model would call a patch: the size, colour and shape of its thing, or its ground."""
     groups = list(GROUPS.values())
-    named = [groups[k][target[k]] for k in range(5) if target[k]]
-    return [*named, "upper" if target[5] < PATCHES // 2 else "lower", "left" if target[6] < PATCHES // 2 else "right"]
+    named = [groups[k][target[k]] for k in range(3) if target[k]]
+    return named or [groups[4][target[4]]]

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from debias import Debias, Trend, names
+from debias import Debias, Trend
 from debias import trends as files
 from eval import benchmarks
-from eval.answering import heap, trends
+from eval.answering import beforehand, heap, trends
 from eval.answering.able import refusal
 from eval.answering.backends import Backend, Native
 from eval.answering.checkpoints import config_of, digest_of, folder_of, layout
@@ -105,9 +105,11 @@ class Resolved:
         self.layout = {media: layout(model) for media, model in self.models.items()}
         self._check_models()
         self.pruner = self._pruner()
-        # without attention from the decoder there is no trend to divide by
-        own = list(names.ARMS) if trends.trended(self.pruner) else ["none", "padding"]
+        own = [arm for arm in self.pruner.arms() if arm != "trend" or not settings.as_released]
         self.arms = list(settings.arms) or own
+        beforehand.arms_of(type(self.pruner).__name__, trends.trended(self.pruner), self.arms)
+        self._check_sizes()
+        self._check_release()
         self._check_split()
         if settings.share_prefix:
             self._check_prefix()
@@ -129,6 +131,8 @@ class Resolved:
             if isinstance(field.default, int) and tokens != {REFERENCE_TOKENS}:
                 values["keep"] = field.default / REFERENCE_TOKENS
                 log.info("keep: %d of %d tokens, as a share of this model's", field.default, REFERENCE_TOKENS)
+        if self.settings.as_released and self.settings.method == "fastv":
+            values.setdefault("mode", "mask")  # the release ranks anew for every token
         return assembled(self.settings.method, values)
 
     def _check_models(self) -> None:
@@ -140,6 +144,23 @@ class Resolved:
         for model in self.models.values():
             if Path(model).is_dir():
                 checked(Path(model))
+
+    def _check_sizes(self) -> None:
+        """Refuse budgets and layers that a model does not have, and a model that does not fit."""
+        for media, model in self.models.items():
+            config = config_of(model)
+            depth = (config.get("text_config") or config).get("num_hidden_layers", 32)
+            beforehand.cuts(self.pruner, Path(model).name, self.layout[media].tokens, depth)
+            if self.device != "auto" and self.split == 1:
+                needed = beforehand.weights(model, self.dtype)
+                beforehand.memory(model, needed, self.device, "use a smaller model, --dtype bfloat16 or another device")
+
+    def _check_release(self) -> None:
+        """Refuse what the authors' release cannot compute."""
+        if self.settings.as_released:
+            for arm in self.arms:
+                found = Debias.paper(self.settings.method, None, "none" if arm == UNPRUNED else arm, as_released=True)
+                dataclasses.replace(found, stages=self.settings.stages)
 
     def _check_split(self) -> None:
         settings = self.settings
@@ -180,7 +201,7 @@ class Resolved:
             "dtype": self.dtype,
             "attention": settings.attention,
             "device": self.device.split(":")[0] + (f", split in {self.split}" if shared else ""),
-            "trend": trends.identity(settings.trend, settings.stages),
+            "trend": trends.identity(settings.trend, settings.stages, settings.as_released),
         }
 
     def _forks(self) -> str:
@@ -210,13 +231,16 @@ class Resolved:
 
     def debias_for(self, benchmark: str | None, media: str, arm: str) -> Debias:
         """The same for a benchmark that is not ours; None: the mean of the method's rates."""
-        padding = Debias.paper(self.settings.method, benchmark, "padding").with_arm(arm)
-        padding = dataclasses.replace(padding, stages=self.settings.stages)
+        if self.settings.as_released:
+            base = Debias.paper(self.settings.method, None, arm, as_released=True)
+        else:
+            padding = Debias.paper(self.settings.method, benchmark, "padding").with_arm(arm)
+            base = dataclasses.replace(padding, stages=self.settings.stages)
         if arm not in ("trend", "both") or not trends.trended(self.pruner):
-            return padding
+            return base
         known = trends.Known(self.settings.method, benchmark, media, self.layout[media].tokens, self.own_trends(media))
         found = known.choose(self.settings.trend)
-        return dataclasses.replace(padding, trend=self.fitted(media, found) if isinstance(found, str) else found)
+        return dataclasses.replace(base, trend=self.fitted(media, found) if isinstance(found, str) else found)
 
     def own_trends(self, media: str) -> Path | None:
         """The trends that came with the model."""

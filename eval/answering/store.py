@@ -17,6 +17,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from eval.files import writable
+
 Row = dict[str, Any]
 log = logging.getLogger("debias")
 
@@ -48,6 +50,8 @@ def read(path: Path) -> list[Row]:
 def _rows(path: Path) -> Iterator[tuple[int, Row]]:
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return  # the end of the file as it was now: its writer may be in the middle of this row
             if torn(line):
                 continue
             try:
@@ -79,7 +83,7 @@ def mend(path: Path) -> None:
 
 def replace(path: Path, lines: Iterable[bytes]) -> None:
     """Write a file so that a reader sees the old one or the new one, never half of it, also after a power cut."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = writable(path).with_name(f".{path.name}.{os.getpid()}")
     try:
         with writing(path), open(draft, "wb") as file:
             file.writelines(lines)

@@ -15,8 +15,10 @@ KINDS = {"fitted": "exponential", "average": "average", "inverse_cubic": "invers
 MODES = ("auto", "published", "online", *KINDS)
 
 
-def identity(mode: str, stages: str = "first") -> str:
+def identity(mode: str, stages: str = "first", as_released: bool = False) -> str:
     """What of the choice decides numbers: the way it is made, or the content of the file; and the cuts it acts at."""
+    if as_released:
+        return f"{identity(mode, stages)}, as released"
     if stages != "first":
         return f"{identity(mode)}, {stages} cuts"
     if mode in MODES:

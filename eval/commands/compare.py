@@ -35,6 +35,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
         "--draws", type=flags.positive, default=DRAWS, help="bootstrap draws and permutations (default %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default %(default)s)")
+    parser.add_argument("--common", action="store_true", help="runs of other --limit: compare what both were asked")
     parser.add_argument("--wide", action="store_true", help="show all arms and columns, not one row a benchmark")
     parser.add_argument("--out", help="also write table.md, table.csv and table.tex into this folder")
     flags.judging(parser)
@@ -57,7 +58,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         raise ValueError("compare needs a run folder, or at least two RUN:ARM")
     else:
         sides = [(folder, arm or "none") for folder, arm in references]
-        found, left = across(sides, args.data, judge, args.draws, args.seed)
+        found, left = across(sides, args.data, judge, args.draws, args.seed, args.common)
         seen = looked([], found, args.draws, every=True)
     seen.show(args.wide)
     if left:

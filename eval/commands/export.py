@@ -22,6 +22,7 @@ from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 from eval.benchmarks import get
 from eval.benchmarks.base import questions
 from eval.benchmarks.mmbench import Mmbench
+from eval.files import writable
 from eval.reading.read import Faults, read_json, table
 from eval.sample import Sample, read_rows
 from eval.scoring.normalise import m4c
@@ -56,7 +57,7 @@ def export(
             f"{name}: {len(missing):,} of {len(samples):,} questions have no answer, first {missing[0]!r}; "
             "expected all of them (allow_partial submits empty answers)"
         )
-    out = Path(out)
+    out = writable(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f".draft.{out.name}")
     try:

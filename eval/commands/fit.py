@@ -28,6 +28,7 @@ from debias import trends as files
 from debias.fit import KINDS
 from debias.settle import LEAST_R2, NONE
 from debias.shape import SCOPES
+from eval.answering.beforehand import device
 from eval.answering.checkpoints import folder_of
 from eval.answering.resolved import Resolved
 from eval.answering.trends import is_published, trended
@@ -62,7 +63,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     add("--out", help="a trends file; this method's trends in it are replaced (default: the model's own)")
     add("--dtype", default="auto", help="auto, float32, float16 or bfloat16 (default: the checkpoint's)")
     add("--attention", default="sdpa", help="sdpa, eager or flash_attention_2 (default %(default)s)")
-    add("--device", help="cpu, cuda, cuda:1, or auto (default: cuda when there is one)")
+    add("--device", type=device, help="cpu, cuda, cuda:1, or auto (default: cuda when there is one)")
     parser.set_defaults(takes_fields=of_methods)
     return work
 

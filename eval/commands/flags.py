@@ -10,6 +10,7 @@ from typing import Any
 
 from debias import names
 from eval import benchmarks
+from eval.answering.beforehand import device
 from eval.cli import one_of
 from eval.commands.fields import parse_fields
 from eval.settings import BACKENDS, DTYPES, STAGES, JudgeSettings, Settings, several
@@ -94,7 +95,11 @@ def choosing(parser: argparse.ArgumentParser) -> None:
         metavar="BENCHMARK.NAME=VALUE",
         help="how a benchmark is read, as in vqav2.split=test-dev or textvqa.ocr=false; may be given several times",
     )
-    add("--limit", type=positive, help="at most so many questions of each benchmark, the same ones every time")
+    add(
+        "--limit",
+        type=positive,
+        help="about so many questions of each benchmark, the same ones every time; those of one picture stay together",
+    )
     add("--max-new-tokens", type=positive, help="longest answer (default: each benchmark's own, 128 or 1024)")
     add(
         "--trend",
@@ -103,6 +108,12 @@ def choosing(parser: argparse.ArgumentParser) -> None:
         "held-out questions: fitted (exponential), average (the mean attention itself), inverse_cubic, rope",
     )
     add("--stages", default="first", choices=STAGES, help="debias the first cut, as the paper, or all of them")
+    add(
+        "--as-released",
+        action="store_true",
+        help="compute what the authors' release computes, to the last token, without our corrections: what published "
+        "numbers belong to (FastV in mode mask; arms none, padding, both)",
+    )
     add(
         "--dtype",
         default="auto",
@@ -119,7 +130,11 @@ def choosing(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on with a checkpoint that lacks tensors of its model or holds others; what is lacking is random",
     )
-    add("--device", help="cpu, cuda, cuda:1, or auto to spread a large model (default: cuda when there is one)")
+    add(
+        "--device",
+        type=device,
+        help="cpu, cuda, cuda:1, or auto to spread a large model (default: cuda when there is one)",
+    )
     add(
         "--max-patches",
         type=positive,

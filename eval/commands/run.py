@@ -11,7 +11,7 @@ examples:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,8 +20,9 @@ from eval.commands import flags
 from eval.comparing import compare
 from eval.comparing.verdict import MARK, main_arm
 from eval.evaluation import evaluate, planned
-from eval.settings import Settings
+from eval.settings import UNPRUNED, Settings
 from eval.tables import say
+from pruners import catalogue
 
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
@@ -39,7 +40,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         say(f"\n{method}")
         try:
             mine = flags.settings(args, method)
-            mine = replace(mine, out=mine.out and mine.out / method, unpruned=not done)
+            mine = replace(mine, out=mine.out and mine.out / method, arms=having(mine), unpruned=not done)
             done[method] = one(mine, args)
         except ValueError as error:  # the others can still run
             if args.tensor_parallel or args.zero:  # but not with processes that know nothing of it
@@ -55,6 +56,12 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         say(f"not done: {', '.join(failed)} (messages above)")
     wrong = failed or any(found.get("exit") for found in done.values())
     return {"methods": done, "failed": failed, "exit": 1 if wrong else 0}
+
+
+def having(settings: Settings) -> Sequence[str]:
+    """Of the arms that several methods are asked for, those that this one has."""
+    own = (UNPRUNED, *catalogue.find(settings.method).arms())
+    return [arm for arm in settings.arms if arm in own] or settings.arms
 
 
 def one(settings: Settings, args: argparse.Namespace) -> dict[str, Any]:

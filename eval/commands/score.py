@@ -89,7 +89,8 @@ def options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def as_text(score: Score) -> str:
-    lines = [f"{score.name}  {score.value:.2f}  ({score.metric})"]
+    part = f"; {score.missing:,} of {score.n:,} unanswered, which count as wrong" if score.missing else ""
+    lines = [f"{score.name}  {score.value:.2f}  ({score.metric}{part})"]
     lines.append(f"  {score.n:,} questions, {score.missing:,} without an answer, {score.unparsed:,} not understood")
     if score.unjudged:
         lines.append(f"  {len(score.unjudged):,} answers were not judged and are left out")

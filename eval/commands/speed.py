@@ -29,6 +29,7 @@ from typing import Any
 import torch
 
 from debias import names
+from eval.answering import beforehand
 from eval.cli import one_of
 from eval.commands.flags import numbers
 from eval.speed import authors, debiasing, parts, precision
@@ -55,7 +56,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     )
     add("--decode", type=int, default=8, help="tokens decoded after each prefill (default: %(default)s)")
     add("--dtype", help="default: bfloat16 on a GPU, float32 on a CPU")
-    add("--device", help="default: a GPU when there is one")
+    add("--device", type=beforehand.device, help="default: a GPU when there is one")
     add("--threads", type=int, help="CPU threads (default: as torch chooses)")
     add("--memory", action="store_true", help="peak memory on a CPU too, in a process for each variant")
     add(
@@ -88,6 +89,9 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         raise ValueError("--memory would measure the shared weights: leave --shared-layers out")
     shape = SHAPES[one_of("shape", args.shape, list(SHAPES))]
     dtype = getattr(torch, args.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
+    needed = shape.parameters(args.shared_layers) * dtype.itemsize
+    instead = "--shared-layers keeps one layer's weights for all, --dtype bfloat16 halves them"
+    beforehand.memory(f"--shape {args.shape} in {dtype}", needed, str(device), instead)
     every, rate, rows, left_out = list(variants(args)), matrix_rate(device, dtype), [], {}
     for tokens in args.tokens or [shape.tokens]:
         say(f"speed: building {args.shape} with {tokens} visual tokens, {dtype}, on {device}")

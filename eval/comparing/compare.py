@@ -185,15 +185,18 @@ def within(found: Sequence[Scored], baseline: str, draws: int = DRAWS, seed: int
 
 
 def across(
-    references: Sequence[tuple[Folder, str]], data: str | None, judge: Any, draws: int, seed: int
+    references: Sequence[tuple[Folder, str]], data: str | None, judge: Any, draws: int, seed: int, common: bool = False
 ) -> tuple[list[Contrast], int]:
-    """Arms of several runs against the first one named, on the benchmarks they share; and answers without a grade."""
+    """Arms of several runs against the first one named, on the benchmarks they share; and answers without a grade.
+
+    common: compare on the questions that both were asked.
+    """
     sides = []
     for folder, arm in references:
-        scored = {one.benchmark.name: one for one in results(folder, data, judge=judge) if arm in one.arms}
-        if not scored:
+        there = {one.benchmark.name: one for one in results(folder, data, judge=judge) if arm in one.arms}
+        if not there:
             raise ValueError(f"{folder.path} holds no rows of the arm {arm!r}")
-        sides.append((f"{folder.path.name}:{arm}", arm, scored))
+        sides.append((f"{folder.path.name}:{arm}", arm, there))
     (label_a, arm_a, first), *others = sides
     out = []
     for label_b, arm_b, second in others:
@@ -206,8 +209,13 @@ def across(
         pairs = []
         for name in shared:
             left = ungraded([*first[name].arms.values(), *second[name].arms.values()])
+            if common:
+                asked = [{sample.key for sample in side[name].samples} for side in (first, second)]
+                if not asked[0] & asked[1]:
+                    raise ValueError(f"{label_a} and {label_b} share no question of {name}; expected some")
+                left |= asked[0] ^ asked[1]
             a, b = (without(side[name], left, judge) for side in (first, second))
             sides_of = replace(a.arms[arm_a], label=label_a), replace(b.arms[arm_b], label=label_b)
             pairs.append((a.benchmark, a.samples, *sides_of))
         out += contrasts(pairs, draws, seed)
-    return out, sum(unjudged(scored.values()) for _, _, scored in sides)
+    return out, sum(unjudged(there.values()) for _, _, there in sides)

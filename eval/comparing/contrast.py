@@ -61,7 +61,8 @@ def contrast(
     if a.score.items.keys() != b.score.items.keys():
         odd = sorted(a.score.items.keys() ^ b.score.items.keys())[0]
         raise ValueError(
-            f"{benchmark.name}: {odd!r} was asked in only one of {a.label} and {b.label}; expected the same"
+            f"{benchmark.name}: {odd!r} was asked in only one of {a.label} and {b.label}; expected the same. "
+            "`compare --common` compares what both answered."
         )
     keys = [sample.key for sample in samples if sample.key in a.score.items]
     asked = [sample for sample in samples if sample.key in a.score.items]

@@ -161,14 +161,20 @@ class Fork:
         """Pixels as the model's `images`."""
         return pixels.to(self.device, self.dtype)
 
-    def prepare(self, start: int | None, prune: bool = True, tokens: int | None = None) -> None:
-        """Tell the fork where this prompt's image begins (None: no image), of how many tokens, and what to keep."""
+    def prepare(
+        self, start: int | None, prune: bool = True, tokens: int | None = None, limit: int | None = None
+    ) -> None:
+        """Tell the fork where this prompt's image begins (None: no image), of how many tokens, and what to keep.
+
+        limit: the most that FastV may keep, whose release lets its budget shrink.
+        """
         core, config, options = self.model.model, self.model.config, self.options
         on = prune and start is not None
         if self.method == "fastv":
             config.use_fast_v, config.fast_v_inplace = on, options["inplace"]
             config.fast_v_sys_length, config.fast_v_image_token_length = start, tokens or self.tokens
-            config.fast_v_attention_rank, config.fast_v_agg_layer = options["keep"], options["layer"]
+            config.fast_v_attention_rank = options["keep"] if limit is None else min(options["keep"], limit)
+            config.fast_v_agg_layer = options["layer"]
             core.reset_fastv()
         elif self.method == "himap":
             config.use_hmap_v, config.hmap_v_sys_length, config.hmap_v_img_length = on, start, self.tokens

@@ -47,7 +47,9 @@ def options(method: str, pruner: Pruner, tokens: int, layers: int) -> dict[str, 
 def wire(value: Debias) -> dict[str, Any]:
     """A debias as JSON."""
     padding = None if value.padding is None else dataclasses.asdict(value.padding)
-    return {"trend": trend_wire(value.trend), "padding": padding, "stages": value.stages, "recycle": value.recycle}
+    release = None if value.release is None else dataclasses.asdict(value.release)
+    acts = {"stages": value.stages, "recycle": value.recycle, "release": release}
+    return {"trend": trend_wire(value.trend), "padding": padding, **acts}
 
 
 def trend_wire(trend: Shape | None) -> dict[str, Any] | None:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 import debias
 from debias import Debias, Padding, Span, Trend
+from debias.release import Release
 
 
 def trend_from(wire: dict[str, Any] | None) -> Trend | None:
@@ -37,7 +38,8 @@ def trend_from(wire: dict[str, Any] | None) -> Trend | None:
 
 def debias_from(wire: dict[str, Any]) -> Debias:
     padding = None if wire["padding"] is None else Padding(**wire["padding"])
-    return Debias(trend_from(wire["trend"]), padding, stages=wire["stages"], recycle=wire["recycle"])
+    release = None if wire["release"] is None else Release(**wire["release"])
+    return Debias(trend_from(wire["trend"]), padding, wire["stages"], wire["recycle"], release)
 
 
 def start(setting: dict[str, Any]) -> load.Fork:
@@ -95,7 +97,9 @@ def answer(fork: load.Fork, question: dict[str, Any]) -> dict[str, Any]:
     pixels, span = media(fork, question, places[0]) if places else (None, None)
     seen: dict[int, list[int]] = {}
     begun, worked = time.perf_counter(), time.process_time()
-    with debias.using(debias_from(question["debias"]), [span] if span else []) as context:
+    how = debias_from(question["debias"])
+    late = 0 if how.release is None else how.release.late
+    with debias.using(how, [span] if span else []) as context:
         whole = debias.kept
 
         def kept(what: Any, *, method: str, stage: int = 0, sample: int = 0) -> Any:
@@ -106,7 +110,8 @@ def answer(fork: load.Fork, question: dict[str, Any]) -> dict[str, Any]:
 
         debias.kept = kept
         try:
-            fork.prepare(places[0] if places else None, question["prune"], span.total if span else None)
+            limit = how.budget(span.total, span) if span else None
+            fork.prepare(places[0] + late if places else None, question["prune"], span.total if span else None, limit)
             found, logits = fork.generate(ids, pixels, question["new_tokens"])
         finally:
             debias.kept = whole

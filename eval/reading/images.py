@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from eval.files import only_regular
 from eval.reading.read import Fault
 from eval.reading.video import Clips, playable
 from eval.sample import Sample
@@ -27,9 +28,19 @@ def open_image(sample: Sample, root: Path | None = None) -> Image.Image:
     with image:
         try:
             image.load()
-            return image.convert("RGB")
+            return eight_bits(image).convert("RGB")
         except BROKEN as error:
             raise ValueError(f"{name}: expected a whole {image.format} picture ({error})") from None
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """A picture of 16 bits a pixel scaled to 8; Pillow alone would take every value above 255 for white."""
+    if not image.mode.startswith("I"):
+        return image
+    import numpy as np
+
+    values = np.clip(np.asarray(image).astype(np.int64), 0, 65_535)
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
 def open_clip(sample: Sample, clips: Clips) -> list[Image.Image]:
@@ -66,6 +77,8 @@ def _open(sample: Sample, root: Path | None = None) -> tuple[str, Image.Image]:
     else:
         name, source = f"{sample.image} of question {sample.key!r}", inside(sample.image, root or sample.root)
     try:
+        if isinstance(source, Path):
+            only_regular(source)
         image = Image.open(source, formats=FORMATS)
     except FileNotFoundError:
         raise ValueError(f"{name}: no such file") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import json
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from eval.files import opened
 
 # Bounds of what is held in memory; the largest official files are well inside (VQAv2: 447,793 lines, 400 MB of JSON).
 MOST_LINES = 2_000_000
@@ -63,7 +66,14 @@ def records(path: Path, faults: Faults | None = None) -> Iterator[tuple[str, dic
                 return
             seen = True
             with faults.at(path, where):
-                yield where, _record(_parse(line))
+                try:
+                    record = _record(_parse(line))
+                except ValueError as error:
+                    ended = line.endswith("\n")
+                    raise (
+                        error if ended else ValueError(f"{error}; it has no end, so a run may be writing it")
+                    ) from None
+                yield where, record
         if not seen:
             raise ValueError("expected one JSON record per line, found an empty file")
 
@@ -197,7 +207,7 @@ def _parse(text: str) -> Any:
 @contextmanager
 def _text(path: Path) -> Iterator[Any]:
     try:
-        file = path.open(encoding="utf-8-sig", newline="")
+        file = io.TextIOWrapper(opened(path), encoding="utf-8-sig", newline="")
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except OSError as error:

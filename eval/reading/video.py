@@ -21,6 +21,7 @@ from typing import Any
 
 from PIL import Image
 
+from eval.files import only_regular, opened
 from eval.reading.decoder import FRAMES, MAX_PIXELS, places
 
 __all__ = ["FRAMES", "Clips", "places", "playable", "read_frames"]
@@ -42,6 +43,10 @@ def playable(path: Path) -> None:
 
 
 def _ask(path: Path, frames: int) -> tuple[dict[str, Any], list[Image.Image]]:
+    try:
+        only_regular(path)
+    except OSError as error:
+        raise ValueError(f"{path}: expected a video ({error.strerror})") from None
     decoder = _decoders.get()
     try:
         return decoder(path, frames)
@@ -129,8 +134,11 @@ class Clips:
 
     def __call__(self, path: Path, frames: int = FRAMES) -> list[Image.Image]:
         try:
-            with open(path, "rb") as file:
-                key = f"{hashlib.sha256(file.read()).hexdigest()} {frames}"
+            seen = hashlib.sha256()
+            with opened(path) as file:
+                while block := file.read(4 << 20):
+                    seen.update(block)
+            key = f"{seen.hexdigest()} {frames}"
         except OSError as error:
             raise ValueError(f"{path}: expected a video ({error.strerror})") from None
         with self._lock:

@@ -30,6 +30,16 @@ class Shape:
     tokens: int
     tower: Mapping[str, int] | None = None
 
+    def parameters(self, shared_layers: bool = False) -> int:
+        """How many numbers the model holds, but for biases and norms."""
+        layer = self.width * (2 * self.width + 2 * self.width * self.groups // self.heads + 3 * self.inner)
+        tower = self.tower or CLIP_TINY
+        block = tower["hidden_size"] * (4 * tower["hidden_size"] + 2 * tower["intermediate_size"])
+        seen = tower["hidden_size"] * (3 * tower["patch_size"] ** 2 + (tower["image_size"] // tower["patch_size"]) ** 2)
+        projector = self.width * (tower["hidden_size"] + self.width)
+        whole = layer * (1 if shared_layers else self.layers) + block * tower["num_hidden_layers"] + seen + projector
+        return whole + 2 * self.vocabulary * self.width
+
 
 CLIP_LARGE = {
     "hidden_size": 1024,

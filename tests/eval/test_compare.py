@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eval import benchmarks
-from eval.answering.plan import digest
+from eval.answering.plan import digest, limited
 from eval.answering.store import Folder
 from eval.cli import main
 from eval.comparing.contrast import contrast
@@ -80,10 +80,10 @@ def test_questions_of_one_arm_only_are_named(asked):
         contrast(benchmarks.get("pope"), asked, a, b)
 
 
-def made(tmp_path, world, name="run", run="r1", **arms):
+def made(tmp_path, world, name="run", run="r1", limit=None, **arms):
     """A run folder with given answers."""
-    samples = benchmarks.get("pope").load(world)
-    folder = Folder(tmp_path / name).claim({"method": "M()", "limit": None}, run)
+    samples = limited(benchmarks.get("pope").load(world), limit)
+    folder = Folder(tmp_path / name).claim({"method": "M()", "limit": limit}, run)
     folder.note("pope", {"n": len(samples), "digest": digest(samples), "tokens": 16}, {"data": str(world)})
     for arm, answer in arms.items():
         shard = folder.shard("pope", arm)
@@ -121,6 +121,20 @@ def test_compare_arms_of_two_runs(tmp_path, world, capsys):
     b = made(tmp_path, world, "b", run="r2", both=lambda s: s.target)
     (found,) = json.loads(run(capsys, "compare", f"{a}:none", f"{b}:both", "--json", "--draws", 200).out)["comparisons"]
     assert (found["a"], found["b"], found["value_b"]) == ("a:none", "b:both", 100)
+
+
+def test_runs_of_other_limits_compare_what_both_were_asked(tmp_path, world, capsys):
+    a = made(tmp_path, world, "a", none=lambda s: "yes")
+    b = made(tmp_path, world, "b", run="r2", limit=6, both=lambda s: s.target)
+    err = run(capsys, "compare", f"{a}:none", f"{b}:both", status=1).err
+    assert "`compare --common` compares what both answered" in err
+    (found,) = json.loads(run(capsys, "compare", f"{a}:none", f"{b}:both", "--common", "--json").out)["comparisons"]
+    asked = limited(benchmarks.get("pope").load(world), 6)
+    assert found["n"] == len(asked) < len(benchmarks.get("pope").load(world))
+    assert found["value_b"] == 100
+    same = made(tmp_path, world, "c", run="r3", limit=6, none=lambda s: "yes")
+    (direct,) = json.loads(run(capsys, "compare", f"{same}:none", f"{b}:both", "--json").out)["comparisons"]
+    assert {**direct, "a": found["a"]} == found
 
 
 @pytest.mark.parametrize(

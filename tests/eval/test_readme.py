@@ -15,7 +15,6 @@ def run(answered, tmp_path):
     info = json.loads((path / "run.json").read_text(encoding="utf-8"))
     info["settings"]["models"] = {"image": "tiny 0123"}
     (path / "run.json").write_text(json.dumps(info), encoding="utf-8")
-    (path / "timings.0.jsonl").write_text('{"seconds": 30.5}\n{"seconds": 31}\n', encoding="utf-8")
     return path
 
 
@@ -31,7 +30,6 @@ def test_a_run_becomes_numbers(run):
     found = readme.measured(run)
     assert found["method"] == "FastV(keep=16)"
     assert found["arms"] == ["none", "both"]
-    assert found["seconds"] == 62
     pope, average = found["benchmarks"]["pope"], found["benchmarks"]["average"]
     assert pope["arms"]["both"] == 100
     assert pope["arms"]["none"] < 100
@@ -49,7 +47,6 @@ def test_the_page_gets_the_tables_and_nothing_else_changes(run, page, tmp_path):
     assert text.endswith(readme.MARKS[1] + "\n\nafter\n")
     assert "stale" not in text
     assert "`FastV(keep=16)` on tiny 0123" in text
-    assert "answered in 62 seconds" in text
     gqa = next(line for line in text.splitlines() if line.startswith("| gqa"))
     assert "| 100.0 | +50.0 [50.0, 50.0] |" in gqa  # four pictures: the interval leaves out 0, the test does not
     assert sum(line.startswith("| `fastv`") for line in text.splitlines()) == 2  # the second table: a line for each run
@@ -61,12 +58,11 @@ def test_the_page_gets_the_tables_and_nothing_else_changes(run, page, tmp_path):
 def test_a_method_without_a_trend_shows_its_padding_arm():
     average = {"n": 9, "arms": {"none": 1.0, "padding": None}, "difference": [-1.0, -2.0, -0.5]}
     average |= {"p": 0.01, "differs": True}
-    one = {"method": "Grid(keep=3)", "models": {"image": "m"}, "seconds": 200, "tokens": None, "verdict": "v"}
+    one = {"method": "Grid(keep=3)", "models": {"image": "m"}, "tokens": None, "verdict": "v"}
     one |= {"arms": ["none", "padding"], "compared": "padding", "benchmarks": {"average": average}}
     text = readme.block([one])
     assert "padding − none, 95 %" in text
     assert "| – | **−1.0 [−2.0, −0.5]** |" in text
-    assert "3 minutes" in text
     found = {"difference": [1.0, 0.5, 2.0], "differs": False}
     assert readme.interval(found) == "+1.0 [0.5, 2.0]"  # bold goes by the corrected test, not by the interval
     assert readme.interval({"difference": [], "differs": False}) == "–"

@@ -28,7 +28,10 @@ def test_an_answer_file_is_scored_without_pictures(tmp_path):
         score = score_file("vizwiz", home / "answers.jsonl", data)
         assert (score.name, score.value, score.missing) == ("vizwiz_val", 50, 1)
     head, counts, *rest = as_text(score).split("\n")
-    assert (head, rest[-1][:17]) == ("vizwiz_val  50.00  (VQA accuracy)", "  size: vizwiz va")
+    assert (head, rest[-1][:17]) == (
+        "vizwiz_val  50.00  (VQA accuracy; 1 of 2 unanswered, which count as wrong)",
+        "  size: vizwiz va",
+    )
     assert counts == "  2 questions, 1 without an answer, 0 not understood"
     assert "vizwiz val has 2 questions, the official set 4,319" in as_text(score)
 

@@ -3,20 +3,27 @@
 python tests/faults                    the long form: 300 kills
 python tests/faults --kills 20         fewer
 python tests/faults --only kills,judge
+python tests/faults --only judged_kills --kills 20      two processes, clips, and a judge behind them
+python tests/faults --only fuzz --seconds 3600 --seed 5  garbled inputs for every reader
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # `fuzz` reads in this process
+
 import lab as faults
+from fuzz import fuzz
 
 EVERY = {
     "kills": lambda lab, args: kills(lab, args.kills, args.seed),
+    "judged_kills": lambda lab, args: faults.judged_kills(lab, max(1, args.kills // 10), args.seed),
     "full_disk": lambda lab, args: faults.full_disk(lab),
     "read_only": lambda lab, args: faults.read_only(lab),
     "two_runs": lambda lab, args: faults.two_runs(lab),
@@ -24,6 +31,7 @@ EVERY = {
     "nan": lambda lab, args: faults.nan(lab),
     "decoder": lambda lab, args: faults.decoder(lab),
     "judge": lambda lab, args: faults.judge(lab),
+    "fuzz": lambda lab, args: garbled(lab, args.seconds, args.seed),
 }
 
 
@@ -36,9 +44,16 @@ def kills(lab: faults.Lab, times: int, seed: int) -> Counter[str]:
     return total
 
 
+def garbled(lab: faults.Lab, seconds: float, seed: int) -> Counter[str]:
+    scratch = lab.scratch / "garbled"
+    scratch.mkdir()
+    return fuzz(lab.world, lab.scratch / "given" / "llava", scratch, seconds, seed)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=300)
+    parser.add_argument("--seconds", type=float, default=300, help="of fuzzing (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help="some of " + ", ".join(EVERY))
     args = parser.parse_args()

@@ -9,7 +9,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-GOOD = '{"score": 0.5}'
+GOOD = '{"score": 0.5, "pred": "yes"}'  # a verdict of every task
 LIES = ('{"score": 99}', '{"score": -1}', '{"score": NaN}', '{"score": "1e999"}', '{"score": [1]}', "the best answer!",
         '{"score": null}', "[" * 5000, '{"score": {"score": 1}}', "")  # fmt: skip
 

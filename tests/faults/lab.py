@@ -91,14 +91,33 @@ def compared(folder: Path, reference: Rows) -> Counter[str]:
 # -- killed, and a disk that lost the end --------------------------------------------------------------------------
 
 
-def kills(lab: Lab, times: int, seed: int = 0) -> Counter[str]:
+def judged_kills(lab: Lab, times: int, seed: int = 0) -> Counter[str]:
+    """The same with two processes, as torchrun starts them, clips among the questions, and a judge of all answers."""
+    with LyingJudge() as server:
+        judged = ["--judge-url", server.url, "--judge-model", "judge", "--judge-cache", lab.scratch / "judged.cache"]
+        arguments = [*lab.common, "--data", lab.world, "--benchmarks", "pope,mmvet,msvd", "--batch-size", 3, *judged]
+        whole = lab.folder()
+        lab.run([*arguments, "--out", whole])
+        scores = json.loads((whole / "scores.json").read_text())["scores"]
+        return kills(lab, times, seed, arguments, (2,), rows_of(whole), scores)
+
+
+def kills(
+    lab: Lab,
+    times: int,
+    seed: int = 0,
+    usual: list[Any] | None = None,
+    worlds: tuple[int, ...] = (1, 1, 2, 3),
+    reference: Rows | None = None,
+    scores: Any = None,
+) -> Counter[str]:
     """SIGKILL at random moments, one to three processes; half of the files then lose or garble what was written last.
     Then the same command again, until it ends."""
     rng = random.Random(seed)
     total: Counter[str] = Counter()
     while total["kills"] < times:
-        folder, world = lab.folder(), rng.choice((1, 1, 2, 3))
-        arguments = [*lab.usual, "--out", folder]
+        folder, world = lab.folder(), rng.choice(worlds)
+        arguments = [*(usual or lab.usual), "--out", folder]
         running: dict[int, Process] = {}
         ended: set[int] = set()
         budget = min(rng.randint(4, 12), times - total["kills"])
@@ -124,7 +143,9 @@ def kills(lab: Lab, times: int, seed: int = 0) -> Counter[str]:
                     continue
                 del running[rank]
         total["runs"] += 1
-        total.update(lab.checked(folder))
+        total.update(lab.checked(folder, reference))
+        if scores is not None:
+            total["wrong"] += json.loads((folder / "scores.json").read_text())["scores"] != scores
         shutil.rmtree(folder)
     return total
 

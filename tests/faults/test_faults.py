@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from lab import Lab, decoder, full_disk, judge, kills, nan, out_of_memory, read_only, two_runs
+from lab import Lab, decoder, full_disk, judge, judged_kills, kills, nan, out_of_memory, read_only, two_runs
 
 KILLS = int(os.environ.get("FAULT_KILLS", "3"))
 
@@ -39,6 +39,11 @@ def test_a_read_only_folder(lab):
     if counted["skipped"]:
         pytest.skip("this machine lets root write everywhere, and nobody mount")
     assert counted["folders refused"] == 1
+
+
+@pytest.mark.long
+def test_killed_with_two_processes_clips_and_a_judge(lab):
+    assert sound(judged_kills(lab, 3, seed=3))["kills"] == 3
 
 
 def test_two_runs_on_one_folder(lab):

@@ -32,11 +32,24 @@ def png(width, height, pixels=b"", more=b""):
     return b"\x89PNG\r\n\x1a\n" + header + more + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
 
 
+def gif(width, height, frames=1):
+    """A whole GIF of one colour, packed as well as it can be; every frame is as large as the screen."""
+    screen = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6)
+    data = io.BytesIO()
+    Image.new("P", (width, height)).save(data, "GIF")
+    body = data.getvalue()
+    image = body[body.index(b",\0\0\0\0") : -1]
+    return screen + image * frames + b";"
+
+
 BOMBS = {
     "a size without pixels": png(60_000, 60_000),
     "just too wide": png(MAX_SIDE + 1, 1),
     "just too many": png(10_000, MAX_PIXELS // 10_000 + 1),
     "text that unpacks to 200 MB": png(1, 1, b"\0" * 4, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(200 << 20)))),
+    "a GIF too wide": gif(MAX_SIDE + 1, 1),
+    "a GIF of a screen that nothing fills": b"GIF89a" + struct.pack("<HHBBB", 65_535, 65_535, 0, 0, 0) + gif(1, 1)[19:],
+    "a GIF of 100,000 frames": gif(1, 1, 100_000),
     "a colour profile of 200 MB": png(1, 1, b"\0" * 4, chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(200 << 20)))),
 }
 

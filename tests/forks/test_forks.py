@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 
 from debias import Debias, Padding, Trend
+from debias.release import RELEASES
 from eval.forks.backend import Fork
 from eval.forks.options import options
 from eval.forks.setup import ROOT, blob_id, environment, setups
@@ -131,11 +133,11 @@ def pictures(tmp_path_factory):
     return [*made, Sample("text", "Is snow white?")]
 
 
-def start(name, checkpoint, longest=None, **fields):
+def start(name, checkpoint, longest=None, arms=ARMS, **fields):
     there(name)
     pruner = make(name, **{**FIELDS[name], **fields})
     length = (lambda _: longest) if longest else (lambda benchmark: benchmark.max_new_tokens)
-    return Fork(name, pruner, checkpoint, lambda _, arm: ARMS[arm], longest=length)
+    return Fork(name, pruner, checkpoint, lambda _, arm: arms[arm], longest=length)
 
 
 @pytest.mark.parametrize("name", LLAVA)
@@ -171,6 +173,37 @@ def test_every_arm_agrees_with_the_native_method(checkpoint, pictures, name):
     assert kept["none"] != kept["padding"]
     # VisPruner's attention is that of a tower which looks both ways: it has no trend to divide by.
     assert (kept["none"] == kept["trend"]) == (name == "vispruner")
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_as_released_the_fork_agrees_with_the_native_method(checkpoint, pictures, tmp_path, name):
+    """Also on a picture so wide that its masks leave next to nothing."""
+    from eval.commands.parity import compare
+    from pruners.models import adapter
+
+    arms = {arm: Debias.paper(name, None, arm, as_released=True) for arm in ("none", "padding", "both")}
+    arms["both"] = replace(arms["both"], trend=Trend.exponential(0.02))  # the released ones are of 576 tokens
+    Image.effect_noise((480, 20), 90).convert("RGB").save(tmp_path / "strip.png")
+    shown = [*pictures[:2], Sample("strip", "What is red?", image=tmp_path / "strip.png")]
+    fork = start(name, checkpoint, arms=arms)
+    loaded = adapter(checkpoint).load(checkpoint, dtype="float32", device="cpu")
+    chosen = SimpleNamespace(
+        adapter=lambda _: loaded, pruner=fork.pruner, debias=lambda _, arm: arms[arm], longest=lambda _: 4
+    )
+    benchmark = SimpleNamespace(**vars(BENCHMARK), media="image")
+    try:
+        if not fork.patched:
+            pytest.skip(f"third_party/{setups()[name].submodule} is not patched: bash scripts/apply_patches.sh {name}")
+        found = {arm: compare(chosen, fork, benchmark, shown, arm) for arm in arms}
+        ours = {arm: compare(SimpleNamespace(**{**vars(chosen), "debias": lambda _, arm: ARMS[arm]}), fork, benchmark,
+                             shown, arm) for arm in ("padding", "both")}  # fmt: skip
+    finally:
+        fork.close()
+    for arm, one in found.items():
+        assert one["kept_same"] == len(shown), (arm, one)
+        assert one["logit_max"] < 1e-4, (arm, one)
+        assert name == "himap" or one["answers_same"] == len(shown), (arm, one)
+    assert all(one["logit_max"] > 1e-4 for one in ours.values()), "our corrections change something"
 
 
 @pytest.mark.parametrize("name", LLAVA)

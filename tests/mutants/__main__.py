@@ -1,7 +1,9 @@
 """Puts small mistakes into the code, one at a time, and looks for one that no test notices.
 
-python tests/mutants                        debias/ and everything that scores
+python tests/mutants                        debias/, pruners/ and everything that scores
 python tests/mutants debias/span.py         some modules
+python tests/mutants --only pruners         one of the groups: debias, pruners, benchmarks, scorers
+python tests/mutants --since HEAD~1         only lines that have changed since a commit, in minutes
 python tests/mutants --list debias/span.py  the mistakes themselves
 
 No file is changed. A mistake inside a function is put into the running process: its tests are collected once, and each
@@ -16,10 +18,13 @@ import argparse
 import importlib
 import multiprocessing
 import os
+import re
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from pathlib import Path
@@ -42,37 +47,58 @@ SCORERS = {
 }  # fmt: skip
 GROUPS = {
     "debias": (["debias/*.py"], ["tests/debias"]),
+    "pruners": (["pruners/**/*.py"], ["tests/pruners", "tests/faults/test_models.py"]),
     "benchmarks": (["eval/benchmarks/*.py"], ["tests/eval/benchmarks", "tests/eval/test_score.py"]),
     "scorers": (
         [f"eval/{room}/{name}.py".replace("//", "/") for name, room in SCORERS.items()],
         ["tests/eval/benchmarks", *(f"tests/eval/test_{name}.py" for name in (*SCORERS, "judge_parts")),
-         "tests/faults/test_parsers.py", "tests/faults/test_large.py"],
+         "tests/faults/test_parsers.py", "tests/faults/test_large.py", "tests/faults/test_judges.py"],
     ),
 }  # fmt: skip
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("modules", nargs="*", help="modules by path; all of debias/ and the scorers without")
+    parser.add_argument("modules", nargs="*", help="modules by path; all of debias/, pruners/ and the scorers without")
+    parser.add_argument("--only", help=f"some of the groups, with commas: {', '.join(GROUPS)}")
+    parser.add_argument("--since", metavar="COMMIT", help="only mistakes in lines that have changed since a commit")
     parser.add_argument("--list", action="store_true", help="list the mistakes and stop")
     parser.add_argument("--quick", action="store_true", help="do not try survivors on whole test files")
     args = parser.parse_args()
-    found = {group: chosen(group, args.modules) for group in GROUPS}
+    only = args.only.split(",") if args.only else list(GROUPS)
+    if unknown := [name for name in only if name not in GROUPS]:
+        parser.error(f"no group {unknown[0]!r}; there are {', '.join(GROUPS)}")
+    found = {group: chosen(group, args.modules, args.since) for group in only}
     if args.list:
         print(*(mutant for mutants in found.values() for mutant in mutants), sep="\n")
         return 0
-    groups = [group for group in GROUPS if found[group]]
+    groups = [group for group in only if found[group]]
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("fork")) as pool:
-        counts = list(pool.map(tried, groups, repeat(args.modules), repeat(args.quick)))
+        counts = list(pool.map(tried, groups, repeat(args.modules), repeat(args.since), repeat(args.quick)))
     total = sum(counts, Counter())
     print(", ".join(f"{count} {what}" for what, count in total.items()))
     return 1 if total["survived"] else 0
 
 
-def chosen(group: str, modules: list[str]) -> list[Mutant]:
-    paths = [str(path.relative_to(ROOT)) for pattern in GROUPS[group][0] for path in sorted(ROOT.glob(pattern))]
-    wanted = [path for path in paths if not modules or path in modules]
-    return [mutant for path in wanted for mutant in mutants(path, (ROOT / path).read_text(encoding="utf-8"))]
+def chosen(group: str, modules: Sequence[str] = (), since: str | None = None) -> list[Mutant]:
+    paths = {str(path.relative_to(ROOT)) for pattern in GROUPS[group][0] for path in ROOT.glob(pattern)}
+    found = []
+    for path in sorted(paths if not modules else paths & set(modules)):
+        lines = None if since is None else changed(path, since)
+        for mutant in mutants(path, (ROOT / path).read_text(encoding="utf-8")):
+            if lines is None or mutant.line in lines:
+                found.append(mutant)
+    return found
+
+
+def changed(path: str, since: str) -> set[int]:
+    """The lines of a file that have come or changed since a commit, also those that are not committed yet."""
+    words = ["git", "diff", "--unified=0", "--no-color", "--no-ext-diff", since, "--", path]
+    told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    lines: set[int] = set()
+    for first, count in re.findall(r"^@@ -\S+ \+(\d+)(?:,(\d+))? @@", told, re.MULTILINE):
+        lines.update(range(int(first), int(first) + int(count or 1)))
+    return lines
 
 
 def equivalent() -> dict[str, str]:
@@ -82,8 +108,8 @@ def equivalent() -> dict[str, str]:
     return {name.strip(): why.strip() for name, why in pairs}
 
 
-def tried(group: str, modules: list[str], quick: bool) -> Counter[str]:
-    begun, known, found = time.monotonic(), equivalent(), chosen(group, modules)
+def tried(group: str, modules: list[str], since: str | None, quick: bool) -> Counter[str]:
+    begun, known, found = time.monotonic(), equivalent(), chosen(group, modules, since)
     inside = [mutant for mutant in found if mutant.function]
     count = Counter(mutants=len(found), killed=len(found))
 

@@ -307,7 +307,7 @@ def forget() -> None:
 @lru_cache(maxsize=1)
 def caches() -> list[Any]:
     found = [thing for thing in gc.get_objects() if type(thing) is _lru_cache_wrapper]
-    return [cache for cache in found if str(cache.__module__).split(".")[0] in ("debias", "eval")]
+    return [cache for cache in found if str(cache.__module__).split(".")[0] in ("debias", "eval", "pruners")]
 
 
 def foreign() -> list[str]:

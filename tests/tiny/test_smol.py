@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tiny import learning, lessons, sight, smol, smol_train
 from tiny.drawing import draw
-from tiny.scenes import BACKGROUNDS, COLOURS
+from tiny.scenes import COLOURS
 from tiny.smol_lessons import IGNORE, bare
 from tiny.smol_world import CELLS, FORMATS, GROUPS, PATCH, PATCHES, SKILLS, VISUAL, smol_scene, targets, words
 
@@ -39,17 +40,15 @@ def test_a_patch_is_named_after_the_colour_that_is_drawn_there():
     assert checked > 20
 
 
-def test_words_of_a_patch_tell_its_thing_and_its_half_of_the_picture():
+def test_words_of_a_patch_tell_its_thing_or_its_ground():
     scene = smol_scene(7)
-    target = targets(scene)
-    busy = [words(t) for t in target if t[0]]
-    assert all(len(w) in (5, 6) for w in busy)
-    border = [k for k, t in enumerate(target) if words(t)[0] == "border"]
-    assert len(border) == VISUAL - scene.cols * scene.rows * VISUAL // CELLS**2
-    assert words(target[0])[-2:] == ["upper", "left"]
-    assert words(target[-1])[-2:] == ["lower", "right"]
-    grounds = {words(t)[0] for t in target if not t[0]}
-    assert grounds <= {*BACKGROUNDS, "border"}
+    named = [words(t) for t in targets(scene)]
+    things = {(t.size, t.colour, t.shape) for t in scene.things}
+    assert {tuple(w) for w in named if len(w) > 1} == things
+    cover = sum(4 if t.size == "big" else 1 for t in scene.things)
+    assert sum(len(w) > 1 for w in named) == cover
+    assert sum(w == ["border"] for w in named) == VISUAL - scene.cols * scene.rows * VISUAL // CELLS**2
+    assert {w[0] for w in named if len(w) == 1} <= {scene.background, "border"}
 
 
 def test_a_question_in_a_packed_row_is_answered_as_if_it_were_asked_alone(toy):
@@ -134,3 +133,20 @@ def test_training_that_is_interrupted_ends_in_the_same_bits(toy, tmp_path, monke
         assert all(torch.equal(ends[0][part][key], ends[1][part][key]) for key in ends[0][part])
     first = smol_train.Student().thin.state_dict()
     assert any(not torch.equal(first[key], ends[0]["lora"][key]) for key in first)
+
+
+def test_written_questions_are_read_by_the_evaluation_and_meet_the_plan(tmp_path):
+    """On seeds that no study plans to use."""
+    from eval import benchmarks
+    from tiny import smol_data
+
+    smol_data.write(tmp_path, 2_300_000_000, 36, padded=30)
+    samples = benchmarks.get("gqa").load(tmp_path)
+    assert len(samples) == 36
+    kinds = [sample.meta["types"]["detailed"] for sample in samples]
+    assert [kinds.count(kind) for kind in SKILLS] == [6] * 6
+    shapes = [smol_scene(int(sample.key)) for sample in samples]
+    assert sum(scene.cols != scene.rows for scene in shapes) >= 30
+    assert len({sample.group for sample in samples}) == 36
+    with Image.open(samples[0].image) as picture:
+        assert np.array_equal(np.asarray(picture), np.asarray(draw(shapes[0])))

@@ -1,0 +1,87 @@
+"""What cannot be had is said in one sentence, before anything is loaded, and leaves nothing behind."""
+
+import sys
+
+import pytest
+import torch
+
+from eval.answering import beforehand
+from eval.cli import main
+from eval.speed.shapes import SHAPES, Shape, build
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--keep", "0"], "--keep 0 leaves nothing of a picture"),
+        (["--keep", "1000"], "sees a picture as 36 tokens; give at most so many, or a share"),
+        (["--layer", "99"], "cuts before layer 99, but the model has layers 0 to"),
+        (["--method", "vispruner", "--arms", "none,both"], "it has the arms none and padding"),
+        (["--method", "random", "--arms", "trend"], "it has the arms none and padding"),
+        (["--device", "cuda:99"], "cuda:99 is not there: torch"),
+        (["--device", "tpu"], "expected cpu, cuda, cuda:1 or auto, not tpu"),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused_at_once(checkpoints, world, tmp_path, capsys, flags, message):
+    model = ["--model", str(checkpoints["image"]), "--data", str(world), "--benchmarks", "pope", "--device", "cpu"]
+    assert main(["run", *model, "--out", str(tmp_path / "run"), *flags]) in (1, 2)
+    err = capsys.readouterr().err
+    assert message in err
+    assert "Traceback" not in err
+    assert "loading" not in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("command", ["run", "fit", "diagnose", "speed"])
+def test_cuda_without_a_gpu_is_one_sentence(command, capsys):
+    assert main([command, "--device", "cuda"]) == 2
+    err = capsys.readouterr().err.strip().splitlines()
+    assert "cuda is not there: torch" in err[0]
+    assert len(err) == 2  # and where help is
+
+
+def test_a_model_that_does_not_fit_is_refused(checkpoints, world, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(beforehand, "available", lambda: 1000.0)
+    model = ["--model", str(checkpoints["image"]), "--data", str(world), "--benchmarks", "pope", "--device", "cpu"]
+    assert main(["run", *model, "--out", str(tmp_path / "run")]) == 1
+    assert "GiB are free on cpu: use a smaller model" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert main(["speed", "--shape", "llava-1.5-7b", "--device", "cpu"]) == 1
+    err = capsys.readouterr().err
+    assert "--shape llava-1.5-7b in torch.float32 needs about 26" in err
+    assert "--shared-layers keeps one layer's weights for all, --dtype bfloat16 halves them" in err
+
+
+def test_weights_of_a_checkpoint_are_counted(checkpoints):
+    stored = beforehand.weights(str(checkpoints["image"]), "auto")
+    assert stored == sum(path.stat().st_size for path in checkpoints["image"].glob("*.safetensors")) > 0
+    assert beforehand.weights(str(checkpoints["image"]), "bfloat16") == stored / 2
+    assert beforehand.weights("someone/elsewhere", "auto") == 0
+
+
+def test_a_shape_knows_its_size():
+    for shape, shared in ((SHAPES["tiny"], False), (SHAPES["tiny"], True), (Shape(96, 200, 5, 6, 3, 500, 36), False)):
+        model = build(shape, shape.tokens, "meta" if shape.tower else "cpu", torch.float32, "sdpa", shared).model
+        counted = sum({id(one): one.numel() for one in model.parameters()}.values())
+        assert shape.parameters(shared) == pytest.approx(counted, rel=0.05)
+    assert SHAPES["llava-1.5-7b"].parameters() == pytest.approx(7.06e9, rel=0.01)
+
+
+def test_a_failed_load_leaves_no_folder(checkpoints, world, tmp_path, capsys):
+    import shutil
+
+    model = shutil.copytree(checkpoints["image"], tmp_path / "model")
+    for path in model.glob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:1000])
+    words = ["run", "--model", str(model), "--data", str(world), "--benchmarks", "pope", "--out", str(tmp_path / "run")]
+    try:
+        assert main(words) == 1
+    except Exception as error:  # whatever the library raises
+        print(error, file=sys.stderr)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks /proc")
+def test_free_memory_is_known():
+    assert 1 << 20 < beforehand.available() < 1 << 50

@@ -1,0 +1,86 @@
+"""Questions for `smol` as a data root in GQA's layout, so that every command can ask them: one question a picture.
+
+python -m tiny.smol_data DIR --first 1700000000 --n 600 --padded 400
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tiny.drawing import draw
+from tiny.lots import text_json, text_lines
+from tiny.questions import Question, questions
+from tiny.scenes import Scene
+from tiny.smol_world import SKILLS, smol_scene
+
+STRUCTURE = {
+    "colour": "query",
+    "shape": "query",
+    "size": "choose",
+    "exist": "verify",
+    "where": "choose",
+    "count": "query",
+}
+
+
+def asked(
+    first: int, n: int, padded: int = 0, things: tuple[int, int] = (2, 8), kinds: tuple[str, ...] = tuple(SKILLS)
+) -> Iterator[tuple[Scene, Question]]:
+    """n scenes from seed `first` on, with a question each; the kinds take turns, and `padded` scenes are no squares.
+
+    A scene that cannot answer the kind whose turn it is is passed over, as squares are once there are enough of them.
+    """
+    seed, squares, done = first, 0, 0
+    while done < n:
+        scene = smol_scene(seed, things)
+        found = questions(scene, seed, (kinds[done % len(kinds)],))
+        seed += 1
+        square = scene.cols == scene.rows
+        if found and not (square and squares >= n - padded):
+            yield scene, found[0]
+            squares += square
+            done += 1
+
+
+def write(root: Path, first: int, n: int, padded: int = 0, **how: Any) -> None:
+    """Writes the questions below `root`, in pictures without loss; asked plainly, as they were taught."""
+    folder = root / "gqa" / "data" / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    lines: list[dict[str, Any]] = []
+    truth: dict[str, Any] = {}
+    for scene, question in asked(first, n, padded, **how):
+        name, key = f"s{scene.seed}.png", str(scene.seed)
+        draw(scene).save(folder / name)
+        lines.append({"question_id": key, "image": name, "text": question.text, "category": "default"})
+        truth[key] = {
+            "question": question.text,
+            "imageId": f"s{scene.seed}",
+            "isBalanced": True,
+            "answer": question.answer,
+            "types": {"structural": STRUCTURE[question.kind], "semantic": question.kind, "detailed": question.kind},
+            "semantic": [],
+            "groups": {"global": question.kind, "local": question.kind},
+            "boxes": [list(box) for box in question.boxes],
+        }
+    text_lines(root / "gqa" / "llava_gqa_testdev_balanced.jsonl", lines)
+    text_json(root / "gqa" / "data" / "testdev_balanced_questions.json", truth)
+
+
+def main() -> None:
+    """Writes one data root."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", type=Path, help="a new folder")
+    parser.add_argument("--first", type=int, required=True, help="the first scene's seed")
+    parser.add_argument("--n", type=int, required=True, help="how many questions")
+    parser.add_argument("--padded", type=int, default=0, help="at least so many pictures that are not square")
+    flags = parser.parse_args()
+    if flags.root.exists() and any(flags.root.iterdir()):
+        raise SystemExit(f"{flags.root} holds files already; name an empty or a new folder")
+    write(flags.root, flags.first, flags.n, flags.padded)
+
+
+if __name__ == "__main__":
+    main()
