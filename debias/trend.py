@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, List, Optional, Sequence, Type, TypeVar, Union
 
 import torch
@@ -13,6 +14,7 @@ from debias.shape import Shape
 T = TypeVar("T", bound="Trend")
 
 
+@dataclass(frozen=True, eq=False, repr=False)  # both as a shape's
 class Trend(Shape):
     """A shape, and the ways to get one: by its numbers, as the authors released it, or fitted to attention."""
 

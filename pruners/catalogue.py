@@ -118,6 +118,8 @@ def make(name: str, **values: Any) -> Pruner:
 def _class(name: str) -> Class:
     """The class that a method's file defines."""
     module = f"{methods.__name__}.{name}"
+    if spelling.method(name) != name:  # trends files and the authors' code would know it by the other name
+        raise ValueError(f"{_path(module)}: names of methods are told apart as {spelling.method(name)!r}; call it that")
     for node in _tree(module).body:
         if isinstance(node, ast.ClassDef) and any(_is_root(kind) for kind in _line(module, node)):
             return Class(module, node)

@@ -89,6 +89,14 @@ def test_a_method_may_be_made_from_another_one_and_from_the_package_name(written
     assert [(field.name, field.default) for field in catalogue.fields("more")] == [("keep", "128"), ("layer", "9")]
 
 
+def test_a_file_has_the_one_spelling_of_its_name(tmp_path, monkeypatch):
+    (tmp_path / "value_norm.py").write_text("", encoding="utf-8")
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    for name in ("value_norm", "ValueNorm"):
+        with pytest.raises(ValueError, match=r"value_norm\.py: names of methods are told apart as 'valuenorm'"):
+            catalogue.find(name)
+
+
 def test_a_file_without_a_method_is_named(written):
     written("class More:\n    keep: int = 1\n")
     with pytest.raises(ValueError, match=r"more\.py: expected a class that is made from pruners\.base\.Pruner"):
