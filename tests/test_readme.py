@@ -32,10 +32,10 @@ def test_the_library_examples_run(tmp_path, monkeypatch):
     assert 0 < len(there["answer"][0].split()) <= 5  # the answer without its prompt
     assert len(there["trace"].kept[0][0]) == 36  # a quarter of 144
     there["score"] = before = torch.rand(2, 576)
-    exec(CODE[1], there)
+    exec(CODE[2], there)
     assert there["score"].shape == before.shape
     assert not torch.equal(there["score"], before)
-    assert len(CODE) == 2
+    assert len(CODE) == 3  # the second one is tested below
 
 
 def test_every_method_is_in_the_table_with_its_arms_and_links():
