@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from debias import Debias, names
+from debias import Debias, Trend, names
 from eval import benchmarks, fitting, heap, trends
 from eval.able import refusal
 from eval.backends import UNPRUNED, Backend, Native
@@ -111,8 +111,7 @@ class Choice:
         self.options = options(getattr(args, "option", []))
         self.stages = getattr(args, "stages", "first")
         if self.as_released:
-            for arm in self.arms:
-                replace(Debias.paper(args.method, None, "none" if arm == UNPRUNED else arm, True), stages=self.stages)
+            self._check_release()
         self._check_split()
         if getattr(args, "share_prefix", False):
             self._check_prefix()
@@ -142,6 +141,13 @@ class Choice:
                 rest += ["--keep", repr(field.default / REFERENCE_TOKENS)]
                 log.info("keep: %d of %d tokens, as a share of this model's", field.default, REFERENCE_TOKENS)
         return parse_fields(kind, rest, f"python -m eval run --method {self.args.method}")
+
+    def _check_release(self) -> None:
+        """Refuse what the release does not run, before anything is loaded."""
+        trend = Trend.online() if self.args.trend == "online" else None
+        for arm in self.arms:
+            known = Debias.paper(self.args.method, None, "none" if arm == UNPRUNED else arm, as_released=True)
+            replace(known, stages=self.stages, trend=trend or known.trend)
 
     def _check_split(self) -> None:
         if self.dtype.endswith("bit") and (self.args.backend == "fork" or self.split > 1):
