@@ -63,6 +63,7 @@ def _possible(args: argparse.Namespace, found: list[Benchmark], models: dict[str
     pruner = parse_fields(find(args.method), list(args.fields), f"python -m eval run --method {args.method}")
     for media in dict.fromkeys(benchmark.media for benchmark in found):
         mine = [benchmark for benchmark in found if benchmark.media == media]
+        folder_of(models[media])  # a model that is not there is no fault of the method's
         reason = refusal(args.method, pruner, getattr(args, "backend", "native"), models[media], media)
         kept += mine if reason is None else []
         if reason is not None:
