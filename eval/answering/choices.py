@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from debias import Debias, names
+from debias import Debias, Trend, names
 from eval import benchmarks
 from eval.able import refusal
 from eval.answering import heap, trends
@@ -65,6 +65,7 @@ def _possible(args: argparse.Namespace, found: list[Benchmark], models: dict[str
     pruner = parse_fields(find(args.method), list(args.fields), f"python -m eval run --method {args.method}")
     for media in dict.fromkeys(benchmark.media for benchmark in found):
         mine = [benchmark for benchmark in found if benchmark.media == media]
+        folder_of(models[media])  # a model that is not there is no fault of the method's
         reason = refusal(args.method, pruner, getattr(args, "backend", "native"), models[media], media)
         kept += mine if reason is None else []
         if reason is not None:
@@ -113,8 +114,7 @@ class Choice:
         self.options = options(getattr(args, "option", []))
         self.stages = getattr(args, "stages", "first")
         if self.as_released:
-            for arm in self.arms:
-                replace(Debias.paper(args.method, None, "none" if arm == UNPRUNED else arm, True), stages=self.stages)
+            self._check_release()
         self._check_split()
         if getattr(args, "share_prefix", False):
             self._check_prefix()
@@ -144,6 +144,13 @@ class Choice:
                 rest += ["--keep", repr(field.default / REFERENCE_TOKENS)]
                 log.info("keep: %d of %d tokens, as a share of this model's", field.default, REFERENCE_TOKENS)
         return parse_fields(kind, rest, f"python -m eval run --method {self.args.method}")
+
+    def _check_release(self) -> None:
+        """Refuse what the release does not run, before anything is loaded."""
+        trend = Trend.online() if self.args.trend == "online" else None
+        for arm in self.arms:
+            known = Debias.paper(self.args.method, None, "none" if arm == UNPRUNED else arm, as_released=True)
+            replace(known, stages=self.stages, trend=trend or known.trend)
 
     def _check_split(self) -> None:
         if self.dtype.endswith("bit") and (self.args.backend == "fork" or self.split > 1):

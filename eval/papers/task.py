@@ -59,6 +59,7 @@ class Task:
         words += ["--benchmarks", ",".join(self.benchmarks), "--out", str(self.folder(planned))]
         named = {"model": self.model, "data": self.data, "limit": self.limit}
         named |= {"trend": planned.trend, "stages": planned.stages}
+        words += ["--as-released"] if planned.as_released else []
         words += [word for name, value in named.items() if value is not None for word in (f"--{name}", str(value))]
         if layout(self.checkpoint).kind == "internvl":
             words += [w for name in REFCOCO if name in self.benchmarks for w in ("--option", f"{name}.style=internvl")]
