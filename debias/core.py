@@ -46,6 +46,8 @@ class Debias:
             raise ValueError(f"stages is 'first' or 'all'; got {self.stages!r}")
         if self.release is not None and self.stages != "first":
             raise ValueError("the authors' release debiases the first cut alone; leave stages at 'first'")
+        if self.release is not None and self.trend is not None and self.trend.kind == "online":
+            raise ValueError("the authors' release has no online trend; give one that was fitted before")
 
     @classmethod
     def paper(

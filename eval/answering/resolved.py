@@ -69,6 +69,7 @@ def _possible(settings: Settings, found: list[Benchmark], models: dict[str, str]
     pruner = assembled(settings.method, {**settings.fields, **budget})
     for media in dict.fromkeys(benchmark.media for benchmark in found):
         mine = [benchmark for benchmark in found if benchmark.media == media]
+        folder_of(models[media])  # a model that is not there is no fault of the method's
         reason = refusal(settings.method, pruner, settings.backend, models[media], media)
         kept += mine if reason is None else []
         if reason is not None:
@@ -158,9 +159,10 @@ class Resolved:
     def _check_release(self) -> None:
         """Refuse what the authors' release cannot compute."""
         if self.settings.as_released:
+            trend = Trend.online() if self.settings.trend == "online" else None
             for arm in self.arms:
                 found = Debias.paper(self.settings.method, None, "none" if arm == UNPRUNED else arm, as_released=True)
-                dataclasses.replace(found, stages=self.settings.stages)
+                dataclasses.replace(found, stages=self.settings.stages, trend=trend or found.trend)
 
     def _check_split(self) -> None:
         settings = self.settings

@@ -4,6 +4,7 @@ examples:
   python -m eval reproduce --list                              what there is
   python -m eval reproduce main --limit 8                      the embedded model and data
   python -m eval reproduce main --model llava-hf/llava-1.5-7b-hf --data playground/data/eval
+  python -m eval reproduce main --as-released --model ...      also as the release's code computes it
   python -m eval reproduce main --list                         what of it is done, and what is missing
   python -m eval reproduce all --limit 8                       every one after the other
   python -m eval reproduce methods --benchmarks gqa,pope       only some of its benchmarks
@@ -46,6 +47,11 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     add("--list", action="store_true", help="say what there is, or what of NAME is done, and stop")
     add("--model", help="a checkpoint folder or hub id (default: the embedded models)")
     add("--data", help="the data root, LLaVA's playground/data/eval (default: the embedded tiny world)")
+    add(
+        "--as-released",
+        action="store_true",
+        help="do the release's methods a second time, as its code computes them; published numbers stand beside these",
+    )
     add("--benchmarks", help="only these of an artefact's benchmarks, with commas (default: all that the data holds)")
     add("--out", type=Path, default=Path("runs/reproduce"), help="where the runs go (default: %(default)s)")
     add("--limit", type=flags.positive, help="at most so many questions of each benchmark, pictures or repetitions")
@@ -79,6 +85,8 @@ def overview() -> dict[str, Any]:
 
 
 def one(artefact: Artefact, args: argparse.Namespace) -> dict[str, Any]:
+    if args.as_released:
+        artefact = artefact.released()
     base, fields, dry = common(artefact, args)
     task = Task(artefact, args.out, base, some(artefact, args.benchmarks), fields)
     say(f"\n{artefact.name}: {artefact.title}")

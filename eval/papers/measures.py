@@ -65,7 +65,7 @@ def scores(task: Task) -> list[Table]:
             rows += [
                 [planned.label, arm, f"published: {row.table}", *(row.values.get(column) for column in columns), None]
                 for row in known
-                if row.of(planned, arm)
+                if row.of(planned, arm) and task.artefact.shows(planned)
             ]
     for name, figure in figures.together(loaded).items():
         drawings.save(figure, task.here / "figures" / name)

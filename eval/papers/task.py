@@ -60,6 +60,7 @@ class Task:
         if layout(self.checkpoint).kind == "internvl":
             options |= {name: {"style": "internvl"} for name in REFCOCO if name in self.benchmarks}
         declared: dict[str, Any] = {"trend": planned.trend, "stages": planned.stages}
+        declared["as_released"] = planned.as_released or None
         return replace(
             self.base,
             method=planned.method,

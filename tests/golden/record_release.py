@@ -47,7 +47,7 @@ OLD = ("fastv", "himap")  # transformers 4.31
 CLEAR = 1e-6
 
 
-def record(method: str, release: Path) -> None:
+def record(method: str, release: Path, folder: Path) -> None:
     """In the method's environment: the first seed whose choices are clear in every case."""
     sys.path[:0] = [str(HERE), str(ROOT / "eval/forks")]
     import toy
@@ -60,7 +60,7 @@ def record(method: str, release: Path) -> None:
         if out is not None:
             about = {"method": method, "seed": str(seed), "weights": toy.digest(toy.weights(seed))}
             about["sorted by"] = toy.sorting()
-            save_file(out, str(HERE / f"release_{method}.safetensors"), {**about, "options": repr(OPTIONS[method])})
+            save_file(out, str(folder / f"release_{method}.safetensors"), {**about, "options": repr(OPTIONS[method])})
             return
 
 
@@ -159,11 +159,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("release", type=Path)
     parser.add_argument("names", nargs="*", default=list(PATHS))
+    parser.add_argument("--out", type=Path, default=HERE, help="where the recordings go (default: %(default)s)")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     release = args.release.resolve()
     if args.here:
-        record(args.names[0], release)
+        record(args.names[0], release, args.out)
         return 0
     for name in args.names or list(PATHS):
         version = "4.31" if name in OLD else "4.37"
@@ -172,6 +173,7 @@ def main() -> int:
         )
         path = os.pathsep.join([*(str(release / part) for part in PATHS[name]), str(ROOT)])
         command = [str(python), str(HERE / "record_release.py"), "--here", str(release), name]
+        command += ["--out", str(args.out.resolve())]
         subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": path})
     return 0
 

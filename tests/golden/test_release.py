@@ -5,12 +5,16 @@ tests/golden/release_*.safetensors hold what its code gave (numbers only; tests/
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import toy
 from safetensors import safe_open
+from safetensors.torch import load_file
 from test_golden import GREEDY, models, spread
 
 from debias import Debias
@@ -66,3 +70,20 @@ def test_every_method_of_the_release_is_recorded(method):
     cases = [case for name, case in recordings() if name == method]
     assert {case.split(".")[0] for case in cases} == {"paper", "before", "after"}
     assert len(cases) == 19
+
+
+@pytest.mark.forks
+@pytest.mark.parametrize("method", NATIVE)
+def test_the_release_still_says_so(method, tmp_path):
+    """DEBIAS_RELEASE names a folder with the release, as record_release.py describes it."""
+    if "DEBIAS_RELEASE" not in os.environ:
+        pytest.skip(
+            "DEBIAS_RELEASE names no folder with the authors' release; tests/golden/record_release.py says which"
+        )
+    command = [sys.executable, HERE / "record_release.py", os.environ["DEBIAS_RELEASE"], method, "--out", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    stored, found = (load_file(folder / f"release_{method}.safetensors") for folder in (HERE, tmp_path))
+    assert stored.keys() == found.keys()
+    for name, value in stored.items():
+        torch.testing.assert_close(found[name], value, atol=1e-5, rtol=0)

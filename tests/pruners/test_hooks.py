@@ -221,7 +221,7 @@ def test_the_cache_below_can_be_cut_too(cached, llava, requests, run):
 def test_without_a_cache_every_token_ranks_anew(llava, requests, run):
     encoded = llava.encode(requests[:1])
     fastv = pruners.make("fastv", keep=6)
-    with fastv(llava):
+    with fastv(llava), pytest.warns(UserWarning, match="use_cache=False"):
         out = run(llava, encoded, use_cache=False)
     inputs = dict(encoded.inputs)
     for step in range(3):
