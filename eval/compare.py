@@ -23,7 +23,7 @@ from eval.flags import positive
 from eval.results import Result, Scored, results, scored
 from eval.sample import Sample
 from eval.store import Folder
-from eval.tables import Table, say, show, write
+from eval.tables import Table, say, show, tell, write
 
 # -- tables --------------------------------------------------------------------------------------------------------
 
@@ -143,7 +143,7 @@ class Look:
     def show(self, wide: bool) -> None:
         """On the terminal: the verdict, and the narrow table or everything."""
         if self.said:
-            say(f"\n{self.said}\n")
+            tell(f"\n{self.said}\n")
         for table in self.full if wide or not self.brief else self.brief:
             show(table)
         if not wide and self.brief:
