@@ -23,7 +23,7 @@ from eval.comparing.contrast import DRAWS, SLOW_DRAWS, Contrast, contrasts, mean
 from eval.comparing.results import Result, Scored, results, scored
 from eval.sample import Sample
 from eval.scoring import judge as judging
-from eval.tables import Table, say, show, write
+from eval.tables import Table, say, show, tell, write
 
 # -- tables --------------------------------------------------------------------------------------------------------
 
@@ -143,7 +143,7 @@ class Look:
     def show(self, wide: bool) -> None:
         """On the terminal: the verdict, and the narrow table or everything."""
         if self.said:
-            say(f"\n{self.said}\n")
+            tell(f"\n{self.said}\n")
         for table in self.full if wide or not self.brief else self.brief:
             show(table)
         if not wide and self.brief:
