@@ -108,13 +108,10 @@ def tenths(value: float) -> float:
 def show(table: Table, stderr: bool = True) -> None:
     """On the terminal. A table that is too wide comes in parts, each with the names of its rows; no number breaks."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table as Rich
     from rich.text import Text
 
-    console = Console(stderr=stderr, highlight=False)
-    if not console.is_terminal:
-        console = Console(stderr=stderr, highlight=False, width=max(160, console.width))
+    console = _console(stderr)
     for number, columns in enumerate(parts(table, console.width)):
         title = None if number or not table.title else Text(visible(table.title))
         drawn = Rich(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False,
@@ -129,6 +126,20 @@ def show(table: Table, stderr: bool = True) -> None:
         console.print(drawn)
     for note in table.notes:
         console.print(Text(visible(note)))
+
+
+def explain(words: str) -> None:
+    """Sentences, broken between words as the terminal is wide."""
+    from rich.text import Text
+
+    _console().print(Text(visible(words)))
+
+
+def _console(stderr: bool = True) -> Any:
+    from rich.console import Console
+
+    console = Console(stderr=stderr, highlight=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=max(160, console.width))
 
 
 def parts(table: Table, room: int) -> list[list[int]]:

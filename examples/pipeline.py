@@ -31,7 +31,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(EMBEDDED))
     parser.add_argument("--image", type=Path)
-    parser.add_argument("--question", default="What colour is the circle?")
+    parser.add_argument(
+        "--question", default="What colour is the circle?\nAnswer the question using a single word or phrase."
+    )
     parser.add_argument("--keep", type=float, default=0.25, help="share of the visual tokens that stay")
     args = parser.parse_args()
 
@@ -51,10 +53,10 @@ def main() -> None:
 
 
 def drawn() -> Image.Image:
-    """A picture of the embedded model's world."""
+    """A picture of the embedded model's world: one red circle, and two thirds of the padded square empty."""
     from tiny import world
 
-    return world.draw(world.scene(2 * 10**9))
+    return world.draw(world.scene(2_000_007_059))
 
 
 if __name__ == "__main__":

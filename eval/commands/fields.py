@@ -4,8 +4,12 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import re
 import typing
 from collections.abc import Sequence
+from contextlib import redirect_stderr
+from itertools import pairwise
 from typing import Any
 
 from debias.names import nearest
@@ -21,8 +25,6 @@ def flags_of(kind: type) -> list[str]:
 
 def parse_fields(kind: type, words: Sequence[str], program: str) -> dict[str, Any]:
     """The fields of a dataclass that the flags give, with their values."""
-    import tyro
-
     own = flags_of(kind)
     for word in words:
         flag = word.split("=")[0].split(".")[0].replace("_", "-")
@@ -40,7 +42,7 @@ def parse_fields(kind: type, words: Sequence[str], program: str) -> dict[str, An
         if own:
             first = dataclasses.fields(inner)[0].name  # --scores ratio --scores.shallow 3: the name is its kind
             words = [f"--{first}", *plain, *own] if plain else own
-            nested[field.name] = tyro.cli(inner, args=words, prog=f"{program} --{field.name}")
+            nested[field.name] = parsed(inner, words, f"{program} --{field.name}", under=f"{field.name}.")
         elif plain:
             nested[field.name] = plain[0]
     simple: list[Any] = [
@@ -48,12 +50,36 @@ def parse_fields(kind: type, words: Sequence[str], program: str) -> dict[str, An
         for field in dataclasses.fields(kind)
         if field.init and not any(map(dataclasses.is_dataclass, typing.get_args(hints[field.name])))
     ]
-    flat: Any = tyro.cli(
-        dataclasses.make_dataclass(kind.__name__, simple), args=rest, prog=program, description=kind.__doc__
-    )
+    flat = parsed(dataclasses.make_dataclass(kind.__name__, simple), rest, program, kind.__doc__)
     found = {name: getattr(flat, name) for name, _, _ in simple if name.replace("_", "-") in given}
     kind(**found, **nested)  # what the class itself refuses is refused here
     return {**found, **nested}
+
+
+def parsed(kind: Any, words: Sequence[str], program: str, about: str | None = None, under: str = "") -> Any:
+    """A dataclass from its flags. What tyro draws a box around is said in one line."""
+    import tyro
+
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.cli(kind, args=list(words), prog=program, description=about)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+    lines = [line.strip("│╭╮╰╯─ ") for line in said.getvalue().splitlines()]
+    hint = next((found for line in lines if (found := re.fullmatch(r"(--[\w.-]+) (\S+)", line))), None)
+    if hint is None:
+        raise Misuse(" ".join(line for line in lines if line))
+    apart = [part for word in words for part in word.split("=", 1)]
+    given = next((after for word, after in pairwise([*apart, "nothing"]) if word == hint[1]), "nothing")
+    flag = f"--{under}{hint[1][2:]}"
+    raise Misuse(f"{flag} {given}: expected {hint[2]}, as in {flag} {_default_of(kind, hint[1])}")
+
+
+def _default_of(kind: Any, flag: str) -> Any:
+    name = flag.removeprefix("--").replace("-", "_")
+    return next((field.default for field in dataclasses.fields(kind) if field.name == name), "...")
 
 
 def apart(words: Sequence[str], name: str) -> tuple[list[str], list[str], list[str]]:

@@ -160,7 +160,8 @@ def plot(stem: Path, found: Found, stored: dict[str, Trend]) -> list[str]:
     for name, (one, curve) in found.items():
         trend = files.make(one, name)
         curves[name] = curve.tolist()
-        fits[f"{name}, {one['kind']}"] = inverse(trend, len(curve))
+        what = NONE if one.get("found") == NONE else one["kind"]
+        fits[f"{name}, {what}"] = inverse(trend, len(curve))
     fits |= {name: inverse(trend, len(curve)) for name, trend in stored.items() if trend.length in (None, len(curve))}
     return [str(path) for path in drawings.save(drawings.fits(curves, fits), stem)]
 

@@ -11,7 +11,7 @@ from eval.comparing import verdict
 from eval.comparing.averages import AVERAGES
 from eval.comparing.contrast import DRAWS, SLOW_DRAWS, Contrast, contrasts, mean, scale
 from eval.comparing.results import Result, Scored, not_judged, results, ungraded, unjudged, without
-from eval.tables import Table, say, show
+from eval.tables import Table, explain, say, show
 
 # -- tables --------------------------------------------------------------------------------------------------------
 
@@ -133,7 +133,7 @@ class Look:
     def show(self, wide: bool) -> None:
         """On the terminal: the verdict, and the narrow table or everything."""
         if self.said:
-            say(f"\n{self.said}\n")
+            explain(f"\n{self.said}\n")
         for table in self.full if wide or not self.brief else self.brief:
             show(table)
         if not wide and self.brief:

@@ -37,6 +37,17 @@ def to_pixels(box: Box, size: tuple[int, int], frame: str) -> Box:
     return tidy((x1 * side - left, y1 * side - top, x2 * side - left, y2 * side - top), width, height)
 
 
+def from_pixels(box: Sequence[float], size: tuple[int, int], frame: str) -> Box:
+    """A box in pixels of the picture as an answer says it, in 0..1 of `frame`."""
+    width, height = size
+    side = max(size)
+    left, top, across, down = (0, 0, width, height)
+    if frame == "square":
+        left, top, across, down = (side - width) // 2, (side - height) // 2, side, side
+    x1, y1, x2, y2 = box
+    return (x1 + left) / across, (y1 + top) / down, (x2 + left) / across, (y2 + top) / down
+
+
 def tidy(box: Sequence[float], width: float, height: float) -> Box:
     """Corners in order, and inside the picture."""
     x1, x2 = sorted(min(max(float(value), 0.0), width) for value in (box[0], box[2]))

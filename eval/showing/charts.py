@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from eval.bias.strength import Measured
+from eval.comparing.contrast import Contrast, scale
 from eval.showing.drawings import MORE_COLOURS, STYLE, colour, figure
 from pruners import catalogue
 
@@ -20,20 +21,43 @@ Line = Iterable[tuple[float, float]]
 BASELINES = tuple(catalogue.title(name) for name in catalogue.baselines())
 
 
-def bars(points: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Every benchmark in every arm."""
-    arms = list(dict.fromkeys(arm for by_arm in points.values() for arm in by_arm))
-    drawn = figure(max(4.4, 0.75 * len(points) + 1.5), 3.0)
+def dots(points: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Every benchmark in every arm: a line a benchmark, narrow enough for a phone."""
+    arms = sorted({arm: None for by_arm in points.values() for arm in by_arm}, key=lambda arm: arm != "unpruned")
+    drawn = figure(4.4, 0.24 * len(points) + 1.1)
     with matplotlib.rc_context(STYLE):
         axis = drawn.subplots()
-        width = 0.8 / len(arms)
+        for row, by_arm in enumerate(points.values()):
+            axis.hlines(row, min(by_arm.values()), max(by_arm.values()), color="#999999", linewidth=0.7)
         for number, arm in enumerate(arms):
-            heights = [by_arm.get(arm, math.nan) for by_arm in points.values()]
-            places = np.arange(len(points)) + (number - (len(arms) - 1) / 2) * width
-            axis.bar(places, heights, width, color=colour(arm, number), label=arm)
-        axis.set_xticks(range(len(points)), list(points), rotation=30, ha="right")
-        axis.set_ylabel("score")
-        drawn.legend(ncols=len(arms), loc="outside upper left", fontsize=8)
+            rows = [row for row, by_arm in enumerate(points.values()) if arm in by_arm]
+            values = [by_arm[arm] for by_arm in points.values() if arm in by_arm]
+            face = "none" if arm == "unpruned" else colour(arm, number)
+            # Arms that score alike lie on each other: the earlier ones are larger.
+            axis.scatter(values, rows, 16 + 8 * (len(arms) - number), facecolor=face, edgecolor=colour(arm, number),
+                         linewidth=1, label=arm, zorder=2)  # fmt: skip
+        axis.set_yticks(range(len(points)), list(points))
+        axis.invert_yaxis()
+        axis.set_xlabel("score")
+        drawn.legend(ncols=min(3, len(arms)), loc="outside lower center", fontsize=8)
+    return drawn
+
+
+def forest(found: Sequence[Contrast]) -> Figure:
+    """One arm's differences with their intervals; filled where it differs, by the rule of comparing/contrast.py."""
+    drawn = figure(4.4, 0.24 * len(found) + 0.9)
+    with matplotlib.rc_context(STYLE):
+        axis = drawn.subplots()
+        axis.axvline(0, color="black", linewidth=0.6)
+        for row, one in enumerate(found):
+            shrink, shade = scale(one.benchmark), colour("both" if one.differs else "none")
+            if one.low is not None and one.high is not None:
+                axis.hlines(row, one.low / shrink, one.high / shrink, color=shade, linewidth=1.3)
+            face = shade if one.differs else "white"
+            axis.plot(one.delta / shrink, row, "o", color=shade, markerfacecolor=face, markersize=5)
+        axis.set_yticks(range(len(found)), [one.benchmark for one in found])
+        axis.invert_yaxis()
+        axis.set_xlabel(f"{found[0].b} − {found[0].a}, points")
     return drawn
 
 

@@ -42,6 +42,13 @@ STYLE: Any = {  # matplotlib types its settings by name
 }
 
 
+DARK = b"""<style>:root { color-scheme: light dark } @media (prefers-color-scheme: dark) {
+text { fill: #e4e4e4 !important } [style*="fill: #ffffff"] { fill: #1c1c1c !important }
+[style*="stroke: #000000"] { stroke: #e4e4e4 !important } [style*="fill: #000000"] { fill: #e4e4e4 !important }
+}</style>
+"""
+
+
 def colour(name: str, number: int = 0) -> str:
     return ARM_COLOURS.get(name, MORE_COLOURS[number % len(MORE_COLOURS)])
 
@@ -62,11 +69,12 @@ def save(drawn: Figure, stem: Path) -> list[Path]:
 
 
 def vector(drawn: Figure) -> bytes:
-    """The figure as an SVG file."""
+    """The figure as an SVG file that follows a page's dark mode: text and lines light, no white behind them."""
     out = io.BytesIO()
     with matplotlib.rc_context(STYLE):
         drawn.savefig(out, format="svg", metadata={"Date": None})
-    return out.getvalue()
+    head, tag, rest = out.getvalue().partition(b"<defs>")
+    return head + DARK + tag + rest
 
 
 def maps(curves: Mapping[str, Sequence[float]], grid: tuple[int, int], title: str) -> Figure:

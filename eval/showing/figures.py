@@ -42,7 +42,7 @@ def run_figures(scored: Sequence[Scored], info: Mapping[str, Any]) -> dict[str, 
     squares = [one for one in scored if one.benchmark.media == "image"]
     rows = [row for one in squares for arm in one.arms.values() for row in arm.rows
             if {"kept", "size", "arm"} <= row["metadata"].keys()]  # fmt: skip
-    made = {"scores": charts.bars(points(scored))}
+    made = {"scores": charts.dots(points(scored))}
     side = math.isqrt(next(iter(tokens)) or 0) if len(tokens) == 1 else 0
     if rows and side and {side * side} == tokens:
         made["selection-frequency"] = drawings.frequency(rows, side)

@@ -66,7 +66,7 @@ MADE = {
     "fit-error": lambda: drawings.fit_errors(diagnosis()["layers"]),
     "heads": lambda: drawings.heads(diagnosis()["layers"]),
     "layers": lambda: drawings.layers(diagnosis()["layers"], 0.1),
-    "bars": lambda: charts.bars({"pope": dict.fromkeys(ARMS, 50.0), "gqa": {"none": 40.0, "both": 45.0}}),
+    "dots": lambda: charts.dots({"pope": dict.fromkeys(ARMS, 50.0), "gqa": {"none": 40.0, "both": 45.0}}),
     "radar": lambda: charts.radar(METHODS),
     "budget": lambda: charts.budget(BUDGETS, 70.0),
     "effects": lambda: charts.effects({name: {"64": (1, 0, 2), "128": (-1, -2, 1)} for name in METHODS}, "score"),

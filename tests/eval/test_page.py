@@ -101,7 +101,7 @@ def browser(page, tmp_path_factory):
 
 
 def test_it_opens_in_silence_and_fetches_nothing(browser, page):
-    assert browser["document.title"] == "FastV(keep=16)"
+    assert browser["document.title"] == "FastV"
     loud = ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled", "Page.javascriptDialogOpening")
     assert [event for event in browser.events if event.get("method") in loud] == []
     asked = {event["params"]["request"]["url"].split(":")[0] for event in browser.events
@@ -114,6 +114,7 @@ def test_it_opens_in_silence_and_fetches_nothing(browser, page):
 def test_filters(browser):
     count = "[...document.querySelectorAll('.card')].filter(c => !c.hidden).length"
     assert browser[count] == 12
+    assert "12 of 12" in browser["document.getElementById('count').textContent"]
     choose = "(() => {{ const e = document.getElementById('{}'); e.{} = {}; e.onchange(); }})()"
     browser[choose.format("benchmark", "value", "'pope'")]
     assert browser[count] == 6
@@ -122,10 +123,16 @@ def test_filters(browser):
     assert 0 < flipped <= 6
     browser[choose.format("shape", "value", "'landscape'")]
     assert browser[count] < flipped
-    assert browser["document.getElementById('count').textContent"] == f"{browser[count]} of 12"
+    assert browser["document.getElementById('count').textContent"] == f"{browser[count]} of {browser[count]}"
     for name, part, value in (("benchmark", "value", "''"), ("flips", "checked", "false"), ("shape", "value", "''")):
         browser[choose.format(name, part, value)]
     assert browser[count] == 12
+    browser[choose.format("order", "value", "'plain'")]
+    assert browser[count] == 12
+    assert (
+        0 < browser["cards.filter(c => !c.hidden && c.dataset.flip === '1').length"] < 12
+    )  # not those that differ alone
+    browser[choose.format("order", "value", "'first'")]
     assert "gained" in browser["document.body.textContent"]
 
 
@@ -150,6 +157,30 @@ def test_pictures_show_what_was_kept_and_can_be_enlarged(browser):
     assert browser[width] == before
 
 
+def test_it_says_how_many_differ(browser):
+    text = browser["document.body.textContent"]
+    differ = browser["cards.filter(c => c.dataset.first === '1' && c.dataset.flip === '1').length"]
+    assert f"{differ} of the 12 shown" in " ".join(text.split())
+    assert "both beats none" in text or "cannot be told apart" in text
+
+
+def test_figures_follow_dark_mode(browser):
+    """The corner of the first figure is as light or as dark as the page."""
+
+    def corner(mode):
+        browser("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": mode}])
+        box = browser["(({x, y}) => [x, y + scrollY])(document.querySelector('.figures img').getBoundingClientRect())"]
+        clip = {"x": box[0] + 2, "y": box[1] + 2, "width": 4, "height": 4, "scale": 1}
+        shot = browser("Page.captureScreenshot", clip=clip, captureBeyondViewport=True)["data"]
+        return Image.open(io.BytesIO(base64.b64decode(shot))).convert("L").getpixel((1, 1))
+
+    try:
+        assert corner("light") > 200
+        assert corner("dark") < 60
+    finally:
+        browser("Emulation.setEmulatedMedia", features=[])
+
+
 def test_it_fits_a_phone(browser):
     assert browser["innerWidth <= 500 && document.documentElement.scrollWidth <= innerWidth"]
     # What is wider than the screen scrolls by itself.
@@ -169,7 +200,8 @@ def test_on_paper_nothing_is_cut_off_and_pictures_are_there(browser):
         assert max(dropped) < 0.25 * 255 < max(kept)
         printed = base64.b64decode(browser("Page.printToPDF", printBackground=False)["data"])
         assert printed.startswith(b"%PDF")
-        assert printed.count(b"/Subtype /Image") >= 12  # every card's picture
+        held = browser["document.querySelectorAll('.store image').length"]
+        assert printed.count(b"/Subtype /Image") >= held >= 6  # every picture of a card, each once
     finally:
         browser("Emulation.setEmulatedMedia", media="")
         browser("Emulation.clearDeviceMetricsOverride")

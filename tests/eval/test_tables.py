@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from eval.tables import Table, between, comma_separated, latex, markdown, parts, show
+from eval.tables import Table, between, comma_separated, explain, latex, markdown, parts, show
 
 NASTY = Table("50 % of a_b & {c}", ["arm", "score"], [["=cmd|' /C calc'!A0", 1.234], ["a|b\n<x>", None], ["-5", -5.0]])
 
@@ -67,6 +67,16 @@ def test_tables_fit_the_terminal_and_no_number_breaks(columns, monkeypatch, caps
     for number in (*(f"{1000.25 + i:.2f}" for i in range(9)), "+66.7 [−33.3, 260.8]"):
         assert number in seen
     assert seen.count("refcoco+") == seen.count("pope") == len(parts(WIDE, columns))  # every part names its rows
+
+
+def test_sentences_break_between_words(monkeypatch, capsys):
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    monkeypatch.setenv("COLUMNS", "80")
+    words = "both beats none by 6.3 [4.4, 8.4] points over 16 benchmarks " * 4
+    explain(words)
+    lines = capsys.readouterr().err.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert " ".join(" ".join(lines).split()) == words.strip()
 
 
 def test_dashes_stand_under_the_last_digit(monkeypatch, capsys):

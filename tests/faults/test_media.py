@@ -16,7 +16,7 @@ from PIL import Image
 from eval.reading.images import MAX_PIXELS, MAX_SIDE, check_image, open_clip, open_image
 from eval.reading.video import Clips, read_frames
 from eval.sample import Sample
-from eval.showing.report import THUMBNAIL, thumbnail
+from eval.showing.cards import THUMBNAIL, thumbnail
 from pruners.models import images
 
 quick = settings(max_examples=40)
@@ -97,7 +97,7 @@ def test_absurd_shapes_are_padded_in_little_memory_and_to_the_same_bits(size, mo
         assert found.tobytes() == images.resized(images.square(image, GREY), (30, 30)).tobytes()
     file = io.BytesIO()
     image.save(file, "PNG")
-    assert thumbnail(Sample("q", "?", file.getvalue())).startswith("data:image/jpeg")
+    assert thumbnail(Sample("q", "?", file.getvalue())).startswith("data:image/webp")
     assert max(size) > THUMBNAIL
 
 
