@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from debias import trends
+from eval import benchmarks
 from eval.benchmarks.base import ten_answers
 from eval.box import find_box, iou, to_pixels
 from eval.judge import TASKS, Cache, Unreadable, Verdict, verdict_in
@@ -154,6 +156,16 @@ def test_a_value_of_what_is_no_object(record):
         want(record, "answer")
     with pytest.raises(ValueError, match="expected an object with 'answer'"):
         ten_answers({"answers": [record if not isinstance(record, str) else None] * 10})
+
+
+def test_a_name_longer_than_a_files(world, tmp_path):
+    home = benchmarks.get("mme").home(world)
+    copy = shutil.copytree(home, tmp_path / "MME")
+    question = json.loads((copy / "llava_mme.jsonl").read_text().splitlines()[0])
+    question["question_id"] = f"{question['question_id'].partition('/')[0]}/{'9' * 5000}.png"
+    (copy / "llava_mme.jsonl").write_text(json.dumps(question) + "\n")
+    with pytest.raises(ValueError, match=r"llava_mme\.jsonl, line 1: "):
+        benchmarks.get("mme").load(copy, media=False)
 
 
 numbers = st.floats() | st.integers() | st.text(max_size=6)
