@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -275,7 +276,7 @@ def present(loaded: Sequence[tuple[Benchmark, Path, Sequence[Sample]]]) -> None:
     """Every picture and clip is there; what is in them shows when they are read, or with `--check`."""
     for benchmark, _, samples in loaded:
         wanted = {path: sample for sample in samples if isinstance(path := sample.image or sample.video, Path)}
-        gone = [path for path in wanted if not path.is_file()]
+        gone = [path for path in wanted if not os.path.isfile(path)]  # also of a name that no file can have
         if gone:
             raise ValueError(
                 f"{benchmark.name}: {len(gone):,} of {len(wanted):,} files are missing, first {gone[0]} of question "
