@@ -40,10 +40,10 @@ def parse(text: str, name: str) -> List[Dict[str, Any]]:
                 table[key] = json.loads(value, parse_constant=_refuse)
             else:
                 raise ValueError
-        except (ValueError, IndexError):
+        except (ValueError, IndexError, RecursionError):
             raise ValueError(
                 f"{name}, line {number}: expected [[trend]] or, below it, key = value with a new key and a number, "
-                f'a "text" or a list on one line; found {line!r}'
+                f'a "text" or a list on one line; found {line!r:.200}'
             ) from None
     return records
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -206,7 +207,7 @@ def present(loaded: Loaded) -> None:
     """Every picture and clip is there; what is in them shows when they are read, or with `--check`."""
     for benchmark, _, samples in loaded:
         wanted = {path: sample for sample in samples if isinstance(path := sample.image or sample.video, Path)}
-        gone = [path for path in wanted if not path.is_file()]
+        gone = [path for path in wanted if not os.path.isfile(path)]  # also of a name that no file can have
         if gone:
             raise ValueError(
                 f"{benchmark.name}: {len(gone):,} of {len(wanted):,} files are missing, first {gone[0]} of question "

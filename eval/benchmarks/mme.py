@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -110,7 +111,7 @@ def _truth(root: Path, category: str, id: str) -> Path:
     """MME comes in two shapes: pictures and texts in folders of their own, or side by side."""
     name = id.rpartition("/")[2].partition(".")[0] + ".txt"
     apart = root / category / "questions_answers_YN" / name
-    return apart if apart.exists() else root / category / name
+    return apart if os.path.exists(apart) else root / category / name
 
 
 def _pairs(path: Path, faults: Faults) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -114,6 +115,6 @@ def place(home: Path, name: str) -> tuple[Path, Path]:
     below = parts[1:] if parts[:1] == ("data",) else parts
     if not name.startswith("/") and ".." not in parts:
         for base, path in ((root, parts), (root.parent, parts), (root, below), (home, parts)):
-            if base.joinpath(*path).exists():
+            if os.path.exists(base.joinpath(*path)):
                 return base.joinpath(*path), base.joinpath(*path[: -len(below)], *below[: len(below) > 1])
     return root / name, root

@@ -148,6 +148,8 @@ def want(record: Mapping[str, Any], name: str, *kinds: type) -> Any:
     """record[name], which must be there and of one of the kinds (a string, when none is named)."""
     kinds = kinds or (str,)
     names = " or ".join(_NAMES.get(kind, kind.__name__) for kind in kinds)
+    if not isinstance(record, Mapping):
+        raise ValueError(f"expected an object with {name!r}, found {record!r:.80}")
     if name not in record:
         raise ValueError(
             f"expected {name!r} ({names}), found {', '.join(map(repr, record)) or 'an empty record'!s:.300}"

@@ -79,6 +79,15 @@ def test_an_index_is_read_as_it_says(model):
     refused(model, "b.safetensors does not hold the tensor")
 
 
+def test_a_tensor_stands_in_one_file(model):
+    names = spread(model)
+    first = sorted(names)[0]
+    one, other = (load_file(model / f"{name}.safetensors") for name in "ab")
+    save_file({**other, first: one[first]}, model / "b.safetensors")
+    (model / folder.INDEX).write_text(json.dumps({"weight_map": {**names, first: "b.safetensors"}}))
+    refused(model, "stands in two files")
+
+
 @pytest.mark.parametrize("value", [None, [], {}, 3, "a.safetensors"])
 def test_an_index_of_another_kind(model, value):
     spread(model)
@@ -210,6 +219,8 @@ def test_a_part_left_out_is_no_model_of_billions(model):
     [
         ("config.json", {"transformers_weights": "../../x.safetensors"}, "transformers_weights"),
         ("config.json", {"model_type": None}, "model_type"),
+        ("config.json", {"image_seq_length": -1}, "image_seq_length"),
+        ("config.json", {"hidden_size": 10**9}, "hidden_size"),
         ("tokenizer.json", {"model": None}, "expected 'model'"),
         ("tokenizer_config.json", {"tokenizer_file": "/etc/passwd"}, "names a file"),
         ("preprocessor_config.json", {"image_mean": [0.5]}, "three numbers in 'image_mean'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from hypothesis import given, settings
@@ -10,9 +11,11 @@ from hypothesis import strategies as st
 
 from debias import records as stored
 from debias import trends
+from eval import benchmarks
 from eval.answering.store import Folder, torn
 from eval.answering.store import read as read_shard
-from eval.reading.read import Faults, listed, read_json, records, table
+from eval.benchmarks.base import ten_answers
+from eval.reading.read import Faults, listed, read_json, records, table, want
 from eval.sample import read_rows
 from eval.scoring.box import find_box, iou, to_pixels
 from eval.scoring.judge import TASKS, Cache, Unreadable, Verdict, verdict_in
@@ -139,6 +142,31 @@ def test_verdicts_on_disk_are_read_again_as_strictly(tmp_path):
     assert not _readable(TASKS["mmvet"], found)
     assert not _readable(TASKS["mmvet"], Verdict(None, "", "j"))  # a failure that an older version kept
     assert Cache(tmp_path / "c").get("b") is None
+
+
+# What the fuzzer found; see SECURITY.md.
+@pytest.mark.parametrize("value", ["[" * 100_000, '{"a":' * 50_000])
+def test_a_trend_nested_too_deep(value):
+    with pytest.raises(ValueError, match=r"x\.toml, line 2: expected"):
+        trends.parse(f"[[trend]]\nvalues = {value}", "x.toml")
+
+
+@pytest.mark.parametrize("record", [None, 3, "text", ["answer"], True])
+def test_a_value_of_what_is_no_object(record):
+    with pytest.raises(ValueError, match="expected an object with 'answer'"):
+        want(record, "answer")
+    with pytest.raises(ValueError, match="expected an object with 'answer'"):
+        ten_answers({"answers": [record if not isinstance(record, str) else None] * 10})
+
+
+def test_a_name_longer_than_a_files(world, tmp_path):
+    home = benchmarks.get("mme").home(world)
+    copy = shutil.copytree(home, tmp_path / "MME")
+    question = json.loads((copy / "llava_mme.jsonl").read_text().splitlines()[0])
+    question["question_id"] = f"{question['question_id'].partition('/')[0]}/{'9' * 5000}.png"
+    (copy / "llava_mme.jsonl").write_text(json.dumps(question) + "\n")
+    with pytest.raises(ValueError, match=r"llava_mme\.jsonl, line 1: "):
+        benchmarks.get("mme").load(copy, media=False)
 
 
 numbers = st.floats() | st.integers() | st.text(max_size=6)

@@ -24,7 +24,7 @@ def test_every_promise_names_a_test_that_is_there():
     assert len(named) > 15
     for file, name in named:
         assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{name}"
-    for line in page.splitlines():
+    for line in page.partition("## Tried")[0].splitlines():
         if line.startswith("| ") and not line.startswith("| promise"):
             assert "::test_" in line, line
 

@@ -3,7 +3,8 @@
 python tests/mutants                        debias/, pruners/ and everything that scores
 python tests/mutants debias/span.py         some modules
 python tests/mutants --only pruners         one of the groups: debias, pruners, benchmarks, scorers
-python tests/mutants --since HEAD~1         only lines that have changed since a commit, in minutes
+python tests/mutants --since HEAD~1         only lines that have changed since a commit
+python tests/mutants --only pruners --tests tests/pruners/test_mis.py pruners/mis.py      on some tests, in minutes
 python tests/mutants --list debias/span.py  the mistakes themselves
 
 No file is changed. A mistake inside a function is put into the running process: its tests are collected once, and each
@@ -62,12 +63,15 @@ def main() -> int:
     parser.add_argument("modules", nargs="*", help="modules by path; all of debias/, pruners/ and the scorers without")
     parser.add_argument("--only", help=f"some of the groups, with commas: {', '.join(GROUPS)}")
     parser.add_argument("--since", metavar="COMMIT", help="only mistakes in lines that have changed since a commit")
+    parser.add_argument("--tests", help="only these test files, with commas; others may notice what survives them")
     parser.add_argument("--list", action="store_true", help="list the mistakes and stop")
     parser.add_argument("--quick", action="store_true", help="do not try survivors on whole test files")
     args = parser.parse_args()
     only = args.only.split(",") if args.only else list(GROUPS)
     if unknown := [name for name in only if name not in GROUPS]:
         parser.error(f"no group {unknown[0]!r}; there are {', '.join(GROUPS)}")
+    if args.tests:
+        GROUPS.update({name: (GROUPS[name][0], args.tests.split(",")) for name in only})
     found = {group: chosen(group, args.modules, args.since) for group in only}
     if args.list:
         print(*(mutant for mutants in found.values() for mutant in mutants), sep="\n")
