@@ -298,3 +298,15 @@ def test_all_stages_run_one_after_the_other_and_write_both_models(tmp_path, monk
         train.STAGES[stage](tmp_path, 1, "cpu")
     weights = sorted(path.parent.name for path in (tmp_path / "assets").glob("*/model.safetensors"))
     assert weights == ["tiny-llava", "tiny-video-llava"]
+
+
+def test_slow_parameters_learn_at_half_the_rate(tmp_path):
+    quick, slow = (torch.nn.Parameter(torch.zeros(3)) for _ in range(2))
+
+    def loss(step, share):
+        total = (quick - 1).square().sum() + (slow - 1).square().sum()
+        return total, total.item()
+
+    learn(tmp_path, "pair", [quick, slow], {}, 1, 1e-2, loss, dict, cool=False, warm_up=1, slow=[slow])
+    assert torch.allclose(quick, torch.full((3,), 1e-2))  # the first step of Adam is the rate itself
+    assert torch.allclose(slow, torch.full((3,), 5e-3))
