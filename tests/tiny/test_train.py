@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tiny import film, lean, lessons, meanings, prompts, sight, tokenizer, train, world
+from tiny import curves, film, lean, lessons, meanings, prompts, sight, tokenizer, train, world
 from tiny.clips import FRAMES
 from tiny.curriculum import PATIENCE, Curriculum
 from tiny.drawing import draw
@@ -310,3 +310,12 @@ def test_slow_parameters_learn_at_half_the_rate(tmp_path):
     learn(tmp_path, "pair", [quick, slow], {}, 1, 1e-2, loss, dict, cool=False, warm_up=1, slow=[slow])
     assert torch.allclose(quick, torch.full((3,), 1e-2))  # the first step of Adam is the rate itself
     assert torch.allclose(slow, torch.full((3,), 5e-3))
+
+
+def test_a_curve_shows_steps_once_that_were_made_again(tmp_path):
+    steps = [10, 20, 30, 25, 35]
+    (tmp_path / "tune.jsonl").write_text("".join(f'{{"step": {step}, "place": {k}}}\n' for k, step in enumerate(steps)))
+    told = curves.lines(tmp_path / "tune.jsonl")
+    assert [line["step"] for line in told] == [10, 20, 25, 35]
+    assert [line["place"] for line in told] == [0, 1, 3, 4]
+    assert curves.lines(tmp_path / "none.jsonl") == []
