@@ -180,8 +180,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser, work = build(name)
         args = parse(parser, rest)
         for flag in ("model", "video_model"):
-            if isinstance(model := getattr(args, flag, None), str):
-                setattr(args, flag, embedded.named(model))
+            model = getattr(args, flag, None)  # a string or a path
+            if isinstance(model, str | Path):
+                setattr(args, flag, type(model)(embedded.named(str(model))))
         result = work(args)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
