@@ -189,8 +189,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser, work = build(name)
         args = parse(parser, rest)
         for flag in ("model", "video_model"):
-            if isinstance(model := getattr(args, flag, None), str):
-                setattr(args, flag, embedded.named(model))
+            model = getattr(args, flag, None)  # a string or a path
+            if isinstance(model, str | Path):
+                setattr(args, flag, type(model)(embedded.named(str(model))))
         for place in WRITTEN:
             if getattr(args, place, None):
                 writable(getattr(args, place))

@@ -57,7 +57,14 @@ def main() -> None:
 
 
 def lines(path: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """What a stage told; of steps that were made again after an interruption, the last time alone."""
+    told: list[dict[str, float]] = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        line = json.loads(text)
+        while told and told[-1]["step"] >= line["step"]:
+            told.pop()
+        told.append(line)
+    return told
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import argparse
 import itertools
 import json
 import random
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -255,30 +254,28 @@ def tune(run: Path, steps: int, device: str, fast: bool) -> None:
 
 @torch.no_grad()
 def check(run: Path, steps: int, device: str, fast: bool) -> None:
-    """Right answers to held-out questions by skill, on whole pictures with 2 to 8 things; `steps` pictures a skill."""
+    """Right answers to held-out questions by skill, on whole pictures with 2 to 8 things; `steps` pictures."""
     student = Student(device, fast)
     student.recall(run, "bridge", "tune")
     done = torch.load(run / "tune.pt", map_location="cpu", weights_only=True)["step"]
-    shares = accuracy(student, steps or 32)
-    print(json.dumps({"step": done, "pictures": steps or 32, **shares}), flush=True)
+    print(json.dumps({"step": done, **accuracy(student, steps or 100)}), flush=True)
 
 
-def accuracy(student: Student, pictures: int) -> Mapping[str, float]:
-    """Shares of right answers by skill, one question a picture, pictures whole; `blind` is shown another picture."""
-    found: dict[str, float] = {}
-    blind = []
-    for name in SKILLS:
-        batches = [
-            student.teacher.lesson(SEEDS["check"] + 10_000_000 + 100 * k, 4, 1, {name: 1.0})
-            for k in range(-(-pictures // 4))
-        ]
-        right = []
-        for batch in batches:
-            seen = student.features(batch.pictures)
-            right += student.right(*student.answers(batch, seen))
+def accuracy(student: Student, pictures: int) -> dict[str, float]:
+    """Shares of right answers by skill, at most six questions a picture; `blind` is shown the next picture instead."""
+    right: dict[str, list[bool]] = {name: [] for name in SKILLS}
+    blind: list[bool] = []
+    for first in range(0, pictures, 4):
+        batch = student.teacher.lesson(SEEDS["check"] + 10_000_000 + 100 * first, min(4, pictures - first), 6)
+        seen = student.features(batch.pictures)
+        for skill, hit in zip(batch.skills, student.right(*student.answers(batch, seen)), strict=True):
+            right[skill].append(hit)
+        if len(seen) > 1:
             blind += student.right(*student.answers(batch, seen.roll(1, 0)))
-        found[name] = round(sum(right) / len(right), 3)
-    return found | {"all": round(sum(found.values()) / len(found), 3), "blind": round(sum(blind) / len(blind), 3)}
+    shares = {name: round(sum(hits) / len(hits), 3) for name, hits in right.items() if hits}
+    asked = sum(map(len, right.values()))
+    whole = {"all": round(sum(shares.values()) / len(shares), 3), "blind": round(sum(blind) / max(1, len(blind)), 3)}
+    return {"pictures": pictures, "questions": asked, **shares, **whole}
 
 
 def save(run: Path, steps: int, device: str, fast: bool) -> None:
@@ -299,7 +296,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=list(STAGES))
     parser.add_argument("--run", type=Path, required=True, help="folder for checkpoints and learning curves")
-    parser.add_argument("--steps", type=int, help="how long the stage learns; for check, how many pictures a skill")
+    parser.add_argument("--steps", type=int, help="how long the stage learns; for check, how many pictures")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precise", action="store_true", help="float32 products, for processors without bfloat16")

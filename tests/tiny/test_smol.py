@@ -150,3 +150,21 @@ def test_written_questions_are_read_by_the_evaluation_and_meet_the_plan(tmp_path
     assert len({sample.group for sample in samples}) == 36
     with Image.open(samples[0].image) as picture:
         assert np.array_equal(np.asarray(picture), np.asarray(draw(shapes[0])))
+
+
+def test_accuracy_counts_right_answers_of_every_kind(toy, monkeypatch):
+    student = smol_train.Student(fast=False)
+
+    def answers(lesson, features):
+        """Right about pictures as they are; about another picture always "red"."""
+        wanted = lesson.labels[:, 1:][lesson.labels[:, 1:] != IGNORE]
+        own = torch.equal(features, student.features(lesson.pictures))
+        said = wanted if own else torch.full_like(wanted, student.teacher.ids("red")[0])
+        return torch.nn.functional.one_hot(said, len(student.tokens)).float(), wanted
+
+    monkeypatch.setattr(student, "answers", answers)
+    found = smol_train.accuracy(student, 6)
+    assert [found[name] for name in (*SKILLS, "all")] == [1.0] * 7
+    assert found["blind"] == 0.0
+    assert found["pictures"] == 6
+    assert 24 <= found["questions"] <= 36

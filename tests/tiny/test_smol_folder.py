@@ -133,8 +133,10 @@ def test_every_command_takes_smol_as_a_model_and_one_writes_it(parts, tmp_path, 
     monkeypatch.setattr(embedded, "ASSETS", assets)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "kept"))
     given = []
-    monkeypatch.setattr("eval.bias.diagnose.work", lambda args: given.append(args.model) or {})
-    assert cli.main(["diagnose", "--model", "smol"]) == 0
+    for name in ("diagnose", "speed"):  # the one takes a string, the other a path
+        monkeypatch.setattr(f"eval.{name}.work", lambda args: given.append(args.model) or {})
+        assert cli.main([name, "--model", "smol"]) == 0
+    assert Path(given[0]) == given[1]
     assert LlavaForConditionalGeneration.from_pretrained(given[0]).config.image_seq_length == VISUAL
 
     out = tmp_path / "out"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tiny import film, lean, lessons, meanings, prompts, sight, tokenizer, train, world
+from tiny import curves, film, lean, lessons, meanings, prompts, sight, tokenizer, train, world
 from tiny.clips import FRAMES
 from tiny.curriculum import PATIENCE, Curriculum
 from tiny.drawing import draw
@@ -298,3 +298,24 @@ def test_all_stages_run_one_after_the_other_and_write_both_models(tmp_path, monk
         train.STAGES[stage](tmp_path, 1, "cpu")
     weights = sorted(path.parent.name for path in (tmp_path / "assets").glob("*/model.safetensors"))
     assert weights == ["tiny-llava", "tiny-video-llava"]
+
+
+def test_slow_parameters_learn_at_half_the_rate(tmp_path):
+    quick, slow = (torch.nn.Parameter(torch.zeros(3)) for _ in range(2))
+
+    def loss(step, share):
+        total = (quick - 1).square().sum() + (slow - 1).square().sum()
+        return total, total.item()
+
+    learn(tmp_path, "pair", [quick, slow], {}, 1, 1e-2, loss, dict, cool=False, warm_up=1, slow=[slow])
+    assert torch.allclose(quick, torch.full((3,), 1e-2))  # the first step of Adam is the rate itself
+    assert torch.allclose(slow, torch.full((3,), 5e-3))
+
+
+def test_a_curve_shows_steps_once_that_were_made_again(tmp_path):
+    steps = [10, 20, 30, 25, 35]
+    (tmp_path / "tune.jsonl").write_text("".join(f'{{"step": {step}, "place": {k}}}\n' for k, step in enumerate(steps)))
+    told = curves.lines(tmp_path / "tune.jsonl")
+    assert [line["step"] for line in told] == [10, 20, 25, 35]
+    assert [line["place"] for line in told] == [0, 1, 3, 4]
+    assert curves.lines(tmp_path / "none.jsonl") == []
