@@ -45,6 +45,8 @@ def playable(path: Path) -> None:
 def _ask(path: Path, frames: int) -> tuple[dict[str, Any], list[Image.Image]]:
     try:
         only_regular(path)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such video") from None
     except OSError as error:
         raise ValueError(f"{path}: expected a video ({error.strerror})") from None
     decoder = _decoders.get()

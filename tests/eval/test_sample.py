@@ -125,7 +125,7 @@ def test_answer_files_that_are_none(tmp_path, content, message):
 def test_no_answer_file(tmp_path):
     with pytest.raises(ValueError, match=r"none.jsonl: no such file"):
         list(read_rows(tmp_path / "none.jsonl"))
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="expected a regular file, found a folder"):
         list(read_rows(tmp_path))
 
 
