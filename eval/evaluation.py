@@ -14,7 +14,7 @@ from eval.answering.answer import Job, Run, answer
 from eval.answering.meter import Meter
 from eval.answering.plan import World, digest, world
 from eval.answering.resolved import Resolved, resolve
-from eval.answering.store import Folder, writing
+from eval.answering.store import Folder, may_be_written, writing
 from eval.answering.team import Team
 from eval.benchmarks.base import Benchmark
 from eval.comparing import compare
@@ -123,6 +123,7 @@ def evaluate(settings: Settings) -> Report:
         out, place = team.folder(out), World(local=place.local)
     grader = judge.opened(settings.judge)
     if not (out / "run.json").exists():
+        may_be_written(out)
         chosen.backend(loaded[0][0])  # what cannot be loaded leaves no folder behind
     folder = Folder(out).claim(asdict(run), run.name, place.rank, place.size)
     try:
