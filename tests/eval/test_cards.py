@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from eval import benchmarks, cards
+from eval import benchmarks
 from eval.comparing.results import Scored, results, scored
 from eval.sample import make_row
 from eval.scoring.box import from_pixels, to_pixels
-from eval.showing import report
+from eval.showing import cards, report
 
 
 @pytest.mark.parametrize("frame", ["square", "original"])

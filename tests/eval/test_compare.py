@@ -7,13 +7,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from eval import benchmarks, cards
+from eval import benchmarks
 from eval.answering.plan import digest, limited
 from eval.answering.store import Folder
 from eval.cli import main
 from eval.comparing.contrast import contrast
 from eval.comparing.results import Result, scored
 from eval.sample import make_row
+from eval.showing import cards
 
 
 def rows(samples, texts, arm, run="r1", **facts):

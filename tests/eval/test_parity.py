@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from eval.commands import parity
+from eval.settings import Settings
 from pruners import make
 
 
@@ -17,7 +18,8 @@ def test_why_answers_differ_stands_below_the_table(cache, monkeypatch, capsys):
         fork=lambda media: SimpleNamespace(options=options, patched=True), close=lambda: None,
     )  # fmt: skip
     found = {"n": 4, "kept_overlap": [1.0], "kept_same": 4, "logit_max": 0.0, "logit_mean": 0.0, "answers_same": 2}
-    monkeypatch.setattr(parity.choices, "choose", lambda args: chosen)
+    chosen.settings = Settings("fastv", limit=4)
+    monkeypatch.setattr(parity, "resolve", lambda settings: chosen)
     monkeypatch.setattr(parity, "questions", lambda *_: [])
     monkeypatch.setattr(parity, "compare", lambda *_: found)
     parity.work(Namespace(name="fastv", limit=4))

@@ -85,7 +85,7 @@ def test_a_script_without_flags_does_all_it_can(clone, name):
     root, done = clone
     if name != "all":
         done = script(name, "--limit", 2, scripts=root / "scripts")
-    said = [line for line in done.stderr.splitlines() if " leaves out " in line]
+    said = [line for line in done.stderr.splitlines() if " leaves out " in line and "interval" not in line]
     blind = ["illava", "visionzip", "vispruner"]  # methods of the vision tower, which Video-LLaVA does not open
     wanted = blind if name == "all" else [name] if name in blind else []
     assert [line.split(":")[0] for line in said] == [f"{one} leaves out tgif, msvd, msrvtt" for one in wanted]

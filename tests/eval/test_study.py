@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from eval import study
+from eval.papers import study
 from eval.papers.study import Comparison
 
 PLAN = Path(__file__).parents[2] / "assets" / "studies" / "smol.toml"

@@ -88,7 +88,7 @@ def values_changed(rng: random.Random, data: bytes) -> bytes:
 
 def targets(world: Path, checkpoint: Path, scratch: Path) -> Iterator[tuple[str, bytes, Reader]]:
     """(name, a good input, what reads it)"""
-    from debias import trends
+    from debias import records, trends
     from eval import benchmarks
     from eval.answering.store import Folder
     from eval.answering.store import read as read_shard
@@ -129,7 +129,7 @@ def targets(world: Path, checkpoint: Path, scratch: Path) -> Iterator[tuple[str,
     yield "cached verdicts", kept_verdicts, of_file(plain, Cache, kept_verdicts)
 
     def trended(path: Path) -> Any:
-        trends._records.cache_clear()
+        records._records.cache_clear()
         return trends.load(path)
 
     curve = b'[[trend]]\nmethod = "fastv"\nbenchmark = "gqa"\nkind = "exponential"\nrate = 0.001\n'

@@ -67,7 +67,7 @@ def test_a_method_that_is_added_as_the_page_says_needs_nothing_else(tmp_path):
     root, copy = DOCS.parent, tmp_path / "copy"
     for name in ("debias", "pruners", "eval", "tiny", "tests", "scripts"):
         shutil.copytree(root / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("README.md", "pyproject.toml", ".gitmodules"):
+    for name in ("README.md", "pyproject.toml", ".gitmodules", "CITATION.cff"):
         shutil.copy(root / name, copy / name)
     for name in ("assets", "docs"):
         (copy / name).symlink_to(root / name)

@@ -125,7 +125,8 @@ def test_any_other_tool_asks_the_same_through_the_processor(parts, tmp_path):
 
 
 def test_every_command_takes_smol_as_a_model_and_one_writes_it(parts, tmp_path, monkeypatch, capsys):
-    from eval import cli, embedded, export_model
+    from eval import cli, embedded
+    from eval.commands import export_model
 
     assets = tmp_path / "assets"
     assets.mkdir()
@@ -134,7 +135,7 @@ def test_every_command_takes_smol_as_a_model_and_one_writes_it(parts, tmp_path, 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "kept"))
     given = []
     for name in ("diagnose", "speed"):  # the one takes a string, the other a path
-        monkeypatch.setattr(f"eval.{name}.work", lambda args: given.append(args.model) or {})
+        monkeypatch.setattr(f"eval.commands.{name}.work", lambda args: given.append(args.model) or {})
         assert cli.main([name, "--model", "smol"]) == 0
     assert Path(given[0]) == given[1]
     assert LlavaForConditionalGeneration.from_pretrained(given[0]).config.image_seq_length == VISUAL
