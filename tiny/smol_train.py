@@ -31,11 +31,9 @@ from tiny.smol_world import GROUPS, PATCHES, SKILLS, smol_scene, targets, words
 ASSETS = Path(__file__).parent.parent / "assets"
 # first seeds of the scenes of each stage; scenes.TEST and the seeds after it stay unseen
 SEEDS = {"tower": 700_000_000, "bridge": 710_000_000, "tune": 720_000_000, "check": 2_100_000_000}
-STEPS = {"tower": 600, "bridge": 600, "tune": 3000}
-EASY, SETTLE = (
-    0.02,
-    0.6,
-)  # shares of the last stage: at first one or two things, at the end all skills alike, many whole
+STEPS = {"tower": 600, "bridge": 600, "tune": 1200}
+EASY = 60  # steps of the last stage with one or two things in a picture
+SETTLE = 0.6  # share of the last stage after which all skills are asked alike, and many pictures are whole
 WHOLE = {"before": 0.15, "after": 0.5}  # of the batches show all 576 patches, before and after SETTLE
 
 
@@ -222,7 +220,7 @@ def lesson(teacher: Teacher, curriculum: Curriculum, step: int, share: float) ->
     """The batch of one step: few things and few empty patches first, whole pictures and all skills alike at the end."""
     first, lot, late = SEEDS["tune"] + 1000 * step, random.Random(step), share >= SETTLE
     if not late and not curriculum.ready("colour", "shape"):
-        return teacher.lesson(first, 16, 4, mix(curriculum), (1, 2) if share < EASY else (1, 3), thin=1)
+        return teacher.lesson(first, 16, 4, mix(curriculum), (1, 2) if step < EASY else (1, 3), thin=1)
     weights = curriculum.everything() if late else mix(curriculum)
     if lot.random() < WHOLE["after" if late else "before"]:
         return teacher.lesson(first, 3, 12, weights)
