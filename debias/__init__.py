@@ -11,6 +11,7 @@ __all__ = [
     "Debias",
     "Measure",
     "Padding",
+    "Reading",
     "Span",
     "Trend",
     "fit_all",
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from debias.core import Debias
     from debias.measure import Measure
     from debias.padding import Padding
+    from debias.reading import Reading
     from debias.span import Span
     from debias.trend import Trend, fit_all
 else:  # torch is loaded with the first of these names, not with the package
@@ -40,6 +42,7 @@ else:  # torch is loaded with the first of these names, not with the package
             "measure": ("Measure",),
             "names": (),
             "padding": ("Padding",),
+            "reading": ("Reading",),
             "span": ("Span",),
             "trend": ("Trend", "fit_all"),
             "trends": (),

@@ -67,6 +67,8 @@ class Context:
         debias = self.setting(method)
         after = score
         self._width[sample, stage] = score.shape[-1]
+        if debias.reading is not None:
+            raise ValueError(f"{debias.reading!r} is for our own methods; patched code makes its attention itself")
         if self.spans:
             span = self.span(sample)
             # As released, mask and weights begin wherever the calling code believes the image to start.

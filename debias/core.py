@@ -11,6 +11,7 @@ from torch import Tensor
 
 from debias import lines, names
 from debias.padding import RELEASED, Padding
+from debias.reading import Reading
 from debias.release import MASKS, RELEASES, Release
 from debias.shape import weights
 from debias.span import Span
@@ -33,6 +34,7 @@ class Debias:
     stages   "first": only the first cut is debiased, as in the paper; "all": later cuts too, by original positions
     recycle  whether the order of tokens to be recycled is debiased as well; the authors' release leaves it biased
     release  computes what the authors' release computes, corrected nowhere; None: what this package thinks right
+    reading  how the attention is read in the first place, wherever a trend would act; None: as the method reads it
     """
 
     trend: Optional[Trend] = None
@@ -40,6 +42,7 @@ class Debias:
     stages: str = "first"
     recycle: bool = True
     release: Optional[Release] = None
+    reading: Optional[Reading] = None
 
     def __post_init__(self) -> None:
         if self.stages not in ("first", "all"):
@@ -48,6 +51,8 @@ class Debias:
             raise ValueError("the authors' release debiases the first cut alone; leave stages at 'first'")
         if self.release is not None and self.trend is not None and self.trend.kind == "online":
             raise ValueError("the authors' release has no online trend; give one that was fitted before")
+        if self.release is not None and self.reading is not None:
+            raise ValueError("the authors' release reads attention as the method does; leave out reading")
 
     @classmethod
     def paper(
@@ -67,16 +72,18 @@ class Debias:
             raise ValueError(
                 "the masks of the release differ from arm to arm: name the arm in Debias.paper(..., as_released=True)"
             )
+        positional = arm in ("trend", "both")
         return replace(
             self,
-            trend=self.trend if arm in ("trend", "both") else None,
+            trend=self.trend if positional else None,
+            reading=self.reading if positional else None,
             padding=self.padding if arm in ("padding", "both") else None,
         )
 
     @property
     def arm(self) -> str:
         """The arm that this debias is."""
-        if self.trend is None:
+        if self.trend is None and self.reading is None:
             return "none" if self.padding is None else "padding"
         return "trend" if self.padding is None else "both"
 
@@ -89,6 +96,11 @@ class Debias:
         if self.release is not None and role == "vision":
             return False  # the release leaves towers alone
         return self.padding is not None or (self.trend is not None and role != "vision")
+
+    def reads(self, stage: int = 0) -> Reading:
+        """How the attention of this cut is read."""
+        acts = self.reading is not None and (stage == 0 or (stage > 0 and self.stages == "all"))
+        return self.reading if acts and self.reading is not None else Reading()
 
     def __call__(self, score: Tensor, span: Span, stage: int = 0, role: str = "select") -> Tensor:
         """The debiased score [..., V], in the score's dtype and on its device; the same object where nothing is to do.

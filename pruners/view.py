@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from debias import Debias, Span
+from debias import Debias, Reading, Span
 from pruners.cut import Cut, Rows, top
 from pruners.engine.attention import all_heads, allowed_columns, attention_rows
 from pruners.models.base import Adapter
@@ -147,6 +147,11 @@ class View:
     score: Tensor | None = None  # ... and after debiasing, for select and merge
 
     @property
+    def reading(self) -> Reading:
+        """How this cut's attention is read."""
+        return self.debiaser.reads(self.stage)
+
+    @property
     def sample(self) -> int:
         return self.tokens.row
 
@@ -171,11 +176,15 @@ class View:
 
     def attend(self, layer: int | None = None, rotary: bool = True) -> Tensor:
         """The same for a layer of `cut.also`; rotary=False takes queries and keys before rotation."""
-        return self._look(layer).weights(self.tokens, rotary)
+        weights = self._look(layer).weights(self.tokens, rotary and self.reading.rope)
+        return self.reading.chosen(weights)
 
     def attended(self, shares: Tensor | None = None) -> Tensor:
         """[V] the mean over the heads of `attention`, and the sum over its rows by their [R] shares, for less."""
-        return self._look(None).mean(self.tokens, shares)
+        if self.reading == Reading():
+            return self._look(None).mean(self.tokens, shares)
+        weights = self.attention if shares is None else self.attention * shares.to(self.attention)[:, None]
+        return weights.sum(1).mean(0)
 
     @property
     def hidden(self) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from debias import Debias, Trend
+from debias import Debias, Reading, Trend
 from debias import trends as files
 from eval import benchmarks
 from eval.answering import beforehand, heap, trends
@@ -28,6 +28,7 @@ from eval.settings import UNPRUNED, Settings
 from eval.tables import say
 from pruners import Pruner, find
 from pruners.budget import REFERENCE_TOKENS
+from pruners.engine.limits import refuse_reading
 from pruners.engine.prefix import check_shared
 from pruners.models import adapter
 from pruners.models.folder import checked
@@ -111,6 +112,7 @@ class Resolved:
         beforehand.arms_of(type(self.pruner).__name__, trends.trended(self.pruner), self.arms)
         self._check_sizes()
         self._check_release()
+        self._check_reading()
         self._check_split()
         if settings.share_prefix:
             self._check_prefix()
@@ -163,6 +165,16 @@ class Resolved:
             for arm in self.arms:
                 found = Debias.paper(self.settings.method, None, "none" if arm == UNPRUNED else arm, as_released=True)
                 dataclasses.replace(found, stages=self.settings.stages, trend=trend or found.trend)
+
+    def _check_reading(self) -> None:
+        """Refuse another reading of attention where nobody can read it so."""
+        mode = self.settings.trend
+        reading = trends.READINGS.get(mode)
+        if reading is None:
+            return
+        if self.settings.backend == "fork" or self.settings.as_released:
+            raise ValueError(f"--trend {mode} reads attention in another way, which only our own methods can do")
+        refuse_reading(Debias(reading=reading), self.pruner)
 
     def _check_split(self) -> None:
         settings = self.settings
@@ -241,19 +253,21 @@ class Resolved:
         if arm not in ("trend", "both") or not trends.trended(self.pruner):
             return base
         known = trends.Known(self.settings.method, benchmark, media, self.layout[media].tokens, self.own_trends(media))
-        found = known.choose(self.settings.trend)
-        return dataclasses.replace(base, trend=self.fitted(media, found) if isinstance(found, str) else found)
+        found, reading = known.choose(self.settings.trend), trends.READINGS.get(self.settings.trend)
+        trend = self.fitted(media, found, reading) if isinstance(found, str) else found
+        return dataclasses.replace(base, trend=trend, reading=reading)
 
     def own_trends(self, media: str) -> Path | None:
         """The trends that came with the model."""
         path = folder_of(self.models[media]) / "trends.toml"
         return path if path.is_file() else None
 
-    def fitted(self, media: str, kind: str = "exponential") -> Trend:
+    def fitted(self, media: str, kind: str = "exponential", reading: Reading | None = None) -> Trend:
         """A trend fitted now, on pictures that no benchmark scores."""
         if (media, kind) not in self._fitted:
             log.info("fitting the trend of %s on the embedded held-out %ss", self.settings.method, media)
-            found, _ = self.record(media, fitting.heldout(), None, fitting.QUICK, fitting.Fit(kind))
+            how = fitting.Fit(kind, reading=reading)
+            found, _ = self.record(media, fitting.heldout(), None, fitting.QUICK, how)
             what = found.get("found", "trend")
             log.info("fitted: %s, rate %.6f per token, r2 %.3f", what, found.get("rate", 0.0), found.get("r2", 0.0))
             # Rounded, so that another process or a later start, whose sums differ in the last bit, divides by the same.

@@ -7,12 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from debias import Trend
+from debias import Reading, Trend
 from debias import trends as files
 from debias.names import nearest
 
-KINDS = {"fitted": "exponential", "average": "average", "inverse_cubic": "inverse_cubic", "rope": "rope"}  # fitted now
-MODES = ("auto", "published", "online", *KINDS)
+# What is fitted now.
+KINDS = {
+    "fitted": "exponential",
+    "average": "average",
+    "inverse_cubic": "inverse_cubic",
+    "rope": "rope",
+    "rope-heads": "rope",
+}
+# Where the attention itself is read otherwise. SparseVLM's second version takes 14 of LLaVA's 32 heads.
+READINGS = {"unrotated": Reading(rope=False), "rope-heads": Reading(heads=14 / 32)}
+MODES = ("auto", "published", "online", *KINDS, "unrotated")
 
 
 def identity(mode: str, stages: str = "first", as_released: bool = False) -> str:
@@ -47,8 +56,10 @@ class Known:
     tokens: int | None  # of a picture of this model; None: it depends on the picture
     own: Path | None  # the trends that came with the model
 
-    def choose(self, mode: str) -> Trend | str:
-        """The trend that there is, or the kind of the one that has to be fitted."""
+    def choose(self, mode: str) -> Trend | str | None:
+        """The trend that there is, or the kind of the one that has to be fitted; None: nothing is divided."""
+        if mode == "unrotated":
+            return None
         if mode == "online":
             return Trend.online()
         if mode == "published":

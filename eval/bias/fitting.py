@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from debias import Debias, Padding, Trend
+from debias import Debias, Padding, Reading, Trend
 from debias import trends as files
 from debias.settle import NONE, Settled, none, resampled, settle
 from eval import benchmarks
@@ -36,6 +36,7 @@ class Fit:
     kind: str = "exponential"
     scope: str = "sequence"
     refine: bool = False
+    reading: Reading | None = None  # of the attention that the curve is made of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +67,15 @@ class Probe(Debias):
         return score
 
 
-def measure(adapter: Any, pruner: Any, asked: Iterable[tuple[Benchmark, Sequence[Sample]]], clips: Any = None) -> Probe:
+def measure(
+    adapter: Any,
+    pruner: Any,
+    asked: Iterable[tuple[Benchmark, Sequence[Sample]]],
+    clips: Any = None,
+    reading: Reading | None = None,
+) -> Probe:
     """The mean score of every position over the questions, one prefill each."""
-    probe = Probe()
+    probe = Probe(reading=reading)
     for benchmark, samples in asked:
         for batch in batches(samples, 8):
             requests = []
@@ -142,7 +149,7 @@ def record(
     asked: what `calibration` chose of `data`. known: the names of the method and of the model.
     """
     options = rotary(adapter) if how.kind == "rope" else {}
-    trend, curve, settled = fitted(measure(adapter, pruner, asked, Clips()), how, **options)
+    trend, curve, settled = fitted(measure(adapter, pruner, asked, Clips(), how.reading), how, **options)
     cut = pruner.cuts(len(adapter.decoder.layers))[0]
     own = data == heldout()
     return {

@@ -20,7 +20,14 @@ from debias import Debias, Span
 from pruners.checks import check_score
 from pruners.cut import Cut
 from pruners.engine.compiled import LENT, Compiled
-from pruners.engine.limits import Unsupported, is_empty, refuse_cache, refuse_unsupported, warn_anew
+from pruners.engine.limits import (
+    Unsupported,
+    is_empty,
+    refuse_cache,
+    refuse_reading,
+    refuse_unsupported,
+    warn_anew,
+)
 from pruners.engine.masks import segment_mask
 from pruners.engine.prefix import Prefix
 from pruners.engine.recorder import Recorder
@@ -73,7 +80,8 @@ class Run:
     def __init__(self, pruner: Method, family: Adapter, debias: Debias, sizes: Sequence[Size | None] | None) -> None:
         self.state = State(pruner, family)
         self.pruner, self.adapter, self.layers, self.cuts = pruner, family, self.state.layers, self.state.cuts
-        self.debias = debias if "trend" in pruner.arms() or debias.trend is None else replace(debias, trend=None)
+        plain = "trend" in pruner.arms() or (debias.trend is None and debias.reading is None)
+        self.debias = debias if plain else replace(debias, trend=None, reading=None)
         # Where pictures are padded, nobody but a debias that silences padding may depend on their sizes.
         self.sizes = sizes if debias.padding is not None or not family.pads else None
         pruner.check(family)
@@ -85,6 +93,7 @@ class Run:
         watched = pruner.reads == "vision" or pruner.prunes_tower()
         self.vision = Vision(pruner, family, debias, self.sizes) if watched else None
         refuse_unsupported(family, self.state.kernel)
+        refuse_reading(self.debias, pruner)
         if debias.padding is not None and family.pads and sizes is None:
             raise ValueError(
                 "this debias silences padding and needs the size of every image before padding: "

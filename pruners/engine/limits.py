@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from debias import Debias
 from pruners.cut import Cut
 from pruners.engine.masks import KERNELS
 from pruners.method import Method
@@ -47,6 +48,14 @@ def refuse_unsupported(family: Adapter, kernel: str) -> None:
         types is None and getattr(config, "sliding_window", None)
     ):
         raise Unsupported("models with sliding-window or linear-attention layers are not supported")
+
+
+def refuse_reading(debias: Debias, pruner: Method) -> None:
+    if debias.reading is not None and not debias.reading.rope and pruner.mode == "mask":
+        raise Unsupported(
+            "mode='mask' ranks again at every step, from keys that are rotated already: scores before the rotary "
+            "embedding need mode='gather'"
+        )
 
 
 def refuse_cache(cache: Any, kernel: str) -> None:

@@ -219,7 +219,7 @@ def test_a_prior_is_measured_where_the_cut_reads(checkpoints, world, tmp_path, c
     assert len(Prior.load(out).values) == 36
 
 
-@pytest.mark.parametrize("trend", ["average", "rope"])
+@pytest.mark.parametrize("trend", ["average", "rope-heads", "unrotated"])
 def test_run_divides_by_what_it_fits_on_the_way(checkpoints, world, tmp_path, monkeypatch, trend):
     monkeypatch.setattr(fitting, "heldout", lambda: world)
     monkeypatch.setattr(fitting, "QUESTIONS", 1)
@@ -229,5 +229,22 @@ def test_run_divides_by_what_it_fits_on_the_way(checkpoints, world, tmp_path, mo
     info = json.loads((tmp_path / "run" / "run.json").read_text())
     assert info["settings"]["trend"] == f"{trend}, all cuts"
     said = info["benchmarks"]["gqa"]["debias"]["both"]
-    assert f"Trend('{'table' if trend == 'average' else trend}'" in said
+    made = {"average": "Trend('table'", "rope-heads": "Trend('rope'", "unrotated": "trend=None"}
+    read = {"average": "None", "rope-heads": "Reading(rope=True, heads=0.4375)", "unrotated": "Reading(rope=False"}
+    assert made[trend] in said
+    assert f"reading={read[trend]}" in said
     assert "stages='all'" in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--backend", "fork"], "which only our own methods can do"),
+        (["--as-released", "--mode", "gather"], "which only our own methods can do"),
+        (["--mode", "mask"], "need mode='gather'"),
+    ],
+)
+def test_another_reading_of_attention_is_refused_before_anything_is_loaded(flags, said, checkpoints, world, capsys):
+    words = ["--method", "fastv", "--model", str(checkpoints["image"]), "--data", str(world), "--benchmarks", "gqa"]
+    assert main(["run", *words, "--dry-run", "--trend", "unrotated", "--arms", "none,both", *flags]) == 1
+    assert said in capsys.readouterr().err
