@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from debias import lines
+from debias.names import FITTED
 from debias.shape import Shape
 
-KINDS = ("exponential", "rope", "inverse_cubic", "average")
 S = TypeVar("S", bound=Shape)
 
 
@@ -53,7 +53,7 @@ def fit_shapes(
     elif kind in ("inverse_cubic", "average"):
         made, height, rest = _shaped(made_of, log, weight, kind, 1 if scope == "sequence" else frames, options)
     else:
-        raise ValueError(f"cannot fit a trend of kind {kind!r}; kinds that can be fitted: {', '.join(KINDS)}")
+        raise ValueError(f"cannot fit a trend of kind {kind!r}; kinds that can be fitted: {', '.join(FITTED)}")
     if refine:
         made, height, rest = _refined(log, weight, made, height)
     if scope == "frame":

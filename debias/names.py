@@ -29,6 +29,12 @@ BENCHMARKS: Tuple[str, ...] = (
     "refcocog",
 )
 ARMS: Tuple[str, ...] = ("none", "trend", "padding", "both")
+FITTED: Tuple[str, ...] = ("exponential", "rope", "inverse_cubic", "average")  # kinds of trend that can be fitted
+SCOPES: Tuple[str, ...] = (
+    "sequence",
+    "frame",
+    "factorised",
+)  # what its index counts through
 
 # Spellings found in papers, scripts and file names; looked up after lower-casing and dropping "-", "_" and spaces.
 _METHOD_ALIASES: Dict[str, str] = {"pdrop": "pyramiddrop", "sparsevlms": "sparsevlm", "illavavit": "illava"}

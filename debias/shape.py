@@ -11,8 +11,9 @@ from typing import Optional, Sequence, Tuple, Type, TypeVar, Union
 import torch
 from torch import Tensor
 
+from debias.names import SCOPES
+
 KINDS = ("exponential", "inverse_cubic", "table", "rope", "online")
-SCOPES = ("sequence", "frame", "factorised")
 S = TypeVar("S", bound="Shape")
 
 

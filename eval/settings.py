@@ -7,7 +7,7 @@ report = evaluate(Settings(method="fastv", keep=0.25, benchmarks=["pope"], limit
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ UNPRUNED = "unpruned"  # the arm that answers with every token
 BACKENDS = ("native", "fork")
 DTYPES = ("auto", "float32", "float16", "bfloat16", "8bit", "4bit")
 STAGES = ("first", "all")
+HARNESS = ("device", "dtype", "attention", "trend", "stages")  # what harnesses may set besides the method's fields
+QUESTIONS = 64  # of each benchmark, that `fit` measures a trend on
 
 
 @dataclass(frozen=True)
@@ -119,3 +121,36 @@ def several(value: Sequence[str] | str) -> list[str]:
 def arm(name: str) -> str:
     """An arm in its one spelling, `unpruned` among them."""
     return UNPRUNED if name == UNPRUNED else names.arm(name)
+
+
+def command_line(settings: Settings) -> list[str]:
+    """The flags of `run` that mean these settings."""
+    words: list[str] = []
+    for name, value in settings.given().items():
+        flag = f"--{name.replace('_', '-')}"
+        if name == "fields":
+            words += [word for field, held in value.items() for word in _typed(field, held)]
+        elif name == "options":
+            words += [w for b, o in value.items() for k, v in o.items() for w in ("--option", f"{b}.{k}={v}")]
+        elif name == "judge":
+            words += [
+                w for k, v in vars(value).items() if v is not None for w in (f"--judge-{k.replace('_', '-')}", str(v))
+            ]
+        elif isinstance(value, bool):
+            words.append(flag)
+        else:
+            words += [flag, ",".join(value) if isinstance(value, tuple) else str(value)]
+    return words
+
+
+def _typed(field: str, value: Any) -> list[str]:
+    """A method's field as flags."""
+    flag = f"--{field.replace('_', '-')}"
+    if isinstance(value, bool):
+        head, dot, last = flag[2:].rpartition(".")
+        return [flag if value else f"--{head}{dot}no-{last}"]
+    if isinstance(value, (tuple, list)):
+        return [flag, *map(str, value)]
+    if is_dataclass(value):
+        return [w for entry in fields(value) for w in _typed(f"{field}.{entry.name}", getattr(value, entry.name))]
+    return [flag, str(value)]

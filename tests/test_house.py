@@ -88,16 +88,19 @@ def test_no_file_is_too_long(folder):
     assert not long, f"more than {LONGEST} lines: {long}"
 
 
-QUICK = (["--help"], ["run", "--help"], ["diagnose", "--help"], ["score", "--help"], ["completion", "--help"])
-
-
-@pytest.mark.parametrize("words", QUICK, ids=" ".join)
-def test_help_loads_no_torch(words):
-    code = (
-        f"import sys; from eval.cli import main; main({words!r}); print({{'torch', 'transformers'}} & {{*sys.modules}})"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert done.stdout.splitlines()[-1] == "set()"
+def test_help_and_completion_load_no_torch():
+    """Every command's help page and the completion of all of them, in one process that must stay without torch."""
+    code = """
+import sys
+from eval.cli import COMMANDS, main
+heavy = {"torch", "transformers", "matplotlib"}
+for words in ([], ["--help"], *([name, "--help"] for name in COMMANDS), ["completion", "bash"]):
+    main(words)
+    if loaded := heavy & {*sys.modules}:
+        sys.exit(f"{' '.join(words)} loads {', '.join(sorted(loaded))}")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr[-300:]
 
 
 def test_commands_never_import_each_other():

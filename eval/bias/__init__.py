@@ -1,1 +1,4 @@
-"""How attention depends on position: measured layer by layer, and fitted. Imports reading and benchmarks."""
+"""How attention depends on position: measured layer by layer, and fitted.
+
+Imports reading and benchmarks; `fits`, which a command works with, also answering and showing.
+"""

@@ -20,13 +20,13 @@ from eval.benchmarks.base import Benchmark
 from eval.reading.images import open_clip, open_image
 from eval.reading.video import Clips
 from eval.sample import Sample
+from eval.settings import QUESTIONS
 from eval.tables import say
 from pruners.models import Request
 from pruners.prior import CLIP_PROMPT, PROMPT, Prior
 from tiny.benchmarks import ensure
 
-QUESTIONS = 64  # of each benchmark
-QUICK = 16  # the same, when a trend is fitted on the way to a run
+QUICK = 16  # questions of each benchmark, when a trend is fitted on the way to a run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -210,43 +210,6 @@ def settings(args: argparse.Namespace, method: str, **more: Any) -> Settings:
     return Settings(**{**found, "method": method, "keep": own.pop("keep", None), "fields": own, **more})
 
 
-def command_line(settings: Settings) -> list[str]:
-    """The flags of `run` that mean these settings."""
-    words: list[str] = []
-    for name, value in settings.given().items():
-        flag = f"--{name.replace('_', '-')}"
-        if name == "fields":
-            words += [word for field, held in value.items() for word in _typed(field, held)]
-        elif name == "options":
-            words += [w for b, o in value.items() for k, v in o.items() for w in ("--option", f"{b}.{k}={v}")]
-        elif name == "judge":
-            words += [
-                w for k, v in vars(value).items() if v is not None for w in (f"--judge-{k.replace('_', '-')}", str(v))
-            ]
-        elif isinstance(value, bool):
-            words.append(flag)
-        else:
-            words += [flag, ",".join(value) if isinstance(value, tuple) else str(value)]
-    return words
-
-
-def _typed(field: str, value: Any) -> list[str]:
-    """A method's field as flags."""
-    flag = f"--{field.replace('_', '-')}"
-    if isinstance(value, bool):
-        head, dot, last = flag[2:].rpartition(".")
-        return [flag if value else f"--{head}{dot}no-{last}"]
-    if isinstance(value, (tuple, list)):
-        return [flag, *map(str, value)]
-    if dataclasses.is_dataclass(value):
-        return [
-            w
-            for entry in dataclasses.fields(value)
-            for w in _typed(f"{field}.{entry.name}", getattr(value, entry.name))
-        ]
-    return [flag, str(value)]
-
-
 def device(text: str) -> str:
     """The value of --device, when there is such a device."""
     import torch  # not at the top: help pages are quicker without

@@ -12,13 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from eval.answering.store import Folder
 from eval.commands import flags
-from eval.comparing import compare
-from eval.comparing.contrast import DRAWS
-from eval.comparing.results import results, unjudged
-from eval.scoring import judge as judging
-from eval.showing.report import write
+from eval.settings import Settings
 from eval.tables import say
 
 
@@ -29,12 +24,20 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
         "--samples", type=int, default=12, help="questions shown of each benchmark (default %(default)s)"
     )
     parser.add_argument("--data", help="where the data is, when it moved since the run")
-    parser.add_argument("--draws", type=flags.positive, default=DRAWS, help="bootstrap draws (default %(default)s)")
+    parser.add_argument(
+        "--draws", type=flags.positive, default=Settings.draws, help="bootstrap draws (default %(default)s)"
+    )
     flags.judging(parser)
     return work
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    from eval.answering.store import Folder
+    from eval.comparing import compare
+    from eval.comparing.results import results, unjudged
+    from eval.scoring import judge as judging
+    from eval.showing.report import write
+
     folder = Folder(args.run)
     scored = results(folder, args.data, judge=judging.opened(flags.judge(args)))
     if not scored:

@@ -22,21 +22,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from debias import names
-from eval.answering import beforehand
-from eval.cli import one_of
 from eval.commands.flags import device, numbers
-from eval.speed import authors, debiasing, parts, precision
-from eval.speed.measure import Variant, fitting, matrix_rate, measure, own_peak, peaks
-from eval.speed.shapes import BEFORE, SHAPES, build
-from eval.tables import Table, say, show
-from pruners import names as methods
+from eval.speed.settings import NAMES, SpeedSettings
+from eval.speed.shapes import SHAPES
 
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
@@ -75,128 +67,17 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if args.debias:
-        return finish(debiasing.report(device), args.out)
-    if args.against:
-        return finish(authors.report(args, device), args.out)
-    if args.precision:
-        return finish(precision.report(args, device), args.out)
-    if not 0 <= args.ragged <= BEFORE:
-        raise ValueError(f"--ragged {args.ragged}: a row has {BEFORE} tokens before its picture, and can lack no more")
-    if args.memory and args.shared_layers:
-        raise ValueError("--memory would measure the shared weights: leave --shared-layers out")
-    shape = SHAPES[one_of("shape", args.shape, list(SHAPES))]
-    dtype = getattr(torch, args.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
-    needed = shape.parameters(args.shared_layers) * dtype.itemsize
-    instead = "--shared-layers keeps one layer's weights for all, --dtype bfloat16 halves them"
-    beforehand.memory(f"--shape {args.shape} in {dtype}", needed, str(device), instead)
-    every, rate, rows, left_out = list(variants(args)), matrix_rate(device, dtype), [], {}
-    for tokens in args.tokens or [shape.tokens]:
-        say(f"speed: building {args.shape} with {tokens} visual tokens, {dtype}, on {device}")
-        family = build(shape, tokens, str(device), dtype, every[0].kernel, args.shared_layers)
-        family.ragged = args.ragged
-        wanted, without = fitting(family, every)
-        left_out.update(without)
-        if args.peak:
-            chosen = next(variant for variant in wanted if variant.label == args.peak)
-            return dict(own_peak(family, chosen, args.batch_size[0]))
-        if args.parts:
-            rows += [row for batch in args.batch_size for row in parts.measure(family, wanted, batch, args.rounds)]
-            continue
-        for batch in args.batch_size:
-            timed = measure(family, wanted, batch, args.rounds, args.decode)
-            if (device.type == "cuda" or args.memory) and not args.shared_layers:
-                peaks(family, timed, own_flags(args))
-            base = {row.variant.kernel: row for row in timed if row.variant.method is None}
-            rows += [row.summary(base[row.variant.kernel], rate) for row in timed]
-        del family
-    result = {
-        "shape": args.shape,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "dtype": str(dtype).removeprefix("torch."),
-        "ragged": args.ragged,
-        "shared_layers": args.shared_layers,
-        "torch": torch.__version__,
-        "matrix_tflops": rate / 1e12,
-        "rounds": args.rounds,
-        "rows": rows,
-        "left_out": left_out,
-    }
-    for label, why in left_out.items():
-        say(f"speed: left out {label}: {why}")
-    show(parts.table(result) if args.parts else table(result))
-    return finish(result, args.out)
+    asked = settings(args)
 
+    from eval.speed.variants import report
 
-def own_flags(args: argparse.Namespace) -> list[str]:
-    """What a process of its own needs to make the same model and the same variants on the CPU."""
-    words = ["--shape", args.shape, "--method", args.method, "--arms", args.arms, "--device", "cpu"]
-    return [*words, "--keep", ",".join(map(str, args.keep)), "--threads", str(torch.get_num_threads())]
-
-
-def finish(result: dict[str, Any], out: Path | None) -> dict[str, Any]:
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    result = report(asked)
+    if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
 
 
-def variants(args: argparse.Namespace) -> Iterator[Variant]:
-    for kernel in args.attention.split(","):
-        yield Variant(kernel=kernel)
-        for method in args.method.split(","):
-            one_of("method", method, methods())
-            for keep in args.keep:
-                for arm in args.arms.split(","):
-                    yield Variant(method, keep, names.arm(arm), kernel)
-
-
-def table(result: dict[str, Any]) -> Table:
-    several = {name: len({row[name] for row in result["rows"]}) > 1 for name in ("tokens", "batch", "attention")}
-    memory = any(row["memory"] is not None for row in result["rows"])
-    varying = [name for name, more in several.items() if more]
-    head = [
-        "variant",
-        *varying,
-        "a layer reads",
-        "prefill ms",
-        "±",
-        "speed-up",
-        "possible",
-        "reached",
-        "of matrix rate",
-    ]
-    head += ["ms/token", "±", *(["memory"] * memory)]
-    rows = [
-        [
-            row["variant"],
-            *(row[name] for name in varying),
-            row["mean_tokens"],
-            row["prefill_ms"],
-            row["prefill_spread"],
-            row["speed_up"],
-            row["possible"],
-            row["reached"],
-            row["of_matrix_rate"],
-            row["decode_ms"],
-            row["decode_spread"],
-            *([row["memory"]] * memory),
-        ]
-        for row in result["rows"]
-    ]
-    first = result["rows"][0]
-    fixed = [f"{first[name]} {name}" for name in ("tokens", "batch") if not several[name]]
-    ragged = f", every second row {result['ragged']} tokens shorter" if result["ragged"] else ""
-    shared = ", one layer's weights in all" if result["shared_layers"] else ""
-    how = ("" if several["attention"] else f", {first['attention']}") + shared + ragged
-    notes = [
-        f"{result['device']}, {result['threads']} thread(s), {result['dtype']}, torch {result['torch']}{how}; "
-        f"medians of {result['rounds']} rounds in turn; matrix products run at {result['matrix_tflops']:.3f} TFLOP/s",
-        "a layer reads: visual tokens, mean; ±: half of the rounds lie within this share of the median; memory: peak, "
-        "of the unpruned model's",
-    ]
-    return Table(", ".join([result["shape"], *fixed]), head, rows, notes)
+def settings(args: argparse.Namespace) -> SpeedSettings:
+    """What the flags mean."""
+    return SpeedSettings(**{name: value for name in NAMES if (value := getattr(args, name)) is not None})

@@ -22,9 +22,9 @@ from eval.forks.options import options, wire
 from eval.forks.reader import BrokenPicture, Reader
 from eval.forks.setup import ROOT, code_of, environment, setup
 from eval.sample import Sample
+from eval.settings import UNPRUNED
 from pruners import Pruner
 
-UNPRUNED = "unpruned"
 Answer = tuple[str, str, dict[str, Any]]
 
 

@@ -1,6 +1,6 @@
 """A pruned model as other people's harnesses want it: made from a few settings, asked a list of requests.
 
-eval/harnesses/lmms.py and eval/commands/vlmevalkit.py show it to lmms-eval and to VLMEvalKit.
+eval/harnesses/lmms.py and eval/harnesses/vlmevalkit.py show it to lmms-eval and to VLMEvalKit.
 """
 
 from __future__ import annotations
@@ -28,14 +28,13 @@ from eval.embedded import EMBEDDED, named
 from eval.reading.images import open_image
 from eval.reading.video import Clips
 from eval.sample import Sample
-from eval.settings import UNPRUNED, Settings
+from eval.settings import HARNESS, UNPRUNED, Settings
 from pruners import find
 from pruners import names as methods
 from pruners.models import Request
 from pruners.models.request import IMAGE, VIDEO
 
 log = logging.getLogger("debias")
-SETTINGS = ("device", "dtype", "attention", "trend", "stages")  # the flags of `python -m eval run` that may be set
 CLIPS = ("video_llava",)  # families whose trends are those of clips; the others' are those of pictures
 
 
@@ -75,7 +74,7 @@ class Pruned:
     ) -> Pruned:
         """The model that a harness's own arguments name.
 
-        pretrained: a checkpoint folder or hub id; without one, the embedded model. given: SETTINGS, and the method's
+        pretrained: a checkpoint folder or hub id; without one, the embedded model. given: HARNESS, and the method's
         fields as a command line has them, such as keep=64 or layers="2-10-20".
         """
         method = one_of("method", method, methods())
@@ -83,8 +82,8 @@ class Pruned:
         words: list[str] = []
         found: dict[str, Any] = {}
         for name, value in given.items():
-            one_of(f"setting of {method}", name.split(".")[0].removeprefix("no_"), (*SETTINGS, *fields))
-            if name in SETTINGS:
+            one_of(f"setting of {method}", name.split(".")[0].removeprefix("no_"), (*HARNESS, *fields))
+            if name in HARNESS:
                 found |= {} if value is None else {name: str(value)}
             else:
                 words += [] if value is None else as_flag(name, value)
@@ -185,7 +184,7 @@ def opened(source: Any) -> Image.Image:
 def as_flag(name: str, value: Any) -> list[str]:
     """keep=64 as it is written on a command line; numbers joined by "-" are the several values of one field."""
     flag = f"--{name.replace('_', '-')}"
-    if isinstance(value, bool) and name not in SETTINGS:
+    if isinstance(value, bool) and name not in HARNESS:
         return [flag if value else f"--no-{flag[2:]}"]
     if isinstance(value, str) and re.fullmatch(r"[\d.]+(-[\d.]+)+", value):
         return [flag, *value.split("-")]

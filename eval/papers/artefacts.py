@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 if sys.version_info >= (3, 11):
@@ -12,7 +12,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-from debias.release import RELEASES
 from eval.cli import one_of
 from eval.embedded import shipped
 from pruners.budget import REFERENCE_TOKENS
@@ -59,18 +58,6 @@ class Artefact:
     published: tuple[str, ...]
     runs: tuple[Planned, ...]
     folder: str  # of the runs, below --out
-
-    def released(self) -> Artefact:
-        """The same with every run that the authors' release has done a second time, as released."""
-        runs: list[Planned] = []
-        for run in self.runs:
-            runs.append(run)
-            arms = tuple(arm for arm in run.arms if arm in ("none", "padding", "both"))
-            if arms and run.method in RELEASES and run.stages in (None, "first"):
-                runs.append(replace(run, label=f"{run.label}{TWIN}", arms=arms, as_released=True))
-        if len(runs) == len(self.runs):
-            raise ValueError(f"{self.name} has no run of the release's methods ({', '.join(RELEASES)})")
-        return replace(self, runs=tuple(runs))
 
     def shows(self, planned: Planned) -> bool:
         """Whether published numbers stand beside a run: where it is done both ways, beside the one as released."""

@@ -10,9 +10,30 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from eval.answering.store import Folder
 from eval.comparing.contrast import scale
-from eval.comparing.results import Scored
+from eval.comparing.results import Scored, results
+from eval.reading.read import read_json
 from eval.showing import charts, drawings
+
+
+def of_runs(folders: Sequence[Path], data: str | None = None) -> dict[str, Figure]:
+    """Of run folders: each one's own figures, and those that take several. data: where annotations are now."""
+    runs = {path: (Folder(path).info(), results(Folder(path), data)) for path in folders}
+    made: dict[str, Figure] = {}
+    for path, (info, scored) in runs.items():
+        suffix = f"-{path.name}" if len(runs) > 1 else ""
+        made |= {f"{name}{suffix}": figure for name, figure in run_figures(scored, info).items()}
+    return made | together(runs) if len(runs) > 1 else made
+
+
+def diagnosis(path: Path) -> dict[str, Any]:
+    """What `diagnose --out` wrote."""
+    found: Any = read_json(path)
+    known = isinstance(found, dict) and {"layers", "grid", "noise_floor"} <= found.keys()
+    if not known or "trend" not in found["layers"][0]:
+        raise ValueError(f"{path}: expected the result of a diagnosis, as `diagnose --out {path.name}` writes it")
+    return dict(found)
 
 
 def diagnosis_figures(result: Mapping[str, Any], layer: int | None) -> dict[str, Figure]:

@@ -16,64 +16,66 @@ from typing import Any
 
 import torch
 
-from debias import Debias, Padding, Trend, names
+from debias import Debias, Padding, Trend
 from eval.cli import one_of
-from eval.forks.backend import UNPRUNED, Worker
+from eval.forks.backend import Worker
 from eval.forks.options import options, wire
 from eval.forks.reader import PLACE, wire_pixels
 from eval.forks.setup import described, environment, setup
-from eval.speed.shapes import BEFORE, SHAPES, Laid, build, prompt
+from eval.settings import UNPRUNED
+from eval.speed.drawn import Laid, build, prompt
+from eval.speed.settings import SpeedSettings
+from eval.speed.shapes import BEFORE, SHAPES
 from eval.tables import Table, say, show
-from pruners import Pruner, catalogue, make
+from pruners import Pruner, make
 
 SIZE = (640, 427)  # of the picture, before padding
 FULL = Debias(Trend.exponential(0.003), Padding())
 Times = tuple[float, float]  # milliseconds on the clock, and of the processor
 
 
-def report(args: Any, device: torch.device) -> dict[str, Any]:
+def report(asked: SpeedSettings, device: torch.device) -> dict[str, Any]:
     """Every method's variants, ours and theirs in turn; the authors' code first, since it may be missing."""
     fitting = [name for name, one in SHAPES.items() if one.tower is not None]
-    shape = SHAPES[one_of("shape", args.shape, fitting)]
-    if args.tokens not in (None, [shape.tokens]) or args.batch_size != [1] or len(args.keep) != 1:
+    shape = SHAPES[one_of("shape", asked.shape, fitting)]
+    if list(asked.tokens or [shape.tokens]) != [shape.tokens] or list(asked.batch_size) != [1] or len(asked.keep) != 1:
         raise ValueError(
             "--against fork measures the shape's own visual tokens, one question at a time, with one --keep: the "
             "authors' code takes no more"
         )
-    methods = [catalogue.named(name) for name in args.method.split(",")]
-    for method in methods:
+    for method in asked.method:
         setup(method)
-        options(method, make(method, keep=args.keep[0]), shape.tokens, shape.layers)  # or what it cannot do
-    whose = {method: described(method) for method in methods}
-    arms = list(dict.fromkeys([UNPRUNED, *(names.arm(arm) for arm in args.arms.split(","))]))
-    for method in methods:
+        options(method, make(method, keep=asked.keep[0]), shape.tokens, shape.layers)  # or what it cannot do
+    whose = {method: described(method) for method in asked.method}
+    arms = list(dict.fromkeys([UNPRUNED, *asked.arms]))
+    for method in asked.method:
         if not setup(method).patched and {"trend", "padding", "both"} & set(arms):
             raise ValueError(
                 f"the authors' code of {method} is not patched, and runs no debiased arm: add --arms none, or "
                 f"bash scripts/apply_patches.sh {method}"
             )
-    dtype = args.dtype or ("float16" if device.type == "cuda" else "float32")
-    say(f"speed: building {args.shape}, {dtype}, on {device}")
-    family = build(shape, shape.tokens, str(device), getattr(torch, dtype), args.attention)
-    rows = [row for method in methods for row in measure(family, method, arms, args, dtype)]
+    dtype = asked.dtype or ("float16" if device.type == "cuda" else "float32")
+    say(f"speed: building {asked.shape}, {dtype}, on {device}")
+    family = build(shape, shape.tokens, str(device), getattr(torch, dtype), asked.attention[0])
+    rows = [row for method in asked.method for row in measure(family, method, arms, asked, dtype)]
     result = {
-        "shape": args.shape,
-        "keep": args.keep[0],
+        "shape": asked.shape,
+        "keep": asked.keep[0],
         "forks": whose,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "dtype": dtype,
-        "attention": args.attention,
+        "attention": asked.attention[0],
         "torch": torch.__version__,
-        "rounds": args.rounds,
+        "rounds": asked.rounds,
         "rows": rows,
     }
     show(table(result))
     return result
 
 
-def measure(family: Laid, method: str, arms: list[str], args: Any, dtype: str) -> list[dict[str, Any]]:
-    pruner, inputs, layers = make(method, keep=args.keep[0]), prompt(family, 1), len(family.decoder.layers)
+def measure(family: Laid, method: str, arms: list[str], wanted: SpeedSettings, dtype: str) -> list[dict[str, Any]]:
+    pruner, inputs, layers = make(method, keep=wanted.keep[0]), prompt(family, 1), len(family.decoder.layers)
     config = family.model.config
     environment(method)
     worker = Worker(method, threads=torch.get_num_threads())
@@ -88,7 +90,7 @@ def measure(family: Laid, method: str, arms: list[str], args: Any, dtype: str) -
         }
         worker.ask(setting, "starting it")
         question = asked(inputs, int(config.image_token_id))
-        for round_number in range(args.rounds + 1):  # the first round warms up
+        for round_number in range(wanted.rounds + 1):  # the first round warms up
             for arm in arms:
                 debias = Debias() if arm == UNPRUNED else FULL.with_arm(arm)
                 ours = native(family, None if arm == UNPRUNED else pruner, debias, inputs)

@@ -19,12 +19,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from debias import Debias, Padding, Trend
-from eval.speed.shapes import Laid, prompt
+from eval.settings import UNPRUNED
+from eval.speed.drawn import Laid, prompt
 from pruners import make
 from pruners.prior import Prior
 
 SIZE = (640, 427)  # of the picture, before padding
-UNPRUNED = "unpruned"
 FULL = Debias(Trend.exponential(0.003), Padding())
 
 

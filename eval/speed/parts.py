@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from debias import Debias
+from eval.speed.drawn import Laid, prompt
 from eval.speed.measure import FULL, SIZE, Clock, Variant
-from eval.speed.shapes import Laid, prompt
 from eval.tables import Cell, Table
 from pruners import Pruner
 

@@ -19,8 +19,10 @@ from eval.bias.fitting import heldout
 from eval.cli import one_of
 from eval.embedded import EMBEDDED
 from eval.reading.images import open_image
+from eval.speed.drawn import Laid, build, prompt
 from eval.speed.measure import FULL, SIZE
-from eval.speed.shapes import SHAPES, Laid, build, prompt
+from eval.speed.settings import SpeedSettings
+from eval.speed.shapes import SHAPES
 from eval.tables import Table, say, show
 from pruners import make
 from pruners.budget import REFERENCE_TOKENS
@@ -30,21 +32,20 @@ KINDS = ("bfloat16", "float16", "8bit", "4bit")
 Kept = list[tuple[list[set[int]], int]]  # by prompt: the tokens kept at each cut, and the first token of the answer
 
 
-def report(args: Any, device: torch.device) -> dict[str, Any]:
-    kinds = [one_of("precision", kind, KINDS) for kind in args.precision.split(",")]
-    methods = args.method.split(",")
+def report(asked: SpeedSettings, device: torch.device) -> dict[str, Any]:
+    kinds = [one_of("precision", kind, KINDS) for kind in asked.precision]
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        for name, path, batches in subjects(args, Path(scratch)):
+        for name, path, batches in subjects(asked, Path(scratch)):
             say(f"precision: {name}, float32 and {', '.join(kinds)}")
             found: dict[tuple[str, str, str], Kept] = {}
             for kind in ("float32", *kinds):
                 family = loaded(name, path, kind, device)
-                for method in methods:
+                for method in asked.method:
                     for arm in ("none", "both"):
-                        found[kind, method, arm] = read(family, method, args, arm, batches)
+                        found[kind, method, arm] = read(family, method, asked, arm, batches)
                 del family
-            for method in methods:
+            for method in asked.method:
                 base = {arm: found["float32", method, arm] for arm in ("none", "both")}
                 rows.append(
                     {"model": name, "method": method, "what": "debiasing, in float32", **compared(*base.values())}
@@ -67,23 +68,22 @@ def report(args: Any, device: torch.device) -> dict[str, Any]:
 Batch = tuple[dict[str, Any], list[Any]]  # inputs and sizes, on the CPU
 
 
-def subjects(args: Any, scratch: Path) -> Iterator[tuple[str, Path, list[Batch]]]:
+def subjects(asked: SpeedSettings, scratch: Path) -> Iterator[tuple[str, Path, list[Batch]]]:
     """(name, checkpoint folder, prompts one by one) of what is measured."""
-    path = args.model or EMBEDDED["image"]
-    asked = benchmarks.get("gqa")
-    samples = [sample for sample in asked.load(heldout()) if sample.image][: args.limit]
+    path = asked.model or EMBEDDED["image"]
+    gqa = benchmarks.get("gqa")
+    samples = [sample for sample in gqa.load(heldout()) if sample.image][: asked.limit]
     family = adapter(str(path)).load(path, dtype=torch.float32, device="cpu")
     encoded = [
-        family.encode([Request(sample.text, [open_image(sample)], conversation=asked.conversation)])
-        for sample in samples
+        family.encode([Request(sample.text, [open_image(sample)], conversation=gqa.conversation)]) for sample in samples
     ]
     yield path.name, path, [(one.inputs, one.sizes) for one in encoded]
-    if args.model is None:
-        shape = SHAPES[one_of("shape", args.shape, list(SHAPES))]
+    if asked.model is None:
+        shape = SHAPES[asked.shape]
         laid = build(shape, shape.tokens, "cpu", torch.float32, "sdpa")
-        laid.model.save_pretrained(scratch / args.shape)
-        drawn = [(prompt(laid, 1, seed), [SIZE]) for seed in range(1, 1 + min(args.limit, 10))]
-        yield f"random {args.shape}", scratch / args.shape, drawn
+        laid.model.save_pretrained(scratch / asked.shape)
+        drawn = [(prompt(laid, 1, seed), [SIZE]) for seed in range(1, 1 + min(asked.limit, 10))]
+        yield f"random {asked.shape}", scratch / asked.shape, drawn
 
 
 def loaded(name: str, path: Path, kind: str, device: torch.device) -> Any:
@@ -92,13 +92,13 @@ def loaded(name: str, path: Path, kind: str, device: torch.device) -> Any:
 
 
 @torch.inference_mode()
-def read(family: Any, method: str, args: Any, arm: str, batches: Sequence[Batch]) -> Kept:
+def read(family: Any, method: str, asked: SpeedSettings, arm: str, batches: Sequence[Batch]) -> Kept:
     out = []
     for inputs, sizes in batches:
         tokens = int((inputs["input_ids"] == family.model.config.image_token_id).sum())
         if isinstance(family, Laid):
             family.tokens = tokens  # a shape's own number, which its checkpoint does not hold
-        keep = args.keep[0] if tokens > 2 * args.keep[0] else args.keep[0] / REFERENCE_TOKENS
+        keep = asked.keep[0] if tokens > 2 * asked.keep[0] else asked.keep[0] / REFERENCE_TOKENS
         here = {
             name: value.to(family.model.device, family.model.dtype if value.is_floating_point() else None)
             for name, value in inputs.items()

@@ -8,6 +8,7 @@ from debias import Trend
 from debias import trends as files
 from eval.cli import main
 from eval.papers import artefacts
+from eval.papers.reproduce import released
 
 
 def run(*flags):
@@ -54,7 +55,7 @@ def test_what_the_release_does_not_run_is_refused_before_anything_is_loaded(flag
 
 def test_an_artefact_has_every_run_of_the_release_both_ways():
     main_table = artefacts.artefact("main")
-    twice = main_table.released()
+    twice = released(main_table)
     labels = [one.label for one in twice.runs]
     assert labels[:3] == ["unpruned", "fastv", "fastv-as-released"]
     assert "illava-as-released" not in labels
@@ -64,7 +65,7 @@ def test_an_artefact_has_every_run_of_the_release_both_ways():
     assert shown == {*(name for name in labels if "released" in name), "unpruned", "illava"}
     assert all(main_table.shows(one) for one in main_table.runs)
     with pytest.raises(ValueError, match="vispruner has no run of the release's methods"):
-        artefacts.artefact("vispruner").released()
+        released(artefacts.artefact("vispruner"))
 
 
 @pytest.mark.long

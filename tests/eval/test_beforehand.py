@@ -7,7 +7,8 @@ import torch
 
 from eval.answering import beforehand
 from eval.cli import main
-from eval.speed.shapes import SHAPES, Shape, build
+from eval.speed.drawn import build
+from eval.speed.shapes import SHAPES, Shape
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import torch
 from debias import Span, Trend
 from debias import trends as files
 from eval.bias import fitting
+from eval.bias.fits import table
 from eval.bias.fitting import Fit, Probe, fitted
 from eval.cli import main
-from eval.commands.fit import table
 from pruners.prior import Prior
 
 ONE_ANSWER = ("--benchmarks", "gqa", "--limit", "1", "--max-new-tokens", "2", "--arms", "trend")

@@ -1,11 +1,10 @@
 """`parity` beside the authors' code is tested in tests/forks; here, what its table says."""
 
-from argparse import Namespace
 from types import SimpleNamespace
 
 import pytest
 
-from eval.commands import parity
+from eval.forks import parity
 from eval.settings import Settings
 from pruners import make
 
@@ -22,7 +21,7 @@ def test_why_answers_differ_stands_below_the_table(cache, monkeypatch, capsys):
     monkeypatch.setattr(parity, "resolve", lambda settings: chosen)
     monkeypatch.setattr(parity, "questions", lambda *_: [])
     monkeypatch.setattr(parity, "compare", lambda *_: found)
-    parity.work(Namespace(name="fastv", limit=4))
+    parity.parity(chosen.settings)
     said = " ".join(capsys.readouterr().err.split())
     assert "2/4" in said
     assert ("ranks the picture's tokens anew for every new token" in said) == (cache is False)

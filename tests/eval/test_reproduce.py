@@ -11,9 +11,8 @@ import pytest
 from eval.benchmarks import NAMES
 from eval.bias import fitting
 from eval.cli import main
-from eval.commands import reproduce
 from eval.comparing.averages import AVERAGES
-from eval.papers import artefacts
+from eval.papers import artefacts, reproduce
 from pruners.models.canvas import padded, tiled
 
 KNOWN = artefacts.artefacts()

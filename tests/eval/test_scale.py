@@ -8,9 +8,10 @@ import torch
 
 from eval import benchmarks
 from eval.cli import main
-from eval.commands.scale import LOADS, assumed, layer, prefill, spread, tower, weight_bytes
+from eval.speed.cost import LOADS, assumed, layer, prefill, spread, tower, weight_bytes
+from eval.speed.drawn import build, prompt
 from eval.speed.measure import Variant, flops_of
-from eval.speed.shapes import AFTER, BEFORE, SHAPES, Shape, build, prompt
+from eval.speed.shapes import AFTER, BEFORE, SHAPES, Shape
 from pruners import make
 
 NARROW = Shape(128, 344, 6, 4, 2, 500, 64)

@@ -12,7 +12,7 @@ from eval import JudgeSettings, Settings, evaluate
 from eval.answering.resolved import resolve
 from eval.commands import flags
 from eval.evaluation import planned
-from eval.settings import several
+from eval.settings import command_line, several
 from pruners.scores import Scores
 
 
@@ -68,7 +68,7 @@ RUNS = [
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.method)
 def test_a_run_written_as_flags_is_read_as_itself(run):
-    again = parsed(*flags.command_line(run), method=run.method)
+    again = parsed(*command_line(run), method=run.method)
     assert {**vars(again), "fields": None} == {**vars(run), "fields": None}
     # the fields may be spelled in full; the method is the same
     assert resolve_pruner(again) == resolve_pruner(run)

@@ -16,8 +16,11 @@ import pruners
 from eval import cli
 from eval.commands import speed
 from eval.speed import parts as speed_parts
+from eval.speed.drawn import Laid, build, prompt
 from eval.speed.measure import Timed, Variant, fitting, flops_of, measure, spread
-from eval.speed.shapes import SHAPES, Laid, Shape, build, prompt
+from eval.speed.settings import SpeedSettings
+from eval.speed.shapes import SHAPES, Shape
+from eval.speed.variants import variants
 
 SMALL = Shape(32, 64, 4, 4, 2, 300, 64, {**SHAPES["tiny"].tower, "image_size": 112, "hidden_size": 32})
 
@@ -94,8 +97,8 @@ def test_batches_cost_in_proportion(family):
 
 
 def test_variants_are_all_methods_budgets_arms_and_kernels():
-    args = argparse.Namespace(method="fastv,random", keep=[8, 16], arms="paper,both", attention="sdpa,eager")
-    found = list(speed.variants(args))
+    asked = SpeedSettings(method="fastv,random", keep=[8, 16], arms="paper,both", attention="sdpa,eager")
+    found = list(variants(asked))
     assert len(found) == len(set(found)) == 18
     assert [variant.kernel for variant in found if variant.method is None] == ["sdpa", "eager"]
     assert Variant("random", 16, "none", "eager") in found
@@ -239,7 +242,7 @@ def test_the_script_asks_for_what_there_is(tmp_path):
     assert {args.shape for args in runs} >= {name for name in SHAPES if name[-1] == "b"}
     assert {token for args in runs for token in args.tokens or ()} == {576, 2056, 2880, 3328}
     assert {method for args in runs for method in args.method.split(",")} == set(pruners.names())
-    assert all(list(speed.variants(args)) for args in runs)
+    assert all(list(variants(speed.settings(args))) for args in runs)
     assert (
         sum(args.debias for args in runs)
         == sum(args.parts for args in runs)

@@ -142,7 +142,7 @@ def start(name, checkpoint, longest=None, arms=ARMS, **fields):
 
 @pytest.mark.parametrize("name", LLAVA)
 def test_every_arm_agrees_with_the_native_method(checkpoint, pictures, name):
-    from eval.commands.parity import compare
+    from eval.forks.parity import compare
     from pruners.models import adapter
 
     fork = start(name, checkpoint)
@@ -178,7 +178,7 @@ def test_every_arm_agrees_with_the_native_method(checkpoint, pictures, name):
 @pytest.mark.parametrize("name", RELEASES)
 def test_as_released_the_fork_agrees_with_the_native_method(checkpoint, pictures, tmp_path, name):
     """Also on a picture so wide that its masks leave next to nothing."""
-    from eval.commands.parity import compare
+    from eval.forks.parity import compare
     from pruners.models import adapter
 
     arms = {arm: Debias.paper(name, None, arm, as_released=True) for arm in ("none", "padding", "both")}

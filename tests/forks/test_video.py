@@ -100,7 +100,7 @@ def test_a_package_that_is_only_imported_gets_a_stand_in(monkeypatch):
 
 @pytest.mark.forks
 def test_clips_and_pictures_agree_with_the_native_method(video_checkpoint, tmp_path, frames):
-    from eval.commands.parity import compare
+    from eval.forks.parity import compare
     from pruners.models import adapter
 
     try:

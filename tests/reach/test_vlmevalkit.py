@@ -16,7 +16,8 @@ import openpyxl
 import pytest
 
 from eval.cli import main
-from eval.commands.vlmevalkit import Model, given, multiple_choice
+from eval.commands.vlmevalkit import given
+from eval.harnesses.vlmevalkit import Model, multiple_choice
 
 ROOT = Path(__file__).parents[2]
 QUESTION = "What colour is the circle?"

@@ -1,0 +1,137 @@
+"""The trends of one method on one model: fitted, written into a trends file, shown beside those that were there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from debias import Trend
+from debias import trends as files
+from debias.settle import LEAST_R2, NONE
+from eval.answering.checkpoints import folder_of
+from eval.answering.resolved import Resolved
+from eval.answering.trends import is_published
+from eval.bias import fitting
+from eval.bias.fitting import Fit, calibration, prior
+from eval.embedded import EMBEDDED
+from eval.settings import QUESTIONS, Settings
+from eval.showing import drawings
+from eval.tables import Table, say, show
+from pruners.prior import BESIDE, named
+from tiny.benchmarks import ensure
+
+HELDOUT = "held-out"
+Found = dict[str, tuple[dict[str, Any], torch.Tensor]]  # where it was measured -> record, curve
+
+
+def fit(
+    settings: Settings,
+    how: Fit,
+    *,
+    video: bool = False,
+    only: Sequence[str] | None = None,
+    each: bool = False,
+    out: Path | None = None,
+    plot: Path | None = None,
+) -> dict[str, Any]:
+    """Fits the trend of a method's score, writes it into a trends file, and shows it; returns its record.
+
+    settings: method, model, data, and limit: questions of each benchmark. how: what is fitted; of kind "prior", the
+    average attention that D2Pruner divides by. video: on clips. only: these benchmarks. each: one trend of every
+    benchmark of the data. out: the file (None: the model's own). plot: the stem of a figure.
+    """
+    media = "video" if video else "image"
+    model = settings.model or str(EMBEDDED[media])
+    data, limit = settings.data, settings.limit or QUESTIONS
+    chosen = Resolved(settings, [], {media: model})
+    try:
+        if how.kind == "prior":
+            place = named(out or folder_of(model) / BESIDE[0])
+            tiled = chosen.layout[media].tokens is None
+            measured_on = data or fitting.heldout()
+            return prior(chosen.adapter(media), chosen.pruner, media, tiled, measured_on, place, limit)
+        found = (_each if each else _together)(chosen, media, data, only, limit, how)
+        out = out or folder_of(model) / "trends.toml"
+        stored = _known(chosen, media)
+    finally:
+        chosen.close()
+    written = [one for name, (one, _) in found.items() if name != HELDOUT] or [one for one, _ in found.values()]
+    method = settings.method
+    others = [one for one in files.load(out) if one["method"] != method] if out.exists() else []
+    out.parent.mkdir(parents=True, exist_ok=True)
+    files.dump(sorted([*others, *written], key=lambda one: (one["method"], one["benchmark"])), out)
+    show(table(method, {name: one for name, (one, _) in found.items()}))
+    say(f"written to {out}")
+    drawn = draw(plot, found, stored) if plot else []
+    first = written[0] if not each else {"trends": written, "heldout": found[HELDOUT][0]}
+    return {**first, "file": str(out), "figures": drawn}
+
+
+def _together(
+    chosen: Resolved, media: str, data: Path | None, only: Sequence[str] | None, limit: int, how: Fit
+) -> Found:
+    """One trend for everything."""
+    one, curve = chosen.record(media, data or fitting.heldout(), only, limit, how)
+    return {one["data"]: (one, curve)}
+
+
+def _each(chosen: Resolved, media: str, data: Path | None, only: Sequence[str] | None, limit: int, how: Fit) -> Found:
+    """The held-out trend, and one of every benchmark of the data."""
+    found = {HELDOUT: chosen.record(media, fitting.heldout(), None, limit, how)}
+    root = data or ensure()
+    for benchmark, _ in calibration(media, root, only, 1):
+        one, curve = chosen.record(media, root, [benchmark.name], limit, how)
+        found[benchmark.name] = ({**one, "benchmark": benchmark.name}, curve)
+    return found
+
+
+def _known(chosen: Resolved, media: str) -> dict[str, Trend]:
+    """Trends that are there already: beside the checkpoint, and the released ones of this method."""
+    out, method, own = {}, chosen.settings.method, chosen.own_trends(media)
+    if own is not None and any(one["method"] == method for one in files.load(own)):
+        out["beside the checkpoint"] = files.find(method, None, own)
+    if is_published(method, chosen.layout[media].tokens):
+        out["released"] = files.find(method)
+    return out
+
+
+def table(method: str, found: dict[str, dict[str, Any]]) -> Table:
+    head = ["measured on", "kind", "rate", "rise", "its 95 %", "R^2", "layer", "questions", "found"]
+    rows = []
+    for name, one in found.items():
+        rate, trend = one.get("rate"), files.make(one, name)
+        slots = trend.curve(trend.length).log() if trend.length else None
+        rise = None if slots is None else float(slots[0] - slots[-1])
+        bounds = f"[{one['rise'][1]:.2f}, {one['rise'][2]:.2f}]" if "rise" in one else None
+        rise = one["rise"][0] if "rise" in one else rise
+        rows.append([name, one["kind"], f"{rate:.6f}" if rate is not None else None, rise, bounds, one.get("r2"),
+                     one["layer"], one["questions"], one.get("found")])  # fmt: skip
+    first = next(iter(found.values()))
+    notes = [
+        f"{first['pruner']} on {first['model']}",
+        "rise: the log of last over first, and its interval over pictures. A trend is kept when that leaves out 0 and "
+        f"R^2 is at least {LEAST_R2}; otherwise its weights are 1: {NONE}.",
+    ]
+    return Table(f"Trend of {method}", head, rows, notes)
+
+
+def draw(stem: Path, found: Found, stored: dict[str, Trend]) -> list[str]:
+    """The measured curves with what was fitted to them, and stored trends of the same layout."""
+    curves, fits = {}, {}
+    for name, (one, curve) in found.items():
+        trend = files.make(one, name)
+        curves[name] = curve.tolist()
+        what = NONE if one.get("found") == NONE else one["kind"]
+        fits[f"{name}, {what}"] = inverse(trend, len(curve))
+    fits |= {name: inverse(trend, len(curve)) for name, trend in stored.items() if trend.length in (None, len(curve))}
+    return [str(path) for path in drawings.save(drawings.fits(curves, fits), stem)]
+
+
+def inverse(trend: Trend, length: int) -> list[float]:
+    """The trend itself: what scores are divided by."""
+    frames = length // trend.length if trend.scope != "sequence" and trend.length else 1
+    values: list[float] = (1 / trend.weight(None, length, frames)).tolist()
+    return values

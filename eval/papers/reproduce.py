@@ -1,0 +1,205 @@
+"""Runs the artefacts of the papers: answers what is not answered yet, measures, and writes tables beside the runs."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from debias import names
+from debias.release import RELEASES
+from eval import benchmarks, tables
+from eval.answering.resolved import Resolved
+from eval.answering.store import Folder
+from eval.bias.fitting import heldout, prior
+from eval.cli import one_of
+from eval.evaluation import evaluate
+from eval.evaluation import planned as planned_run
+from eval.papers import artefacts, budgets, measures
+from eval.papers.artefacts import Artefact, Planned
+from eval.papers.task import Task
+from eval.settings import Settings, command_line
+from eval.tables import Table, say
+
+
+def overview() -> dict[str, Any]:
+    known = artefacts.artefacts()
+    rows = [[a.name, a.title, len(a.runs) or a.measure, a.model, ", ".join(a.published)] for a in known.values()]
+    tables.show(Table("What can be reproduced", ["name", "title", "runs", "made for", "published tables"], rows))
+    return {"artefacts": {a.name: {"title": a.title, "runs": [r.label for r in a.runs]} for a in known.values()}}
+
+
+def released(artefact: Artefact) -> Artefact:
+    """An artefact with every run that the authors' release has done a second time, as released."""
+    runs: list[Planned] = []
+    for run in artefact.runs:
+        runs.append(run)
+        arms = tuple(arm for arm in run.arms if arm in ("none", "padding", "both"))
+        if arms and run.method in RELEASES and run.stages in (None, "first"):
+            runs.append(replace(run, label=f"{run.label}{artefacts.TWIN}", arms=arms, as_released=True))
+    if len(runs) == len(artefact.runs):
+        raise ValueError(f"{artefact.name} has no run of the release's methods ({', '.join(RELEASES)})")
+    return replace(artefact, runs=tuple(runs))
+
+
+def task(
+    artefact: Artefact,
+    out: Path,
+    base: Settings,
+    wanted: str | None = None,
+    fields: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Task:
+    """An artefact as a task. wanted: only these of its benchmarks; fields: of each method, what else is asked for."""
+    asked = Task(artefact, out, base, some(artefact, wanted), fields or {})
+    say(f"\n{artefact.name}: {artefact.title}")
+    if base.model is None:
+        say(f"on the embedded model; the published numbers belong to {artefact.model}")
+    return asked
+
+
+def listed(asked: Task) -> dict[str, Any]:
+    """What of an artefact is done, shown and returned."""
+    asked, absent = held(asked)
+    found = status(asked)
+    tables.show(state_table(asked, found))
+    return {"name": asked.artefact.name, "runs": found, "absent": absent}
+
+
+def reproduced(asked: Task, dry: bool = False) -> dict[str, Any]:
+    """Runs what is not done yet, measures, and shows and writes the tables. dry: only says what would run."""
+    asked, absent = held(asked)
+    artefact = asked.artefact
+    failed = answer(asked, dry) if artefact.measure in ("scores", "budgets", "iou") else {}
+    exit_code = 1 if failed or absent else 0
+    if dry:
+        say(f"{artefact.name}: nothing was run")
+        return {"name": artefact.name, "failed": failed, "absent": absent, "exit": exit_code}
+    asked.here.mkdir(parents=True, exist_ok=True)
+    shown = MEASURES[artefact.measure](asked)
+    for table in shown:
+        tables.show(table)
+    tables.write(shown, asked.here)
+    (asked.here / "artefact.json").write_text(json.dumps(plain(shown), indent=1) + "\n", encoding="utf-8")
+    if absent:
+        say(f"missing in {asked.base.data}: {', '.join(absent)}; docs/benchmarks.md says where each comes from")
+    for label, message in failed.items():
+        say(f"{label} was not done: {message}")
+    say(f"tables and runs are in {asked.here}")
+    return {"name": artefact.name, "tables": plain(shown), "failed": failed, "absent": absent, "exit": exit_code}
+
+
+def some(artefact: Artefact, text: str | None) -> tuple[str, ...]:
+    """The artefact's benchmarks, or those of them that are asked for."""
+    if text is None:
+        return artefact.benchmarks
+    known = artefact.benchmarks
+    return tuple(one_of(f"benchmark of {artefact.name}", names.benchmark(word), known) for word in text.split(","))
+
+
+def plain(shown: Sequence[Table]) -> list[dict[str, Any]]:
+    return [{"title": t.title, "head": t.head, "rows": t.rows, "notes": t.notes} for t in shown]
+
+
+def held(task: Task) -> tuple[Task, list[str]]:
+    """The task on the benchmarks that the data holds, and the names of the others."""
+    data = task.base.data
+    if data is None:
+        return task, []
+    found = tuple(name for name in task.benchmarks if benchmarks.get(name).lies_in(data))
+    if not found:
+        wanted = ", ".join(task.benchmarks)
+        raise ValueError(f"--data {data} holds none of {wanted}; docs/benchmarks.md says where each comes from")
+    return replace(task, benchmarks=found), [name for name in task.benchmarks if name not in found]
+
+
+def answer(task: Task, dry: bool) -> dict[str, str]:
+    """Answer what is not answered; returns what could not be done, and why."""
+    failed = {}
+    for planned in task.artefact.runs:
+        say(f"\n{task.artefact.name} / {planned.label}")
+        try:
+            settings = task.settings(planned)
+            if dry:
+                plan = planned_run(settings)
+                count = sum(plan["benchmarks"].values())
+                say(f"{count:,} questions in {len(plan['arms'])} arms; rows would go to {plan['out']}")
+                continue
+            if planned.method == "d2pruner" and task.prior is not None:
+                prepare_prior(task, settings, task.prior)
+            found = evaluate(settings)
+            if found.look is not None:
+                found.look.show(wide=False)
+            if not found.complete:
+                failed[planned.label] = f"{found.open} answers are to come from other processes"
+            elif found.unjudged:
+                failed[planned.label] = "some answers were not judged"
+        except (ValueError, OSError) as error:  # the others can still run
+            failed[planned.label] = str(error)
+            say(str(error))
+    return failed
+
+
+def prepare_prior(task: Task, settings: Settings, out: Path) -> None:
+    """Measure the average attention that D2Pruner divides by, once, when the checkpoint comes without one."""
+    if out.is_file():
+        return
+    fields = {name: value for name, value in settings.fields.items() if name != "prior"}
+    media, limit = task.media, min(1000, settings.limit or 1000)
+    chosen = Resolved(replace(settings, fields=fields), [], {media: task.checkpoint})
+    try:
+        tiled = chosen.layout[media].tokens is None
+        prior(chosen.adapter(media), chosen.pruner, media, tiled, settings.data or heldout(), out, limit)
+    finally:
+        chosen.close()
+
+
+# -- what is done --------------------------------------------------------------------------------------------------
+
+
+def status(task: Task) -> dict[str, dict[str, Any]]:
+    """Of every run: how many answers there are, of how many; None where it was not begun."""
+    found = {}
+    for planned in task.artefact.runs:
+        folder = Folder(task.folder(planned))
+        there, wanted = 0, None
+        if (folder.path / "run.json").exists():
+            info = folder.info()["benchmarks"]
+            wanted = sum(facts["n"] for facts in info.values()) * len(planned.arms)
+            there = sum(len(folder.rows(name, arm)) for name in info for arm in planned.arms)
+        lacking = [name for name in task.benchmarks if wanted is None or name not in info]
+        typed = " ".join(map(shlex.quote, command_line(task.settings(planned))))
+        found[planned.label] = {
+            "answers": there,
+            "of": wanted,
+            "benchmarks_to_come": lacking,
+            "command": f"python -m eval run {typed}",
+        }
+    return found
+
+
+def state_table(task: Task, found: Mapping[str, Mapping[str, Any]]) -> Table:
+    rows = []
+    for planned in task.artefact.runs:
+        one = found[planned.label]
+        done = one["of"] is not None and one["answers"] >= one["of"] and not one["benchmarks_to_come"]
+        state = "done" if done else "not begun" if one["of"] is None else "open"
+        rows.append([planned.label, state, one["answers"], one["of"], one["command"]])
+    if not rows:
+        rows.append(
+            [task.artefact.measure, "done" if (task.here / "artefact.json").exists() else "not begun", 0, 0, ""]
+        )
+    return Table(task.artefact.title, ["run", "state", "answers", "of", "as a command"], rows)
+
+
+MEASURES: dict[str, Callable[[Task], list[Table]]] = {
+    "scores": measures.scores,
+    "budgets": budgets.budgets,
+    "bias": measures.bias_strengths,
+    "layers": measures.layers,
+    "fit_sizes": measures.fit_sizes,
+    "iou": measures.iou,
+    "overhead": measures.overhead,
+}

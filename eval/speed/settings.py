@@ -1,0 +1,60 @@
+"""What `speed` measures, as a value. Loads no torch, so that help pages and flags are quick."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from debias import names
+from eval.cli import one_of
+from eval.settings import several
+from eval.speed.shapes import BEFORE, SHAPES
+from pruners import catalogue
+
+
+@dataclass(frozen=True)
+class SpeedSettings:
+    """What is measured and how. Sequences may be given as text with commas; defaults are those of `speed`."""
+
+    method: Sequence[str] = ("fastv",)
+    arms: Sequence[str] = ("none", "both")
+    keep: Sequence[int] = (128,)
+    shape: str = "small"  # one of eval.speed.shapes.SHAPES
+    tokens: Sequence[int] | None = None  # visual tokens; None: the shape's
+    batch_size: Sequence[int] = (1,)
+    ragged: int = 0  # tokens that every second row of a batch lacks
+    attention: Sequence[str] = ("sdpa",)  # attention kernels
+    rounds: int = 7  # times that every variant is run, after a warm-up unless it is 1
+    decode: int = 8  # tokens decoded after each prefill
+    dtype: str | None = None  # None: bfloat16 on a GPU, float32 on a CPU
+    device: str | None = None  # None: a GPU when there is one
+    threads: int | None = None  # of the CPU; None: as torch chooses
+    memory: bool = False  # peak memory on a CPU too, in a process for each variant
+    shared_layers: bool = False  # one layer's random weights for all layers
+    debias: bool = False  # only time one debias call
+    parts: bool = False  # only time scoring, debiasing, selecting and merging
+    precision: Sequence[str] = ()  # only compare the tokens that are kept in these precisions
+    model: Path | None = None  # the checkpoint for `precision`; None: the embedded one, and the shape
+    limit: int = 50  # pictures for `precision`
+    against: str | None = None  # "fork": the authors' code and ours in turn
+    peak: str | None = None  # the label of a variant: measure its peak memory in this process, and nothing else
+
+    def __post_init__(self) -> None:
+        for name in ("method", "arms", "attention", "precision"):
+            self._set(name, tuple(several(getattr(self, name))))
+        self._set("arms", tuple(map(names.arm, self.arms)))
+        self._set("method", tuple(one_of("method", name, catalogue.names()) for name in self.method))
+        one_of("shape", self.shape, list(SHAPES))
+        if not 0 <= self.ragged <= BEFORE:
+            raise ValueError(
+                f"--ragged {self.ragged}: a row has {BEFORE} tokens before its picture, and can lack no more"
+            )
+        if self.memory and self.shared_layers:
+            raise ValueError("--memory would measure the shared weights: leave --shared-layers out")
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+
+NAMES = tuple(field.name for field in fields(SpeedSettings))

@@ -1,0 +1,140 @@
+"""Every variant of a model of one shape, with and without pruning: timed in turn, and shown beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from eval.answering import beforehand
+from eval.speed import authors, debiasing, parts, precision
+from eval.speed.drawn import build
+from eval.speed.measure import Variant, fitting, matrix_rate, measure, own_peak, peaks
+from eval.speed.settings import SpeedSettings
+from eval.speed.shapes import SHAPES
+from eval.tables import Table, say, show
+
+
+def report(asked: SpeedSettings) -> dict[str, Any]:
+    """What was asked for, measured and shown, as plain numbers."""
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
+    device = torch.device(asked.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if asked.debias:
+        return debiasing.report(device)
+    if asked.against:
+        return authors.report(asked, device)
+    if asked.precision:
+        return precision.report(asked, device)
+    return timed(asked, device)
+
+
+def timed(asked: SpeedSettings, device: torch.device) -> dict[str, Any]:
+    """All variants on one shape, or their parts, or this process's own peak memory."""
+    shape = SHAPES[asked.shape]
+    dtype = getattr(torch, asked.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
+    needed = shape.parameters(asked.shared_layers) * dtype.itemsize
+    instead = "--shared-layers keeps one layer's weights for all, --dtype bfloat16 halves them"
+    beforehand.memory(f"--shape {asked.shape} in {dtype}", needed, str(device), instead)
+    every, rate, rows, left_out = list(variants(asked)), matrix_rate(device, dtype), [], {}
+    for tokens in asked.tokens or [shape.tokens]:
+        say(f"speed: building {asked.shape} with {tokens} visual tokens, {dtype}, on {device}")
+        family = build(shape, tokens, str(device), dtype, every[0].kernel, asked.shared_layers)
+        family.ragged = asked.ragged
+        wanted, without = fitting(family, every)
+        left_out.update(without)
+        if asked.peak:
+            chosen = next(variant for variant in wanted if variant.label == asked.peak)
+            return dict(own_peak(family, chosen, asked.batch_size[0]))
+        if asked.parts:
+            rows += [row for batch in asked.batch_size for row in parts.measure(family, wanted, batch, asked.rounds)]
+            continue
+        for batch in asked.batch_size:
+            measured = measure(family, wanted, batch, asked.rounds, asked.decode)
+            if (device.type == "cuda" or asked.memory) and not asked.shared_layers:
+                peaks(family, measured, own_flags(asked))
+            base = {row.variant.kernel: row for row in measured if row.variant.method is None}
+            rows += [row.summary(base[row.variant.kernel], rate) for row in measured]
+        del family
+    result = {
+        "shape": asked.shape,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "dtype": str(dtype).removeprefix("torch."),
+        "ragged": asked.ragged,
+        "shared_layers": asked.shared_layers,
+        "torch": torch.__version__,
+        "matrix_tflops": rate / 1e12,
+        "rounds": asked.rounds,
+        "rows": rows,
+        "left_out": left_out,
+    }
+    for label, why in left_out.items():
+        say(f"speed: left out {label}: {why}")
+    show(parts.table(result) if asked.parts else table(result))
+    return result
+
+
+def own_flags(asked: SpeedSettings) -> list[str]:
+    """What a process of its own needs to make the same model and the same variants on the CPU."""
+    words = ["--shape", asked.shape, "--method", ",".join(asked.method), "--arms", ",".join(asked.arms)]
+    keep = ",".join(map(str, asked.keep))
+    return [*words, "--device", "cpu", "--keep", keep, "--threads", str(torch.get_num_threads())]
+
+
+def variants(asked: SpeedSettings) -> Iterator[Variant]:
+    """The unpruned model and every method, budget and arm, under each kernel."""
+    for kernel in asked.attention:
+        yield Variant(kernel=kernel)
+        for method in asked.method:
+            for keep in asked.keep:
+                for arm in asked.arms:
+                    yield Variant(method, keep, arm, kernel)
+
+
+def table(result: dict[str, Any]) -> Table:
+    several = {name: len({row[name] for row in result["rows"]}) > 1 for name in ("tokens", "batch", "attention")}
+    memory = any(row["memory"] is not None for row in result["rows"])
+    varying = [name for name, more in several.items() if more]
+    head = [
+        "variant",
+        *varying,
+        "a layer reads",
+        "prefill ms",
+        "±",
+        "speed-up",
+        "possible",
+        "reached",
+        "of matrix rate",
+    ]
+    head += ["ms/token", "±", *(["memory"] * memory)]
+    rows = [
+        [
+            row["variant"],
+            *(row[name] for name in varying),
+            row["mean_tokens"],
+            row["prefill_ms"],
+            row["prefill_spread"],
+            row["speed_up"],
+            row["possible"],
+            row["reached"],
+            row["of_matrix_rate"],
+            row["decode_ms"],
+            row["decode_spread"],
+            *([row["memory"]] * memory),
+        ]
+        for row in result["rows"]
+    ]
+    first = result["rows"][0]
+    fixed = [f"{first[name]} {name}" for name in ("tokens", "batch") if not several[name]]
+    ragged = f", every second row {result['ragged']} tokens shorter" if result["ragged"] else ""
+    shared = ", one layer's weights in all" if result["shared_layers"] else ""
+    how = ("" if several["attention"] else f", {first['attention']}") + shared + ragged
+    notes = [
+        f"{result['device']}, {result['threads']} thread(s), {result['dtype']}, torch {result['torch']}{how}; "
+        f"medians of {result['rounds']} rounds in turn; matrix products run at {result['matrix_tflops']:.3f} TFLOP/s",
+        "a layer reads: visual tokens, mean; ±: half of the rounds lie within this share of the median; memory: peak, "
+        "of the unpruned model's",
+    ]
+    return Table(", ".join([result["shape"], *fixed]), head, rows, notes)
