@@ -6,11 +6,13 @@ from typing import Literal
 
 from debias.names import ARMS
 
-Reads = Literal["decoder", "vision", "nothing"]
+# What makes a method's score: attention of the decoder, or of the vision tower; how the tokens lie among each other, as
+# they enter the decoder; or nothing that the picture shows.
+Reads = Literal["decoder", "vision", "tokens", "nothing"]
 
 
 def arms_of(reads: Reads) -> tuple[str, ...]:
-    """The arms of a method whose score reads the attention of this part of the model.
+    """The arms of a method whose score is made of this.
 
     A trend is what a decoder's attention does with position: without that there is none to divide by. Padding is never
     worth a token.

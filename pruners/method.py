@@ -31,7 +31,7 @@ class Method:
     positions: ClassVar[str] = "original"  # or "compact": what stays is renumbered 0..n-1, and so is what is generated
     mode: ClassVar[str] = "gather"  # or "mask": columns are hidden, and ranked anew at every decoding step
     shrink_cache: ClassVar[bool] = False  # the cached keys and values of the layers below the cut are cut too
-    reads: ClassVar[Reads] = "decoder"  # whose attention makes the score; "vision": the tower's, which is View.vision
+    reads: ClassVar[Reads] = "decoder"  # what makes the score: attention there, or "vision": in the tower; see arms.py
     tiles: ClassVar[bool] = False  # it knows what to do with a View.vision of several views of one picture
 
     def __post_init__(self) -> None:

@@ -202,6 +202,11 @@ class View:
         return self._own(self._look(None).keys(self.sample))
 
     @property
+    def text_keys(self) -> Tensor:
+        """[H_kv, T, d] the same of the text after the image."""
+        return self._at(self.text_slots[len(self.text_slots) - self.tokens.after :], self._look(None).keys(self.sample))
+
+    @property
     def values(self) -> Tensor:
         """[H_kv, V, d] values of the layer that is looked at."""
         return self._own(self._look(None).values(self.sample))
@@ -249,7 +254,9 @@ class View:
 
     def _own(self, states: Tensor) -> Tensor:
         """[H_kv, V, d] the image's of [H_kv, n, d], of all heads."""
-        slots = self.tokens.slots
+        return self._at(self.tokens.slots, states)
+
+    def _at(self, slots: Tensor, states: Tensor) -> Tensor:
         return all_heads(states.index_select(1, slots.to(states.device)).to(slots.device), self.adapter.model)
 
     def _states(self, slots: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from functools import cache
 import builders
 import pytest
 import torch
+from spelled import LAYERS, START, TOKENS
 
 import pruners.models
 from pruners.models import Request
@@ -17,7 +18,6 @@ METHODS = {name: {"keep": 0.3, **FIELDS.get(name, {})} for name in pruners.names
 FAMILIES = tuple(pruners.models.families())
 KERNELS = ("sdpa", "eager")
 CACHES = ("dynamic", "static")
-LAYERS = 8
 
 
 @cache
@@ -54,6 +54,24 @@ def run():
         return adapter.model.generate(**encoded.inputs, **settings, return_dict_in_generate=True, output_logits=True)
 
     return generated
+
+
+@pytest.fixture(scope="module")
+def llava():
+    """The model of the tests that spell out a method's layers (spelled.py)."""
+    return builders.model("llava", layers=LAYERS)
+
+
+@pytest.fixture(scope="module")
+def prompt(llava):
+    """Its prompt."""
+    generator = torch.Generator().manual_seed(1)
+    image = [llava.config.image_token_id] * TOKENS
+    before, after = (torch.randint(3, 60, (n,), generator=generator).tolist() for n in (START, 7))
+    return {
+        "input_ids": torch.tensor([before + image + after]),
+        "pixel_values": torch.randn(1, 3, 84, 84, generator=generator),
+    }
 
 
 def pruner(name, **fields):

@@ -17,9 +17,9 @@ ARMS = ("none", "trend", "padding", "both")
 
 def apart(pruner):
     """Why the arms of a method share no layer; None: they do."""
-    if pruner.needs_tower():
-        return "before the first layer" if pruner.reads == "vision" else "inside the vision"
-    return None
+    if pruner.prunes_tower():
+        return "inside the vision"
+    return None if pruner.cuts(32)[0].layer else "before the first layer"
 
 
 def answers(pruner, adapter, encoded, run, prefix, arms=ARMS, **options):

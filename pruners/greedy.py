@@ -1,0 +1,51 @@
+"""Choices for diversity, made one token after the other because each depends on all before it.
+
+A choice takes as many steps as tokens are kept, each a few small operations on the device, which is asked for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pruners.view import View
+
+NEVER = -float("inf")
+
+
+def likeness(features: Tensor) -> Tensor:
+    """[N, N] cosine similarity of the rows of `features` [N, C], in float32."""
+    unit = torch.nn.functional.normalize(features.float(), dim=-1)
+    return unit @ unit.T
+
+
+def chosen(view: View, choose: Callable[[int, Tensor | None], Tensor]) -> Tensor:
+    """The tokens that stay at a cut, ascending, where `choose(count, among)` chooses `count` of the tokens `among` [V]
+    (None: of all). Silenced tokens take no part in that, and fill up in raster order what valid ones cannot."""
+    whole, valid = view.valid_on_host, view.valid
+    if whole is None or valid is None:
+        return choose(view.count, None).sort().values
+    count = min(view.count, int(whole.sum()))
+    border = valid.to(torch.uint8).argsort(stable=True)[: view.count - count]
+    return torch.cat([choose(count, valid), border]).sort().values
+
+
+def farthest(distance: Tensor, count: int, among: Tensor | None = None) -> Tensor:
+    """`count` tokens in the order in which they are chosen, by the `distance` [N, N] between any two.
+
+    The first is the one whose nearest neighbour is farthest away, each further one that whose nearest chosen token is.
+    Ties go to the earlier token. Only tokens `among` [N] are chosen, or counted as neighbours; there are `count`.
+    """
+    outside = torch.zeros_like(distance[0], dtype=torch.bool) if among is None else ~among
+    self = torch.eye(len(distance), dtype=torch.bool, device=distance.device)
+    nearest = distance.masked_fill(self | outside, -NEVER).amin(-1).masked_fill(outside, NEVER)[None]
+    distance = distance.masked_fill(self | outside, NEVER)  # so that what is chosen is not chosen again
+    order: list[Tensor] = []
+    for step in range(count):
+        best = nearest.argmax(-1)
+        row = distance.index_select(0, best)
+        nearest = torch.minimum(nearest, row) if step else row
+        order.append(best)
+    return torch.cat(order) if order else torch.arange(0, device=distance.device)

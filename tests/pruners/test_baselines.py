@@ -1,0 +1,85 @@
+"""Methods that comparisons contain today, each on a whole model against its algorithm written out: same tokens, same
+next-token logits. See test_algorithms.py for the others."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from spelled import LAYERS, START, TOKENS, Decoder, check, native, without
+from torch.nn.functional import cosine_similarity, normalize
+
+import pruners
+from pruners.methods.dart import least_alike
+
+
+def rest_of(run, h):
+    """Next-token logits of what enters layer 0, numbered from 0."""
+    for i in range(LAYERS):
+        h, _ = run.layer(i, h, torch.arange(len(h)))
+    return run.logits(h)
+
+
+@torch.no_grad()
+def test_divprune(llava, prompt):
+    run = Decoder(llava, prompt)
+    visual = run.embedded[START : START + TOKENS]
+    apart = [[1 - cosine_similarity(a, b, dim=0).item() for b in visual] for a in visual]
+    kept = [max(range(TOKENS), key=lambda i: min(apart[i][j] for j in range(TOKENS) if j != i))]
+    while len(kept) < 13:
+        left = [i for i in range(TOKENS) if i not in kept]
+        kept.append(max(left, key=lambda i: min(apart[i][j] for j in kept)))
+    h = run.embedded[without(run.embedded, sorted(kept))]
+    check(llava, prompt, pruners.make("divprune", keep=13), [kept], rest_of(run, h))
+
+
+def shares(likeness, count, free):
+    """DART's choice on lists."""
+    free, taken, pivots = set(free), [], len(likeness)
+    for number, row in enumerate(likeness):
+        for _ in range(count // pivots + (number < count % pivots)):
+            least = min(free, key=lambda i, row=row: (row[i], i))
+            free.remove(least)
+            taken.append(least)
+    return taken
+
+
+@settings(max_examples=40)
+@given(n=st.integers(1, 30), pivots=st.integers(1, 9), seed=st.integers(0, 10**6), data=st.data())
+def test_dart_takes_for_each_pivot_what_is_least_like_it(n, pivots, seed, data):
+    generator = torch.Generator().manual_seed(seed)
+    likeness = torch.randint(0, 6, (pivots, n), generator=generator).float()
+    free = torch.rand(n, generator=generator) < 0.8
+    among = free.nonzero()[:, 0].tolist()
+    count = data.draw(st.integers(0, len(among)))
+    assert least_alike(likeness, count, free).tolist() == shares(likeness.tolist(), count, among)
+
+
+@torch.no_grad()
+def test_dart(llava, prompt):
+    run = Decoder(llava, prompt)
+    h, positions = run.embedded, torch.arange(len(run.embedded))
+    for i in range(LAYERS):
+        if i == 3:
+            visual, text = h[START : START + TOKENS], h[START + TOKENS :]
+            pivots = size[START : START + TOKENS].argsort(descending=True)[:3].tolist()
+            words = size[START + TOKENS :].argsort(descending=True)[:2].tolist()
+            unit = normalize(visual, dim=-1)
+            likeness = torch.stack([*unit[pivots], *normalize(text[words], dim=-1)]) @ unit.T
+            kept = pivots + shares(likeness.tolist(), 10, [i for i in range(TOKENS) if i not in pivots])
+            rows = without(h, sorted(kept))
+            h, positions = h[rows], positions[rows]
+        layer = run.text.layers[i]
+        keys = layer.self_attn.k_proj(layer.input_layernorm(h)).view(len(h), -1, layer.self_attn.head_dim)
+        size = run.rotate(keys.transpose(0, 1), positions).abs().sum((0, 2))
+        h, _ = run.layer(i, h, positions)
+    pruner = pruners.make("dart", keep=13, layer=3, image_pivots=3, text_pivots=2)
+    check(llava, prompt, pruner, [kept], run.logits(h))
+
+
+@torch.no_grad()
+def test_the_size_of_keys_depends_on_their_position(llava, prompt):
+    """The sum of absolute values that DART ranks by is not left alone by the rotary embedding, as a length would be."""
+    run = Decoder(llava, prompt)
+    key = torch.randn(1, 1, llava.model.language_model.layers[0].self_attn.head_dim)
+    near, far = (run.rotate(key, torch.tensor([at])) for at in (0, 9))
+    torch.testing.assert_close(near.norm(), far.norm())
+    assert (near.abs().sum() - far.abs().sum()).abs() > 1e-3
