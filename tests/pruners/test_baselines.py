@@ -4,7 +4,7 @@ next-token logits. See test_algorithms.py for the others."""
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spelled import LAYERS, START, TOKENS, Decoder, check, native, without
+from spelled import LAYERS, START, TOKENS, Decoder, check, without
 from torch.nn.functional import cosine_similarity, normalize
 
 import pruners
@@ -56,7 +56,7 @@ def test_dart_takes_for_each_pivot_what_is_least_like_it(n, pivots, seed, data):
 @torch.no_grad()
 def test_dart(llava, prompt):
     run = Decoder(llava, prompt)
-    h, positions = run.embedded, torch.arange(len(run.embedded))
+    h, positions, size = run.embedded, torch.arange(len(run.embedded)), None
     for i in range(LAYERS):
         if i == 3:
             visual, text = h[START : START + TOKENS], h[START + TOKENS :]
