@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     GenerationConfig,
     LlavaForConditionalGeneration,
@@ -19,6 +21,9 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 
 from tiny.model import PATCH
 from tiny.tokenizer import PATCHES
+
+WEIGHTS = "model.safetensors"
+TOWER = re.compile(r"((?:vision|image|video)_tower\.)(?!vision_model\.)")
 
 
 class Saved(Protocol):
@@ -56,7 +61,7 @@ def write(model: PreTrainedModel, tokens: PreTrainedTokenizerFast, handlers: Seq
     model.set_attn_implementation("sdpa")
     state = {name: tensor.to(torch.float16) for name, tensor in model.state_dict().items()}
     model.save_pretrained(folder, state_dict=state)
-    (folder / "model.safetensors").chmod(0o644)
+    as_published(folder)
     path = folder / "config.json"
     config = json.loads(path.read_text())
     for part in (config, config["text_config"], config["vision_config"]):
@@ -64,6 +69,21 @@ def write(model: PreTrainedModel, tokens: PreTrainedTokenizerFast, handlers: Seq
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     for handler in handlers:
         handler.save_pretrained(folder)
+
+
+def as_published(folder: Path) -> None:
+    """Give the weights of a saved folder the names that checkpoints on the hub have.
+
+    transformers saves a CLIP tower without the `vision_model.` of the published names. It reads both; other programs,
+    vLLM among them, know the published ones alone.
+    """
+    state = load_file(folder / WEIGHTS)
+    save_file(
+        {TOWER.sub(r"\1vision_model.", name): tensor for name, tensor in state.items()},
+        folder / WEIGHTS,
+        {"format": "pt"},
+    )
+    (folder / WEIGHTS).chmod(0o644)
 
 
 def load(folder: Path) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:

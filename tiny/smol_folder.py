@@ -22,7 +22,8 @@ from transformers import GenerationConfig, LlavaConfig, LlavaForConditionalGener
 from tiny import folder, smol
 from tiny.smol_world import SIDE
 
-PARTS, ORIGIN, WEIGHTS, STAMP = "parts.safetensors", "origin.json", "model.safetensors", "finished.json"
+PARTS, ORIGIN, STAMP = "parts.safetensors", "origin.json", "finished.json"
+WEIGHTS = folder.WEIGHTS
 
 
 def digest(path: Path) -> str:
@@ -96,6 +97,7 @@ def write(parts: Path, out: Path) -> None:
     model.tie_weights()
     model.generation_config = GenerationConfig.from_pretrained(parts)
     model.save_pretrained(out)
+    folder.as_published(out)
     for path in parts.iterdir():
         if path.name not in (PARTS, "config.json", "generation_config.json"):
             shutil.copy(path, out / path.name)

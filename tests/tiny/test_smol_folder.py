@@ -46,6 +46,11 @@ def test_the_finished_model_answers_as_the_trained_one(parts, tmp_path):
         trained = student.model(input_ids=torch.tensor([row]), pixel_values=pixels).logits
         finished = model(input_ids=torch.tensor([row]), pixel_values=pixels).logits
     assert model.dtype == torch.float32
+    towers = [name for name in load_file(made / smol_folder.WEIGHTS) if name.startswith("vision_tower.")]
+    assert towers
+    assert all(
+        name.startswith("vision_tower.vision_model.") for name in towers
+    )  # as on the hub: other programs load it
     assert (finished - trained).abs().max() < 0.02 * trained.abs().max()  # sixteen bits
 
 

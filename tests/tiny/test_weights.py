@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor, VideoLlavaForConditionalGeneration
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, VideoLlavaForConditionalGeneration
 
-from tiny import prompts, world
+from tiny import folder, prompts, world
 from tiny.probe import Probe, asked, right
 
 ASSETS = Path(__file__).parents[2] / "assets"
@@ -42,6 +44,37 @@ def test_folders_are_small_and_hold_no_pickle():
     files = [path for path in ASSETS.glob("tiny-*/**/*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 60e6
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
+
+
+# Of every tensor without `vision_model.` in its name: what was trained, whatever the file calls it.
+TRAINED = {
+    "tiny-llava": "67d422657f804955101b941d9d3fd172c27396f4b34989792ab022dc1f888f91",
+    "tiny-video-llava": "4ddf1da99460a1cbf203cee55889965b64804000dad2bbd5d45cf27e62ac998e",
+}
+
+
+def published(state: dict[str, torch.Tensor]) -> bool:
+    """Whether the towers' tensors are named as the checkpoints on the hub name them."""
+    towers = [name for name in state if "_tower." in name]
+    return bool(towers) and all(".vision_model." in name and name.count("vision_model") == 1 for name in towers)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_weights_are_named_as_on_the_hub_and_are_what_was_trained(name):
+    state = load_file(ASSETS / name / "model.safetensors")
+    assert published(state)
+    seen = hashlib.sha256()
+    for key, tensor in sorted((key.replace("vision_model.", ""), tensor) for key, tensor in state.items()):
+        seen.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}\n".encode() + tensor.numpy().tobytes())
+    assert seen.hexdigest() == TRAINED[name]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_transformers_finds_every_tensor_and_writes_the_same_file_again(name, tmp_path):
+    model, found = AutoModelForImageTextToText.from_pretrained(ASSETS / name, output_loading_info=True)
+    assert not any(found.values())
+    folder.write(model, AutoTokenizer.from_pretrained(ASSETS / name), (), tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == (ASSETS / name / "model.safetensors").read_bytes()
 
 
 def test_it_is_llava_1_5_made_small(probe):
@@ -84,8 +117,7 @@ def test_generate_agrees_with_the_probe_in_left_padded_batches(probe, sample, sa
 
 
 def test_the_video_model_loads_and_watches():
-    folder = ASSETS / "tiny-video-llava"
-    model = VideoLlavaForConditionalGeneration.from_pretrained(folder)
+    model = VideoLlavaForConditionalGeneration.from_pretrained(ASSETS / "tiny-video-llava")
     from tiny.film import Viewer
 
     viewer = Viewer()  # the same classes; it brings the lessons
