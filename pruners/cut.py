@@ -56,9 +56,16 @@ class Merged:
     fresh: Tensor | None = None
 
 
-def top(score: Tensor, count: int) -> Tensor:
-    """The `count` highest scores as sorted indices; ties go to the earlier token."""
-    return score.sort(descending=True, stable=True).indices[:count].sort().values
+def top(score: Tensor, count: int, first: Tensor | None = None) -> Tensor:
+    """The `count` highest scores as sorted indices; ties go to the earlier token.
+
+    first: [V] True where a token goes before all others, whatever its score.
+    """
+    order = score.sort(descending=True, stable=True).indices
+    if first is not None:
+        ahead = first.index_select(0, order).to(torch.uint8).argsort(descending=True, stable=True)
+        order = order.index_select(0, ahead)
+    return order[:count].sort().values
 
 
 def others(total: int, kept: Tensor) -> Tensor:

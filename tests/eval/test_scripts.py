@@ -15,6 +15,7 @@ SCRIPTS = Path(__file__).parent.parent.parent / "scripts"
 METHODS = {
     "fastv": "fastv", "pdrop": "pyramiddrop", "sparsevlm": "sparsevlm", "himap": "himap", "tokencarve": "tokencarve",
     "illava": "illava", "vispruner": "vispruner", "d2pruner": "d2pruner", "deeplayer": "deeplayer",
+    "feather": "feather",
     "visionzip": "visionzip", "divprune": "divprune", "dart": "dart", "random": "random", "grid": "grid", "all": "all",
 }  # fmt: skip
 
