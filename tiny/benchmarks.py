@@ -53,17 +53,22 @@ def write(root: Path, size: str = "default", half: str = "scored", names: tuple[
 
 
 def ensure(out: Path | None = None, size: str = "default", half: str = "scored") -> Path:
-    """The data root, written if it is not there yet. It is complete or absent, also when two processes come at once."""
-    root = Path(out) if out else _cache() / f"{size}-{half}-{_version()}"
+    """The data root, written if it is not there yet."""
+    return cached(f"{size}-{half}", lambda root: write(root, size, half), out)
+
+
+def cached(name: str, writer: Callable[[Path], None], out: Path | None = None) -> Path:
+    """A data root in `out` or in the cache. It is complete or absent, also when two processes come at once."""
+    root = Path(out) if out else _cache() / f"{name}-{_version()}"
     if (root / ".complete").exists():
         return root
     if root.exists() and any(root.iterdir()):
         raise ValueError(f"{root} holds files that were not written here; name an empty or a new folder")
-    print(f"tiny: writing the {size} benchmarks ({half} half) to {root}", file=sys.stderr)
+    print(f"tiny: writing the questions {name} to {root}", file=sys.stderr)
     root.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=root.parent, prefix=".making-"))
     try:
-        write(made, size, half)
+        writer(made)
         (made / ".complete").touch()
         made.chmod(0o755)
         try:

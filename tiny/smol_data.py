@@ -1,6 +1,7 @@
 """Questions for `smol` as a data root in GQA's layout, so that every command can ask them: one question a picture.
 
-python -m tiny.smol_data DIR --first 1700000000 --n 600 --padded 400
+root = ensure()                       # made on first use, the same every time
+python -m tiny.smol_data DIR --first 1500000000 --n 600 --padded 400
 """
 
 from __future__ import annotations
@@ -10,12 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tiny.benchmarks import cached
 from tiny.drawing import draw
 from tiny.lots import text_json, text_lines
 from tiny.questions import Question, questions
 from tiny.scenes import Scene
-from tiny.smol_world import SKILLS, smol_scene
+from tiny.smol_world import KINDS, smol_scene
 
+SIZES = {"ci": 12, "default": 240, "full": 960}  # how many questions
+# First seeds. Training uses none of them, nor does the study in assets/studies/smol.toml.
+HALVES = {"scored": 1_500_000_000, "heldout": 1_600_000_000}
 STRUCTURE = {
     "colour": "query",
     "shape": "query",
@@ -27,7 +32,7 @@ STRUCTURE = {
 
 
 def asked(
-    first: int, n: int, padded: int = 0, things: tuple[int, int] = (2, 8), kinds: tuple[str, ...] = tuple(SKILLS)
+    first: int, n: int, padded: int = 0, things: tuple[int, int] = (2, 8), kinds: tuple[str, ...] = KINDS
 ) -> Iterator[tuple[Scene, Question]]:
     """n scenes from seed `first` on, with a question each; the kinds take turns, and `padded` scenes are no squares.
 
@@ -67,6 +72,12 @@ def write(root: Path, first: int, n: int, padded: int = 0, **how: Any) -> None:
         }
     text_lines(root / "gqa" / "llava_gqa_testdev_balanced.jsonl", lines)
     text_json(root / "gqa" / "data" / "testdev_balanced_questions.json", truth)
+
+
+def ensure(size: str = "default", half: str = "scored") -> Path:
+    """The data root of one half, two thirds of its pictures padded; written if it is not there yet."""
+    n = SIZES[size]
+    return cached(f"smol-{size}-{half}", lambda root: write(root, HALVES[half], n, padded=2 * n // 3))
 
 
 def main() -> None:

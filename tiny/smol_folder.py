@@ -130,6 +130,7 @@ def ship(model: LlavaForConditionalGeneration, learned: dict[str, torch.Tensor],
     tokens.save_pretrained(out)
     folder.processor(tokens, SIDE, smol.IMAGE).save_pretrained(out)
     origin = {
+        "world": "smol",  # whose questions are asked where no data is named
         "package": f"{smol.PACKAGE.replace('_', '-')} {smol.VERSION}",
         "file": smol.GGUF,
         "sha256": digest(smol.package() / smol.GGUF),

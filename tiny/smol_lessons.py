@@ -17,9 +17,10 @@ from tiny import lessons, prompts, sight
 from tiny.drawing import draw
 from tiny.scenes import Scene
 from tiny.smol import END, number
-from tiny.smol_world import SKILLS, VISUAL, smol_scene, targets
+from tiny.smol_world import KINDS, VISUAL, smol_scene, targets
 
 IGNORE = lessons.IGNORE
+SKILLS = {kind: lessons.Skill((kind,)) for kind in KINDS}
 OPENING = "<|im_start|>user\n"
 
 

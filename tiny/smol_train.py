@@ -25,8 +25,8 @@ from tiny import sight, smol, smol_folder
 from tiny.curriculum import Curriculum
 from tiny.drawing import draw
 from tiny.learning import learn
-from tiny.smol_lessons import IGNORE, Lesson, Teacher
-from tiny.smol_world import GROUPS, PATCHES, SKILLS, smol_scene, targets, words
+from tiny.smol_lessons import IGNORE, SKILLS, Lesson, Teacher
+from tiny.smol_world import GROUPS, PATCHES, smol_scene, targets, words
 
 ASSETS = Path(__file__).parent.parent / "assets"
 # first seeds of the scenes of each stage; scenes.TEST and the seeds after it stay unseen

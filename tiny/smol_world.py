@@ -9,7 +9,6 @@ import random
 
 import numpy as np
 
-from tiny.lessons import Skill
 from tiny.scenes import BACKGROUNDS, CELL, COLOURS, SHAPES, SIZES, Scene, scene
 
 PATCH = 8
@@ -22,7 +21,7 @@ CELLS = SIDE // CELL
 LANDSCAPES = ((12, 10), (12, 9), (12, 8), (12, 7), (12, 6), (12, 4))
 FORMATS = ((12, 12), (12, 12), (12, 12), *LANDSCAPES, *((rows, columns) for columns, rows in LANDSCAPES))
 
-SKILLS = {kind: Skill((kind,)) for kind in ("colour", "shape", "size", "exist", "where", "count")}
+KINDS = ("colour", "shape", "size", "exist", "where", "count")  # of questions
 
 BORDER = "border"
 GROUPS: dict[str, tuple[str, ...]] = {

@@ -21,7 +21,7 @@ from eval.answering.fields import assembled
 from eval.answering.plan import world
 from eval.benchmarks.base import Benchmark
 from eval.bias import fitting
-from eval.embedded import EMBEDDED, named
+from eval.embedded import EMBEDDED, data_of, named, world_of
 from eval.forks.backend import Fork
 from eval.forks.setup import code_of, described
 from eval.settings import UNPRUNED, Settings
@@ -33,7 +33,6 @@ from pruners.engine.prefix import check_shared
 from pruners.models import adapter
 from pruners.models.folder import checked
 from pruners.models.loading import known_kernel
-from tiny.benchmarks import ensure
 
 log = logging.getLogger("debias")
 
@@ -41,7 +40,7 @@ log = logging.getLogger("debias")
 def resolve(settings: Settings) -> Resolved:
     """The run that `settings` describe, on the benchmarks that their data holds."""
     if settings.data is None:
-        data = ensure(size="full" if settings.full else "default")
+        data = data_of(settings.model, "full" if settings.full else "default")
     elif not settings.data.is_dir():
         raise ValueError(
             f"--data {settings.data}: no such folder; expected LLaVA's playground/data/eval, or a folder like it"
@@ -265,14 +264,18 @@ class Resolved:
     def fitted(self, media: str, kind: str = "exponential", reading: Reading | None = None) -> Trend:
         """A trend fitted now, on pictures that no benchmark scores."""
         if (media, kind) not in self._fitted:
-            log.info("fitting the trend of %s on the embedded held-out %ss", self.settings.method, media)
+            log.info("fitting the trend of %s on held-out %ss", self.settings.method, media)
             how = fitting.Fit(kind, reading=reading)
-            found, _ = self.record(media, fitting.heldout(), None, fitting.QUICK, how)
+            found, _ = self.record(media, self.heldout(media), None, fitting.QUICK, how)
             what = found.get("found", "trend")
             log.info("fitted: %s, rate %.6f per token, r2 %.3f", what, found.get("rate", 0.0), found.get("r2", 0.0))
             # Rounded, so that another process or a later start, whose sums differ in the last bit, divides by the same.
             self._fitted[media, kind] = files.make(rounded(found), "fitted on the way")
         return self._fitted[media, kind]
+
+    def heldout(self, media: str) -> Path:
+        """Questions that are never scored, of the world that the model of one medium was made for."""
+        return data_of(self.models[media], half="heldout")
 
     def record(
         self, media: str, data: Path, only: Sequence[str] | None, limit: int, how: fitting.Fit
@@ -281,7 +284,8 @@ class Resolved:
         model = self.models[media]
         asked = fitting.calibration(media, data, only, limit)
         known = {"method": self.settings.method, "model": f"{Path(model).name} {digest_of(model)}"}
-        return fitting.record(self.adapter(media), self.pruner, asked, data, how, known)
+        own = world_of(self.models[media]) if data == self.heldout(media) else ""
+        return fitting.record(self.adapter(media), self.pruner, asked, data, how, known, own)
 
     def adapter(self, media: str) -> Any:
         """The model for pictures or clips, loaded once; the other one leaves."""

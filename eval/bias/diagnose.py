@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from eval.answering.checkpoints import digest_of
 from eval.bias import strength as bias
 from eval.bias.probe import Seen, watch
 from eval.bias.strength import Measured
-from eval.embedded import EMBEDDED
+from eval.embedded import EMBEDDED, is_smol, named, world_of
 from eval.reading.images import open_image
 from eval.reading.video import read_frames
 from eval.sample import Sample
@@ -28,6 +28,7 @@ from pruners.cut import top
 from pruners.models import adapter
 from pruners.models.request import Request
 from tiny import world
+from tiny.smol_world import smol_scene
 
 Array = np.ndarray[Any, np.dtype[Any]]
 HEAD_DRAWS = 200  # there are many heads
@@ -65,10 +66,10 @@ class DiagnosisSettings:
 def diagnose(asked: DiagnosisSettings) -> dict[str, Any]:
     """The biases of a model's attention, layer by layer, as plain numbers."""
     device = asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = asked.model or str(EMBEDDED["video" if asked.video else "image"])
+    model = named(asked.model or str(EMBEDDED["video" if asked.video else "image"]))
     family = adapter(model).load(model, device=device)
     shown = (
-        drawn(asked.limit, asked.seed, asked.video)
+        drawn(asked.limit, asked.seed, asked.video, smol_scene if is_smol(model) else world.scene)
         if asked.images is None
         else found(asked.images, asked.limit, asked.video)
     )
@@ -94,7 +95,7 @@ def diagnose(asked: DiagnosisSettings) -> dict[str, Any]:
         "model": f"{Path(model).name} {digest_of(model)}",
         "pictures": len(main.spans),
         "left_out": len(shown) - len(main.spans),
-        "source": f"drawn {kind(asked)} of the tiny world" if asked.images is None else f"{kind(asked)} of --images",
+        "source": f"{kind(asked)} of --images" if asked.images else f"drawn {kind(asked)} of the {world_of(model)}",
         "prompt": prompts[0],
         "tokens": main.attention.shape[-1],
         "grid": list(main.spans[0].grid),
@@ -280,10 +281,10 @@ def budget(keep: float, tokens: int) -> int:
     return min(tokens, round(keep * tokens) if keep < 1 else round(keep))
 
 
-def drawn(count: int, seed: int, video: bool = False) -> list[Any]:
-    """Scenes of the tiny world, of every aspect ratio; or clips, as lists of frames."""
+def drawn(count: int, seed: int, video: bool = False, scene: Callable[[int], Any] = world.scene) -> list[Any]:
+    """Scenes of every aspect ratio; or clips of the tiny world, as lists of frames."""
     seeds = [2 * 10**9 + 10**6 * seed + number for number in range(count)]
-    return [world.draw_clip(world.clip(one)) if video else world.draw(world.scene(one)) for one in seeds]
+    return [world.draw_clip(world.clip(one)) if video else world.draw(scene(one)) for one in seeds]
 
 
 def found(folder: Path, limit: int, video: bool = False) -> list[Any]:

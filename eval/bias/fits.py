@@ -14,14 +14,12 @@ from debias.settle import LEAST_R2, NONE
 from eval.answering.checkpoints import folder_of
 from eval.answering.resolved import Resolved
 from eval.answering.trends import is_published
-from eval.bias import fitting
 from eval.bias.fitting import Fit, calibration, prior
-from eval.embedded import EMBEDDED
+from eval.embedded import EMBEDDED, data_of
 from eval.settings import QUESTIONS, Settings
 from eval.showing import drawings
 from eval.tables import Table, say, show
 from pruners.prior import BESIDE, named
-from tiny.benchmarks import ensure
 
 HELDOUT = "held-out"
 Found = dict[str, tuple[dict[str, Any], torch.Tensor]]  # where it was measured -> record, curve
@@ -51,7 +49,7 @@ def fit(
         if how.kind == "prior":
             place = named(out or folder_of(model) / BESIDE[0])
             tiled = chosen.layout[media].tokens is None
-            measured_on = data or fitting.heldout()
+            measured_on = data or chosen.heldout(media)
             return prior(chosen.adapter(media), chosen.pruner, media, tiled, measured_on, place, limit)
         found = (_each if each else _together)(chosen, media, data, only, limit, how)
         out = out or folder_of(model) / "trends.toml"
@@ -74,14 +72,14 @@ def _together(
     chosen: Resolved, media: str, data: Path | None, only: Sequence[str] | None, limit: int, how: Fit
 ) -> Found:
     """One trend for everything."""
-    one, curve = chosen.record(media, data or fitting.heldout(), only, limit, how)
+    one, curve = chosen.record(media, data or chosen.heldout(media), only, limit, how)
     return {one["data"]: (one, curve)}
 
 
 def _each(chosen: Resolved, media: str, data: Path | None, only: Sequence[str] | None, limit: int, how: Fit) -> Found:
     """The held-out trend, and one of every benchmark of the data."""
-    found = {HELDOUT: chosen.record(media, fitting.heldout(), None, limit, how)}
-    root = data or ensure()
+    found = {HELDOUT: chosen.record(media, chosen.heldout(media), None, limit, how)}
+    root = data or data_of(chosen.models[media])
     for benchmark, _ in calibration(media, root, only, 1):
         one, curve = chosen.record(media, root, [benchmark.name], limit, how)
         found[benchmark.name] = ({**one, "benchmark": benchmark.name}, curve)

@@ -24,7 +24,6 @@ from eval.settings import QUESTIONS
 from eval.tables import say
 from pruners.models import Request
 from pruners.prior import CLIP_PROMPT, PROMPT, Prior
-from tiny.benchmarks import ensure
 
 QUICK = 16  # questions of each benchmark, when a trend is fitted on the way to a run
 
@@ -126,10 +125,6 @@ def rotary(adapter: Any) -> dict[str, Any]:
     return {"head_dim": width, "theta": float(theta)}
 
 
-def heldout() -> Path:
-    return ensure(size="default", half="heldout")
-
-
 def calibration(media: str, data: Path, only: Sequence[str] | None = None, limit: int = QUESTIONS) -> list[Any]:
     """(benchmark, questions) to measure on: benchmarks of one medium that `data` holds."""
     found = [benchmarks.get(name) for name in only or benchmarks.NAMES]
@@ -142,16 +137,16 @@ def calibration(media: str, data: Path, only: Sequence[str] | None = None, limit
 
 
 def record(
-    adapter: Any, pruner: Any, asked: Sequence[Any], data: Path, how: Fit, known: Mapping[str, str]
+    adapter: Any, pruner: Any, asked: Sequence[Any], data: Path, how: Fit, known: Mapping[str, str], own: str = ""
 ) -> tuple[dict[str, Any], torch.Tensor]:
     """One fitted trend with where it comes from, as a record of a trends file; and the curve.
 
     asked: what `calibration` chose of `data`. known: the names of the method and of the model.
+    own: the world whose held-out questions these are, where they are a model's own.
     """
     options = rotary(adapter) if how.kind == "rope" else {}
     trend, curve, settled = fitted(measure(adapter, pruner, asked, Clips(), how.reading), how, **options)
     cut = pruner.cuts(len(adapter.decoder.layers))[0]
-    own = data == heldout()
     return {
         "method": known["method"],
         "benchmark": files.EVERY,
@@ -163,7 +158,7 @@ def record(
         "pruner": repr(pruner),
         "prompt": ", ".join(sorted({benchmark.conversation for benchmark, _ in asked})),
         "questions": sum(len(samples) for _, samples in asked),
-        "data": "tiny world, held-out half" if own else f"{data.name}: {', '.join(one.name for one, _ in asked)}",
+        "data": f"{own}, held-out half" if own else f"{data.name}: {', '.join(one.name for one, _ in asked)}",
         "command": "python -m eval fit",
     }, curve
 

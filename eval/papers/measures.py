@@ -23,7 +23,7 @@ from eval.answering.store import Folder, decode
 from eval.bias import diagnosis
 from eval.bias import strength as bias
 from eval.bias.diagnose import DiagnosisSettings, diagnose
-from eval.bias.fitting import calibration, heldout
+from eval.bias.fitting import calibration
 from eval.comparing.averages import AVERAGES
 from eval.comparing.contrast import scale
 from eval.comparing.results import Scored, questions, results
@@ -269,7 +269,7 @@ def overhead(task: Task) -> list[Table]:
 def timed(chosen: Resolved, benchmark: Any, task: Task, arms: Sequence[str]) -> dict[str, list[float]]:
     """Milliseconds by arm; the first round warms up."""
     adapter = chosen.adapter("image")
-    data = task.base.data or heldout()
+    data = task.base.data or chosen.heldout("image")
     ((_, (sample, *_)),) = calibration("image", data, [benchmark.name], 1)
     request = Request(sample.text, [open_image(sample)], conversation=benchmark.conversation)
     encoded = adapter.encode([request]).to(adapter.model.device, adapter.model.dtype)

@@ -14,7 +14,7 @@ from debias.release import RELEASES
 from eval import benchmarks, tables
 from eval.answering.resolved import Resolved
 from eval.answering.store import Folder
-from eval.bias.fitting import heldout, prior
+from eval.bias.fitting import prior
 from eval.cli import one_of
 from eval.evaluation import evaluate
 from eval.evaluation import planned as planned_run
@@ -151,7 +151,7 @@ def prepare_prior(task: Task, settings: Settings, out: Path) -> None:
     chosen = Resolved(replace(settings, fields=fields), [], {media: task.checkpoint})
     try:
         tiled = chosen.layout[media].tokens is None
-        prior(chosen.adapter(media), chosen.pruner, media, tiled, settings.data or heldout(), out, limit)
+        prior(chosen.adapter(media), chosen.pruner, media, tiled, settings.data or chosen.heldout(media), out, limit)
     finally:
         chosen.close()
 

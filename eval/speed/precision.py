@@ -15,9 +15,8 @@ from typing import Any
 import torch
 
 from eval import benchmarks
-from eval.bias.fitting import heldout
 from eval.cli import one_of
-from eval.embedded import EMBEDDED
+from eval.embedded import EMBEDDED, data_of, named
 from eval.reading.images import open_image
 from eval.speed.drawn import Laid, build, prompt
 from eval.speed.measure import FULL, SIZE
@@ -70,9 +69,9 @@ Batch = tuple[dict[str, Any], list[Any]]  # inputs and sizes, on the CPU
 
 def subjects(asked: SpeedSettings, scratch: Path) -> Iterator[tuple[str, Path, list[Batch]]]:
     """(name, checkpoint folder, prompts one by one) of what is measured."""
-    path = asked.model or EMBEDDED["image"]
+    path = Path(named(str(asked.model or EMBEDDED["image"])))
     gqa = benchmarks.get("gqa")
-    samples = [sample for sample in gqa.load(heldout()) if sample.image][: asked.limit]
+    samples = [sample for sample in gqa.load(data_of(path, half="heldout")) if sample.image][: asked.limit]
     family = adapter(str(path)).load(path, dtype=torch.float32, device="cpu")
     encoded = [
         family.encode([Request(sample.text, [open_image(sample)], conversation=gqa.conversation)]) for sample in samples

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,8 @@ from PIL import Image
 from tiny import learning, lessons, sight, smol, smol_train
 from tiny.drawing import draw
 from tiny.scenes import COLOURS
-from tiny.smol_lessons import IGNORE, bare
-from tiny.smol_world import CELLS, FORMATS, GROUPS, PATCH, PATCHES, SKILLS, VISUAL, smol_scene, targets, words
+from tiny.smol_lessons import IGNORE, SKILLS, bare
+from tiny.smol_world import CELLS, FORMATS, GROUPS, PATCH, PATCHES, VISUAL, smol_scene, targets, words
 
 
 def test_scenes_have_every_aspect_ratio_and_two_to_eight_things():
@@ -168,3 +170,32 @@ def test_accuracy_counts_right_answers_of_every_kind(toy, monkeypatch):
     assert found["blind"] == 0.0
     assert found["pictures"] == 6
     assert 24 <= found["questions"] <= 36
+
+
+def test_smol_is_asked_questions_of_its_own_world(tmp_path, monkeypatch):
+    from eval.embedded import EMBEDDED, data_of, is_smol, world_of
+    from tiny import benchmarks as tiny_benchmarks
+    from tiny import smol_data
+    from tiny.smol_train import SEEDS
+
+    monkeypatch.setattr(tiny_benchmarks, "_cache", lambda: tmp_path / "cache")
+    folder = tmp_path / "copy of smol"
+    folder.mkdir()
+    (folder / "origin.json").write_text('{"world": "smol"}')
+    assert is_smol("smol") and is_smol(folder) and world_of(folder) == "world of smol"
+    scored, heldout = (data_of(folder, "ci", half) for half in ("scored", "heldout"))
+    assert scored != heldout and scored == data_of("smol", "ci")
+    asked = [
+        json.loads(line) for line in (scored / "gqa" / "llava_gqa_testdev_balanced.jsonl").read_text().splitlines()
+    ]
+    assert len(asked) == smol_data.SIZES["ci"]
+    assert all(
+        first > seed + 10**8 for first in smol_data.HALVES.values() for name, seed in SEEDS.items() if name != "check"
+    )
+
+    for other in (None, EMBEDDED["image"], tmp_path / "absent", "some/hub-id"):
+        assert not is_smol(other) and world_of(other) == "tiny world"
+    (folder / "origin.json").write_text("[1]")
+    assert not is_smol(folder)
+    (folder / "origin.json").write_text("no JSON")
+    assert not is_smol(folder)
