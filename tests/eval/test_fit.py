@@ -9,6 +9,7 @@ import torch
 
 from debias import Span, Trend
 from debias import trends as files
+from eval.answering.resolved import Resolved
 from eval.bias import fitting
 from eval.bias.fits import table
 from eval.bias.fitting import Fit, Probe, fitted
@@ -199,7 +200,7 @@ def test_clips_are_fitted_over_frames_without_their_cls():
 
 
 def test_each_benchmark_beside_the_held_out_half(checkpoints, world, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(fitting, "heldout", lambda: world)
+    monkeypatch.setattr(Resolved, "heldout", lambda *_: world)
     out, stem = tmp_path / "each.toml", tmp_path / "each"
     words = ["--model", str(checkpoints["image"]), "--data", str(world), "--benchmarks", "pope,gqa", "--limit", "2"]
     assert main(["fit", "--method", "himap", "--each", *words]) == 1
@@ -221,7 +222,7 @@ def test_a_prior_is_measured_where_the_cut_reads(checkpoints, world, tmp_path, c
 
 @pytest.mark.parametrize("trend", ["average", "rope-heads", "unrotated"])
 def test_run_divides_by_what_it_fits_on_the_way(checkpoints, world, tmp_path, monkeypatch, trend):
-    monkeypatch.setattr(fitting, "heldout", lambda: world)
+    monkeypatch.setattr(Resolved, "heldout", lambda *_: world)
     monkeypatch.setattr(fitting, "QUESTIONS", 1)
     words = ["--model", str(checkpoints["image"]), "--data", str(world), "--benchmarks", "gqa", "--limit", "1"]
     words += ["--max-new-tokens", "1", "--arms", "none,both", "--report-samples", "0", "--stages", "all"]

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from eval.answering.resolved import Resolved
 from eval.benchmarks import NAMES
 from eval.bias import fitting
 from eval.cli import main
@@ -78,7 +79,7 @@ def test_a_published_row_belongs_to_one_setting():
 @pytest.fixture
 def quick(monkeypatch, world, tmp_path):
     """Flags of a quick run on the embedded models: two benchmarks of an artefact, one budget of those of many."""
-    monkeypatch.setattr(fitting, "heldout", lambda: world)
+    monkeypatch.setattr(Resolved, "heldout", lambda *_: world)
     monkeypatch.setattr(fitting, "QUESTIONS", 2)
     monkeypatch.setattr(artefacts, "artefacts", lambda: {name: shortened(one) for name, one in KNOWN.items()})
     flags = ["--data", str(world), "--out", str(tmp_path / "out"), "--limit", "2"]
