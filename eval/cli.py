@@ -45,6 +45,7 @@ COMMANDS = {
     "scale": ("eval.commands.scale", "what a whole study costs in GPU hours, on how many GPUs"),
     "report": ("eval.commands.report", "one self-contained HTML page of a run folder"),
     "reproduce": ("eval.commands.reproduce", "the paper's tables, from runs to numbers"),
+    "study": ("eval.commands.study", "run a planned study, and say whether it confirms its plan"),
     "export-model": ("eval.commands.export_model", "write an embedded model as a plain Hugging Face checkpoint"),
     "vlmevalkit": ("eval.commands.vlmevalkit", "run VLMEvalKit on pruned models, from its own checkout"),
     "completion": ("eval.commands.completion", "completion of commands, flags and names for bash, zsh or fish"),

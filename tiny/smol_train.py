@@ -31,7 +31,7 @@ from tiny.smol_world import GROUPS, PATCHES, smol_scene, targets, words
 ASSETS = Path(__file__).parent.parent / "assets"
 # first seeds of the scenes of each stage; scenes.TEST and the seeds after it stay unseen
 SEEDS = {"tower": 700_000_000, "bridge": 710_000_000, "tune": 720_000_000, "check": 2_100_000_000}
-STEPS = {"tower": 600, "bridge": 600, "tune": 1200}
+STEPS = {"tower": 600, "bridge": 600, "tune": 1000}
 EASY = 60  # steps of the last stage with one or two things in a picture
 SETTLE = 0.6  # share of the last stage after which all skills are asked alike, and many pictures are whole
 WHOLE = {"before": 0.15, "after": 0.5}  # of the batches show all 576 patches, before and after SETTLE

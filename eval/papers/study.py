@@ -45,6 +45,8 @@ class Plan:
     secondary: tuple[Comparison, ...]
     pictures: dict[str, Any] = field(repr=False)
     calibration: dict[str, Any] = field(repr=False)
+    cuts: dict[str, Any] = field(repr=False)  # method, layers, keep, arms, dtype
+    level: float = 0.05
     digest: str = ""
 
 
@@ -64,6 +66,8 @@ def load(path: Path) -> Plan:
             tuple(one for one in every if one != primary),
             told["pictures"],
             told["calibration"],
+            cuts,
+            told["statistics"]["level"],
             hashlib.sha256(raw).hexdigest(),
         )
     except (KeyError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

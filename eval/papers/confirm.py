@@ -1,0 +1,206 @@
+"""Runs a planned study: its questions, its trends, every cut in every arm, and the comparisons that the plan names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from debias import trends
+from eval import tables
+from eval.answering.resolved import Resolved
+from eval.answering.store import Folder
+from eval.bias.fitting import Fit
+from eval.comparing import verdict
+from eval.comparing.contrast import Contrast, contrast
+from eval.comparing.results import Scored, results
+from eval.embedded import named
+from eval.evaluation import evaluate
+from eval.papers import study
+from eval.papers.study import Comparison, Plan, Verdict
+from eval.scoring import statistics
+from eval.settings import UNPRUNED, Settings
+from eval.showing import charts, drawings
+from eval.tables import Table, between, explain, say
+from tiny import smol_data
+from tiny.benchmarks import cached
+
+BENCHMARK = "gqa"  # the layout that the questions are written in
+REHEARSAL = 60_000_000  # so much later begin the seeds of a rehearsal: it sees no question of the study
+
+
+@dataclass(frozen=True)
+class Begun:
+    """When a run of a study began, from which commit, and the plan as it was then."""
+
+    when: str
+    commit: str
+    plan: str
+
+
+def confirm(plan: Plan, out: Path, base: Settings, rehearse: int | None = None) -> dict[str, Any]:
+    """Runs what is not done yet, compares, and writes tables and the figure.
+
+    base: how to answer (device, batch size, model). rehearse: so many other pictures, which confirm nothing.
+    """
+    begun = _begun(plan, out)
+    may = _may_confirm(plan, begun, base, rehearse)
+    say(f"{plan.name}: {may.why}" if may.confirmed else f"{plan.name}: this run confirms nothing: {may.why}")
+    pictures, calibration = (_data(out, name, part, rehearse) for name, part in _parts(plan).items())
+    base = replace(base, model=base.model or plan.model, data=pictures, benchmarks=(BENCHMARK,), report_samples=0)
+    base = replace(base, dtype=plan.cuts["dtype"] if base.dtype == "auto" else base.dtype)
+    count = rehearse or plan.calibration["n"]
+    fitted = {layer: _trend(plan, layer, base, calibration, count, out) for layer in plan.cuts["layers"]}
+    whole = _answered(replace(base, arms=(UNPRUNED,), out=out / UNPRUNED))
+    cut = {
+        (layer, keep): _answered(
+            replace(
+                _settings(plan, layer, base, keep), trend=str(fitted[layer]), out=out / f"layer-{layer}-keep-{keep}"
+            )
+        )
+        for layer in plan.cuts["layers"]
+        for keep in plan.cuts["keep"]
+    }
+    found = compared(plan, cut)
+    shown = [_comparisons(plan, found, may), _scores(whole, cut), _trends(fitted)]
+    said = verdict.verdict([found[0]], plan.primary.arm)
+    explain(f"\n{'' if may.confirmed else 'Not a confirmation: '}{said}\n")
+    for table in shown:
+        tables.show(table)
+    tables.write(shown, out)
+    drawings.save(charts.forest(found), out / "comparisons")
+    told = {"plan": str(plan.path), "confirmed": may.confirmed, "why": may.why, "begun": asdict(begun), "said": said}
+    rows = {"comparisons": [asdict(one) for one in found], "unpruned": whole.arms[UNPRUNED].score.value}
+    (out / "study.json").write_text(json.dumps({**told, **rows}, indent=1) + "\n", encoding="utf-8")
+    say(f"tables, the figure and all runs are in {out}")
+    return {**told, **rows, "folder": str(out)}
+
+
+def compared(plan: Plan, cut: Mapping[tuple[int, int], Scored]) -> list[Contrast]:
+    """The primary comparison by itself, then the others, corrected together by Holm."""
+
+    def pair(asked: Comparison) -> Contrast:
+        scored = cut[asked.layer, asked.keep]
+        a, b = scored.arms[asked.baseline], scored.arms[asked.arm]
+        found, drawn, _ = contrast(scored.benchmark, scored.samples, a, b)
+        spread = float(drawn.std())
+        least = statistics.detectable(spread, plan.level) if spread else None
+        return replace(found, benchmark=f"{asked.keep} tokens before layer {asked.layer}", least=least)
+
+    first, *others = map(pair, (plan.primary, *plan.secondary))
+    assert first.p is not None
+    adjusted = statistics.holm([one.p for one in others if one.p is not None])
+    first = replace(first, p_holm=first.p, differs=first.p < plan.level)  # one planned comparison needs no correction
+    return [first, *(replace(o, p_holm=p, differs=p < plan.level) for o, p in zip(others, adjusted, strict=True))]
+
+
+def _begun(plan: Plan, out: Path) -> Begun:
+    """The start of this run: noted when its folder is new, read again when it goes on."""
+    path = out / "begun.json"
+    if path.is_file():
+        begun = Begun(**json.loads(path.read_text(encoding="utf-8")))
+        if begun.plan != plan.digest:
+            raise ValueError(f"{out} holds a run of another version of {plan.path}; name a new folder with --out")
+        return begun
+    begun = Begun(datetime.now(timezone.utc).isoformat(), study.head(Path(__file__).parent), plan.digest)
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(begun)) + "\n", encoding="utf-8")
+    return begun
+
+
+def _may_confirm(plan: Plan, begun: Begun, base: Settings, rehearse: int | None) -> Verdict:
+    if rehearse:
+        return Verdict(False, f"it is a rehearsal on {rehearse} other pictures")
+    if base.model not in (None, plan.model):
+        return Verdict(False, f"the plan is about {plan.model}, not {base.model}")
+    if base.dtype not in ("auto", plan.cuts["dtype"]):
+        return Verdict(False, f"the plan says {plan.cuts['dtype']}, not {base.dtype}")
+    return study.verdict(plan, begun.commit, datetime.fromisoformat(begun.when))
+
+
+def _parts(plan: Plan) -> dict[str, dict[str, Any]]:
+    return {"pictures": plan.pictures, "calibration": plan.calibration}
+
+
+def _data(out: Path, name: str, part: Mapping[str, Any], rehearse: int | None) -> Path:
+    """The questions of one part of the plan, written below `out`."""
+    first, n, padded = part["first"], part["n"], part.get("padded", 0)
+    if rehearse:
+        first, n, padded = first + REHEARSAL, rehearse, padded * rehearse // n
+    how = {key: tuple(part[key]) for key in ("things", "kinds") if key in part}
+    where = out / "data" / f"{name}{f'-{rehearse}' if rehearse else ''}"
+    return cached(name, lambda root: smol_data.write(root, first, n, padded, **how), where)
+
+
+def _settings(plan: Plan, layer: int, base: Settings, keep: int) -> Settings:
+    method, arms = plan.cuts["method"], tuple(plan.cuts["arms"])
+    return replace(base, method=method, fields={"layer": layer}, keep=keep, arms=arms, share_prefix=True)
+
+
+def _trend(plan: Plan, layer: int, base: Settings, data: Path, n: int, out: Path) -> Path:
+    """A trends file with the trend before one layer, fitted on the calibration pictures alone."""
+    path = out / f"trends-layer-{layer}.toml"
+    if path.is_file():
+        return path
+    say(f"fitting the trend before layer {layer} on {n} pictures")
+    model = named(base.model or plan.model)
+    chosen = Resolved(_settings(plan, layer, base, plan.primary.keep), [], {"image": model})
+    try:
+        record, _ = chosen.record("image", data, [BENCHMARK], n, Fit(plan.calibration["kind"]))
+    finally:
+        chosen.close()
+    trends.dump([record], path)
+    return path
+
+
+def _answered(settings: Settings) -> Scored:
+    """A run of the study, answered and scored."""
+    report = evaluate(settings)
+    if report.folder is None or not report.complete:
+        raise ValueError(f"{settings.out}: {report.open} answers are missing; start the same command again")
+    return results(Folder(report.folder))[0]
+
+
+def _comparisons(plan: Plan, found: Sequence[Contrast], may: Verdict) -> Table:
+    rows: list[list[Any]] = []
+    for place, one in enumerate(found):
+        p = one.p_holm if one.p_holm is not None else 1.0
+        shown = "<0.001" if p < 0.001 else f"{p:.3f}"
+        mark = verdict.MARK if one.differs else ""
+        asked = plan.primary if place == 0 else plan.secondary[place - 1]
+        rows.append(
+            [asked.layer, asked.keep, one.b, between(one.delta, one.low, one.high), shown, mark, one.up, one.down]
+        )
+    first = plan.primary
+    notes = [
+        f"{may.why}. {found[0].n} pictures, one question each; points against {first.baseline}, paired by question.",
+        f"First row: the primary comparison, planned alone, p uncorrected; the other {len(found) - 1} are corrected "
+        f"together (Holm). p: exact McNemar. {verdict.MARK}: p < {plan.level:g}. Interval: BCa bootstrap, 95 %.",
+    ]
+    head = ["layer", "keep", "arm", f"− {first.baseline}, 95 %", "p", "", "won", "lost"]
+    title = f"{plan.name}: the planned comparisons{'' if may.confirmed else ' (not a confirmation)'}"
+    return Table(title, head, rows, notes, [place for place, one in enumerate(found) if one.differs])
+
+
+def _scores(whole: Scored, cut: Mapping[tuple[int, int], Scored]) -> Table:
+    arms = list(next(iter(cut.values())).arms)
+    full = whole.arms[UNPRUNED].score.value
+    rows: list[list[Any]] = [
+        [layer, keep, full, *(scored.arms[arm].score.value for arm in arms)] for (layer, keep), scored in cut.items()
+    ]
+    return Table("Right answers, per cent", ["layer", "keep", UNPRUNED, *arms], rows)
+
+
+def _trends(fitted: Mapping[int, Path]) -> Table:
+    rows: list[list[Any]] = []
+    for layer, path in fitted.items():
+        (one,) = trends.load(path)
+        bounds = between(*one["rise"]) if "rise" in one else None
+        rows.append([layer, one.get("rate"), bounds, one.get("r2"), one.get("found"), one["questions"]])
+    notes = ["rise: the log of last over first. Where no trend is found, the arm trend divides by 1."]
+    return Table(
+        "The trends that were divided by", ["layer", "rate", "rise, 95 %", "R^2", "found", "pictures"], rows, notes
+    )
