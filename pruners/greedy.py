@@ -16,8 +16,8 @@ NEVER = -float("inf")
 
 
 def likeness(features: Tensor) -> Tensor:
-    """[N, N] cosine similarity of the rows of `features` [N, C], in float32."""
-    unit = torch.nn.functional.normalize(features.float(), dim=-1)
+    """[N, N] cosine similarity of the rows of `features` [N, C], in float32 at least."""
+    unit = torch.nn.functional.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
     return unit @ unit.T
 
 
@@ -49,3 +49,30 @@ def farthest(distance: Tensor, count: int, among: Tensor | None = None) -> Tenso
         nearest = torch.minimum(nearest, row) if step else row
         order.append(best)
     return torch.cat(order) if order else torch.arange(0, device=distance.device)
+
+
+def determinantal(kernel: Tensor, count: int, among: Tensor | None = None) -> Tensor:
+    """`count` tokens in the order in which they are chosen, each the one that adds most to the determinant of the
+    `kernel` [N, N] (symmetric, positive semidefinite) of all chosen ones: the most likely set of a determinantal point
+    process, greedily.
+
+    Once nothing adds to it, tokens follow by their own entry of the diagonal. Ties go to the earlier token. Only tokens
+    `among` [N] are chosen, of which there are `count`. In float64, where a token that others span leaves a clear zero.
+    """
+    kernel = kernel.double()
+    own = kernel.diagonal() if among is None else kernel.diagonal().masked_fill(~among, NEVER)
+    nothing, spare = 1e-9 * kernel.diagonal(), own - kernel.diagonal().amax() - 1
+    left = own[None]  # what each token would add
+    basis = kernel.new_zeros(count, len(kernel))
+    order: list[Tensor] = []
+    for step in range(count):
+        # A token that is chosen, or that others span, adds nothing from then on, whatever rounding makes of it.
+        best = torch.where(left > nothing, left, spare).argmax(-1)
+        before = basis[:step]
+        along = torch.addmm(kernel.index_select(0, best), before.index_select(1, best).T, before, alpha=-1)
+        along = along * left.index_select(1, best).rsqrt()
+        basis[step : step + 1] = along
+        left = torch.addcmul(left, along, along, value=-1)
+        spare.index_fill_(0, best, NEVER)
+        order.append(best)
+    return torch.cat(order) if order else torch.arange(0, device=kernel.device)

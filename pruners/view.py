@@ -198,13 +198,16 @@ class View:
 
     @property
     def keys(self) -> Tensor:
-        """[H_kv, V, d] rotated keys of the layer that is looked at."""
-        return self._own(self._look(None).keys(self.sample))
+        """[H_kv, V, d] keys of the layer that is looked at, rotated unless the reading leaves that out."""
+        return self._own(self._look(None).keys(self.sample, self.reading.rope))
 
     @property
     def text_keys(self) -> Tensor:
         """[H_kv, T, d] the same of the text after the image."""
-        return self._at(self.text_slots[len(self.text_slots) - self.tokens.after :], self._look(None).keys(self.sample))
+        return self._at(
+            self.text_slots[len(self.text_slots) - self.tokens.after :],
+            self._look(None).keys(self.sample, self.reading.rope),
+        )
 
     @property
     def values(self) -> Tensor:

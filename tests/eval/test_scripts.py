@@ -12,12 +12,7 @@ import pytest
 from pruners import names
 
 SCRIPTS = Path(__file__).parent.parent.parent / "scripts"
-METHODS = {
-    "fastv": "fastv", "pdrop": "pyramiddrop", "sparsevlm": "sparsevlm", "himap": "himap", "tokencarve": "tokencarve",
-    "illava": "illava", "vispruner": "vispruner", "d2pruner": "d2pruner", "deeplayer": "deeplayer",
-    "feather": "feather",
-    "visionzip": "visionzip", "divprune": "divprune", "dart": "dart", "random": "random", "grid": "grid", "all": "all",
-}  # fmt: skip
+METHODS = {{"pyramiddrop": "pdrop"}.get(name, name): name for name in names()} | {"all": "all"}
 
 
 @pytest.mark.parametrize("name", METHODS)

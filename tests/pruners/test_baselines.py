@@ -1,6 +1,7 @@
 """Methods that comparisons contain today, each on a whole model against its algorithm written out: same tokens, same
 next-token logits. See test_algorithms.py for the others."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,6 +9,7 @@ from spelled import LAYERS, START, TOKENS, Decoder, check, without
 from torch.nn.functional import cosine_similarity, normalize
 
 import pruners
+from debias import Debias, Reading
 from pruners.methods.dart import least_alike
 
 
@@ -29,6 +31,24 @@ def test_divprune(llava, prompt):
         kept.append(max(left, key=lambda i: min(apart[i][j] for j in kept)))
     h = run.embedded[without(run.embedded, sorted(kept))]
     check(llava, prompt, pruners.make("divprune", keep=13), [kept], rest_of(run, h))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("relevance", ["tokens", "none"])
+def test_cdpruner(llava, prompt, relevance):
+    run = Decoder(llava, prompt)
+    visual, text = run.embedded[START : START + TOKENS].double(), run.embedded[START + TOKENS :].double()
+    unit = normalize(visual, dim=-1)
+    share = torch.ones(TOKENS).double()
+    if relevance == "tokens":
+        fits = (unit @ normalize(text, dim=-1).T).mean(1)
+        share = (fits - fits.min()) / (fits.max() - fits.min())
+    kernel, kept = (unit @ unit.T) * share[:, None] * share, []
+    while len(kept) < 13:
+        left = [i for i in range(TOKENS) if i not in kept]
+        kept.append(max(left, key=lambda i: torch.linalg.det(kernel[[*kept, i]][:, [*kept, i]]).item()))
+    h = run.embedded[without(run.embedded, sorted(kept))]
+    check(llava, prompt, pruners.make("cdpruner", keep=13, relevance=relevance), [kept], rest_of(run, h))
 
 
 def shares(likeness, count, free):
@@ -83,3 +103,14 @@ def test_the_size_of_keys_depends_on_their_position(llava, prompt):
     near, far = (run.rotate(key, torch.tensor([at])) for at in (0, 9))
     torch.testing.assert_close(near.norm(), far.norm())
     assert (near.abs().sum() - far.abs().sum()).abs() > 1e-3
+
+
+@torch.no_grad()
+def test_dart_reads_keys_before_their_rotation_where_a_reading_says_so(llava, prompt):
+    run = Decoder(llava, prompt)
+    h, _ = run.layer(0, run.embedded, torch.arange(len(run.embedded)))
+    layer = run.text.layers[1]
+    size = layer.self_attn.k_proj(layer.input_layernorm(h)).abs().sum(1)[START : START + TOKENS]
+    with pruners.make("dart")(llava, Debias(reading=Reading(rope=False))) as trace:
+        llava(**prompt)
+    torch.testing.assert_close(trace.scores[0][0][0], size, rtol=1e-4, atol=1e-5)

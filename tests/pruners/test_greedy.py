@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruners.greedy import farthest, likeness
+from pruners.greedy import determinantal, farthest, likeness
+from pruners.methods.cdpruner import conditional
 
 
 def distances(n, seed):
@@ -52,9 +53,48 @@ def test_farthest_is_at_most_twice_as_near_as_the_best_set(n, seed, data):
     assert 2 * least(farthest(distance, count).tolist()) >= best - 1e-6
 
 
+def volumes(kernel, count, among):
+    """The greedy determinantal choice by determinants of whole submatrices."""
+    order = []
+    for _ in range(count):
+        left = [i for i in among if i not in order]
+        grown = {i: torch.linalg.slogdet(kernel[[*order, i]][:, [*order, i]])[1].item() for i in left}
+        order.append(max(left, key=lambda i: (grown[i], -i)))
+    return order
+
+
+@settings(max_examples=40)
+@given(n=st.integers(1, 24), seed=st.integers(0, 10**6), data=st.data())
+def test_determinantal_equals_the_choice_by_determinants(n, seed, data):
+    generator = torch.Generator().manual_seed(seed)
+    features, relevance = torch.randn(n, 2 * n, generator=generator), torch.rand(n, generator=generator) + 0.1
+    kernel = likeness(features.double()) * relevance[:, None] * relevance
+    share = data.draw(st.sampled_from([0.3, 1.0]))
+    among = torch.rand(n, generator=generator) < share
+    there = among.nonzero()[:, 0].tolist()
+    count = data.draw(st.integers(0, len(there)))
+    assert determinantal(kernel, count, among).tolist() == volumes(kernel, count, there)
+
+
+def test_a_spanned_space_is_followed_by_the_own_entries():
+    """Of tokens in a plane two add something. Rounding must not choose the others: the larger goes first, then the
+    earlier."""
+    generator = torch.Generator().manual_seed(3)
+    features = torch.randn(30, 2, generator=generator)
+    relevance = torch.randint(1, 4, (30,), generator=generator).float()
+    order = determinantal(conditional(features, relevance), 20).tolist()
+    share = (relevance - 1) / 2
+    rest = [i for i in range(30) if i not in order[:2]]
+    assert order[2:] == sorted(rest, key=lambda i: (-share[i].item(), i))[:18]
+
+
 def test_what_is_left_out_moves_no_choice():
-    features = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+    features = torch.randn(40, 60, generator=torch.Generator().manual_seed(0))
+    relevance = torch.rand(40, generator=torch.Generator().manual_seed(1))
     among = torch.arange(40) % 3 > 0
+    relevance[~among] = 7.0
     alone = among.nonzero()[:, 0]
     some = alone[farthest(1 - likeness(features[alone]), 12)]
     assert farthest(1 - likeness(features), 12, among).tolist() == some.tolist()
+    some = alone[determinantal(conditional(features[alone], relevance[alone]), 12)]
+    assert determinantal(conditional(features, relevance, among), 12, among).tolist() == some.tolist()

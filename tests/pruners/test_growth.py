@@ -11,7 +11,8 @@ from pruners.models import Request
 MORE = {  # operations that 432 tokens more may need
     "d2pruner": 60,  # an independent set may take a few rounds more, of about ten operations
     "deeplayer": 60,
-    "divprune": 390,  # each of 129 tokens more is chosen after the one before it, in three operations
+    "cdpruner": 1940,  # each of 129 tokens more is chosen after the one before it, in fifteen operations
+    "divprune": 390,  # likewise, in three
     "vispruner": 300,  # whose authors drop a dozen tokens a round; 289 under torch 2.8
 }
 

@@ -1,0 +1,63 @@
+"""CDPruner: before the LLM, keep the tokens that are most diverse, those more that belong to the question.
+
+https://arxiv.org/abs/2506.10967
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from pruners.arms import Reads
+from pruners.base import Pruner
+from pruners.checks import check_word
+from pruners.cut import Cut
+from pruners.greedy import chosen, determinantal, likeness
+from pruners.view import View
+
+
+def conditional(features: Tensor, relevance: Tensor, among: Tensor | None = None) -> Tensor:
+    """[N, N] kernel: the likeness of `features` [N, C], times the `relevance` [N] of both, made to run from 0 to 1 over
+    the tokens `among` [N]. A relevance that is the same everywhere conditions nothing."""
+    low, high = (
+        relevance if among is None else relevance.masked_fill(~among, end) for end in (float("inf"), -float("inf"))
+    )
+    span = (high.amax() - low.amin()).double()
+    share = torch.where(span > 0, (relevance.double() - low.amin()) / span, 1.0)
+    return likeness(features.double()) * share[:, None] * share
+
+
+@dataclass(frozen=True)
+class CDPruner(Pruner):
+    """The most likely set of a determinantal point process over the projected tokens, found greedily.
+
+    `relevance` of a token to the question: `tokens` is its mean cosine similarity with the words behind the picture, as
+    both enter the language model, which the authors use where there is no text tower; `none` is diversity alone.
+    """
+
+    relevance: Literal["tokens", "none"] = "tokens"
+
+    positions: ClassVar[str] = "compact"
+    reads: ClassVar[Reads] = "tokens"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_word("relevance of CDPruner", self.relevance, ("tokens", "none"))
+
+    def cuts(self, layers: int) -> list[Cut]:
+        return [Cut(0, self.keep)]
+
+    def score(self, view: View) -> Tensor:
+        if self.relevance == "none" or not view.tokens.after:
+            return torch.ones(len(view.tokens), device=view.tokens.slots.device)
+        visual, words = (torch.nn.functional.normalize(part.float(), dim=-1) for part in (view.hidden, view.text))
+        return (visual @ words.T).mean(-1)
+
+    def select(self, score: Tensor, view: View) -> Tensor:
+        if view.count >= len(score):
+            return torch.arange(len(score), device=score.device)
+        features = view.hidden
+        return chosen(view, lambda count, among: determinantal(conditional(features, score, among), count, among))
