@@ -129,7 +129,7 @@ def command_line(settings: Settings) -> list[str]:
     for name, value in settings.given().items():
         flag = f"--{name.replace('_', '-')}"
         if name == "fields":
-            words += [word for field, held in value.items() for word in _typed(field, held)]
+            words += [w for name, held in value.items() for w in _named(settings.method, name, held)]
         elif name == "options":
             words += [w for b, o in value.items() for k, v in o.items() for w in ("--option", f"{b}.{k}={v}")]
         elif name == "judge":
@@ -141,6 +141,17 @@ def command_line(settings: Settings) -> list[str]:
         else:
             words += [flag, ",".join(value) if isinstance(value, tuple) else str(value)]
     return words
+
+
+def _named(method: str, name: str, value: Any) -> list[str]:
+    """A method's field as flags; where it could hold several values, and not the first is meant, after that one's name.
+
+    --selection suppression --selection.radius 3.0
+    """
+    first = {one.name: one.annotation for one in catalogue.fields(method)}.get(name, "").split(" | ")[0]
+    kind = type(value).__name__
+    said = [f"--{name.replace('_', '-')}", kind.lower()] if is_dataclass(value) and kind != first else []
+    return [*said, *_typed(name, value)]
 
 
 def _typed(field: str, value: Any) -> list[str]:

@@ -6,8 +6,10 @@ The name of a file in pruners/methods is the name of the method, and this is the
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import pkgutil
+import typing
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -113,6 +115,12 @@ def make(name: str, **values: Any) -> Pruner:
     for field in values:
         check_field(name, field)
     return find(name)(**values)
+
+
+def value_of(hint: Any, name: Any) -> Any:
+    """The dataclass that a field may hold: of several the one that is named, or else the first; None: it holds none."""
+    kinds: list[Any] = [part for part in typing.get_args(hint) if dataclasses.is_dataclass(part)]
+    return next((kind for kind in kinds if kind.__name__.lower() == name), kinds[0] if kinds else None)
 
 
 def _class(name: str) -> Class:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pruners import Pruner, find, make
+from pruners.catalogue import value_of
 
 
 def assembled(method: str, values: Mapping[str, Any]) -> Pruner:
@@ -24,10 +25,10 @@ def assembled(method: str, values: Mapping[str, Any]) -> Pruner:
         else:
             plain[head] = value
     for head, parts in inner.items():
-        nested: Any = next((t for t in typing.get_args(hints.get(head)) if dataclasses.is_dataclass(t)), None)
+        nested = value_of(hints.get(head), plain.get(head))
         if nested is None:
             raise ValueError(f"{method} has no field {head} with fields of its own ({', '.join(parts)})")
-        if head in plain:
+        if head in plain and plain[head] != nested.__name__.lower():
             parts[dataclasses.fields(nested)[0].name] = plain[head]
         plain[head] = nested(**parts)
     return make(method, **plain)

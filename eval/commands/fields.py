@@ -14,6 +14,7 @@ from typing import Any
 
 from debias.names import nearest
 from eval.cli import Misuse
+from pruners.catalogue import value_of
 
 
 def flags_of(kind: type) -> list[str]:
@@ -35,13 +36,14 @@ def parse_fields(kind: type, words: Sequence[str], program: str) -> dict[str, An
     rest, given = list(words), {name for head in heads for name in (head, head.removeprefix("no-"))}
     nested: dict[str, Any] = {}
     for field in dataclasses.fields(kind):
-        inner: Any = next((part for part in typing.get_args(hints[field.name]) if dataclasses.is_dataclass(part)), None)
-        if inner is None:
+        if value_of(hints[field.name], None) is None:
             continue
         plain, own, rest = apart(rest, field.name)
+        inner = value_of(hints[field.name], plain[0] if plain else None)
         if own:
             first = dataclasses.fields(inner)[0].name  # --scores ratio --scores.shallow 3: the name is its kind
-            words = [f"--{first}", *plain, *own] if plain else own
+            named = plain and plain[0] == inner.__name__.lower()  # --selection suppression --selection.radius 3
+            words = [f"--{first}", *plain, *own] if plain and not named else own
             nested[field.name] = parsed(inner, words, f"{program} --{field.name}", under=f"{field.name}.")
         elif plain:
             nested[field.name] = plain[0]

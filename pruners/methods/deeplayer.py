@@ -13,10 +13,12 @@ from torch import Tensor
 
 from pruners.base import Pruner
 from pruners.cut import Cut, top
+from pruners.greedy import chosen
 from pruners.mis import MIS
 from pruners.prior import Prior
 from pruners.schedule import at_depth
 from pruners.scores import Kind, Scores
+from pruners.suppression import Suppression
 from pruners.view import View
 
 if TYPE_CHECKING:
@@ -26,13 +28,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class DeepLayer(Pruner):
     """Cut before `layer` (default: 12 of 32) by `scores`, select by `selection`. Names stand for their default values:
-    scores="ratio" is Scores("ratio"), selection="mis" is MIS(), prior="FILE" is Prior.load("FILE"). Scores("prior")
-    without a prior looks for prior.json beside the checkpoint.
+    scores="ratio" is Scores("ratio"), selection="mis" is MIS() and "suppression" Suppression(), prior="FILE" is
+    Prior.load("FILE"). Scores("prior") without a prior looks for prior.json beside the checkpoint.
     """
 
     layer: int | None = None
     scores: Scores | Kind = "raw"
-    selection: MIS | Literal["mis", "topk"] = "mis"
+    selection: MIS | Suppression | Literal["mis", "topk", "suppression"] = "mis"
     prior: Prior | str | None = None
 
     def __post_init__(self) -> None:
@@ -41,10 +43,13 @@ class DeepLayer(Pruner):
             object.__setattr__(self, "scores", Scores(self.scores))
         if self.selection == "mis":
             object.__setattr__(self, "selection", MIS())
+        if self.selection == "suppression":
+            object.__setattr__(self, "selection", Suppression())
         if isinstance(self.prior, str):
             object.__setattr__(self, "prior", Prior.load(self.prior))
-        if not isinstance(self.selection, MIS) and self.selection != "topk":
-            raise ValueError(f"selection is 'mis', 'topk' or an MIS(...); got {self.selection!r}")
+        if not isinstance(self.selection, (MIS, Suppression)) and self.selection != "topk":
+            known = "'mis', 'suppression', 'topk', an MIS(...) or a Suppression(...)"
+            raise ValueError(f"selection is {known}; got {self.selection!r}")
 
     @property
     def arithmetic(self) -> Scores:
@@ -72,11 +77,14 @@ class DeepLayer(Pruner):
 
     def select(self, score: Tensor, view: View) -> Tensor:
         # The trend belongs to attention and is gone from `score`; arithmetic comes after it, and sees no padding.
-        score = self.combined(score, view)
-        if not isinstance(self.selection, MIS) or view.count >= len(score):
+        score, how = self.combined(score, view), self.selection
+        if isinstance(how, str) or view.count >= len(score):
             return top(score, view.count)
-        graph, parts = self.selection.graph, (view.hidden, *view.places)
-        return self.selection(
+        if isinstance(how, Suppression):
+            pull = how.pull(view.hidden, *view.places)
+            return chosen(view, lambda count, among: how(score, pull, count, among))
+        graph, parts = how.graph, (view.hidden, *view.places)
+        return how(
             score,
             lambda some: graph(*(part[some] for part in parts)),
             view.count,

@@ -9,6 +9,7 @@ from eval.commands.fields import flags_of, parse_fields
 from pruners import find, make
 from pruners.mis import MIS
 from pruners.scores import Scores
+from pruners.suppression import Suppression
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,8 @@ from pruners.scores import Scores
         ("deeplayer", "--scores ratio --keep=7", {"scores": Scores("ratio"), "keep": 7}),
         ("deeplayer", "--scores ratio --scores.shallow 3", {"scores": Scores("ratio", shallow=3)}),
         ("deeplayer", "--scores.no-rope --selection topk", {"scores": Scores(rope=False), "selection": "topk"}),
+        ("deeplayer", "--selection suppression", {"selection": Suppression()}),
+        ("deeplayer", "--selection suppression --selection.radius 3", {"selection": Suppression(radius=3.0)}),
         ("d2pruner", "--selection.alpha 1.0 --layer 3", {"selection": MIS(alpha=1.0), "layer": 3}),
     ],
 )

@@ -14,6 +14,7 @@ from eval.commands import flags
 from eval.evaluation import planned
 from eval.settings import command_line, several
 from pruners.scores import Scores
+from pruners.suppression import Suppression
 
 
 def parsed(*words, method="fastv"):
@@ -60,6 +61,7 @@ def test_what_a_run_cannot_be_is_named(given, said):
 RUNS = [
     Settings(),
     Settings("deeplayer", keep=0.25, fields={"scores": Scores("ratio", shallow=3, rope=False), "selection": "topk"}),
+    Settings("deeplayer", fields={"selection": Suppression(radius=3.0, alike=False)}),
     Settings("pyramiddrop", keep=3, fields={"layers": (1, 2)}, arms=["none"], limit=7, stages="all", device="cpu"),
     Settings(benchmarks=["pope", "gqa"], options={"vqav2": {"split": "val"}}, share_prefix=True, batch_size=2),
     Settings(judge=JudgeSettings("http://localhost:1/v1", "m", timeout=7.0)),
@@ -81,6 +83,8 @@ def resolve_pruner(run):
 def test_dotted_fields_belong_to_the_value_inside():
     run = Settings("deeplayer", keep=0.5, fields={"scores": "ratio", "scores.shallow": 1})
     assert resolve_pruner(run).scores == Scores("ratio", shallow=1)
+    run = Settings("deeplayer", fields={"selection": "suppression", "selection.radius": 1.0})
+    assert resolve_pruner(run).selection == Suppression(radius=1.0)
     with pytest.raises(ValueError, match="fastv has no field layer with fields of its own"):
         resolve_pruner(Settings("fastv", fields={"layer.x": 1}))
 
