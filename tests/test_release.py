@@ -75,7 +75,10 @@ def test_the_wheel_holds_the_packages_and_nothing_else(release):
         *(f"{package}/py.typed" for package in PACKAGES),
         "debias/trends.toml",
         "eval/showing/report.html.jinja",
-        *(f"eval/assets/{name}" for name in ("artefacts.toml", "published.toml", "tiny-llava/model.safetensors")),
+        *(
+            f"eval/assets/{name}"
+            for name in ("artefacts.toml", "published.toml", "paper.toml", "tiny-llava/model.safetensors")
+        ),
         "eval/assets/tiny-video-llava/model.safetensors",
     ):
         assert needed in wheel, needed

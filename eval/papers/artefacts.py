@@ -58,6 +58,7 @@ class Artefact:
     published: tuple[str, ...]
     runs: tuple[Planned, ...]
     folder: str  # of the runs, below --out
+    beside: tuple[str, ...] = ()  # published tables of methods that it does not run
 
     def shows(self, planned: Planned) -> bool:
         """Whether published numbers stand beside a run: where it is done both ways, beside the one as released."""
@@ -74,6 +75,7 @@ class Published:
     facts: Mapping[str, Any]
     values: Mapping[str, float]
     how: str
+    gain: bool = False  # whether the values are differences of arm both and arm none
 
     def of(self, planned: Planned, arm: str) -> bool:
         """Whether it is about this arm of this run: nothing it says differs from what the run says."""
@@ -102,6 +104,7 @@ def artefacts() -> dict[str, Artefact]:
             tuple(entry["published"]),
             runs,
             source,
+            tuple(entry.get("beside", ())),
         )
     return found
 
@@ -112,11 +115,12 @@ def artefact(name: str) -> Artefact:
 
 
 def _each(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """A line of several budgets is as many runs."""
-    keeps = entry.get("keep")
-    if not isinstance(keeps, list):
-        return [entry]
-    return [{**entry, "keep": keep, "label": f"{entry['label']}-{keep}"} for keep in keeps]
+    """A line of several budgets or depths is as many runs."""
+    for name, mark in (("keep", ""), ("depth", "L")):
+        if isinstance(entry.get(name), list):
+            lines = [{**entry, name: value, "label": f"{entry['label']}-{mark}{value}"} for value in entry[name]]
+            return [{"as": entry["label"], **line} for line in lines]
+    return [entry]
 
 
 def _planned(entry: Mapping[str, Any], arms: tuple[str, ...]) -> Planned:
@@ -144,23 +148,49 @@ def published(ids: tuple[str, ...]) -> list[Published]:
             if "mean" in row:
                 values[table["mean"]] = float(row["mean"])
             said = {key: row[key] for key in ("budget", "layer", "shallow") if key in row}
-            rows.append(
-                Published(name, row["name"], row.get("arm", "none"), said, values, row.get("how", table["how"]))
-            )
+            how, gain = row.get("how", table["how"]), table.get("kind") == "gain"
+            rows.append(Published(name, row["name"], row.get("arm", "none"), said, values, how, gain))
     return rows
+
+
+def beside(artefact: Artefact) -> list[Published]:
+    """Published rows at the artefact's budgets, of methods that it does not run."""
+    budgets = {run.keep for run in artefact.runs}
+    return [row for row in published(artefact.beside) if row.facts.get("budget") in budgets]
 
 
 def sources(artefact: Artefact) -> list[str]:
     """Where the published numbers come from, a line per table."""
     known, notes = tables(), []
-    for name in artefact.published:
+    for name in (*artefact.published, *artefact.beside):
         table = known[name]
         notes.append(f"{name} ({table['how']}): {table['source']}. {table['protocol']}.")
-        if table.get("conflicts") in artefact.published:
+        if "amiss" in table:
+            notes.append(f"{name} does not add up: {table['amiss']}.")
+        if table.get("conflicts") in (*artefact.published, *artefact.beside):
             notes.append(f"{name} contradicts {table['conflicts']}; both are shown as they are.")
     if not artefact.published:
         notes.append("No published numbers of this table are known.")
     return notes
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A table or figure of the debiasing paper: what it shows, and the artefact that has its counterpart here, or why
+    there is none."""
+
+    item: str
+    shows: str
+    artefact: str | None
+    note: str
+
+
+def paper() -> list[Shown]:
+    """The map of the debiasing paper (assets/paper.toml)."""
+    return [
+        Shown(row["item"], row["shows"], row.get("artefact"), row.get("note", ""))
+        for row in _read("paper.toml")["shown"]
+    ]
 
 
 def _read(name: str) -> dict[str, Any]:

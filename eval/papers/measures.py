@@ -44,7 +44,7 @@ ROUNDS = 7  # times that every variant is timed
 
 def scores(task: Task) -> list[Table]:
     """Every run and arm, each followed by what was published about it."""
-    known = artefacts.published(task.artefact.published)
+    known = [row for row in artefacts.published(task.artefact.published) if not row.gain]
     ours: dict[str, dict[str, dict[str, float]]] = {}
     instead: dict[str, str] = {}
     loaded: dict[Path, Any] = {}
@@ -65,8 +65,12 @@ def scores(task: Task) -> list[Table]:
             rows += [
                 [planned.label, arm, f"published: {row.table}", *(row.values.get(column) for column in columns), None]
                 for row in known
-                if row.of(planned, arm) and task.artefact.shows(planned)
+                if row.of(planned, arm) and task.artefact.shows(planned) and row.values.keys() & set(columns)
             ]
+    rows += [
+        [row.label, "none", f"published: {row.table}", *(row.values.get(column) for column in columns), None]
+        for row in artefacts.beside(task.artefact)
+    ]
     for name, figure in figures.together(loaded).items():
         drawings.save(figure, task.here / "figures" / name)
     head = ["run", "arm", "whose", *columns, "tokens"]

@@ -18,7 +18,7 @@ from eval.bias.fitting import prior
 from eval.cli import one_of
 from eval.evaluation import evaluate
 from eval.evaluation import planned as planned_run
-from eval.papers import artefacts, budgets, measures
+from eval.papers import artefacts, budgets, measures, sweeps
 from eval.papers.artefacts import Artefact, Planned
 from eval.papers.task import Task
 from eval.settings import Settings, command_line
@@ -29,7 +29,19 @@ def overview() -> dict[str, Any]:
     known = artefacts.artefacts()
     rows = [[a.name, a.title, len(a.runs) or a.measure, a.model, ", ".join(a.published)] for a in known.values()]
     tables.show(Table("What can be reproduced", ["name", "title", "runs", "made for", "published tables"], rows))
-    return {"artefacts": {a.name: {"title": a.title, "runs": [r.label for r in a.runs]} for a in known.values()}}
+    shown = artefacts.paper()
+    tables.show(
+        Table(
+            "The debiasing paper's tables and figures, and their counterparts here",
+            ["in the paper", "shows", "artefact", "note"],
+            [[one.item, one.shows, one.artefact, one.note] for one in shown],
+            ["Read from a third-party summary; a ? stands for a number that it does not say."],
+        )
+    )
+    return {
+        "artefacts": {a.name: {"title": a.title, "runs": [r.label for r in a.runs]} for a in known.values()},
+        "paper": [vars(one) for one in shown],
+    }
 
 
 def released(artefact: Artefact) -> Artefact:
@@ -72,7 +84,7 @@ def reproduced(asked: Task, dry: bool = False) -> dict[str, Any]:
     """Runs what is not done yet, measures, and shows and writes the tables. dry: only says what would run."""
     asked, absent = held(asked)
     artefact = asked.artefact
-    failed = answer(asked, dry) if artefact.measure in ("scores", "budgets", "iou") else {}
+    failed = answer(asked, dry) if artefact.measure in ANSWERED else {}
     exit_code = 1 if failed or absent else 0
     if dry:
         say(f"{artefact.name}: nothing was run")
@@ -194,8 +206,10 @@ def state_table(task: Task, found: Mapping[str, Mapping[str, Any]]) -> Table:
     return Table(task.artefact.title, ["run", "state", "answers", "of", "as a command"], rows)
 
 
+ANSWERED = ("scores", "gains", "budgets", "iou")  # measures of answers, so that the runs come first
 MEASURES: dict[str, Callable[[Task], list[Table]]] = {
     "scores": measures.scores,
+    "gains": sweeps.gains,
     "budgets": budgets.budgets,
     "bias": measures.bias_strengths,
     "layers": measures.layers,

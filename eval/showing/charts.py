@@ -149,6 +149,31 @@ def effects(gaps: Mapping[str, Mapping[str, Measured]], label: str) -> Figure:
     return drawn
 
 
+def sweep(
+    series: Mapping[str, Mapping[float, Measured]], published: Mapping[str, Mapping[float, float]], x: str, y: str
+) -> Figure:
+    """A difference along a budget or a depth, with 95 % bands and what was published: a panel per benchmark, and one of
+    the mean."""
+    drawn = figure(1.9 * len(series) + 0.6, 2.6)
+    with matplotlib.rc_context(STYLE):
+        axes = drawn.subplots(1, len(series), sharey=True, squeeze=False)[0]
+        for number, (axis, (name, points)) in enumerate(zip(axes, series.items(), strict=True)):
+            place = sorted(points)
+            value, low, high = np.array([points[one] for one in place]).T
+            shade = MORE_COLOURS[number % len(MORE_COLOURS)]
+            axis.axhline(0, color="black", linewidth=0.6)
+            axis.fill_between(place, low, high, color=shade, alpha=0.18, linewidth=0)
+            axis.plot(place, value, ".-", color=shade, linewidth=1.3)
+            if name in published:
+                axis.plot(*along(published[name].items()), "D", color="black", markersize=4, label="published")
+                axis.legend(fontsize=7)
+            axis.set_title(name, fontsize=9)
+            axis.tick_params(axis="x", labelsize=8)
+        drawn.supxlabel(x, fontsize=9)
+        axes[0].set_ylabel(y)
+    return drawn
+
+
 def ratio(shallow: Mapping[int, float], references: Mapping[str, float]) -> Figure:
     """Mean score of ratio debiasing by the shallow layer that is divided by; other arithmetic as lines across."""
     drawn = figure(5.4, 3.0)

@@ -12,8 +12,11 @@ from eval.answering.resolved import Resolved
 from eval.benchmarks import NAMES
 from eval.bias import fitting
 from eval.cli import main
+from eval.comparing import compare
 from eval.comparing.averages import AVERAGES
-from eval.papers import artefacts, reproduce
+from eval.comparing.contrast import SLOW_DRAWS
+from eval.comparing.results import results
+from eval.papers import artefacts, reproduce, sweeps
 from pruners.models.canvas import padded, tiled
 
 KNOWN = artefacts.artefacts()
@@ -49,7 +52,7 @@ def test_artefacts_name_what_there_is():
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, one in KNOWN.items() if one.measure in ("scores", "iou") and one.published]
+    "name", [name for name, one in KNOWN.items() if one.measure in reproduce.ANSWERED and one.published]
 )
 def test_published_rows_find_their_runs(name):
     """Every artefact that names published tables shows a row of each of them; the columns hold their values."""
@@ -60,6 +63,74 @@ def test_published_rows_find_their_runs(name):
         ]
         assert rows, table
         assert any(set(row.values) & set(one.columns) for row in rows)
+    assert not one.beside or artefacts.beside(one)
+
+
+def values(table, **said):
+    """The published values of the rows of which all of this is said."""
+    said = {"arm": "none", **said}
+    rows = [row for row in artefacts.tables()[table]["rows"] if said.items() <= {"arm": "none", **row}.items()]
+    assert len(rows) == 1, (table, said)
+    return rows[0]["values"]
+
+
+def test_reported_numbers_agree_where_two_tables_hold_the_same_one():
+    assert values("rope-free", name="fastv") == values("main", name="fastv")
+    assert values("rope-free", name="fastv", arm="both") == values("main", name="fastv", arm="both")
+    assert values("padding-mode", name="mean") == values("ablation", name="fastv")[:1]
+    assert values("padding-mode", name="mean", arm="padding") == values("ablation", name="fastv", arm="padding")[:1]
+    gain = values("ablation", name="fastv", arm="both")[2] - values("ablation", name="fastv")[2]
+    assert values("gains-by-budget", arm="both", budget=256)[0] < gain
+    assert gain < values("gains-by-budget", arm="both", budget=64)[0]
+
+
+def test_sums_that_do_not_fit_are_said():
+    """What `amiss` says of a table follows from its numbers, and stands below every table that shows it."""
+    means = {row["arm"]: row["mean"] for row in artefacts.tables()["ablation"]["rows"] if row["name"] == "fastv"}
+    gain = {arm: round(mean - means["none"], 1) for arm, mean in means.items()}
+    assert (gain["trend"], gain["padding"], gain["both"]) == (2.0, 2.2, 2.6)
+    assert artefacts.tables()["ablation"]["amiss"].count("+2.0, +2.2, together +2.6") == 1
+    silenced = values("padding-mode", name="mean", arm="padding")[0]
+    over = [round(silenced - values("padding-mode", name=name)[0], 1) for name in ("mean", "random")]
+    assert over == [3.1, 2.2]
+    assert "counts +2.1" in artefacts.tables()["padding-mode"]["amiss"]
+    assert any("ablation does not add up" in note for note in artefacts.sources(KNOWN["ablation"]))
+
+
+def test_nothing_reported_passes_for_the_papers_own_words():
+    for table in artefacts.tables().values():
+        if "2508.17807" in table["source"] and table["how"] == "reported":
+            assert "third-party summary" in table["source"], table["id"]
+
+
+def test_the_map_of_the_paper_leads_somewhere():
+    shown = artefacts.paper()
+    assert all(one.artefact in KNOWN or (one.artefact is None and one.note) for one in shown)
+    ours = {
+        name
+        for name, one in KNOWN.items()
+        for table in one.published
+        if "2508.17807" in artefacts.tables()[table]["source"]
+    }
+    assert ours <= {one.artefact for one in shown}
+
+
+def test_a_list_of_budgets_or_depths_is_a_run_each():
+    assert [run.keep for run in KNOWN["budgets"].runs] == [32, 64, 96, 128, 192, 256, 320]
+    assert [(run.label, run.depth) for run in KNOWN["layers-sweep"].runs][:2] == [("fastv-L1", 1), ("fastv-L2", 2)]
+    assert {run.called for name in ("budgets", "layers-sweep") for run in KNOWN[name].runs} == {"fastv"}
+
+
+def test_rows_of_methods_that_are_not_run_stand_at_their_budget():
+    assert {row.label for row in artefacts.beside(KNOWN["main"])} == {"tome", "visionzip", "prumerge+"}
+    assert [row.label for row in artefacts.beside(KNOWN["budget-192"])] == ["visionzip"]
+
+
+def test_gains_are_those_of_compare(answered):
+    found = sweeps.of_run(results(answered))
+    assert list(found) == ["pope", "gqa", "mean"]
+    contrasts = compare.within(results(answered), "none", SLOW_DRAWS)
+    assert [one.delta for one in contrasts] == pytest.approx([measured[0] for measured in found.values()])
 
 
 def test_a_published_row_belongs_to_one_setting():
@@ -88,6 +159,8 @@ def quick(monkeypatch, world, tmp_path):
 
 def shortened(one):
     runs = one.runs
+    if one.measure == "gains":
+        runs = tuple(run for run in runs if run.keep in (None, 64, 128, 256))[:2]
     if one.measure == "budgets":
         runs = tuple(run for run in runs if run.keep in (None, 64) or (run.method, run.keep) == ("fastv", 128))
     return replace(one, benchmarks=one.benchmarks[:2], runs=runs)
@@ -105,6 +178,8 @@ FIGURES = {
     "methods": ["budget", "debias-by-method", "debiased-random-by-method"],
     "bias": ["attention-maps", "attention-trends", "attention-layers", "attention-heads"],
     "ratio": ["ratio"],
+    "budgets": ["gains"],
+    "layers-sweep": ["gains"],
 }
 
 
@@ -116,6 +191,8 @@ def test_every_artefact_runs(name, quick, capsys, tmp_path):
     table = found["tables"][0]
     assert all(one["rows"] for one in found["tables"])
     ours = [row for row in table["rows"] if "ours" in row]
+    if KNOWN[name].beside:
+        assert {row[0] for row in table["rows"]} >= {row.label for row in artefacts.beside(KNOWN[name])}
     if KNOWN[name].measure == "scores":
         assert len(ours) == sum(len(one.arms) for one in KNOWN[name].runs)
         assert all(any(isinstance(cell, float) for cell in row[3:]) for row in ours)
@@ -185,6 +262,7 @@ def test_list_names_every_artefact(capsys):
     code, found, _ = run(capsys, "--list")
     assert code == 0
     assert list(found["artefacts"]) == list(KNOWN)
+    assert {one["item"] for one in found["paper"]} >= {"Table II", "Table V", "Figure 1"}
 
 
 # -- cells ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,69 @@
+"""What debiasing gains, run by run, beside the gains that were published."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from eval.answering.store import Folder
+from eval.bias.strength import Measured, interval
+from eval.comparing.averages import AVERAGES
+from eval.comparing.results import Scored, results
+from eval.papers import artefacts, measures
+from eval.papers.artefacts import Planned
+from eval.papers.budgets import Side, debiased, gap, signed
+from eval.papers.task import Task
+from eval.showing import charts, drawings
+from eval.tables import Table
+
+
+def gains(task: Task) -> list[Table]:
+    """The scores of every run, and a second table of their differences: both (or padding) minus none."""
+    known = [row for row in artefacts.published(task.artefact.published) if row.gain]
+    rows: list[list[Any]] = []
+    drawn: dict[str, dict[float, Measured]] = {}
+    reported: dict[str, dict[float, float]] = {}
+    columns: list[str] = []
+    for planned in task.artefact.runs:
+        if planned.arms == ("unpruned",) or not (task.folder(planned) / "run.json").exists():
+            continue
+        scored = results(Folder(task.folder(planned)), task.base.data)
+        found = of_run(scored)
+        columns = columns or list(found)
+        rows.append([planned.label, "ours", *(signed(found[column]) for column in columns), asked(scored)])
+        place = varied(planned)
+        for column, measured in found.items() if place is not None else ():
+            drawn.setdefault(column, {})[place] = measured  # type: ignore[index]
+        for row in known:
+            if row.of(planned, "both"):
+                shown = [f"+{row.values[one]:.1f}" if one in row.values else None for one in columns]
+                rows.append([planned.label, f"published: {row.table}", *shown, None])
+                for column, value in row.values.items() if place is not None else ():
+                    reported.setdefault(column, {})[place] = value  # type: ignore[index]
+    if drawn:
+        label = "visual tokens kept, of 576" if task.artefact.runs[0].depth is None else "layer of the cut, of 32"
+        figure = charts.sweep(drawn, reported, label, "both − none, points")
+        drawings.save(figure, task.here / "figures" / "gains")
+    notes = ["debiased minus none, questions paired; in brackets 95 %: bootstrap over pictures. MME / 20."]
+    if not known:
+        notes.append("No gain of these runs is published as a number.")
+    title = f"{task.artefact.title}: differences"
+    return [*measures.scores(task), Table(title, ["run", "whose", *columns, "questions"], rows, notes)]
+
+
+def of_run(scored: list[Scored]) -> dict[str, Measured]:
+    """Benchmark -> what debiasing changes, with its interval; and the mean over all, named as the recipe that it is."""
+    last = debiased(scored)
+    found = {one.benchmark.name: interval(gap(Side([one], "none"), Side([one], last))) for one in scored}
+    whole = interval(gap(Side(scored, "none"), Side(scored, last)))
+    return {**found, "avg10" if {*found} == {*AVERAGES["avg10"].members} else "mean": whole}
+
+
+def asked(scored: list[Scored]) -> int:
+    return sum(len(one.samples) for one in scored)
+
+
+def varied(planned: Planned) -> float | None:
+    """What a sweep varies: the depth of the cut, or the budget; None: the run belongs to no sweep."""
+    if planned.called == planned.label:
+        return None
+    return float(planned.depth if planned.depth is not None else planned.keep or 0)
