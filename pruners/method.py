@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from pruners.models.base import Adapter
 from pruners.view import View, VisionView
 
 M = TypeVar("M", bound="Method")
+Views = Literal["each", "together"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Method:
     mode: ClassVar[str] = "gather"  # or "mask": columns are hidden, and ranked anew at every decoding step
     shrink_cache: ClassVar[bool] = False  # the cached keys and values of the layers below the cut are cut too
     reads: ClassVar[Reads] = "decoder"  # what makes the score: attention there, or "vision": in the tower; see arms.py
-    tiles: ClassVar[bool] = False  # it knows what to do with a View.vision of several views of one picture
+    views: ClassVar[Views] = "each"  # how View.vision comes where a picture has several views: each by itself, with its
+    # share of the budget, or "together"
 
     def __post_init__(self) -> None:
         check_budget(self.keep)
@@ -59,7 +61,7 @@ class Method:
         """Whether the method can run on a family: all can that leave the vision tower alone."""
         if cls.reads != "vision" and not cls.prunes_tower():
             return True
-        return family.opens == "tokens" or (family.opens == "views" and cls.tiles and not cls.prunes_tower())
+        return family.opens == "tokens" or (family.opens == "views" and not cls.prunes_tower())
 
     def needs_tower(self, layers: int = 24) -> bool:
         """Whether a vision tower of so many layers has to run under the method's eyes: it reads it, or prunes in it."""

@@ -2,17 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
 @dataclass
 class Patches:
-    """N patches, h heads, C channels; the tower's CLS token is set apart."""
+    """N tokens of the prompt by what the tower made of their patches, h heads, C channels; a CLS token is set apart.
 
-    attention: Tensor  # [h, N] the CLS query's weights on the patches, not renormalised without the CLS key
+    Where a token shows several patches, attention and keys are their means, and features lie side by side.
+    """
+
+    attention: Tensor  # [h, N] the CLS query's weights on the patches, not renormalised without the CLS key; in a tower
+    # without a CLS token, the mean of all patches' weights on each
     features: Tensor  # [N, C] what the projector gets
-    keys: Tensor  # [h, N, c] unscaled key vectors of the same layer
-    cls: Tensor  # [C] the CLS token's own feature
-    view: Tensor | None = None  # [N] on the CPU: which view of a tiled picture; -1: none (a newline). None: one view
+    keys: Tensor  # [h, N, c] unscaled key vectors of the same layer, before any rotation
+    cls: Tensor | None  # [C] the CLS token's own feature, or [views, C]; None: there is none, or it makes no token
+    view: Tensor | None = None  # [N] on the CPU: which view of the picture; -1: none (a newline). None: one view
+
+    def at(self, tokens: Tensor, number: int) -> Patches:
+        """What is known of some tokens of one view."""
+        cls = None if self.cls is None else self.cls[number]
+        return Patches(self.attention[:, tokens], self.features[tokens], self.keys[:, tokens], cls)
+
+    def views(self) -> Iterator[Tensor]:
+        """On the CPU, the tokens of each view, of the first one first."""
+        assert self.view is not None
+        for number in range(int(self.view.max()) + 1):
+            yield (self.view == number).nonzero()[:, 0]
+
+
+def joined(parts: list[Patches], shown: Tensor) -> Patches:
+    """Several views as one picture, whose tokens show the patches `shown` [N] of them laid end to end (-1: none)."""
+    here = parts[0].features.device
+    size = len(parts[0].features)
+    view = torch.where(shown < 0, -1, shown // size)
+    at = shown.to(here, non_blocking=True)
+    none, place = at < 0, at.clamp(min=0)
+    known = [part.cls for part in parts if part.cls is not None]
+    return Patches(
+        torch.cat([part.attention for part in parts], 1)[:, place].masked_fill(none, 0),
+        torch.cat([part.features for part in parts])[place].masked_fill(none[:, None], 0),
+        torch.cat([part.keys for part in parts], 1)[:, place].masked_fill(none[:, None], 0),
+        torch.stack(known) if known else None,
+        view,
+    )

@@ -31,6 +31,7 @@ class Tokens:
     contiguous: bool  # its tokens stand side by side
     whole: Tensor | None = None  # [span.total] True where there is no padding; None: nobody asked
     on_host: Tensor | None = None  # the same on the CPU
+    here: Tensor | None = None  # `raster` on the CPU, where it is known there
     memo: Any = None
 
     def __len__(self) -> int:
@@ -228,7 +229,10 @@ class View:
         valid = self.valid
         if valid is None:
             return None
-        return self.tokens.on_host if self.span.index is None else valid.cpu()
+        known, here = self.tokens.on_host, self.tokens.here
+        if known is not None and here is not None:
+            return known[here]
+        return known if self.span.index is None else valid.cpu()
 
     def top(self, score: Tensor, count: int) -> Tensor:
         """The `count` highest scores as sorted indices. Ties go to the earlier token; as released, where torch.topk
@@ -248,12 +252,12 @@ class View:
     @property
     def vision(self) -> Patches:
         if self.patches is None:
-            raise ValueError("the vision tower was not recorded: set `vision = True` on the pruner")
+            raise ValueError('the vision tower was not recorded: set `reads = "vision"` on the pruner')
         return self.patches
 
     def project(self, features: Tensor) -> Tensor:
         """[m, C] features of the vision tower as [m, D] tokens of the language model."""
-        return self.adapter.project(features)
+        return self.adapter.project(features) if len(features) else self.hidden[:0]
 
     def _own(self, states: Tensor) -> Tensor:
         """[H_kv, V, d] the image's of [H_kv, n, d], of all heads."""

@@ -11,7 +11,7 @@ import readme
 from PIL import Image
 
 from pruners import find, names
-from pruners.models import families, known_checkpoints
+from pruners.models import families, family, known_checkpoints
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -67,6 +67,19 @@ def test_every_family_and_known_checkpoint_is_in_the_table():
     table = README.split("## Models")[1].split("## ")[0]
     assert sum(line.startswith("| ") for line in table.splitlines()) == len(families()) + 1
     assert sorted(re.findall(r"`(\w[\w-]+/[\w.-]+)`", table)) == sorted(known_checkpoints())
+
+
+def test_the_table_of_models_says_what_works_where():
+    """Each line's clips and methods, as the family of its first checkpoint has them."""
+    table = README.split("## Models")[1].split("## ")[0]
+    lines = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("| ") and "`" in line]
+    said = {re.findall(r"`([^`]+)`", line[1])[0]: (line[3].strip(), line[5].strip()) for line in lines}
+    towers = [name for name in names() if find(name).reads == "vision" or find(name).prunes_tower()]
+    for kind in map(family, families()):
+        missing = [name for name in names() if not find(name).serves(kind)]
+        works = "all" if not missing else "all but " + ", ".join(f"`{name}`" for name in missing)
+        works = "decoder" if missing == towers else works
+        assert said[kind.known[0]] == ("yes" if kind.takes_clips() else "no", works)
 
 
 def test_the_results_are_those_that_were_measured():

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from debias import Debias, Span
-from pruners.checks import check_score
 from pruners.cut import Cut
+from pruners.engine.choose import choose
 from pruners.engine.compiled import LENT, Compiled
 from pruners.engine.limits import (
     Unsupported,
@@ -173,6 +173,8 @@ class Run:
     def end(self) -> None:
         state = self.state
         (self.trace.decode if state.step else self.trace.prefill).end(state.decoder.device)
+        if self.vision is not None:
+            self.vision.over = True
         self.media.clear()
         for segment in state.segments:
             segment.rotary = segment.mask = None
@@ -190,6 +192,10 @@ class Run:
             places = self.adapter.slots(inputs, spans)
             state.beams = self.repeats([span for row in spans for span in row])
             state.segments = [first_segment(spans, places, real, ids, state.beams, self.debias)]
+            if self.vision is not None:
+                filmed = self.adapter.filmed(inputs, places)[:: state.beams]
+                once = spans[:: state.beams]
+                self.vision.expect([span for row in once for span in row], [film for row in filmed for film in row])
             for row in state.segments[0].images[:: state.beams]:
                 for tokens in row:
                     own = self.pruner.own_count(len(self.layers), tokens.span.total)
@@ -201,9 +207,7 @@ class Run:
         """How often beam search repeats every row, as far as it can be known."""
         if self.sizes:
             return max(len(spans) // len(self.sizes), 1)
-        if self.vision is not None and self.vision.rows:
-            return max(sum(map(self.adapter.views, spans)) // self.vision.rows, 1)
-        return 1
+        return 1 if self.vision is None else self.vision.repeats(spans)
 
     # -- a layer -------------------------------------------------------------------------------------------------------
     def on_layer(self, number: int, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -345,15 +349,9 @@ class Run:
         return hidden
 
     def choose(self, stage: int, cut: Cut, tokens: Tokens, segment: Segment, hidden: Tensor) -> Choice:
-        """One image's way through a cut: score, debias, select, merge."""
-        view = self.view(stage, cut, tokens, segment, hidden)
-        view.raw = self.pruner.score(view)
-        check_score(self.pruner, view.raw.shape, len(tokens))
-        if self.debias.release is not None:
-            view.raw = view.raw.to(self.state.like.dtype)  # the release ranks in the model's own dtype
-        view.score = self.debias(view.raw, tokens.span, stage)
-        kept = self.pruner.select(view.score, view)
-        return Choice(tokens, kept, self.pruner.merge(view, kept), (view.raw, view.score))
+        """One image's way through a cut."""
+        dtype = None if self.debias.release is None else self.state.like.dtype  # the release ranks in the model's own
+        return choose(self.pruner, self.view(stage, cut, tokens, segment, hidden), self.debias, dtype)
 
     def view(self, stage: int, cut: Cut, tokens: Tokens, segment: Segment, hidden: Tensor) -> View:
         depth = len(self.layers)
@@ -375,8 +373,7 @@ class Run:
     def patches(self, tokens: Tokens) -> Patches | None:
         if self.vision is None or self.pruner.reads != "vision":
             return None
-        spans = [image.span for row in self.state.segments[0].images[:: self.state.beams] for image in row]
-        return self.vision.patches(tokens.image, spans)
+        return self.vision.patches(tokens.image)
 
     def look(self, cut: Cut, attn: Any, segment: Segment, states: Tensor, tables: Any, cached: Any) -> Look:
         """Take down the queries that a score will ask for."""

@@ -1,7 +1,4 @@
-"""The vision tower, for methods that score by it or prune inside it.
-
-Every attention kernel will do: the few weights that are wanted are computed again from the layer's own projections.
-"""
+"""The vision tower, for methods that score by it or prune inside it."""
 
 from __future__ import annotations
 
@@ -14,9 +11,11 @@ import torch
 from torch import Tensor
 
 from debias import Debias, Span
+from pruners.engine.seen import Seen, held, patches
 from pruners.engine.sequence import unpadded
 from pruners.method import Method
-from pruners.models.base import Adapter
+from pruners.models import Adapter
+from pruners.models.tower import heads
 from pruners.patches import Patches
 from pruners.view import VisionView
 
@@ -33,16 +32,21 @@ class Vision:
         if not pruner.serves(type(adapter)):
             kind = adapter.model.config.model_type
             raise ValueError(
-                f"{pruner} takes patches of the vision tower for tokens of the prompt, which {kind} does not"
+                f"{pruner} takes tokens out inside the vision tower, which needs a tower whose patches are the tokens "
+                f"of the prompt one by one; those of {kind} are not"
             )
         if any(layer > self.tower.feature_layer for layer in self.shrinking):
             last = self.tower.feature_layer
             raise ValueError(f"{pruner} prunes at vision layers {self.shrinking}; features leave the tower at {last}")
+        self.spans: Sequence[Span] = ()
+        self.filmed: Sequence[bool] = ()
         self.forget()
 
     def forget(self) -> None:
-        self.states: Tensor | None = None  # normed input of the feature layer's attention
-        self.features: Tensor | None = None  # its output
+        self.seen: list[Seen] = []  # one for each run: over pictures, over clips
+        self.starts: list[tuple[Seen, int]] = []  # per image of the batch, where in which run it begins
+        self.over = False  # the prompt was read: the next run belongs to another one
+        self.features: Tensor | None = None  # output of the feature layer
         self.entering: Tensor | None = None
         self.attended: tuple[Tensor, Tensor] | None = None
         self.slots: Tensor | None = None  # [I, m] which of the tower's tokens are left
@@ -59,7 +63,7 @@ class Vision:
             handles.append(layer.register_forward_hook(partial(self.shrink, stage)))
         chosen = tower.layers[tower.feature_layer]
         if self.pruner.reads == "vision":
-            handles.append(self.attn(tower.feature_layer).register_forward_pre_hook(self.look, with_kwargs=True))
+            handles.append(self.attn(tower.looked_at).register_forward_pre_hook(self.look, with_kwargs=True))
         handles.append(chosen.register_forward_hook(self.keep_features))
         if self.shrinking:
             handles.append(tower.module.register_forward_hook(self.restore))
@@ -68,47 +72,48 @@ class Vision:
     def attn(self, number: int) -> Any:
         return getattr(self.tower.layers[number], self.tower.attention)
 
-    @property
-    def rows(self) -> int:
-        """Pictures (or tiles, or frames) in the tower's batch."""
-        return 0 if self.features is None else len(self.features)
-
     # -- reading -------------------------------------------------------------------------------------------------------
     def begin(self, module: Any, args: Any) -> None:
-        self.forget()
+        if self.over or self.shrinking:
+            self.forget()
 
     def look(self, attn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.states = states_of(args, kwargs)
+        self.seen.append(Seen(states_of(args, kwargs), kwargs.get("position_embeddings")))
 
     def keep_features(self, layer: Any, args: Any, output: Any) -> None:
         self.features = first(output)
+        if self.seen:
+            self.seen[-1].features = self.features
 
-    def patches(self, image: int, spans: Sequence[Span]) -> Patches:
-        """What the tower knows of one image of the batch, whose images have these spans; token by token."""
-        if self.states is None or self.features is None:
+    def repeats(self, spans: Sequence[Span]) -> int:
+        """How often beam search repeats every row of a prompt with these spans."""
+        known = sum(seen.held for seen in self.seen)
+        if not known and self.features is not None:
+            known = len(self.features)
+        return max(sum(held(self.adapter, span) for span in spans) // known, 1) if known else 1
+
+    def expect(self, spans: Sequence[Span], filmed: Sequence[bool]) -> None:
+        """The images of a batch, and which of them the tower sees in its run over clips. It may not have run yet."""
+        self.spans, self.filmed, self.starts = spans, filmed, []
+
+    def settle(self) -> list[tuple[Seen, int]]:
+        """Where in which run each image begins; nothing where the tower saw other images than the prompt has."""
+        kinds = [film for film in (False, True) if film in self.filmed]
+        if len(kinds) != len(self.seen):
+            return []
+        runs, counted = dict(zip(kinds, self.seen, strict=True)), dict.fromkeys(kinds, 0)
+        starts = []
+        for span, film in zip(self.spans, self.filmed, strict=True):
+            starts.append((runs[film], counted[film]))
+            counted[film] += held(self.adapter, span)
+        return starts if all(runs[film].held == count for film, count in counted.items()) else []
+
+    def patches(self, image: int) -> Patches:
+        """What the tower knows of one image of the batch, token by token."""
+        self.starts = self.starts or self.settle()
+        if not self.starts:
             raise ValueError("the vision tower did not run inside this `with` block, so there is nothing to score by")
-        if not self.tower.cls:
-            raise ValueError("this vision tower has no CLS token, whose attention the method ranks by")
-        start = sum(self.adapter.views(span) for span in spans[:image])
-        attn, parts = self.attn(self.tower.feature_layer), []
-        for row in range(start, start + self.adapter.views(spans[image])):
-            query, key = heads(attn, "q", self.states[row, :1]), heads(attn, "k", self.states[row])
-            weights = (query.float() @ key.float().transpose(1, 2) * attn.scale).softmax(-1)
-            view = Patches(weights[:, 0, 1:], self.features[row, 1:], key[:, 1:], self.features[row, 0])
-            parts.append(self.adapter.joined(view))
-        if len(parts) == 1:
-            return parts[0]
-        shown = self.adapter.shows(spans[image])
-        which = (shown // len(parts[0].features)).masked_fill(shown < 0, -1)
-        shown = shown.to(self.features.device, non_blocking=True)
-        none, place = shown < 0, shown.clamp(min=0)
-        return Patches(
-            torch.cat([part.attention for part in parts], 1)[:, place].masked_fill(none, 0),
-            torch.cat([part.features for part in parts])[place].masked_fill(none[:, None], 0),
-            torch.cat([part.keys for part in parts], 1)[:, place].masked_fill(none[:, None], 0),
-            torch.stack([part.cls for part in parts]).mean(0),
-            which,
-        )
+        return patches(self.adapter, self.attn(self.tower.looked_at), *self.starts[image], self.spans[image])
 
     # -- pruning inside ------------------------------------------------------------------------------------------------
     def enter(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -185,14 +190,6 @@ class Vision:
             raise ValueError("the vision tower did not run inside this `with` block, so nothing could be pruned in it")
         slots = self.slots[image] - int(self.tower.cls)
         return slots[int(self.tower.cls) :]
-
-
-def heads(attn: Any, which: str, states: Tensor) -> Tensor:
-    """[h, n, c] of normed [n, C]."""
-    norm = getattr(attn, f"{which}_norm", None)
-    projected: Tensor = getattr(attn, f"{which}_proj")(states)
-    projected = projected if norm is None else norm(projected)
-    return projected.view(len(states), -1, attn.head_dim).transpose(0, 1)
 
 
 def states_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -37,7 +37,11 @@ def contextual(features: Tensor, keys: Tensor, rest: Tensor, count: int) -> tupl
 
 @dataclass(frozen=True)
 class VisionZip(Pruner):
-    """`dominant`: the share of the budget for patches that [CLS] looks at, [CLS] among them; the rest is contextual."""
+    """`dominant`: the share of the budget for patches that [CLS] looks at, [CLS] among them; the rest is contextual.
+
+    Where the tower has no [CLS] token, or a token of the prompt shows several patches, there is no token of it to keep,
+    and the patches have its place.
+    """
 
     dominant: float = 54 / 64
 
@@ -57,13 +61,15 @@ class VisionZip(Pruner):
     def select(self, score: Tensor, view: View) -> Tensor:
         if view.count >= len(score):
             return torch.arange(len(score), device=score.device)
-        return top(score, max(1, int(view.count * self.dominant + 0.5)) - 1)
+        dominant = int(view.count * self.dominant + 0.5)
+        return top(score, dominant if view.vision.cls is None else max(1, dominant) - 1)
 
     def merge(self, view: View, kept: Tensor) -> Merged | None:
         patches = view.vision
         if len(kept) == len(patches.features) or not view.count:
             return None
-        rest, count = others(len(patches.features), kept), view.count - 1 - len(kept)
+        first = 0 if patches.cls is None else 1
+        rest, count = others(len(patches.features), kept), view.count - first - len(kept)
         whole = view.valid_on_host
         if whole is not None:  # padding takes no part, unless there is too little else to make the tokens of
             assert view.valid is not None
@@ -71,7 +77,11 @@ class VisionZip(Pruner):
             enough = max(shown - min(len(kept), shown), count)  # what shows the picture was kept first
             rest = rest[valid.argsort(descending=True, stable=True)[:enough]].sort().values
         targets, gathered = contextual(patches.features, patches.keys.float().mean(0), rest, count)
-        features = torch.cat([patches.cls[None], patches.features[kept], gathered])
-        place = torch.cat([torch.cat([kept, rest])[:1], kept, targets])  # [CLS] stands where the first token stands
-        own = torch.arange(len(place), device=kept.device) > 0
-        return Merged(view.project(features), place, own)
+        place = torch.cat([kept, targets])
+        hidden = torch.cat([view.hidden[kept], view.project(gathered).to(view.hidden.dtype)])
+        own = torch.ones_like(place, dtype=torch.bool)
+        if patches.cls is None:
+            return Merged(hidden, place, own)
+        whole = view.project(patches.cls[None]).to(hidden.dtype)  # [CLS] stands where the first token stands
+        place = torch.cat([torch.cat([kept, rest])[:1], place])
+        return Merged(torch.cat([whole, hidden]), place, torch.cat([own.new_zeros(1), own]))

@@ -14,8 +14,7 @@ from torch import Tensor
 from pruners.arms import Reads
 from pruners.base import Pruner
 from pruners.checks import check_share
-from pruners.cut import Cut, others, top
-from pruners.patches import Patches
+from pruners.cut import Cut
 from pruners.view import View
 
 STEP = 8  # near-duplicates that leave in one round
@@ -71,7 +70,7 @@ def _choose(features: Tensor, order: Tensor, keep: int, ratio: float) -> Tensor:
 
 @dataclass(frozen=True)
 class VisPruner(Pruner):
-    """`important_ratio` of the budget goes to attention, the rest to diversity. Views of a tiled picture share evenly.
+    """`important_ratio` of the budget goes to attention, the rest to diversity.
 
     `silence_pool`: padding leaves the diversity half too. Off, only its attention is silenced, and its patches,
     which resemble nothing in the picture, may be kept for being different.
@@ -82,7 +81,6 @@ class VisPruner(Pruner):
 
     positions: ClassVar[str] = "compact"
     reads: ClassVar[Reads] = "vision"
-    tiles: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,26 +93,7 @@ class VisPruner(Pruner):
         return view.vision.attention.mean(0)
 
     def select(self, score: Tensor, view: View) -> Tensor:
-        patches, valid = view.vision, view.valid_on_host if self.silence_pool else None
-        if patches.view is None:
-            return self._choose(torch.arange(len(score)), score, patches, view.count, valid)
-        views = [(patches.view == number).nonzero()[:, 0] for number in range(int(patches.view.max()) + 1)]
-        share, more = divmod(view.count, len(views))
-        kept = torch.cat(
-            [
-                self._choose(own, score, patches, min(len(own), share + (number < more)), valid)
-                for number, own in enumerate(views)
-            ]
-        )
-        # Views that lost tokens to the border leave room; what is no patch comes last.
-        none = (patches.view < 0).to(score.device, non_blocking=True)
-        rest = score.masked_fill(none, float("-inf")).index_fill(0, kept, float("-inf"))
-        free = others(len(score), kept)
-        return torch.cat([kept, free[top(rest[free], view.count - len(kept))]]).sort().values
-
-    def _choose(self, own: Tensor, score: Tensor, patches: Patches, count: int, valid: Tensor | None) -> Tensor:
-        """`count` of one view's tokens; `own` and `valid` lie on the CPU."""
-        known = None if valid is None else valid[own][None]
-        own = own.to(score.device, non_blocking=True)
-        features = patches.features[own][None]
-        return own[important_and_distinct(features, score[own][None], count, self.important_ratio, known)[0]]
+        valid = view.valid_on_host if self.silence_pool else None
+        known = None if valid is None else valid[None]
+        features = view.vision.features[None]
+        return important_and_distinct(features, score[None], view.count, self.important_ratio, known)[0]

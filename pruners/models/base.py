@@ -7,7 +7,6 @@ differs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -32,23 +31,13 @@ from pruners.models.loading import (
     weighed,
 )
 from pruners.models.request import IMAGE, VIDEO, Encoded, Request, Shown, Size, cut, left_padded, place
+from pruners.models.tower import Tower, heads
 from pruners.patches import Patches
 
 A = TypeVar("A", bound="Adapter")
 T = TypeVar("T")
 Features = Literal["listed", "stacked", "together"]
 Opens = Literal["nothing", "tokens", "views"]
-
-
-@dataclass(frozen=True)
-class Tower:
-    """The vision tower: its encoder layers, the layer whose output is used, and whether token 0 is a CLS token."""
-
-    module: Any
-    layers: Sequence[Any]
-    feature_layer: int
-    cls: bool = True
-    attention: str = "self_attn"  # the name of a layer's attention
 
 
 class Adapter:
@@ -58,7 +47,7 @@ class Adapter:
     renumbers: ClassVar[bool] = True  # positions count tokens, so that methods may number what is left anew
     media: ClassVar[tuple[str, ...]] = ()  # further inputs of the model that spans() reads
     # What methods may see of the vision tower: nothing; patches that are the prompt's tokens one by one; or views of a
-    # picture, whose patches `views`, `joined` and `shows` bring in line with the tokens.
+    # picture, whose patches `views`, `packed`, `ordered`, `joined` and `shows` bring in line with the tokens.
     opens: ClassVar[Opens] = "nothing"
     # How the model hands on what its tower made of several pictures, each of as many tokens: a list of blocks, or one
     # block; "together": how many tokens a picture has depends on the picture, and features are kept by the batch.
@@ -126,8 +115,28 @@ class Adapter:
         return projected
 
     def views(self, span: Span) -> int:
-        """How many rows of the tower's batch show a picture; more than one if there are tiles."""
+        """How many views of a picture the tower sees, each by itself; more than one if there are tiles or frames."""
         return 1
+
+    def packed(self, span: Span) -> int | None:
+        """Patches of each view, where the tower takes all views of a batch laid end to end; None: each has a row."""
+        return None
+
+    def ordered(self, span: Span, states: Tensor) -> Tensor:
+        """[n, C] of one packed view, in the order in which `joined` takes them."""
+        return states
+
+    def looking(
+        self, attn: Any, asking: Tensor, states: Tensor, tables: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [h, q, c] of `asking` [q, C] and keys [h, n, c] of `states` [n, C] in the tower's attention, both of
+        them normed input of it, as it multiplies them; and the keys before rotation by `tables` (cos, sin [n, c])."""
+        key = heads(attn, "k", states)
+        return heads(attn, "q", asking), key, key
+
+    def looking_scale(self, attn: Any) -> float:
+        """What the products of the tower's attention are multiplied by."""
+        return float(attn.scale)
 
     def joined(self, patches: Patches) -> Patches:
         """What the tower knows of one view, where one token of the prompt shows several patches."""
@@ -136,6 +145,11 @@ class Adapter:
     def shows(self, span: Span) -> Tensor:
         """[length] which (joined) patch of its views, laid end to end, each token shows; -1: none."""
         return torch.arange(span.total)
+
+    def filmed(self, inputs: Mapping[str, Any], slots: list[list[Tensor]]) -> list[list[bool]]:
+        """Per row and span, whether the tower sees it in its run over clips, which follows that over pictures."""
+        token = getattr(self.model.config, "video_token_id", None)
+        return [[int(ids[at[0]]) == token for at in row] for ids, row in zip(inputs["input_ids"], slots, strict=True)]
 
     def hooks(self, state: Any) -> list[Any]:
         """Further hooks of the family for the time of a block (pruners/engine/state.py); each has .remove()."""

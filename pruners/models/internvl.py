@@ -14,9 +14,10 @@ from torch import Tensor
 
 from debias import Span
 from pruners.models import images
-from pruners.models.base import Adapter, Opens, Tower, runs, shared
+from pruners.models.base import Adapter, Opens, runs, shared
 from pruners.models.canvas import Canvas, tiled
 from pruners.models.request import IMAGE, Request, Shown, Size
+from pruners.models.tower import Tower
 from pruners.patches import Patches
 
 
@@ -74,7 +75,8 @@ class InternVL(Adapter):
         return span.frames
 
     def joined(self, patches: Patches) -> Patches:
-        """A token shows 2 x 2 patches: their attention and keys are averaged, their features lie side by side."""
+        """A token shows 2 x 2 patches: their attention and keys are averaged, their features lie side by side. [CLS] is
+        a single one, of which the projector can make no token."""
         ratio = float(self.model.config.downsample_ratio)
         fold, side = round(1 / ratio), self.side
         features = patches.features
@@ -86,6 +88,7 @@ class InternVL(Adapter):
             attention=patches.attention.view(-1, *grid).mean((2, 4)).flatten(1),
             features=self.inner.pixel_shuffle(square, scale_factor=ratio).flatten(0, 2),
             keys=patches.keys.reshape(len(patches.keys), *grid, -1).mean((2, 4)).flatten(1, 2),
+            cls=None,
         )
 
     def begin(self) -> list[int]:

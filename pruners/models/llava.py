@@ -12,9 +12,10 @@ from torch import Tensor
 
 from debias import Span
 from pruners.models import images
-from pruners.models.base import Adapter, Features, Opens, Tower, shared, split
+from pruners.models.base import Adapter, Features, Opens, shared, split
 from pruners.models.canvas import Canvas, padded
 from pruners.models.request import Shown, Size
+from pruners.models.tower import Tower
 
 
 class Llava(Adapter):
@@ -60,7 +61,8 @@ class Llava(Adapter):
                 f"vision_feature_layer={chosen}: methods that prune at the vision tower need a single feature layer"
             )
         # hidden_states counts the embeddings as entry 0, so entry -2 is the output of the last layer but one
-        return Tower(module, layers, chosen - 1 if chosen >= 0 else len(layers) + chosen)
+        number = chosen - 1 if chosen >= 0 else len(layers) + chosen
+        return Tower(module, layers, number, cls=self.model.config.vision_feature_select_strategy == "default")
 
     def spans(self, inputs: Mapping[str, Any], sizes: Sequence[Size | None] | None = None) -> list[list[Span]]:
         token, grid = int(self.model.config.image_token_id), (self.side, self.side)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -12,8 +14,10 @@ from torch import Tensor
 
 from debias import Span
 from pruners.models import images
-from pruners.models.base import Adapter, runs, shared
+from pruners.models.base import Adapter, Opens, runs, shared
 from pruners.models.request import Encoded, Request, Shown, Size
+from pruners.models.tower import Tower
+from pruners.patches import Patches
 
 
 class Qwen25VL(Adapter):
@@ -21,8 +25,12 @@ class Qwen25VL(Adapter):
 
     They are places and not counts. Numbering the tokens that are left without gaps would move every one of them in the
     picture, also when none has left; so here all tokens keep their positions, whatever a method does elsewhere.
+
+    The tower has no CLS token, and most of its layers see a window each; methods read the last layer that sees a whole
+    frame. The frames of a clip (two by two) are its views.
     """
 
+    opens: ClassVar[Opens] = "views"
     pads: ClassVar[bool] = False
     renumbers: ClassVar[bool] = False
     media: ClassVar[tuple[str, ...]] = ("image_grid_thw", "video_grid_thw")
@@ -44,6 +52,56 @@ class Qwen25VL(Adapter):
         """Patches along one side of a token."""
         return int(self.model.config.vision_config.spatial_merge_size)
 
+    # -- the vision tower ----------------------------------------------------------------------------------------------
+    @property
+    def tower(self) -> Tower:
+        module = self.inner.visual
+        whole = getattr(module, "fullatt_block_indexes", None)
+        last, looks = len(module.blocks) - 1, None if whole is None else max(whole)
+        return Tower(module, module.blocks, last, cls=False, attention="attn", looks=looks)
+
+    def project(self, features: Tensor) -> Tensor:
+        projected: Tensor = self.inner.visual.merger(features.reshape(len(features) * self.merge**2, -1))
+        return projected
+
+    def views(self, span: Span) -> int:
+        return span.frames
+
+    def packed(self, span: Span) -> int | None:
+        return math.prod(span.grid) * self.merge**2
+
+    def ordered(self, span: Span, states: Tensor) -> Tensor:
+        """Window by window in the tower; row by row of tokens here."""
+        window = getattr(self.model.config.vision_config, "window_size", None)
+        if window is None:
+            return states
+        place = unwindowed(span.grid, int(window) // self.unit).to(states.device, non_blocking=True)
+        tokens = states.view(-1, self.merge**2, states.shape[1])
+        return tokens.index_select(0, place).flatten(0, 1)
+
+    def looking(
+        self, attn: Any, asking: Tensor, states: Tensor, tables: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        assert asking is states  # without a CLS token all patches ask
+        assert tables is not None
+        query, key, _ = attn.qkv(states).unflatten(-1, (3, attn.num_heads, -1)).permute(1, 2, 0, 3)
+        cos, sin = (table.float() for table in tables)
+        return self.rotate(query.float(), cos, sin), self.rotate(key.float(), cos, sin), key
+
+    def looking_scale(self, attn: Any) -> float:
+        return float(attn.scaling)
+
+    def joined(self, patches: Patches) -> Patches:
+        """The patches of a token stand together: attention and keys are averaged, features lie side by side."""
+        apart = (-1, self.merge**2)
+        return replace(
+            patches,
+            attention=patches.attention.unflatten(1, apart).mean(2),
+            features=patches.features.unflatten(0, apart).flatten(1),
+            keys=patches.keys.unflatten(1, apart).mean(2),
+        )
+
+    # -- where pictures stand ------------------------------------------------------------------------------------------
     def spans(self, inputs: Mapping[str, Any], sizes: Sequence[Size | None] | None = None) -> list[list[Span]]:
         config = self.model.config
         rows: list[list[Span]] = [[] for _ in inputs["input_ids"]]
@@ -117,6 +175,15 @@ class Qwen25VL(Adapter):
         cells = torch.stack(pixels).view(time, deep, 3, down // merge, merge, patch, across // merge, merge, patch)
         cells = cells.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
         return cells.reshape(time * down * across, -1), torch.tensor([[time, down, across]])
+
+
+@lru_cache(maxsize=256)
+def unwindowed(grid: tuple[int, int], side: int) -> Tensor:
+    """[rows * columns] where each token of a frame stands when windows of `side` x `side` tokens follow each other.
+    Shared between callers: do not write into it."""
+    row, column = torch.arange(grid[0])[:, None], torch.arange(grid[1])[None]
+    window = row // side * grid[1] + column // side
+    return window.flatten().argsort(stable=True).argsort()
 
 
 def whole_tokens(size: Size, unit: int, limits: Mapping[str, int], frames: int = 1, counted: int = 1) -> Size:

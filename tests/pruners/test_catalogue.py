@@ -38,7 +38,7 @@ def test_fields_are_those_of_the_dataclass(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_class_variables_are_read_along_the_bases(name):
-    for variable in ("positions", "shrink_cache", "tiles"):
+    for variable in ("positions", "shrink_cache", "views"):
         assert catalogue.declared(name, variable) == getattr(catalogue.find(name), variable)
     with pytest.raises(ValueError, match=f"{catalogue.title(name)} says nothing of 'weather'"):
         catalogue.declared(name, "weather")

@@ -107,7 +107,7 @@ def test_the_page_names_what_exists():
     from pruners.base import Pruner
     from pruners.view import View
 
-    for name in ["cuts", "score", "select", "merge", "start", "counts", "positions", "shrink_cache", "reads", "tiles"]:
+    for name in ["cuts", "score", "select", "merge", "start", "counts", "positions", "shrink_cache", "reads", "views"]:
         assert f"`{name}" in page
         assert hasattr(Pruner, name), name
     shown = re.findall(r"`view\.(\w+)", page)

@@ -28,12 +28,19 @@ def replayed(pruner, trace):
     """The same method, made to score and keep what it did in a run; what it merges then follows."""
     images = [image.choices[len(image.choices) - len(pruner.cuts(trace.layers)) :] for image in trace.images]
 
+    def mine(view):
+        """Which tokens are this view's, where a picture has several."""
+        return slice(None) if view.tokens.here is None else view.tokens.here
+
     class Replayed(type(pruner)):
         def score(self, view):
-            return images[view.image][view.stage].scores[0]
+            return images[view.image][view.stage].scores[0][mine(view)]
 
         def select(self, score, view):
-            return images[view.image][view.stage].kept
+            choice = images[view.image][view.stage]
+            chosen = torch.zeros(len(choice.scores[0]), dtype=torch.bool)
+            chosen[choice.kept] = True
+            return chosen[mine(view)].nonzero()[:, 0]
 
     copied = copy.copy(pruner)
     object.__setattr__(copied, "__class__", Replayed)

@@ -103,6 +103,10 @@ def test_nobody_waits(pretend, get, make, requests, method):
     ("kind", "name"),
     [
         ("llava_next", "vispruner"),
+        ("llava_next", "visionzip"),
+        ("internvl", "visionzip"),
+        ("qwen2_5_vl", "vispruner"),
+        ("qwen3_vl", "visionzip"),
         ("video_llava", "sparsevlm"),
         ("internvl", "pyramiddrop"),
         ("qwen2_5_vl", "fastv"),

@@ -160,10 +160,3 @@ def test_vispruner_prunes_each_tile_by_itself(builders):
     expected = important_and_distinct(features, scores, 8)
     assert trace.kept[0][0].tolist() == expected[0].tolist()
     assert trace.kept[0][1].tolist() == (expected[1:] + 16 * torch.arange(4)[:, None]).flatten().tolist()
-
-
-@pytest.mark.parametrize("method", ["visionzip", "illava"])
-def test_methods_that_take_patches_for_tokens_are_refused(method, adapters):
-    model = adapters("internvl").model
-    with pytest.raises(ValueError, match="which internvl does not"), pruners.make(method, keep=0.5)(model):
-        pass

@@ -165,10 +165,3 @@ def test_vispruner_keeps_its_count_where_views_lost_tokens(adapters, builders):
         assert len(kept) == (span.total if keep == 1.0 else keep)
         patches = span.total - int(span.special.sum())
         assert int(span.special[kept].sum()) == max(len(kept) - patches, 0)  # newlines only when nothing else is left
-
-
-@pytest.mark.parametrize("method", ["visionzip", "illava"])
-def test_methods_for_one_view_are_refused(method, adapters):
-    model = adapters("llava_next").model
-    with pytest.raises(ValueError, match="which llava_next does not"), pruners.make(method, keep=0.5)(model):
-        pass

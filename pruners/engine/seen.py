@@ -1,0 +1,90 @@
+"""What the vision tower saw in one run, read by the adapter's rules.
+
+Every attention kernel will do: the few weights that are wanted are computed again from the layer's own projections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from debias import Span
+from pruners.models import Adapter
+from pruners.patches import Patches, joined
+
+ROOM = 1 << 25  # attention weights held at once
+
+
+@dataclass
+class Seen:
+    """One run of the tower over pictures or frames."""
+
+    states: Tensor  # [rows, N, C] normed input of the attention that is read; packed [n, C] where a family has no rows
+    tables: tuple[Tensor, Tensor] | None  # cos and sin [n, c], where the tower turns its queries and keys
+    features: Tensor | None = None  # what the tower handed on, of the same shape as `states`
+
+    @property
+    def held(self) -> int:
+        """Rows of the tower's batch, or patches where they are packed."""
+        return len(self.states)
+
+
+def held(adapter: Adapter, span: Span) -> int:
+    """How much of a run belongs to a span, counted as `Seen.held` counts."""
+    return adapter.views(span) * (adapter.packed(span) or 1)
+
+
+def patches(adapter: Adapter, attn: Any, seen: Seen, start: int, span: Span) -> Patches:
+    """What the tower knows of the span whose rows (or packed patches) begin at `start`, token by token."""
+    parts = [_view(adapter, attn, *part) for part in _rows(adapter, seen, start, span)]
+    if adapter.opens == "tokens":
+        return parts[0]
+    shown = adapter.shows(span)
+    if len(parts) == 1 and not bool((shown < 0).any()) and torch.equal(shown, torch.arange(len(shown))):
+        return parts[0]
+    return joined(parts, shown)
+
+
+Row = tuple[Tensor, Tensor, "tuple[Tensor, Tensor] | None"]
+
+
+def _rows(adapter: Adapter, seen: Seen, start: int, span: Span) -> Sequence[Row]:
+    """(states, features, tables) of every view of a span, in raster order."""
+    assert seen.features is not None
+    length = adapter.packed(span)
+    if length is None:
+        return [(seen.states[row], seen.features[row], None) for row in range(start, start + adapter.views(span))]
+    rows: list[Row] = []
+    for first in range(start, start + held(adapter, span), length):
+
+        def mine(states: Tensor, first: int = first) -> Tensor:
+            return adapter.ordered(span, states[first : first + length])
+
+        tables = None if seen.tables is None else (mine(seen.tables[0]), mine(seen.tables[1]))
+        rows.append((mine(seen.states), mine(seen.features), tables))
+    return rows
+
+
+def _view(
+    adapter: Adapter, attn: Any, states: Tensor, features: Tensor, tables: tuple[Tensor, Tensor] | None
+) -> Patches:
+    """One view by itself."""
+    cls = int(adapter.tower.cls)
+    query, key, plain = adapter.looking(attn, states[:1] if cls else states, states, tables)
+    weights = received(query, key, adapter.looking_scale(attn))
+    one = Patches(weights[:, cls:], features[cls:], plain[:, cls:], features[0] if cls else None)
+    return adapter.joined(one)
+
+
+def received(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """[h, n] the mean weight that the queries [h, q, c] put on each key [h, n, c]; not all weights at once."""
+    at_once = max(1, ROOM // (key.shape[0] * key.shape[1]))
+    turned = key.float().transpose(1, 2)
+    total = key.new_zeros(key.shape[:2], dtype=torch.float32)
+    for part in query.split(at_once, 1):
+        total = total + (part.float() @ turned * scale).softmax(-1).sum(1)
+    return total / query.shape[1]

@@ -1,0 +1,38 @@
+"""The vision tower of a family, as far as methods may see it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Tower:
+    """The vision tower: its encoder layers, the layer whose output is used, and whether token 0 is a CLS token.
+
+    looks: the layer whose attention methods read; None: the one whose output is used. It must be a layer in which every
+    patch of a view sees every other.
+    """
+
+    module: Any
+    layers: Sequence[Any]
+    feature_layer: int
+    cls: bool = True
+    attention: str = "self_attn"  # the name of a layer's attention
+    looks: int | None = None
+
+    @property
+    def looked_at(self) -> int:
+        """The layer whose attention methods read."""
+        return self.feature_layer if self.looks is None else self.looks
+
+
+def heads(attn: Any, which: str, states: Tensor) -> Tensor:
+    """[h, n, c] queries ("q") or keys ("k") of normed [n, C]."""
+    norm = getattr(attn, f"{which}_norm", None)
+    projected: Tensor = getattr(attn, f"{which}_proj")(states)
+    projected = projected if norm is None else norm(projected)
+    return projected.view(len(states), -1, attn.head_dim).transpose(0, 1)
