@@ -59,7 +59,7 @@ class Settings:
     dtype: str = "auto"
     attention: str = "auto"  # the attention kernel
     device: str | None = None  # None: a GPU when there is one
-    max_patches: int | None = None  # InternVL: at most so many tiles of a picture
+    max_patches: int | None = None  # at most so many tiles of a picture, where the family cuts tiles
     batch_size: int = 8  # questions at once; answers do not depend on it
     workers: int = 4  # threads that read pictures ahead
     feature_memory: float = 2.0  # GiB for vision features shared by questions and arms

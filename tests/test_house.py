@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pruners.models import families
+
 ROOT = Path(__file__).parents[1]
 BELOW = {"debias": set(), "pruners": {"debias"}, "tiny": set(), "eval": {"debias", "pruners", "tiny"}}
 LONGEST = 400
@@ -101,6 +103,21 @@ for words in ([], ["--help"], *([name, "--help"] for name in COMMANDS), ["comple
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr[-300:]
+
+
+# Where a family may be named: what speaks the authors' own layouts, the published wordings of RefCOCO's questions, and
+# the one real class that random weights are drawn for.
+NAMED = ("eval/forks/", "eval/benchmarks/refcoco.py", "eval/speed/drawn.py")
+
+
+def test_no_model_family_is_named_in_eval():
+    known = {*families()}
+    for path in files("eval"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+        words |= {module.removeprefix("pruners.models.") for module in imports(ast.walk(tree))}
+        if not str(path.relative_to(ROOT)).startswith(NAMED):
+            assert not words & known, f"{path.relative_to(ROOT)} asks for {words & known}; its adapter should answer"
 
 
 def test_commands_never_import_each_other():

@@ -23,7 +23,7 @@ def refusal(method: str, pruner: Pruner, backend: str, model: str, media: str) -
 
 
 def _authors(method: str, model: str, media: str) -> str | None:
-    film = layout(model).kind == "video_llava"
+    film = layout(model).family.trend_media == "video"
     code_of(method, film)
     return None if film or media == "image" else f"{Path(model).name} takes pictures, not clips"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from debias.names import nearest
 from eval.files import cache_home
-from pruners.models import families, family, kind_of, known_checkpoints
+from pruners.models import Adapter, families, family, kind_of, known_checkpoints
 from pruners.models.folder import READ, config_in, opened
 from pruners.prior import BESIDE
 
@@ -27,13 +27,15 @@ class Layout:
 
     kind: str
     tokens: int | None
+    family: type[Adapter] = Adapter  # of a checkpoint for the authors' code alone, what holds for any
 
 
 def layout(model: str) -> Layout:
     """Which family a checkpoint is of, and its visual tokens; some are for the authors' code alone, without adapter."""
     config = config_of(model)
     kind = kind_of(config)
-    return Layout(kind, family(kind).picture_tokens(config) if kind in families() else None)
+    known = family(kind) if kind in families() else Adapter
+    return Layout(kind, known.picture_tokens(config), known)
 
 
 def config_of(model: str) -> dict[str, Any]:

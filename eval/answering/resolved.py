@@ -30,7 +30,7 @@ from pruners import Pruner, find
 from pruners.budget import REFERENCE_TOKENS
 from pruners.engine.limits import refuse_reading
 from pruners.engine.prefix import check_shared
-from pruners.models import adapter
+from pruners.models import adapter, families, family
 from pruners.models.folder import checked
 from pruners.models.loading import known_kernel
 
@@ -115,10 +115,9 @@ class Resolved:
         self._check_split()
         if settings.share_prefix:
             self._check_prefix()
-        if settings.max_patches and {one.kind for one in self.layout.values()} != {"internvl"}:
-            raise ValueError(
-                "--max-patches belongs to InternVL, the only family that cuts a picture into so many tiles"
-            )
+        if settings.max_patches and not all(one.family.cuts_tiles for one in self.layout.values()):
+            tiled = ", ".join(name for name in families() if family(name).cuts_tiles)
+            raise ValueError(f"--max-patches belongs to families that cut a picture into so many tiles: {tiled}")
         self._loaded: tuple[str, Any, Backend] | None = None
         self._fork: tuple[str, Fork] | None = None
         self._fitted: dict[tuple[str, str], Trend] = {}
@@ -218,8 +217,8 @@ class Resolved:
         }
 
     def _forks(self) -> str:
-        kinds = [layout.kind == "video_llava" for layout in self.layout.values()]
-        return ", ".join(dict.fromkeys(described(code_of(self.settings.method, film)) for film in kinds))
+        films = [layout.family.trend_media == "video" for layout in self.layout.values()]
+        return ", ".join(dict.fromkeys(described(code_of(self.settings.method, film)) for film in films))
 
     def facts(self, benchmark: Benchmark) -> dict[str, Any]:
         """What the run folder says about one benchmark."""

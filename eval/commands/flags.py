@@ -139,7 +139,7 @@ def choosing(parser: argparse.ArgumentParser) -> None:
         "--max-patches",
         type=positive,
         metavar="N",
-        help="InternVL: at most N tiles of a picture (default: the checkpoint's)",
+        help="at most N tiles of a picture, for families that cut pictures into tiles (default: the checkpoint's)",
     )
     lines = []
     for name in known():

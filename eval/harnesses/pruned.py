@@ -35,7 +35,6 @@ from pruners.models import Request
 from pruners.models.request import IMAGE, VIDEO
 
 log = logging.getLogger("debias")
-CLIPS = ("video_llava",)  # families whose trends are those of clips; the others' are those of pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Pruned:
 
     def __init__(self, settings: Settings, benchmark: str | None = None) -> None:
         model = named(settings.model or str(EMBEDDED["image"]))
-        self.media = "video" if layout(model).kind in CLIPS else "image"
+        self.media = layout(model).family.trend_media
         self.chosen = Resolved(settings, [], {self.media: model})
         self.arm = self.chosen.arms[-1]
         self.adapter = self.chosen.adapter(self.media)

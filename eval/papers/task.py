@@ -12,6 +12,7 @@ from eval.answering.checkpoints import config_of, folder_of, layout
 from eval.embedded import EMBEDDED
 from eval.papers.artefacts import REFCOCO, Artefact, Planned
 from eval.settings import Settings
+from pruners.models import Adapter
 from pruners.prior import BESIDE, lying_in
 from pruners.schedule import at_depth
 
@@ -57,8 +58,9 @@ class Task:
         if planned.method == "d2pruner" and self.prior is not None:
             fields["prior"] = str(self.prior)
         options = dict(self.base.options)
-        if layout(self.checkpoint).kind == "internvl":
-            options |= {name: {"style": "internvl"} for name in REFCOCO if name in self.benchmarks}
+        style = layout(self.checkpoint).family.grounding
+        if style != Adapter.grounding:
+            options |= {name: {"style": style} for name in REFCOCO if name in self.benchmarks}
         declared: dict[str, Any] = {"trend": planned.trend, "stages": planned.stages}
         declared["as_released"] = planned.as_released or None
         return replace(
