@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from functools import lru_cache
-from typing import Dict, Iterable, Tuple
+from typing import Dict, Iterable, Sequence, Tuple
 
 BENCHMARKS: Tuple[str, ...] = (
     "gqa",
@@ -30,11 +30,7 @@ BENCHMARKS: Tuple[str, ...] = (
 )
 ARMS: Tuple[str, ...] = ("none", "trend", "padding", "both")
 FITTED: Tuple[str, ...] = ("exponential", "rope", "inverse_cubic", "average")  # kinds of trend that can be fitted
-SCOPES: Tuple[str, ...] = (
-    "sequence",
-    "frame",
-    "factorised",
-)  # what its index counts through
+SCOPES: Tuple[str, ...] = ("sequence", "frame", "factorised")  # what its index counts through
 
 # Spellings found in papers, scripts and file names; looked up after lower-casing and dropping "-", "_" and spaces.
 _METHOD_ALIASES: Dict[str, str] = {"pdrop": "pyramiddrop", "sparsevlms": "sparsevlm", "illavavit": "illava"}
@@ -49,6 +45,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
+def one_of(what: str, word: str, known: Sequence[str]) -> str:
+    """`word`, when it is known; otherwise a ValueError with the nearest known word and all of them."""
+    if word in known:
+        return word
+    raise ValueError(f"unknown {what} {word!r}{nearest(word, known)}; known: {', '.join(known)}")
+
+
 def _plain(name: str) -> str:
     return name.strip().lower().replace("-", "").replace("_", "").replace(" ", "")
 
@@ -60,10 +63,7 @@ def _one(what: str, name: str, known: Tuple[str, ...], aliases: Dict[str, str]) 
         raise ValueError(f"{what} must be a name, one of {', '.join(known)}; got {name!r}")
     table = {_plain(entry): entry for entry in known}
     table.update(aliases)
-    try:
-        return table[_plain(name)]
-    except KeyError:
-        raise ValueError(f"unknown {what} {name!r}{nearest(name, known)}; known: {', '.join(known)}") from None
+    return one_of(what, table.get(_plain(name), name), known)
 
 
 def method(name: str) -> str:

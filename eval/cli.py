@@ -97,13 +97,6 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def one_of(kind: str, word: str, known: Sequence[str]) -> str:
-    """`word`, when it is known; else a ValueError with the nearest name and all of them."""
-    if word in known:
-        return word
-    raise ValueError(f"unknown {kind} {word!r}{nearest(word, known)}; known: {', '.join(known)}")
-
-
 def installed() -> dict[str, str]:
     """The subcommands whose module is part of this installation."""
     return {name: line for name, (module, line) in COMMANDS.items() if importlib.util.find_spec(module)}

@@ -115,13 +115,13 @@ class Report:
 def evaluate(settings: Settings) -> Report:
     """Answer, score and compare what `settings` describe. A second call goes on, or returns the finished run."""
     place = world()
-    chosen = arms_of(settings)
+    chosen = resolved(settings)
     loaded = prepared(chosen)
     run, out = named(chosen)
     team = Team(place, chosen.device) if settings.tensor_parallel or settings.zero else None
     if team is not None:
         out, place = team.folder(out), World(local=place.local)
-    grader = judge.opened(settings.judge)
+    grader = judge.judge_of(settings.judge)
     if not (out / "run.json").exists():
         may_be_written(out)
         chosen.backend(loaded[0][0])  # what cannot be loaded leaves no folder behind
@@ -149,7 +149,7 @@ def evaluate(settings: Settings) -> Report:
 
 def planned(settings: Settings) -> dict[str, Any]:
     """What `evaluate` would answer, and where it would go; nothing is loaded or written."""
-    chosen = arms_of(settings)
+    chosen = resolved(settings)
     loaded = prepared(chosen)
     run, out = named(chosen)
     counts = {benchmark.name: len(samples) for benchmark, _, samples in loaded}
@@ -157,7 +157,7 @@ def planned(settings: Settings) -> dict[str, Any]:
     return {"run": asdict(run), "out": str(out), "benchmarks": counts, "arms": chosen.arms, "data": places}
 
 
-def arms_of(settings: Settings) -> Resolved:
+def resolved(settings: Settings) -> Resolved:
     """The resolved run. Left to the defaults, the unpruned model answers beside the arms of the method."""
     chosen = resolve(settings)
     if settings.unpruned and not settings.arms:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from debias import names as spelling
 from pruners import methods
 from pruners.arms import arms_of
-from pruners.checks import check_word, there_are
+from pruners.checks import check_word
 
 if TYPE_CHECKING:
     from pruners.base import Pruner
@@ -55,7 +55,7 @@ def named(name: str) -> str:
     wanted = spelling.method(name) if isinstance(name, str) and name.strip(" -_") else ""
     if wanted in meant:
         return meant[wanted]
-    raise ValueError(f"no pruning method is called {name!r}; {there_are(known, name)}")
+    return spelling.one_of("pruning method", name, known)
 
 
 def fields(name: str) -> list[Field]:

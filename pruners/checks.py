@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from debias.names import nearest
+from debias.names import one_of
 
 
 def check_share(name: str, value: float) -> None:
@@ -14,14 +14,8 @@ def check_share(name: str, value: float) -> None:
 
 
 def check_word(what: str, word: str, known: Sequence[str]) -> None:
-    """A ValueError that names the nearest known word, unless this is one."""
-    if word not in known:
-        raise ValueError(f"no {what} is called {word!r}; {there_are(known, word)}")
-
-
-def there_are(known: Sequence[str], word: str) -> str:
-    """The rest of a message about a `word` that is not `known`."""
-    return f"there are {', '.join(known)}{nearest(word, known)}"
+    """A ValueError that names the nearest known word, unless this is a known one."""
+    one_of(what, word, known)
 
 
 def check_score(method: object, shape: Sequence[int], tokens: int) -> None:

@@ -15,7 +15,7 @@ from pruners.engine.limits import checked
 BYTES = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "8bit": 1.0, "4bit": 0.5}
 
 
-def arms_of(method: str, trended: bool, asked: Sequence[str]) -> None:
+def check_arms(method: str, trended: bool, asked: Sequence[str]) -> None:
     """ValueError for an arm that the method does not have."""
     odd = [arm for arm in asked if arm in ARMS and arm not in ("none", "padding")]
     if odd and not trended:

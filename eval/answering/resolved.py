@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from eval import benchmarks
 from eval.answering import beforehand, heap, trends
 from eval.answering.able import refusal
 from eval.answering.backends import Backend, Native
-from eval.answering.checkpoints import config_of, digest_of, folder_of, layout
+from eval.answering.checkpoints import Layout, config_of, digest_of, folder_of, layout
 from eval.answering.fields import assembled
 from eval.answering.plan import world
 from eval.benchmarks.base import Benchmark
@@ -61,15 +61,28 @@ def resolve(settings: Settings) -> Resolved:
     return Resolved(settings, [(benchmark, data) for benchmark in found], chosen)
 
 
+def pruner_of(settings: Settings, layouts: Iterable[Layout]) -> Pruner:
+    """The method of a run on models with these layouts; a budget of its own becomes a share where they differ."""
+    kind, values = find(settings.method), dict(settings.fields)
+    if settings.keep is not None:
+        values["keep"] = settings.keep
+    else:
+        default = next(field.default for field in dataclasses.fields(kind) if field.name == "keep")
+        if isinstance(default, int) and {one.tokens for one in layouts} != {REFERENCE_TOKENS}:
+            values["keep"] = default / REFERENCE_TOKENS
+            log.info("keep: %d of %d tokens, as a share of this model's", default, REFERENCE_TOKENS)
+    if settings.as_released and settings.method == "fastv":
+        values.setdefault("mode", "mask")  # the release ranks anew for every token
+    return assembled(settings.method, values)
+
+
 def _possible(settings: Settings, found: list[Benchmark], models: dict[str, str]) -> list[Benchmark]:
     """The benchmarks that the method can do on these models. One that was asked for by name must be among them."""
     kept: list[Benchmark] = []
     reasons = []
-    budget = {} if settings.keep is None else {"keep": settings.keep}
-    pruner = assembled(settings.method, {**settings.fields, **budget})
     for media in dict.fromkeys(benchmark.media for benchmark in found):
         mine = [benchmark for benchmark in found if benchmark.media == media]
-        folder_of(models[media])  # a model that is not there is no fault of the method's
+        pruner = pruner_of(settings, [layout(models[media])])
         reason = refusal(settings.method, pruner, settings.backend, models[media], media)
         kept += mine if reason is None else []
         if reason is not None:
@@ -105,10 +118,10 @@ class Resolved:
         self.dtype = "float32" if settings.dtype == "auto" and self.device == "cpu" else settings.dtype
         self.layout = {media: layout(model) for media, model in self.models.items()}
         self._check_models()
-        self.pruner = self._pruner()
+        self.pruner = pruner_of(settings, self.layout.values())
         own = [arm for arm in self.pruner.arms() if arm != "trend" or not settings.as_released]
         self.arms = list(settings.arms) or own
-        beforehand.arms_of(type(self.pruner).__name__, trends.trended(self.pruner), self.arms)
+        beforehand.check_arms(type(self.pruner).__name__, trends.trended(self.pruner), self.arms)
         self._check_sizes()
         self._check_release()
         self._check_reading()
@@ -121,20 +134,6 @@ class Resolved:
         self._loaded: tuple[str, Any, Backend] | None = None
         self._fork: tuple[str, Fork] | None = None
         self._fitted: dict[tuple[str, str], Trend] = {}
-
-    def _pruner(self) -> Pruner:
-        kind, values = find(self.settings.method), dict(self.settings.fields)
-        if self.settings.keep is not None:
-            values["keep"] = self.settings.keep
-        else:
-            field = next(field for field in dataclasses.fields(kind) if field.name == "keep")
-            tokens = {self.layout[media].tokens for media in self.models}
-            if isinstance(field.default, int) and tokens != {REFERENCE_TOKENS}:
-                values["keep"] = field.default / REFERENCE_TOKENS
-                log.info("keep: %d of %d tokens, as a share of this model's", field.default, REFERENCE_TOKENS)
-        if self.settings.as_released and self.settings.method == "fastv":
-            values.setdefault("mode", "mask")  # the release ranks anew for every token
-        return assembled(self.settings.method, values)
 
     def _check_models(self) -> None:
         """Whatever of a checkpoint can be found wrong without building it; the authors' code has its own layouts."""

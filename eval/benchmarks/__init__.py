@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from debias.names import nearest
+from debias.names import one_of
 from eval.benchmarks.base import Benchmark
 
 NAMES = (
@@ -15,8 +15,7 @@ NAMES = (
 
 
 def get(name: str) -> Benchmark:
-    if name not in NAMES:
-        raise ValueError(f"unknown benchmark {name!r}{nearest(name, NAMES)}; known: {', '.join(NAMES)}")
+    one_of("benchmark", name, NAMES)
     module = import_module(f".{'refcoco' if name.startswith('refcoco') else name}", __name__)
     found = [
         value

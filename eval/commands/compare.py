@@ -43,7 +43,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
-    judge = judging.opened(flags.judge(args))
+    judge = judging.judge_of(flags.judge(args))
     references = [_reference(text) for text in args.runs]
     if len(references) == 1 and references[0][1] is None:
         folder = references[0][0]

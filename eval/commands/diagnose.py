@@ -25,7 +25,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from eval.commands.flags import device, positive
+from eval.commands.flags import placing, positive
 from eval.tables import show
 
 
@@ -44,7 +44,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     parser.add_argument("--layers", help="which layers, as in 1,7,15 (default: all)")
     parser.add_argument("--heads", action="store_true", help="also the rise of every head, before and after RoPE")
     parser.add_argument("--out", type=Path, help="also write the result to this file, for `python -m eval figures`")
-    parser.add_argument("--device", type=device, help="device of the model (default: a GPU when there is one)")
+    placing(parser)
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other pictures (default %(default)s)")
     parser.add_argument("--batch-size", type=positive, default=8, help="pictures at once (default %(default)s)")
     return work

@@ -12,7 +12,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from eval.cli import Work, one_of
+from debias.names import one_of
+from eval.cli import Work
 from eval.embedded import EMBEDDED, SMOL, named
 from eval.tables import say
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from debias.names import FITTED, SCOPES
 from eval.commands import flags
-from eval.commands.flags import device, methods, of_methods, positive, sets
+from eval.commands.flags import methods, of_methods, positive, sets
 from eval.settings import QUESTIONS
 from pruners import catalogue
 
@@ -44,7 +44,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     add("--out", help="a trends file; this method's trends in it are replaced (default: the model's own)")
     add("--dtype", default="auto", help="auto, float32, float16 or bfloat16 (default: the checkpoint's)")
     add("--attention", default="sdpa", help="sdpa, eager or flash_attention_2 (default %(default)s)")
-    add("--device", type=device, help="cpu, cuda, cuda:1, or auto (default: cuda when there is one)")
+    flags.placing(parser)
     parser.set_defaults(takes_fields=of_methods)
     return work
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from debias import names
+from debias.names import one_of
 from eval import benchmarks
-from eval.cli import one_of
 from eval.commands.fields import parse_fields
 from eval.settings import BACKENDS, DTYPES, STAGES, JudgeSettings, Settings, several
 from pruners import catalogue
@@ -130,11 +130,7 @@ def choosing(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on with a checkpoint that lacks tensors of its model or holds others; what is lacking is random",
     )
-    add(
-        "--device",
-        type=device,
-        help="cpu, cuda, cuda:1, or auto to spread a large model (default: cuda when there is one)",
-    )
+    placing(parser)
     add(
         "--max-patches",
         type=positive,
@@ -147,6 +143,15 @@ def choosing(parser: argparse.ArgumentParser) -> None:
         lines.append(f"  {name:<12} {' '.join(fields)}")
     parser.epilog = "flags of the methods, with their defaults:\n" + "\n".join(lines)
     parser.set_defaults(takes_fields=of_methods)
+
+
+def placing(parser: argparse.ArgumentParser) -> None:
+    """The flag that says where a model runs."""
+    parser.add_argument(
+        "--device",
+        type=device,
+        help="cpu, cuda, cuda:1, or auto to spread a large model (default: cuda when there is one)",
+    )
 
 
 def methods(text: str) -> list[str]:

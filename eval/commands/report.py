@@ -39,7 +39,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     from eval.showing.report import write
 
     folder = Folder(args.run)
-    scored = results(folder, args.data, judge=judging.opened(flags.judge(args)))
+    scored = results(folder, args.data, judge=judging.judge_of(flags.judge(args)))
     if not scored:
         raise ValueError(f"{folder.path} holds no scored rows to report; run its benchmarks first")
     seen = compare.look("Scores", scored, args.draws)

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from debias.names import one_of
 from eval import benchmarks
-from eval.cli import one_of
 from eval.commands import flags
 from eval.speed.shapes import DEVICES, SHAPES
 from eval.tables import show

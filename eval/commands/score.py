@@ -64,7 +64,9 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     flags.judging(parser)
 
     def work(args: argparse.Namespace) -> dict[str, Any]:
-        score = score_file(args.benchmark, args.answers, args.data, judging.opened(flags.judge(args)), **options(args))
+        score = score_file(
+            args.benchmark, args.answers, args.data, judging.judge_of(flags.judge(args)), **options(args)
+        )
         if not args.json:
             tell(as_text(score))
         result = as_json(score, args.items)

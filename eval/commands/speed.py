@@ -26,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from eval.commands.flags import device, numbers
+from eval.commands.flags import numbers, placing
 from eval.speed.settings import NAMES, SpeedSettings
 from eval.speed.shapes import SHAPES
 
@@ -49,7 +49,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     )
     add("--decode", type=int, default=8, help="tokens decoded after each prefill (default: %(default)s)")
     add("--dtype", help="default: bfloat16 on a GPU, float32 on a CPU")
-    add("--device", type=device, help="default: a GPU when there is one")
+    placing(parser)
     add("--threads", type=int, help="CPU threads (default: as torch chooses)")
     add("--memory", action="store_true", help="peak memory on a CPU too, in a process for each variant")
     add(

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.cli import one_of
+from debias.names import one_of
 from eval.commands.flags import of_methods, positive
 from eval.settings import HARNESS
 from pruners.catalogue import names as methods

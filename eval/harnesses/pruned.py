@@ -18,11 +18,11 @@ import torch
 from PIL import Image
 
 from debias import names
+from debias.names import one_of
 from eval.answering.backends import Poison, greedy, what_was_kept
 from eval.answering.checkpoints import layout
 from eval.answering.plan import world
 from eval.answering.resolved import Resolved
-from eval.cli import one_of
 from eval.commands.fields import parse_fields
 from eval.embedded import EMBEDDED, named
 from eval.reading.images import open_image
@@ -107,14 +107,14 @@ class Pruned:
         marker = {"image": IMAGE, "video": VIDEO} if mixed else {"image": "", "video": ""}
         return Request(
             "".join(marker.get(kind, str(value)) for kind, value in parts),
-            [opened(value) for kind, value in parts if kind == "image"],
+            [picture_of(value) for kind, value in parts if kind == "image"],
             next((self.frames(value) for kind, value in parts if kind == "video"), None),
         )
 
     def frames(self, clip: Any) -> list[Image.Image]:
         if isinstance(clip, str | Path):
             return self.clips(Path(clip))
-        return [opened(frame) for frame in clip]
+        return [picture_of(frame) for frame in clip]
 
     def __call__(self, requests: Sequence[Request], max_new_tokens: int = 1024, **decoding: Any) -> list[Answer]:
         """The answers in order. decoding: num_beams, or temperature (above 0), top_p and top_k to sample."""
@@ -171,7 +171,7 @@ class Rows:
             file.write(json.dumps({**facts, "text": answer.text, "pictures": answer.kept}, ensure_ascii=False) + "\n")
 
 
-def opened(source: Any) -> Image.Image:
+def picture_of(source: Any) -> Image.Image:
     """A picture in memory, or one that is read within the bounds that all of ours are."""
     if isinstance(source, Image.Image):
         return source.convert("RGB")

@@ -12,7 +12,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-from eval.cli import one_of
+from debias.names import one_of
 from eval.embedded import shipped
 from pruners.budget import REFERENCE_TOKENS
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from debias import names
+from debias.names import one_of
 from debias.release import RELEASES
 from eval import benchmarks, tables
 from eval.answering.resolved import Resolved
 from eval.answering.store import Folder
 from eval.bias.fitting import prior
-from eval.cli import one_of
 from eval.evaluation import evaluate
 from eval.evaluation import planned as planned_run
 from eval.papers import artefacts, budgets, measures, sweeps

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from eval.files import only_regular
 from eval.reading.read import Fault
 from eval.reading.video import Clips, playable
 from eval.sample import Sample
+from pruners.files import only_regular
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # no format that runs another program
 BROKEN = (OSError, ValueError, SyntaxError, IndexError, MemoryError, OverflowError, struct.error)  # Pillow's ways

@@ -21,8 +21,8 @@ from typing import Any
 
 from PIL import Image
 
-from eval.files import only_regular, opened
 from eval.reading.decoder import FRAMES, MAX_PIXELS, places
+from pruners.files import only_regular, opened
 
 __all__ = ["FRAMES", "Clips", "places", "playable", "read_frames"]
 SECONDS = 300  # for one clip

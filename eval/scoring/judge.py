@@ -317,7 +317,7 @@ def _wait(state: Any, longest: float) -> float:
     return min(seconds, longest)
 
 
-def opened(settings: JudgeSettings | None) -> Judge | None:
+def judge_of(settings: JudgeSettings | None) -> Judge | None:
     """The judge that the settings name, if they name one."""
     if settings is None:
         return None

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from debias import Debias, Padding, Trend
-from eval.cli import one_of
+from debias.names import one_of
 from eval.forks.backend import Worker
 from eval.forks.options import options, wire
 from eval.forks.reader import PLACE, wire_pixels

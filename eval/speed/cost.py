@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from debias.names import one_of
 from eval import benchmarks
-from eval.cli import one_of
 from eval.settings import UNPRUNED
 from eval.speed.shapes import BEFORE, CLIP_LARGE, DEVICES, SHAPES, Shape
 from eval.tables import Cell, Table

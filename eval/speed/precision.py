@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from debias.names import one_of
 from eval import benchmarks
-from eval.cli import one_of
 from eval.embedded import EMBEDDED, data_of, named
 from eval.reading.images import open_image
 from eval.speed.drawn import Laid, build, prompt

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from debias import names
-from eval.cli import one_of
+from debias.names import one_of
 from eval.settings import several
 from eval.speed.shapes import BEFORE, SHAPES
 from pruners import catalogue
@@ -46,6 +46,8 @@ class SpeedSettings:
         self._set("arms", tuple(map(names.arm, self.arms)))
         self._set("method", tuple(one_of("method", name, catalogue.names()) for name in self.method))
         one_of("shape", self.shape, list(SHAPES))
+        if self.device == "auto":
+            raise ValueError("--device auto spreads a model over several devices; speed is that of one: name it")
         if not 0 <= self.ragged <= BEFORE:
             raise ValueError(
                 f"--ragged {self.ragged}: a row has {BEFORE} tokens before its picture, and can lack no more"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, overload
 
-from pruners.checks import there_are
+from debias.names import nearest
 from pruners.models.base import Adapter
 from pruners.models.folder import config_in, local
 from pruners.models.request import Encoded, Request
@@ -26,8 +26,9 @@ def family(model_type: str) -> type[Adapter]:
     """The adapter class of a model_type."""
     found = _defined(model_type) if model_type in _modules() else None
     if found is None:
+        known = families()
         raise ValueError(
-            f"no adapter for models of type {model_type!r}; {there_are(families(), model_type)}; "
+            f"no adapter for models of type {model_type!r}{nearest(model_type, known)}; there are {', '.join(known)}; "
             "docs/new_model.md tells how to add one"
         )
     return found

@@ -7,10 +7,11 @@ import json
 import math
 import os
 import re
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
+
+from pruners import files
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 READ = (".json", ".model", ".txt", ".jinja", ".safetensors")  # the kinds of files that are read at all
@@ -220,19 +221,13 @@ def _parse(text: bytes) -> dict[str, Any]:
 
 
 def opened(path: Path) -> IO[bytes]:
-    """A regular file, to read; a pipe, a device or a folder is refused without waiting for it."""
+    """A regular file, to read; what is wrong with another is said in a ValueError."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise ValueError(f"{path}: expected a regular file")
-        file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # noqa: SIM115 (the caller's)
+        return files.opened(path)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # exchanged in between
-        file.close()
-        raise ValueError(f"{path}: expected a regular file")
-    return file
 
 
 def local(model: str | Path, only: str = "") -> Path:

@@ -270,19 +270,19 @@ def arguments(*words):
 
 
 def test_a_judge_is_asked_for_by_two_flags(tmp_path):
-    assert judging.opened(flags.judge(arguments())) is None
+    assert judging.judge_of(flags.judge(arguments())) is None
     for words in (["--judge-url", "http://127.0.0.1:1/v1"], ["--judge-model", "m"]):
         with pytest.raises(ValueError, match="a judge needs both --judge-url and --judge-model"):
-            judging.opened(flags.judge(arguments(*words)))
+            judging.judge_of(flags.judge(arguments(*words)))
 
 
 def test_flags_reach_the_judge(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(judging, "Judge", lambda *args, **more: asked.append((args, more)) or "judge")
     both = ["--judge-url", "u", "--judge-model", "m"]
-    assert judging.opened(flags.judge(arguments(*both))) == "judge"
+    assert judging.judge_of(flags.judge(arguments(*both))) == "judge"
     more = ["--judge-cache", "c.jsonl", "--judge-key-variable", "K", "--judge-timeout", "7"]
-    judging.opened(flags.judge(arguments(*both, *more)))
+    judging.judge_of(flags.judge(arguments(*both, *more)))
     assert asked == [
         (("u", "m", None, "OPENAI_API_KEY"), {"timeout": 60.0}),
         (("u", "m", Path("c.jsonl"), "K"), {"timeout": 7.0}),

@@ -49,12 +49,12 @@ def test_names_are_understood_in_any_spelling_and_misspelt_ones_answered():
         "fastv", "pyramiddrop", "sparsevlm", "vispruner",
     ]  # fmt: skip
     assert catalogue.make("FastV", keep=3) == catalogue.make("fastv", keep=3)
-    with pytest.raises(ValueError, match=r"no pruning method is called 'fastvv'; there are .*did you mean fastv\?"):
+    with pytest.raises(ValueError, match=r"unknown pruning method 'fastvv'.*did you mean fastv\?"):
         catalogue.fields("fastvv")
-    with pytest.raises(ValueError, match=r"no field of himap is called 'secnod'; there are keep.*did you mean second"):
+    with pytest.raises(ValueError, match=r"unknown field of himap 'secnod'.*did you mean second"):
         catalogue.check_field("himap", "secnod")
     for nothing in ("", " ", None, 3, "base", "../fastv"):
-        with pytest.raises(ValueError, match="no pruning method is called"):
+        with pytest.raises(ValueError, match="unknown pruning method"):
             catalogue.named(nothing)
 
 
