@@ -29,6 +29,7 @@ Work = Callable[[argparse.Namespace], "dict[str, Any] | None"]
 # name -> (module, one line for the overview)
 COMMANDS = {
     "run": ("eval.commands.run", "answer benchmarks with a method, with and without debiasing, and compare"),
+    "show": ("eval.commands.show", "one picture, one question: the answer and the kept tokens in every arm"),
     "score": ("eval.commands.score", "score an answer file in LLaVA's format, whoever wrote it"),
     "compare": ("eval.commands.compare", "paired differences between the arms of run folders"),
     "average": ("eval.commands.average", "named averages over benchmarks, such as the paper's of ten"),
@@ -54,6 +55,7 @@ COMMANDS = {
 
 EXAMPLES = {
     "run --method fastv": "FastV in four arms on the embedded model and data",
+    'show photo.jpg "What is this?"': "one picture: the answer and the kept tokens in every arm",
     "run --method all --keep 64 --limit 200": "every method, 200 questions of each benchmark",
     "compare runs/fastv": "the arms of a run, paired, with intervals",
     "diagnose --model llava-hf/llava-1.5-7b-hf": "how biased a model's attention is; needs no benchmark",

@@ -69,11 +69,13 @@ reproduced ratio
 show ratio "A deep layer's attention divided by a shallow one's: mean score on RefCOCO, RefCOCO+ and RefCOCOg." "$at/ratio/figures"
 reproduced iou
 show token-box-iou "Overlap of the kept tokens with the box that a sentence refers to." "$at/iou/figures"
+do_ show assets/example.png "What colour is the circle?" --keep 0.2 --out "$out/show.png" --terminal none
+show show "One picture and one question in every arm: what FastV kept of 144 tokens, and the answer."
 {
   echo "# Figures"
   echo
   echo "Made by \`bash scripts/figures.sh $questions\` with the embedded model ($model): $questions questions of each"
   echo "benchmark, each figure by the command above it. They show that model on its drawn world, not what the methods do on"
-  echo "real checkpoints. Each is also there as .svg. [How to read the tables they come from](../../docs/reproduce.md)."
+  echo "real checkpoints. All but the last are also there as .svg. [How to read the tables they come from](../../docs/reproduce.md)."
   printf '%s\n' "${page[@]}"
 } > "$out/README.md"

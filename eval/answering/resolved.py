@@ -310,6 +310,14 @@ class Resolved:
             self._loaded = (model, loaded, self._native(loaded))
         return self._loaded[1]
 
+    def share(self, other: Resolved) -> None:
+        """Take over the model that another configuration has loaded, and the trends that it fitted for this method."""
+        if other._loaded is not None:
+            model, loaded, _ = other._loaded
+            self._loaded = (model, loaded, self._native(loaded))
+        if other.pruner == self.pruner:
+            self._fitted = other._fitted
+
     def _native(self, loaded: Any) -> Native:
         settings = self.settings
         budget = int(settings.feature_memory * 2**30)

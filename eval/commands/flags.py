@@ -76,7 +76,7 @@ def answering(parser: argparse.ArgumentParser) -> None:
 
 
 def choosing(parser: argparse.ArgumentParser) -> None:
-    """The flags that choose model, data, arms and their debias; and those of the methods, behind them."""
+    """The flags that choose model, data and arms; and how the model is loaded and debiased."""
     add = parser.add_argument
     add(
         "--arms",
@@ -101,6 +101,18 @@ def choosing(parser: argparse.ArgumentParser) -> None:
     )
     add("--max-new-tokens", type=positive, help="longest answer (default: each benchmark's own, 128 or 1024)")
     add(
+        "--as-released",
+        action="store_true",
+        help="compute what the authors' release computes, to the last token, without our corrections: what published "
+        "numbers belong to (FastV in mode mask; arms none, padding, both)",
+    )
+    loading(parser)
+
+
+def loading(parser: argparse.ArgumentParser) -> None:
+    """The flags that say how a model is loaded and debiased; and those of the methods, behind them."""
+    add = parser.add_argument
+    add(
         "--trend",
         default="auto",
         help="auto, published, online (fitted to each score), a trends file that `fit` wrote, or fitted now on "
@@ -108,12 +120,6 @@ def choosing(parser: argparse.ArgumentParser) -> None:
         " rope-heads; unrotated (scores before the rotary embedding); docs/ways.md says what each computes",
     )
     add("--stages", default="first", choices=STAGES, help="debias the first cut, as the paper, or all of them")
-    add(
-        "--as-released",
-        action="store_true",
-        help="compute what the authors' release computes, to the last token, without our corrections: what published "
-        "numbers belong to (FastV in mode mask; arms none, padding, both)",
-    )
     add(
         "--dtype",
         default="auto",

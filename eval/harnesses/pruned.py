@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from debias import names
+from debias import Span, names
 from debias.names import one_of
+from eval.answering.able import refusal
 from eval.answering.backends import Poison, greedy, what_was_kept
 from eval.answering.checkpoints import layout
 from eval.answering.plan import world
@@ -50,17 +51,26 @@ class Pruned:
     benchmark: whose published trend to divide by; without one, the mean of the method's rates.
     """
 
-    def __init__(self, settings: Settings, benchmark: str | None = None) -> None:
+    def __init__(self, settings: Settings, benchmark: str | None = None, like: Pruned | None = None) -> None:
         model = named(settings.model or str(EMBEDDED["image"]))
         self.media = layout(model).family.trend_media
         self.chosen = Resolved(settings, [], {self.media: model})
         self.arm = self.chosen.arms[-1]
+        if self.arm != UNPRUNED and (reason := refusal(settings.method, self.chosen.pruner, "native", model, "image")):
+            raise ValueError(f"{settings.method} cannot run on {model}: {reason}")
+        if like is not None:
+            self.chosen.share(like.chosen)
         self.adapter = self.chosen.adapter(self.media)
         self.model = self.adapter.model
-        self.clips = Clips()
-        name = benchmark and names.benchmark(benchmark)
-        self.debias = None if self.arm == UNPRUNED else self.chosen.debias_for(name, self.media, self.arm)
-        log.info("%s on %s, arm %s: %s", self.chosen.pruner, model, self.arm, self.debias)
+        self.clips: Clips = Clips() if like is None else like.clips
+        self.benchmark = benchmark and names.benchmark(benchmark)
+        self.debias = None if self.arm == UNPRUNED else self.chosen.debias_for(self.benchmark, self.media, self.arm)
+        level = logging.INFO if like is None else logging.DEBUG
+        log.log(level, "%s on %s, arm %s: %s", self.chosen.pruner, model, self.arm, self.debias)
+
+    def beside(self, **changes: Any) -> Pruned:
+        """The same loaded model under other settings of the method: method, keep, fields, arms."""
+        return Pruned(dataclasses.replace(self.chosen.settings, **changes), self.benchmark, like=self)
 
     @classmethod
     def from_text(
@@ -115,6 +125,12 @@ class Pruned:
         if isinstance(clip, str | Path):
             return self.clips(Path(clip))
         return [picture_of(frame) for frame in clip]
+
+    def spans(self, request: Request) -> list[Span]:
+        """Where the visual tokens of a question stand in its prompt."""
+        encoded = self.adapter.encode([request], device="cpu")
+        (found,) = self.adapter.spans(encoded.inputs, encoded.sizes)
+        return list(found)
 
     def __call__(self, requests: Sequence[Request], max_new_tokens: int = 1024, **decoding: Any) -> list[Answer]:
         """The answers in order. decoding: num_beams, or temperature (above 0), top_p and top_k to sample."""

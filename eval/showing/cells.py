@@ -11,5 +11,5 @@ from pruners.models.canvas import Canvas
 
 def canvas_of(model: str, max_patches: int | None = None) -> Callable[[tuple[int, int]], Canvas]:
     """(width, height) of a picture -> its canvas, for a checkpoint, which may have cut it into fewer tiles."""
-    prepared = images.config(str(folder_of(model)), "preprocessor_config.json")
+    prepared = vars(images.settings(str(folder_of(model))))
     return family(layout(model).kind).canvas(config_of(model), prepared, max_patches)

@@ -6,6 +6,7 @@ Colours are Okabe and Ito's, which the colour-blind tell apart, without the yell
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,14 @@ def save(drawn: Figure, stem: Path) -> list[Path]:
         for path in paths:
             drawn.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else {"Software": None})
     return paths
+
+
+def raster(drawn: Figure) -> bytes:
+    """The figure as a PNG file."""
+    out = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        drawn.savefig(out, format="png", dpi=160, metadata={"Software": None})
+    return out.getvalue()
 
 
 def vector(drawn: Figure) -> bytes:
@@ -229,25 +238,29 @@ def frequency(rows: Iterable[Mapping[str, Any]], side: int) -> Figure:
     return drawn
 
 
+SMALLEST, LARGEST = 336, 1008  # pixels along the longer side of a picture that is drawn
+
+
 def overlay(picture: Any, kept: Sequence[int] | None, canvas: Canvas) -> Any:
     """A picture on the canvas of its tokens, with everything that was not kept dimmed. Returns a PIL image."""
     from PIL import Image, ImageDraw
 
-    zoom = max(1.0, 336 / max(canvas.size))
+    zoom = min(max(1.0, SMALLEST / max(canvas.size)), LARGEST / max(canvas.size))
     width, height = canvas.size
     size = round(width * zoom), round(height * zoom)
     whole = Image.new("RGB", size, (122, 116, 104))
     there = [round(edge * scale * zoom) for edge, scale in zip(picture.size, canvas.scale, strict=True)]
     left, top = canvas.offset
     corner = round(left * zoom), round(top * zoom)
-    whole.paste(picture.resize(there, Image.Resampling.NEAREST), corner)
+    whole.paste(picture.resize(there, Image.Resampling.NEAREST if zoom >= 1 else Image.Resampling.BOX), corner)
     if kept is None:
         return whole
     mask = Image.new("L", size, 0)
     pen = ImageDraw.Draw(mask)
     for place in kept:
         x1, y1, x2, y2 = np.round(canvas.cells[place] * zoom).astype(int).tolist()
-        pen.rectangle((x1, y1, x2 - 1, y2 - 1), fill=255)
+        if x1 < x2 and y1 < y2:
+            pen.rectangle((x1, y1, x2 - 1, y2 - 1), fill=255)
     dimmed = Image.blend(whole, Image.new("RGB", size, (255, 255, 255)), 0.75)
     return Image.composite(whole, dimmed, mask)
 
@@ -255,7 +268,8 @@ def overlay(picture: Any, kept: Sequence[int] | None, canvas: Canvas) -> Any:
 def overlays(panels: Mapping[str, Mapping[str, tuple[Any, str]]], title: str) -> Figure:
     """Runs by arms: the picture with the kept tokens, and the answer below."""
     arms = list(dict.fromkeys(arm for row in panels.values() for arm in row))
-    drawn = figure(1.9 * len(arms) + 0.4, 2.3 * len(panels) + 0.4)
+    tallest = max(shown.height / shown.width for row in panels.values() for shown, _ in row.values())
+    drawn = figure(1.9 * len(arms) + 0.4, (1.9 * tallest + 0.4) * len(panels) + 0.4)
     with matplotlib.rc_context(STYLE):
         axes = drawn.subplots(len(panels), len(arms), squeeze=False)
         for line, (name, row) in zip(axes, panels.items(), strict=True):
@@ -269,7 +283,7 @@ def overlays(panels: Mapping[str, Mapping[str, tuple[Any, str]]], title: str) ->
                 if number == 0:
                     axis.set_ylabel(name)
                 axis.imshow(row[arm][0])
-                axis.set_xlabel(plain(row[arm][1], 24))
+                axis.set_xlabel(textwrap.fill(plain(row[arm][1], 72), 26))
         drawn.suptitle(plain(title, 90), fontsize=9)
     return drawn
 

@@ -301,6 +301,10 @@ class Adapter:
         """A clip made ready; which frames stand for it is the caller's choice."""
         raise ValueError(f"models of type {self.model.config.model_type} take pictures, not clips")
 
+    def window(self, frame: Image.Image) -> Image.Image:
+        """What the model sees of a frame of a clip: all of it, unless the family cuts out a part."""
+        return frame
+
     def begin(self) -> list[int]:
         """Ids before the prompt's first."""
         return [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]

@@ -15,7 +15,8 @@ Box = tuple[float, float, float, float]  # x1, y1, x2, y2
 
 @dataclass(frozen=True)
 class Canvas:
-    """size: (width, height). cells [tokens, 4]: x1 y1 x2 y2. A picture's point p lies at p * scale + offset."""
+    """size: (width, height). cells [tokens, 4]: x1 y1 x2 y2, without area for a token that shows no part of a picture.
+    A picture's point p lies at p * scale + offset."""
 
     size: Size
     cells: Array

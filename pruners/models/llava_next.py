@@ -7,10 +7,11 @@ https://llava-vl.github.io/blog/2024-01-30-llava-next
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -19,6 +20,7 @@ from debias import Span
 from debias.padding import canvas_fraction
 from pruners.models import images
 from pruners.models.base import Features, Opens
+from pruners.models.canvas import Canvas, grid
 from pruners.models.llava import Llava
 from pruners.models.request import Shown, Size
 
@@ -55,6 +57,27 @@ class LlavaNext(Llava):
     @classmethod
     def picture_tokens(cls, config: Mapping[str, Any]) -> int | None:
         return None  # the canvas, and what of it is border, follow the picture's shape
+
+    @classmethod
+    def canvas(
+        cls, config: Mapping[str, Any], prepared: Mapping[str, Any], max_patches: int | None = None
+    ) -> Callable[[Size], Canvas]:
+        """The tokens of the base view lie over the picture, each over more of it; newlines lie nowhere."""
+        vision = config["vision_config"]
+        edge, patch = int(vision["image_size"]), int(vision["patch_size"])
+        canvases = tuple((int(height), int(width)) for height, width in config["image_grid_pinpoints"])
+
+        def laid(size: Size) -> Canvas:
+            fit = fitted(size, canvases)
+            told = fit.canvas if len(canvases) == 1 else size
+            one, (width, height) = layout(size, told, canvases, edge, patch), fit.shown
+            corners = one.xy.numpy() * patch
+            cells = np.concatenate([corners, corners + patch], 1).astype(float)
+            cells[one.newline.numpy()] = 0
+            cells[: (edge // patch) ** 2] = grid(edge // patch, edge // patch, width, height, fit.left, fit.top)
+            return Canvas(fit.canvas, cells, (width / size[0], height / size[1]), (fit.left, fit.top))
+
+        return laid
 
     @property
     def conversations(self) -> tuple[str, ...]:

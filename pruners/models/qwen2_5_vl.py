@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -15,6 +15,7 @@ from torch import Tensor
 from debias import Span
 from pruners.models import images
 from pruners.models.base import Adapter, Opens, runs, shared
+from pruners.models.canvas import Canvas, grid
 from pruners.models.request import Encoded, Request, Shown, Size
 from pruners.models.tower import Tower
 from pruners.patches import Patches
@@ -42,6 +43,19 @@ class Qwen25VL(Adapter):
         "size": {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280},
         "video_size": {"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28},
     }
+
+    @classmethod
+    def canvas(
+        cls, config: Mapping[str, Any], prepared: Mapping[str, Any], max_patches: int | None = None
+    ) -> Callable[[Size], Canvas]:
+        vision, limits = config["vision_config"], {**cls.prepared, **prepared}["size"]
+        unit = int(vision["patch_size"]) * int(vision["spatial_merge_size"])
+
+        def laid(size: Size) -> Canvas:
+            columns, rows = (edge // unit for edge in whole_tokens(size, unit, limits))
+            return Canvas(size, grid(rows, columns, *size), (1.0, 1.0), (0.0, 0.0))
+
+        return laid
 
     @property
     def conversations(self) -> tuple[str, ...]:
@@ -112,9 +126,9 @@ class Qwen25VL(Adapter):
         for token, grids in media:
             found = [runs(ids, token) for ids in inputs["input_ids"]]
             for row, stretches, known in zip(rows, found, shared(found, grids), strict=True):
-                for (start, length), grid in zip(stretches, known, strict=True):
-                    assert grid is not None
-                    frames, height, width = grid
+                for (start, length), shape in zip(stretches, known, strict=True):
+                    assert shape is not None
+                    frames, height, width = shape
                     if frames * height * width != length:
                         raise ValueError(
                             f"{length} image tokens at {start}, but their grid is {frames} x {height} x {width}"

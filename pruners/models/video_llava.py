@@ -78,6 +78,12 @@ class VideoLlava(Llava):
         pixels = torch.stack([self.frame(frame) for frame in frames])
         return Shown([token] * len(frames) * (1 + self.side**2), {"pixel_values_videos": pixels[None]})
 
+    def window(self, frame: Image.Image) -> Image.Image:
+        width, height = frame.size
+        edge = min(frame.size)
+        left, top = (width - edge) // 2, (height - edge) // 2
+        return frame.crop((left, top, left + edge, top + edge))
+
     def frame(self, frame: Image.Image) -> Tensor:
         """[3, s, s]: the shorter side scaled to s, bilinear without antialiasing as in the authors' transform, and the
         middle cut out. Their random mirroring, which their evaluation leaves on, is left out."""

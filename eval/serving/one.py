@@ -1,0 +1,85 @@
+"""One question about one file: answered in every arm, drawn into one figure and onto the terminal."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from eval.answering.checkpoints import layout
+from eval.benchmarks.video import ENDINGS
+from eval.embedded import EMBEDDED, named
+from eval.files import writable
+from eval.harnesses.pruned import Pruned
+from eval.reading.images import open_image
+from eval.reading.video import read_frames
+from eval.sample import Sample
+from eval.serving.panels import Panel, in_arms, panels
+from eval.settings import Settings
+from eval.showing import drawings, terminal
+from eval.tables import Table, say
+from eval.tables import show as table
+from pruners import catalogue
+from pruners.models import Request
+
+CLIPS = (*ENDINGS, ".webm")
+LONGEST = 64  # tokens of an answer, where the settings leave it open
+
+
+def show(path: Path, question: str, settings: Settings, out: Path, how: str = "auto") -> dict[str, Any]:
+    """Answer in the arms of the settings (by default unpruned, and all that the method has); draw into `out` and onto
+    the terminal.
+
+    Returns what was answered and kept in each arm, and where the figure lies.
+    """
+    if out.suffix != ".png":
+        raise ValueError(f"--out {out}: expected a name that ends in .png")
+    if not writable(out).parent.is_dir():
+        raise ValueError(f"--out {out}: the folder {out.parent} is not there")
+    how = terminal.kind(how)
+    clip = path.suffix.lower() in CLIPS
+    if settings.model is None:
+        settings = replace(settings, model=str(EMBEDDED["video" if clip else "image"]))
+    request = read(path, question, settings.model or "")
+    pruned = Pruned(settings)
+    found = list(panels(in_arms(pruned, settings.arms), request, settings.max_new_tokens or LONGEST))
+    label = f"{catalogue.title(settings.method)}, keep {pruned.chosen.pruner.keep:.3g}"
+    drawn = drawings.overlays({label: {one.arm: (one.picture, one.text) for one in found}}, question)
+    out.write_bytes(drawings.raster(drawn))
+    if how != "none":
+        many = os.environ.get("COLORTERM", "") in ("truecolor", "24bit")
+        pictures = {one.arm: one.picture for one in found}
+        terminal.put("\n".join(terminal.gallery(pictures, how, shutil.get_terminal_size().columns, many)))
+    table(answers(question, found))
+    say(f"the figure is in {out}")
+    facts = {one.arm: one.facts() for one in found}
+    return {"question": question, "method": repr(pruned.chosen.pruner), "model": settings.model, "arms": facts,
+            "figure": str(out)}  # fmt: skip
+
+
+def read(path: Path, question: str, model: str) -> Request:
+    """The question with its picture or clip, which the model's family has to take."""
+    if path.suffix.lower() not in CLIPS:
+        return Request(question, [open_image(Sample(question, question, path))])
+    found = layout(named(model))
+    if not found.family.takes_clips():
+        raise ValueError(f"{path}: models of type {found.kind} take pictures, not clips; name another one with --model")
+    return Request(question, video=read_frames(path))
+
+
+def answers(question: str, found: Sequence[Panel]) -> Table:
+    """The answers, and how many tokens stayed behind the last cut."""
+    rows = [
+        [
+            one.arm,
+            one.text,
+            one.tokens if one.kept is None else len(one.kept),
+            None if one.kept is None else one.padding,
+        ]
+        for one in found
+    ]
+    note = f"kept: of {found[0].tokens} visual tokens, behind the last cut; padding: how many of them show only border"
+    return Table(question, ["arm", "answer", "kept", "padding"], rows, [note])
