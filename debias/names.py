@@ -33,7 +33,12 @@ FITTED: Tuple[str, ...] = ("exponential", "rope", "inverse_cubic", "average")  #
 SCOPES: Tuple[str, ...] = ("sequence", "frame", "factorised")  # what its index counts through
 
 # Spellings found in papers, scripts and file names; looked up after lower-casing and dropping "-", "_" and spaces.
-_METHOD_ALIASES: Dict[str, str] = {"pdrop": "pyramiddrop", "sparsevlms": "sparsevlm", "illavavit": "illava"}
+_METHOD_ALIASES: Dict[str, str] = {
+    "pdrop": "pyramiddrop",
+    "sparsevlms": "sparsevlm",
+    "illavavit": "illava",
+    "prumerge+": "prumergeplus",
+}
 _BENCHMARK_ALIASES: Dict[str, str] = {"sqa": "scienceqa", "scivqa": "scienceqa", "scienceqaimg": "scienceqa"}
 # The authors' release calls its arms by these names.
 _ARM_ALIASES: Dict[str, str] = {"paper": "none", "before": "padding", "after": "both"}

@@ -5,12 +5,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spelled import LAYERS, START, TOKENS, Decoder, check, without
+from spelled import LAYERS, START, TOKENS, Decoder, Tower, after, check, without
 from torch.nn.functional import cosine_similarity, normalize
 
 import pruners
-from debias import Debias, Reading
+from debias import Debias, Padding, Reading
 from pruners.methods.dart import least_alike
+from pruners.methods.prumerge import gathered, outliers
 
 
 def rest_of(run, h):
@@ -114,3 +115,82 @@ def test_dart_reads_keys_before_their_rotation_where_a_reading_says_so(llava, pr
     with pruners.make("dart")(llava, Debias(reading=Reading(rope=False))) as trace:
         llava(**prompt)
     torch.testing.assert_close(trace.scores[0][0][0], size, rtol=1e-4, atol=1e-5)
+
+
+def merged(features, keys, attention, kept, neighbours, among):
+    """PruMerge's sums on lists."""
+    found = []
+    for i in kept:
+        alike = {j: cosine_similarity(keys[i], keys[j], dim=0).item() for j in among if j != i}
+        nearest = sorted(alike, key=lambda j, alike=alike: (-alike[j], j))[:neighbours]
+        found.append(features[i] + sum((attention[j] * features[j] for j in nearest), torch.zeros_like(features[i])))
+    return torch.stack(found)
+
+
+@settings(max_examples=25, deadline=None)
+@given(n=st.integers(2, 20), neighbours=st.integers(0, 25), seed=st.integers(0, 10**6), data=st.data())
+def test_prumerge_adds_its_neighbours_to_a_token(n, neighbours, seed, data):
+    generator = torch.Generator().manual_seed(seed)
+    features, keys = (torch.randn(n, 5, generator=generator) for _ in range(2))
+    attention, valid = torch.rand(n, generator=generator), torch.rand(n, generator=generator) < 0.7
+    kept = torch.randperm(n, generator=generator)[: data.draw(st.integers(1, n))].sort().values
+    ours = gathered(features, keys, attention, kept, neighbours, valid)
+    among = valid.nonzero()[:, 0].tolist()
+    torch.testing.assert_close(ours, merged(features, keys, attention, kept.tolist(), neighbours, among))
+
+
+def test_outliers_are_those_of_a_box_plot():
+    numpy = pytest.importorskip("numpy")
+    for seed in range(20):
+        weights = torch.rand(97, generator=torch.Generator().manual_seed(seed)) ** 8
+        low, high = numpy.percentile(weights.numpy(), [25, 75])
+        assert int(outliers(weights)) == int((weights.numpy() > high + 1.5 * (high - low)).sum())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["prumerge", "prumergeplus"])
+def test_prumerge(llava, prompt, name):
+    h, weights, keys = Tower(llava, prompt["pixel_values"]).run()
+    attention, features, keys = weights.mean(0)[0, 1:], h[1:], keys.transpose(0, 1).flatten(1)[1:]
+    order = attention.argsort(descending=True).tolist()
+    kept = order[:12]
+    if name == "prumergeplus":  # 3 of 12, and 9 spread over the other 33
+        left = sorted(set(range(TOKENS)) - set(order[:3]))
+        kept = order[:3] + [left[(2 * i + 1) * 33 // 18] for i in range(9)]
+    kept.sort()
+    visual = merged(features, keys, attention, kept, 8, range(TOKENS))
+    pruner = pruners.make(name, keep=12, neighbours=8)
+    check(llava, prompt, pruner, [kept], after(llava, prompt, visual))
+
+
+@torch.no_grad()
+def test_adaptive_prumerge_keeps_the_outliers(llava, prompt):
+    wanted, seed = 0, 0
+    while wanted < 2:
+        seed += 1
+        drawn = torch.randn(1, 3, 84, 84, generator=torch.Generator().manual_seed(seed))
+        attention = Tower(llava, drawn).run()[1].mean(0)[0, 1:]
+        wanted = int(outliers(attention))
+    prompt = {**prompt, "pixel_values": drawn}
+    for name, count in (("prumerge", wanted), ("prumergeplus", 4 * wanted)):
+        for keep in (1.0, 36, 2):
+            with pruners.make(name, keep=keep, adaptive=True)(llava) as trace:
+                llava(**prompt)
+            assert len(trace.kept[0][0]) == (TOKENS if keep in (1.0, 36) else min(count, keep))
+        with pruners.make(name, keep=35, adaptive=True)(llava) as trace:
+            llava(**prompt)
+        kept = trace.kept[0][0].tolist()
+        assert len(kept) == min(count, 35)
+        assert set(attention.topk(wanted).indices.tolist()) <= set(kept)
+
+
+def test_prumergeplus_spreads_over_the_picture_alone(get, requests):
+    adapter = get("llava")
+    encoded = adapter.encode(requests[:1])
+    valid = Padding().valid(encoded.sizes[0], (6, 6))
+    for keep in (1, 4, 20, 24, 25, 30, 35):
+        with pruners.make("prumergeplus", keep=keep)(adapter, Debias(padding=Padding()), encoded.sizes) as trace:
+            adapter.model(**encoded.inputs)
+        kept = trace.kept[0][0]
+        assert len(kept.unique()) == keep
+        assert valid[kept].sum() == min(keep, int(valid.sum()))

@@ -45,8 +45,8 @@ def test_class_variables_are_read_along_the_bases(name):
 
 
 def test_names_are_understood_in_any_spelling_and_misspelt_ones_answered():
-    assert [catalogue.named(name) for name in ("fastv", "PDrop", "SparseVLMs", "Vis-Pruner")] == [
-        "fastv", "pyramiddrop", "sparsevlm", "vispruner",
+    assert [catalogue.named(name) for name in ("fastv", "PDrop", "SparseVLMs", "Vis-Pruner", "PruMerge+")] == [
+        "fastv", "pyramiddrop", "sparsevlm", "vispruner", "prumergeplus",
     ]  # fmt: skip
     assert catalogue.make("FastV", keep=3) == catalogue.make("fastv", keep=3)
     with pytest.raises(ValueError, match=r"unknown pruning method 'fastvv'.*did you mean fastv\?"):
