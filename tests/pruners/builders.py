@@ -16,7 +16,7 @@ import transformers
 from PIL import Image
 from tokenizers import pre_tokenizers
 
-FAMILIES = ("llava", "llava_next", "video_llava", "internvl", "qwen2_5_vl", "qwen3_vl")
+FAMILIES = ("llava", "llava_next", "video_llava", "internvl", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 VICUNA = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
@@ -149,6 +149,10 @@ def config(family, layers=4, text="qwen2", **changes):
     }
     ends = {"bos_token_id": None, "eos_token_id": token("<|im_end|>")}
     vision = {"depth": 4, "hidden_size": 32, "intermediate_size": 48, "num_heads": 4, "out_hidden_size": 32}
+    if family == "qwen2_vl":
+        vision = {"depth": 3, "embed_dim": 32, "hidden_size": 32, "mlp_ratio": 2, "num_heads": 4, "patch_size": 14}
+        llm = _mrope(vocab, layers, "qwen2_vl_text", **ends)
+        return transformers.Qwen2VLConfig(vision_config=vision, text_config=llm, **ids)
     if family == "qwen2_5_vl":
         vision |= {"patch_size": 14, "window_size": 56, "fullatt_block_indexes": [1, 3]}
         return transformers.Qwen2_5_VLConfig(
@@ -177,8 +181,8 @@ def model(family, attention="sdpa", layers=4, seed=0, **changes):
 
 def preprocessor(family, size=None):
     """What a hub repository's preprocessor_config.json says, at toy size."""
-    if family in ("qwen2_5_vl", "qwen3_vl"):
-        patch = 14 if family == "qwen2_5_vl" else 16
+    if family.startswith("qwen"):
+        patch = 16 if family == "qwen3_vl" else 14
         mean, std = (CLIP_MEAN, CLIP_STD) if patch == 14 else ([0.5] * 3, [0.5] * 3)
         return {
             "image_processor_type": "Qwen2VLImageProcessor",

@@ -1,5 +1,6 @@
-"""The matrix: every method on every family that it can serve, with every kernel and cache. A family is a line here."""
+"""The matrix: methods on the families that they can serve, kernels and caches; all of it on LLaVA-1.5."""
 
+import random
 from functools import cache
 
 import builders
@@ -18,6 +19,7 @@ METHODS = {name: {"keep": 0.3, **FIELDS.get(name, {})} for name in pruners.names
 FAMILIES = tuple(pruners.models.families())
 KERNELS = ("sdpa", "eager")
 CACHES = ("dynamic", "static")
+DRAWN = 3
 
 
 @cache
@@ -88,9 +90,20 @@ def possible(method, family):
     return pruners.find(method).serves(pruners.models.family(family))
 
 
+def drawn(test):
+    """(method, family) for a test: every method on LLaVA-1.5; on other families as many as DRAWN of those that read the
+    vision tower and of the others, drawn anew for each test, but always the same ones."""
+    pairs, draw = [(method, "llava") for method in METHODS], random.Random(test)
+    for family in FAMILIES:
+        for tower in (True, False):
+            here = [m for m in METHODS if possible(m, family) and (pruners.find(m).reads == "vision") == tower]
+            pairs += [(m, family) for m in draw.sample(here, min(DRAWN, len(here))) if family != "llava"]
+    return pairs
+
+
 def pytest_generate_tests(metafunc):
     """Arguments named method, family, kernel and cached run over the matrix; LLaVA-1.5 over all of it, other families
-    over a diagonal of kernels and caches."""
+    over what is drawn of it and a diagonal of kernels and caches."""
     names = metafunc.fixturenames
     given = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
     if "method" not in names or "method" in given:
@@ -98,7 +111,7 @@ def pytest_generate_tests(metafunc):
     if "family" not in names:
         metafunc.parametrize("method", METHODS)
         return
-    pairs = [(m, f) for m in METHODS for f in FAMILIES if possible(m, f)]
+    pairs = drawn(metafunc.function.__name__)
     if "kernel" not in names:
         metafunc.parametrize(("method", "family"), pairs)
         return

@@ -195,7 +195,7 @@ def test_silencing_padding_needs_sizes(family, adapters, builders):
     assert valid[kept].all() or len(kept) > valid.sum()
 
 
-@pytest.mark.parametrize("family", ["internvl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("family", [name for name in FAMILIES if not pruners.models.family(name).pads])
 def test_padding_debias_is_idle_where_nothing_is_padded(family, adapters, builders):
     one = adapters(family)
     encoded = one.encode([Request("?", [builders.picture(80, 20)])])

@@ -7,7 +7,7 @@ import types
 import pytest
 import torch
 
-from pruners.models import adapter, loading
+from pruners.models import adapter, families, loading
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_fewer_bits(machine, monkeypatch):
     assert seen["llm_int8_skip_modules"] == loading.SPARED
 
 
-@pytest.mark.parametrize("family", ["llava", "llava_next", "video_llava", "internvl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("family", families())
 def test_only_the_decoder_has_fewer_bits(builders, family):
     """By the rule of transformers itself."""
     from transformers.quantizers.quantizers_utils import should_convert_module

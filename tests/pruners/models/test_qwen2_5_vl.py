@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: sizes, patches, spans, three-axis positions, its prompt."""
+"""Qwen2-VL and Qwen2.5-VL: sizes, patches, spans, three-axis positions, its prompt."""
 
 import random
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import pruners
 from pruners.models import Request
 from pruners.models.qwen2_5_vl import whole_tokens
 
-FAMILIES = ["qwen2_5_vl", "qwen3_vl"]
+FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 SIZES = [(40, 70), (131, 50), (200, 301), (84, 84), (640, 480)]
 
 
@@ -65,6 +65,7 @@ def test_spans_of_pictures_and_a_clip(adapters, builders):
     types = encoded.inputs["mm_token_type_ids"][0]
     assert [int((types == kind).sum()) for kind in (1, 2)] == [span.total for span in spans]
     assert encoded.inputs["second_per_grid_ts"].tolist() == [1.0]
+    assert "second_per_grid_ts" not in adapters("qwen2_vl").encode([asked]).inputs
 
 
 def test_wrong_grids_are_named(adapters):
