@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,10 +163,16 @@ def correlation(values: Array, seed: int, unsure: Settled | None) -> Measured:
     value, low, high = bias.mean(bias.spearman(values, place), seed)
     if unsure is None:
         return value, low, high
-    rates = unsure.rates[:: max(1, len(unsure.rates) // REFITS)].numpy()  # the first one is the fit itself
-    others = [np.nanmean(bias.spearman(values * np.exp((rates[0] - rate) * place), place)) for rate in rates]
+    others = [np.nanmean(bias.spearman(other, place)) for other in refitted(values, unsure)]
     spread = np.hypot((high - low) / 2, 1.96 * np.std(others))  # the two halves know nothing of each other
     return value, float(value - spread), float(value + spread)
+
+
+def refitted(values: Array, unsure: Settled) -> Iterator[Array]:
+    """Values that were divided by a trend, as fits to resampled pictures would have divided them."""
+    rates = unsure.rates[:: max(1, len(unsure.rates) // REFITS)].numpy()  # the first one is the fit itself
+    for rate in rates:
+        yield values * np.exp((rates[0] - rate) * np.arange(values.shape[1]))
 
 
 def rise(
@@ -227,17 +233,28 @@ def arms(
         after = [debias(torch.as_tensor(row), span) for row, span in zip(scores[half:], spans, strict=True)]
         kept = [top(row, keep).numpy() for row in after]
         # A silenced token takes no part in any measure of the score; arms that do not silence show it as it is.
-        values = np.stack([row.numpy() for row in after])
+        ranked = np.stack([row.numpy() for row in after])
         if debias.padding is not None:
-            values = without_padding(seen, values, half)
-        if (marked := special(seen)) is not None:
-            values = np.where(marked.numpy(), np.nan, values)
+            ranked = without_padding(seen, ranked, half)
+        values = ranked if (marked := special(seen)) is None else np.where(marked.numpy(), np.nan, ranked)
         shares = bias.kept_shares(kept, *bias.places(seen.spans[0]), padding)
         unsure = settled if settled.there and debias.trend is not None else None
-        out[name] = measures(values, special(seen), seen.spans[0].grid, asked.seed, unsure) | {
-            f"kept_in_{where}": bias.mean(share, asked.seed) for where, share in shares.items()
-        }
+        out[name] = measures(values, special(seen), seen.spans[0].grid, asked.seed, unsure)
+        out[name]["kept_rise"] = kept_rise(ranked, ~np.isnan(values), keep, asked.seed, unsure)
+        out[name] |= {f"kept_in_{where}": bias.mean(share, asked.seed) for where, share in shares.items()}
     return out
+
+
+def kept_rise(ranked: Array, there: Array, keep: int, seed: int, unsure: Settled | None) -> Measured:
+    """The tilt of how often each position is kept. Of an unsure trend: what other fits, as likely, would have kept."""
+    value, low, high = bias.kept_rise(bias.kept_highest(ranked, keep), there, seed)
+    if unsure is None:
+        return value, low, high
+    others = [
+        bias.tilt((bias.kept_highest(other, keep) & there).sum(0), there.sum(0)) for other in refitted(ranked, unsure)
+    ]
+    spread = np.hypot((high - low) / 2, 1.96 * np.std(others))
+    return value, float(value - spread), float(value + spread)
 
 
 def measures(

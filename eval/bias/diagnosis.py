@@ -17,6 +17,7 @@ COLUMNS = {
     "correlation": "correlation",
     "absolute_correlation": "|correlation|",
     "entropy": "entropy",
+    "kept_rise": "kept: rise",
     "kept_in_padding": "kept: padding",
     "kept_in_lowest_third": "kept: lowest third",
     "kept_in_last_frames": "kept: last frames",

@@ -65,7 +65,31 @@ def watch(family: Adapter, requests: Sequence[Request], rotary: bool = True, bat
         for image, _, seen in sorted(probe.seen, key=lambda entry: entry[0]):
             rows.append(seen.numpy())
             spans.append(known[image])
-    # A trend belongs to one layout, so the commonest one is taken where tiles or clips make several.
+    return commonest(rows, spans)
+
+
+@torch.inference_mode()
+def first_cut(family: Adapter, pruner: Pruner, requests: Sequence[Request], batch: int = 8) -> tuple[Seen, int]:
+    """What a method's own score says of every visual token at its first cut, as one layer with one head; and how many
+    tokens stay there. Of the pictures of the commonest layout."""
+    rows, spans, kept = [], [], {}
+    for first in range(0, len(requests), batch):
+        encoded = family.encode(requests[first : first + batch]).to(family.model.device, family.model.dtype)
+        with pruner(family, sizes=encoded.sizes) as trace:
+            family.model.generate(**encoded.inputs, max_new_tokens=1, do_sample=False)
+        sized = family.spans(encoded.inputs, encoded.sizes)
+        for span, scores, chosen in zip([s for row in sized for s in row], trace.scores[0], trace.kept[0], strict=True):
+            if scores is None:
+                raise ValueError(f"{pruner}: its first cut scores nothing, so no bias of it can be measured")
+            rows.append(scores[0].float().cpu().numpy()[None, None])
+            spans.append(span)
+            kept[len(span)] = len(chosen)
+    seen = commonest(rows, spans)
+    return seen, kept[len(seen.spans[0])]
+
+
+def commonest(rows: Sequence[Array], spans: Sequence[Span]) -> Seen:
+    """Those of the commonest layout: a trend belongs to one, where tiles or clips make several."""
     lengths = [len(span) for span in spans]
     common = max(sorted(set(lengths)), key=lengths.count)
     chosen = [number for number, length in enumerate(lengths) if length == common]

@@ -20,6 +20,7 @@ from debias import Span, Trend
 Array = np.ndarray[Any, np.dtype[Any]]
 Measured = tuple[float, float, float]  # value, and its 95 % interval
 DRAWS = 1000
+STEEPEST = 200.0  # of a tilt: everything at one end has no finite one
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,49 @@ def kept_shares(kept: Sequence[Array], row: Array, view: Array, padding: Sequenc
     if view.max() == 0:
         del shares["last_frames"]
     return {name: np.array(values) for name, values in shares.items()}
+
+
+def tilt(counts: Array, chances: Array) -> Array:
+    """[...] sigma of the exponential, over x = position in [0, 1], that says how often each position is kept.
+
+    counts [..., tokens]: how often each was kept; chances: how often it was there to be kept. The most likely sigma of
+    a Poisson count with mean chances * mu * exp(sigma x), where positions that were never kept count as well: the one
+    whose exponential has the mean position of what was kept. nan where nothing was.
+    """
+    place = np.linspace(0, 1, counts.shape[-1])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        wanted = (counts @ place) / counts.sum(-1)
+    sigma = np.where(np.isfinite(wanted), 0.0, np.nan)
+    for _ in range(100):  # Newton's steps, none so long that it leaves the valley
+        weight = chances * np.exp(sigma[..., None] * (place - (sigma > 0)[..., None]))
+        weight = weight / weight.sum(-1, keepdims=True)
+        middle = weight @ place
+        spread = (weight @ place**2) - middle**2
+        step = np.clip((wanted - middle) / np.maximum(spread, 1e-12), -3, 3)
+        sigma = np.clip(sigma + step, -STEEPEST, STEEPEST)
+        if not np.nanmax(np.abs(step), initial=0) > 1e-9:
+            break
+    return np.asarray(sigma)
+
+
+def kept_rise(kept: Array, there: Array, seed: int = 0, draws: int = DRAWS) -> Measured:
+    """Bias of a selection by position: the tilt of how often each is kept, over pictures.
+
+    kept, there: [samples, tokens] whether a token was kept, and whether it takes part.
+    """
+    weight = resamples(len(kept), seed, draws)
+    if not (kept & there).any():
+        return (math.nan,) * 3
+    return interval(tilt(weight @ (kept & there), weight @ there))
+
+
+def kept_highest(scores: Array, keep: int) -> Array:
+    """[samples, tokens] whether a token is among the `keep` highest of its row; ties go to the earlier token, and nan
+    goes last."""
+    order = np.argsort(-np.where(np.isnan(scores), -np.inf, scores), axis=1, kind="stable")
+    chosen = np.zeros(scores.shape, bool)
+    np.put_along_axis(chosen, order[:, :keep], True, axis=1)
+    return chosen
 
 
 def token_box_iou(cells: Array, kept: Array, box: tuple[float, float, float, float], canvas: tuple[int, int]) -> float:

@@ -8,8 +8,9 @@ examples:
 
 For every layer and arm: how steeply attention rises with position (`rise`: log of last over first of the fitted
 exponential, with R^2), its rank correlation with position (signed mean over pictures; and the mean absolute value that
-the deep-layer paper reports, which chance alone lifts to the noise floor), entropy, and where `--keep` tokens would
-lie: in padding, in the lowest third of the picture, and of a clip in the last third of its frames. In brackets: 95 %
+the deep-layer paper reports, which chance alone lifts to the noise floor), entropy, how steeply it rises with position
+how often a token is kept when the `--keep` highest scores stay (`kept: rise`), and where these tokens lie: in padding,
+in the lowest third of the picture, and of a clip in the last third of its frames. In brackets: 95 %
 bootstrap intervals over pictures. The trend of the arms is fitted on one half of the pictures and everything is
 measured on the other; where the first half does not agree on a trend, nothing is divided
 (debias/settle.py). `no RoPE`: scores taken before the rotary embedding. `chance`: the scores of every picture shuffled

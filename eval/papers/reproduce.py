@@ -18,7 +18,7 @@ from eval.answering.store import Folder
 from eval.bias.fitting import prior
 from eval.evaluation import evaluate
 from eval.evaluation import planned as planned_run
-from eval.papers import artefacts, budgets, measures, sweeps
+from eval.papers import artefacts, budgets, measures, strengths, sweeps
 from eval.papers.artefacts import Artefact, Planned
 from eval.papers.task import Task
 from eval.settings import Settings, command_line
@@ -211,6 +211,7 @@ MEASURES: dict[str, Callable[[Task], list[Table]]] = {
     "scores": measures.scores,
     "gains": sweeps.gains,
     "budgets": budgets.budgets,
+    "strength": strengths.strength,
     "bias": measures.bias_strengths,
     "layers": measures.layers,
     "fit_sizes": measures.fit_sizes,

@@ -149,6 +149,28 @@ def effects(gaps: Mapping[str, Mapping[str, Measured]], label: str) -> Figure:
     return drawn
 
 
+def strengths(rows: Mapping[str, Mapping[str, Mapping[str, Measured]]], titles: Mapping[str, str]) -> Figure:
+    """Methods by arms, a panel for each kind of strength, with 95 % intervals. rows[method][arm][kind]."""
+    arms = list(dict.fromkeys(arm for by_arm in rows.values() for arm in by_arm))
+    drawn = figure(7.2, 0.42 * len(rows) + 1.1)
+    with matplotlib.rc_context(STYLE):
+        axes = drawn.subplots(1, len(titles), sharey=True, squeeze=False)[0]
+        for axis, (kind, title) in zip(axes, titles.items(), strict=True):
+            axis.axvline(0, color="black", linewidth=0.6)
+            for number, arm in enumerate(arms):
+                place = np.arange(len(rows)) + 0.17 * (number - (len(arms) - 1) / 2)
+                value, low, high = np.array([by_arm[arm][kind] for by_arm in rows.values()]).T
+                label = arm if axis is axes[0] else None
+                axis.errorbar(value, place, xerr=[value - low, high - value], fmt="o", color=colour(arm, number),
+                              markersize=3.5, linewidth=1.2, label=label)  # fmt: skip
+            axis.set_title(title, fontsize=9)
+            axis.set_xlabel("sigma")
+        axes[0].set_yticks(range(len(rows)), list(rows))
+        axes[0].invert_yaxis()
+        drawn.legend(loc="outside lower center", ncols=len(arms), fontsize=8)
+    return drawn
+
+
 def sweep(
     series: Mapping[str, Mapping[float, Measured]], published: Mapping[str, Mapping[float, float]], x: str, y: str
 ) -> Figure:

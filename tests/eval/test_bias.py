@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 
 from debias import Span
 from eval.bias import strength as bias
+from pruners.cut import top
 
 
 def planted(rate: float, samples: int = 40, tokens: int = 144, noise: float = 0.5, seed: int = 0) -> np.ndarray:
@@ -158,3 +159,50 @@ def test_shuffled_numbers_show_no_bias():
     place = np.arange(144)[~marked]
     assert bias.spearman(scores[:, ~marked], place).mean() > 0.3
     assert abs(bias.spearman(mixed[:, ~marked], place).mean()) < 0.05
+
+
+@pytest.mark.parametrize("sigma", [-1.5, 0.0, 2.56])
+def test_tilt_recovers_how_often_planted_positions_are_kept(sigma):
+    rng = np.random.default_rng(3)
+    place = np.linspace(0, 1, 144)
+    kept = rng.random((400, 144)) < 0.12 * np.exp(sigma * (place - max(0, np.sign(sigma))))
+    value, low, high = bias.kept_rise(kept, np.ones(kept.shape, bool))
+    assert low < value < high
+    assert value == pytest.approx(sigma, abs=0.15)
+
+
+def test_tilt_is_the_maximum_of_the_likelihood():
+    """Against a search over a grid, where some positions were there more often than others and some never kept."""
+    rng = np.random.default_rng(4)
+    counts, chances = rng.poisson(0.7, 30), rng.integers(1, 9, 30)
+    place = np.linspace(0, 1, 30)
+    grid = np.linspace(-3, 3, 6001)
+    shape = (
+        np.log(chances * np.exp(grid[:, None] * place))
+        - np.log((chances * np.exp(grid[:, None] * place)).sum(1))[:, None]
+    )
+    assert (counts == 0).any()
+    assert bias.tilt(counts, chances) == pytest.approx(grid[(shape * counts).sum(1).argmax()], abs=1e-3)
+
+
+def test_tilt_leaves_out_what_was_not_there():
+    kept, there = np.zeros((6, 10), bool), np.ones((6, 10), bool)
+    kept[:, 4:6] = True
+    assert bias.kept_rise(kept, there)[0] == pytest.approx(0, abs=1e-6)
+    there[:, :4] = False  # padding before: what is kept is now what comes first
+    assert bias.kept_rise(kept, there)[0] < -2
+    assert bias.kept_rise(kept & False, there)[0] != bias.kept_rise(kept & False, there)[0]  # nothing kept: nan
+    kept[:] = False
+    kept[:, -1] = True
+    assert bias.kept_rise(kept, there) == (bias.STEEPEST,) * 3
+
+
+def test_kept_highest_is_top():
+    rng = np.random.default_rng(5)
+    scores = rng.integers(0, 5, (20, 30)).astype(float)  # with ties
+    expected = np.zeros((20, 30), bool)
+    for row, one in zip(expected, scores, strict=True):
+        row[top(torch.as_tensor(one), 7).numpy()] = True
+    np.testing.assert_array_equal(bias.kept_highest(scores, 7), expected)
+    scores[:, :25] = np.nan
+    assert bias.kept_highest(scores, 7)[:, 25:].all()

@@ -14,6 +14,7 @@ from debias import Padding, Span
 from eval import cli
 from eval.bias import diagnose, probe
 from eval.bias import strength as bias
+from pruners import find
 from pruners.models import adapter
 from pruners.models.request import Request
 
@@ -48,6 +49,23 @@ def test_trend_arm_removes_a_planted_rise():
     assert found["none"]["correlation"][1] > 0.2 > abs(found["both"]["correlation"][0])
     assert found["none"]["kept_in_lowest_third"][0] > 0.5
     assert found["both"]["kept_in_lowest_third"][0] == pytest.approx(1 / 3, abs=0.1)
+
+
+def test_selection_is_more_biased_than_attention_and_debiased_is_not():
+    """A sharp choice enlarges a slope; dividing by the trend takes it from both, within what the fit leaves unsure."""
+    seen = planted(0.006, samples=160)
+    found = diagnose.arms(seen, seen.heads_mean[:, 0], ARGS)
+    assert found["none"]["kept_rise"][1] > 1.5 * found["none"]["rise"][0] > 0.5
+    value, low, high = found["both"]["kept_rise"]
+    assert low < 0 < high
+    assert abs(value) < 0.5
+    settled = diagnose.first_half(seen, seen.heads_mean[:, 0])
+    divided = seen.heads_mean[80:, 0] * settled.trend.weight(torch.arange(144), 144).numpy()
+    sure = bias.kept_rise(bias.kept_highest(divided, 16), np.ones((80, 144), bool))
+    assert value == pytest.approx(found["trend"]["kept_rise"][0], abs=0.3)  # a quarter of it is padding in `both`
+    assert found["trend"]["kept_rise"][0] == pytest.approx(sure[0])
+    trend = found["trend"]["kept_rise"]
+    assert trend[2] - trend[1] > 1.1 * (sure[2] - sure[1])  # it carries the error of the fit
 
 
 def test_without_a_trend_the_trend_arm_changes_nothing():
@@ -143,6 +161,17 @@ def test_probe_sees_what_eager_attention_returns(checkpoint):
         expected = np.stack([layer[0, :, -1, place].numpy() for layer in layers])
         np.testing.assert_allclose(seen.attention[number], expected, atol=1e-6)
         assert seen.spans[number].size == pictures[number].size
+
+
+def test_a_methods_score_at_its_first_cut(checkpoint):
+    """FastV's is the mean over heads of the layer before its cut; as many stay as it was told to keep."""
+    family = adapter(str(checkpoint)).load(checkpoint)
+    requests = [Request("What is the circle?", [picture]) for picture in diagnose.drawn(3, 0)]
+    seen, keep = probe.first_cut(family, find("fastv")(keep=11, layer=2), requests, batch=2)
+    whole = probe.watch(family, requests)
+    assert keep == 11
+    assert [span.size for span in seen.spans] == [span.size for span in whole.spans]
+    np.testing.assert_allclose(seen.heads_mean[:, 0], whole.heads_mean[:, 1], rtol=1e-4)
 
 
 def test_without_rope_attention_does_not_change_with_the_question_being_farther_away(checkpoint):

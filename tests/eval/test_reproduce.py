@@ -16,7 +16,7 @@ from eval.comparing import compare
 from eval.comparing.averages import AVERAGES
 from eval.comparing.contrast import SLOW_DRAWS
 from eval.comparing.results import results
-from eval.papers import artefacts, reproduce, sweeps
+from eval.papers import artefacts, reproduce, strengths, sweeps
 from pruners.models.canvas import padded, tiled
 
 KNOWN = artefacts.artefacts()
@@ -126,6 +126,15 @@ def test_rows_of_methods_that_are_not_run_stand_at_their_budget():
     assert [row.label for row in artefacts.beside(KNOWN["budget-192"])] == ["visionzip"]
 
 
+def test_steepness_of_released_weights():
+    """The last weights of HiMAP's released vectors lie between 0.2738 and 0.4273; PyramidDrop's are steeper."""
+    assert strengths.released("himap") == pytest.approx((-np.log(0.42725176), -np.log(0.27375518)), abs=1e-4)
+    low, high = artefacts.tables()["strength"]["scores"]
+    assert low < strengths.released("fastv")[0] < high
+    assert strengths.released("pyramiddrop")[1] > high
+    assert strengths.released("illava") is None
+
+
 def test_gains_are_those_of_compare(answered):
     found = sweeps.of_run(results(answered))
     assert list(found) == ["pope", "gqa", "mean"]
@@ -159,6 +168,8 @@ def quick(monkeypatch, world, tmp_path):
 
 def shortened(one):
     runs = one.runs
+    if one.measure == "strength":
+        runs = runs[:2]
     if one.measure == "gains":
         runs = tuple(run for run in runs if run.keep in (None, 64, 128, 256))[:2]
     if one.measure == "budgets":
@@ -179,6 +190,7 @@ FIGURES = {
     "bias": ["attention-maps", "attention-trends", "attention-layers", "attention-heads"],
     "ratio": ["ratio"],
     "budgets": ["gains"],
+    "strength": ["strength"],
     "layers-sweep": ["gains"],
 }
 
