@@ -17,6 +17,8 @@ from PIL import Image
 from tokenizers import pre_tokenizers
 
 FAMILIES = ("llava", "llava_next", "video_llava", "internvl", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+# Families with the parts of LLaVA: the name of their class, and what their configuration says besides.
+LLAVAS = {"llava": ("Llava", {}), "llava_next": ("LlavaNext", {}), "video_llava": ("VideoLlava", {})}
 CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 VICUNA = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
@@ -116,7 +118,7 @@ def config(family, layers=4, text="qwen2", **changes):
     """The family's config at toy size; ``changes`` go to its top level (for example ``image_grid_pinpoints``)."""
     names = tokenizer(family, text)
     vocab, token = len(names), names.convert_tokens_to_ids
-    if family in ("llava", "llava_next", "video_llava"):
+    if family in LLAVAS:
         size = changes.pop("image_size", 84)
         ids = {"image_token_index": token("<image>"), "vision_config": _clip(size)}
         ids["text_config"] = _llama(vocab, layers)
@@ -125,8 +127,8 @@ def config(family, layers=4, text="qwen2", **changes):
             ids["image_grid_pinpoints"] = [[size * a, size * b] for a, b in ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))]
         if family == "video_llava":
             ids |= {"video_token_index": token("<video>"), "video_seq_length": 8 * (1 + (size // 14) ** 2)}
-        kind = {"llava": "Llava", "llava_next": "LlavaNext", "video_llava": "VideoLlava"}[family]
-        return getattr(transformers, f"{kind}Config")(**{**ids, **changes})
+        kind, own = LLAVAS[family]
+        return getattr(transformers, f"{kind}Config")(**{**ids, **own, **changes})
     if family == "internvl":
         size = changes.pop("image_size", 112)
         vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}

@@ -1,24 +1,14 @@
 """The pages that show how to add things are run as they stand."""
 
-import os
 import re
-import shlex
-import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from following import DOCS, add_row, blocks, commands, copied, followed, passed
 
 import pruners
 from pruners import methods
-
-DOCS = Path(__file__).parents[2] / "docs"
-
-
-def blocks(page, language):
-    return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.S)
 
 
 @pytest.fixture
@@ -54,37 +44,17 @@ def test_new_method(llava, valuenorm):
     assert score.std() > 0
 
 
-def followed(folder, *words):
-    """The output of a program that starts in a copy of the repository, or its complaint."""
-    env = {**os.environ, "PYTHONPATH": str(folder), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *words], cwd=folder, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
 @pytest.mark.long
 def test_a_method_that_is_added_as_the_page_says_needs_nothing_else(tmp_path):
-    root, copy = DOCS.parent, tmp_path / "copy"
-    for name in ("debias", "pruners", "eval", "tiny", "tests", "scripts"):
-        shutil.copytree(root / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("README.md", "pyproject.toml", ".gitmodules", "CITATION.cff"):
-        shutil.copy(root / name, copy / name)
-    for name in ("assets", "docs"):
-        (copy / name).symlink_to(root / name)
+    copy = copied(tmp_path)
     run = "-m eval run --method valuenorm --keep 40 --benchmarks pope --limit 2 --out runs/one --arms none,both"
     run = f"{run} --trend online --device cpu".split()
     with pytest.raises(AssertionError, match="unknown method 'valuenorm'"):
         followed(copy, *run, "--dry-run")
 
     (copy / "pruners" / "methods" / "valuenorm.py").write_text(blocks("new_method.md", "python")[0], encoding="utf-8")
-    (line,) = re.findall(r"```markdown\n +(.*)\n", (DOCS / "new_method.md").read_text(encoding="utf-8"))
-    readme = (copy / "README.md").read_text(encoding="utf-8")
-    (copy / "README.md").write_text(re.sub(r"(?m)^(\| \[`fastv`\].*)$", rf"\1\n{line}", readme), encoding="utf-8")
-    (shown,) = blocks("new_method.md", "bash")
-    commands = [shlex.split(command, comments=True) for command in shown.splitlines()]
-    said = [followed(copy, *words[words.index("python") + 1 :], *quick(words)) for words in commands]
-    assert int(re.search(r"(\d+) passed", said[-1])[1]) > 60
-    assert "failed" not in said[-1]
+    add_row(copy, "new_method.md", "fastv")
+    assert passed([followed(copy, *words) for words in commands("new_method.md")][-1]) > 60
 
     followed(copy, *run, "--dry-run")
     followed(copy, *run)
@@ -92,9 +62,18 @@ def test_a_method_that_is_added_as_the_page_says_needs_nothing_else(tmp_path):
     assert [len(path.read_text(encoding="utf-8").splitlines()) for path in rows] == [6, 6]  # POPE asks in three ways
 
 
-def quick(words):
-    """A plug-in of the outer tests' that keeps a cache has nothing to keep here."""
-    return ["-p", "no:cacheprovider"] if "pytest" in words else []
+@pytest.mark.long
+def test_a_family_that_is_added_as_the_page_says_needs_nothing_else(tmp_path):
+    """The near part of the matrix: what holds for every family, and one method."""
+    copy = copied(tmp_path)
+    file, *_, line = blocks("new_model.md", "python")
+    (copy / "pruners" / "models" / "vipllava.py").write_text(file, encoding="utf-8")
+    with open(copy / "tests" / "pruners" / "builders.py", "a", encoding="utf-8") as builders:
+        builders.write(f"\n{line.strip()}\n")
+    add_row(copy, "new_model.md", "LLaVA-1.5")
+    (words,) = commands("new_model.md")
+    near = [*words[: words.index("-k")], "-k", "vipllava and (test_families or fastv) or readme and table"]
+    assert passed(followed(copy, *near)) > 15
 
 
 def test_the_page_names_what_exists():

@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from following import DOCS, blocks
 
 import pruners.models
 from debias import Padding
 from pruners.models import Request
 from pruners.models.base import Adapter
 
-PAGE = (Path(__file__).parents[3] / "docs" / "new_model.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+PAGE = (DOCS / "new_model.md").read_text(encoding="utf-8")
+BLOCKS = blocks("new_model.md", "python")
 
 
 @pytest.fixture
