@@ -47,7 +47,7 @@ def confirm(plan: Plan, out: Path, base: Settings, rehearse: int | None = None) 
     base: how to answer (device, batch size, model). rehearse: so many other pictures, which confirm nothing.
     """
     begun = _begun(plan, out)
-    may = _may_confirm(plan, begun, base, rehearse)
+    may = may_confirm(plan, begun, base, rehearse)
     say(f"{plan.name}: {may.why}" if may.confirmed else f"{plan.name}: this run confirms nothing: {may.why}")
     pictures, calibration = (_data(out, name, part, rehearse) for name, part in _parts(plan).items())
     base = replace(base, model=base.model or plan.model, data=pictures, benchmarks=(BENCHMARK,), report_samples=0)
@@ -111,7 +111,8 @@ def _begun(plan: Plan, out: Path) -> Begun:
     return begun
 
 
-def _may_confirm(plan: Plan, begun: Begun, base: Settings, rehearse: int | None) -> Verdict:
+def may_confirm(plan: Plan, begun: Begun, base: Settings, rehearse: int | None = None) -> Verdict:
+    """Whether a run is the planned one and began after its plan was committed."""
     if rehearse:
         return Verdict(False, f"it is a rehearsal on {rehearse} other pictures")
     if base.model not in (None, plan.model):
