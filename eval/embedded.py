@@ -11,6 +11,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ASSETS = HERE / "assets" if (HERE / "assets").is_dir() else HERE.parent / "assets"
 SMOL = "smol"  # the name of the model that is put together from a package and what was trained here
+BARE = "smol-bare"  # the same with its language model as it was pretrained, before it learned about pictures
 EMBEDDED = {"image": ASSETS / "tiny-llava", "video": ASSETS / "tiny-video-llava"}
 
 
@@ -35,8 +36,8 @@ def data_of(model: str | Path | None, size: str = "default", half: str = "scored
 def is_smol(model: str | Path | None) -> bool:
     """Whether a model is smol: by its name, or by what its folder says about where it comes from."""
     origin = Path(model or "") / "origin.json"
-    if model is None or model == SMOL or not origin.is_file():
-        return model == SMOL
+    if model is None or model in (SMOL, BARE) or not origin.is_file():
+        return model in (SMOL, BARE)
     try:
         told = json.loads(origin.read_text(encoding="utf-8"))
     except ValueError:  # somebody else's file of this name
@@ -51,8 +52,8 @@ def world_of(model: str | Path | None) -> str:
 
 def named(model: str) -> str:
     """The folder of a model that goes by a name of ours; every other model is a folder or hub id already."""
-    if model != SMOL:
+    if model not in (SMOL, BARE):
         return model
     from tiny import smol_folder
 
-    return str(smol_folder.finished(ASSETS / "smol-llava"))
+    return str(smol_folder.finished(ASSETS / "smol-llava", bare=model == BARE))

@@ -40,8 +40,11 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "debias" / "smol"
 
 
-def finished(parts: Path, kept: Path | None = None) -> Path:
-    """The checkpoint folder made of the shipped parts and of the package's language model."""
+def finished(parts: Path, kept: Path | None = None, bare: bool = False) -> Path:
+    """The checkpoint folder made of the shipped parts and of the package's language model.
+
+    bare: the language model as it was pretrained, without what it learned about pictures.
+    """
     source = smol.package() / smol.GGUF
     if not (parts / ORIGIN).is_file() or not (parts / PARTS).is_file():
         raise ValueError(f"{parts} is missing: the trained parts of 'smol' are not part of this installation")
@@ -54,14 +57,16 @@ def finished(parts: Path, kept: Path | None = None) -> Path:
         )
     names = {path.name: digest(path) for path in sorted(parts.iterdir()) if path.is_file()}
     key = hashlib.sha256(json.dumps([found, names]).encode()).hexdigest()[:16]
-    made = (kept or cache()) / key / "smol"  # its own folder, so that the model is called smol wherever it is named
+    made = (
+        (kept or cache()) / key / ("smol-bare" if bare else "smol")
+    )  # its own folder, so that the model is called smol wherever it is named
     if whole(made):
         return made
     print(f"smol: putting the trained parts onto the language model, once, in {made}", file=sys.stderr)
     made.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=made.parent, prefix=".making-"))
     try:
-        write(parts, scratch)
+        write(parts, scratch, bare)
         scratch.chmod(0o755)
         if made.exists() and not whole(made):
             shutil.rmtree(made)
@@ -84,12 +89,13 @@ def whole(made: Path) -> bool:
 
 
 @torch.no_grad()
-def write(parts: Path, out: Path) -> None:
+def write(parts: Path, out: Path, bare: bool = False) -> None:
     """Writes the whole model in float32, beside the small files that the parts bring."""
     state = load_file(parts / PARTS)
     model = LlavaForConditionalGeneration(LlavaConfig.from_pretrained(parts))
     decoder = smol.language_model()
-    smol.merge(decoder.model, section(state, "lora"))
+    if not bare:
+        smol.merge(decoder.model, section(state, "lora"))
     inner: Any = model.model
     inner.language_model.load_state_dict(decoder.model.state_dict())
     inner.vision_tower.load_state_dict(section(state, "tower"))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from debias import Debias, Padding, Trend, lines
 from debias.names import ARMS
@@ -35,6 +36,7 @@ HEAD_DRAWS = 200  # there are many heads
 FIT_SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
 REFITS = 40  # of a trend, for what its error does to a correlation
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+BLANK = Image.new("RGB", (64, 64))  # stands where words are drawn; a square, so that nothing is padding
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
 # Five requests; the first is the one that everything but the stability over prompts is measured with.
 PROMPTS = (
@@ -52,6 +54,7 @@ class DiagnosisSettings:
 
     model: str | None = None  # None: the embedded model
     video: bool = False  # clips instead of pictures
+    text_only: bool = False  # random words in the places of visual tokens: the language model's own bias
     images: Path | None = None  # a folder of pictures, or of videos; None: the tiny world's
     prompts: Path | None = None  # a text file, one request a line; the first is the main one
     limit: int = 256  # how many pictures
@@ -68,11 +71,7 @@ def diagnose(asked: DiagnosisSettings) -> dict[str, Any]:
     device = asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = named(asked.model or str(EMBEDDED["video" if asked.video else "image"]))
     family = adapter(model).load(model, device=device)
-    shown = (
-        drawn(asked.limit, asked.seed, asked.video, smol_scene if is_smol(model) else world.scene)
-        if asked.images is None
-        else found(asked.images, asked.limit, asked.video)
-    )
+    shown, source = looked_at(asked, model)
     prompts = PROMPTS if asked.prompts is None else tuple(filter(None, asked.prompts.read_text("utf-8").splitlines()))
     if not prompts:
         raise ValueError(f"--prompts {asked.prompts}: the file is empty; expected one request a line")
@@ -80,7 +79,7 @@ def diagnose(asked: DiagnosisSettings) -> dict[str, Any]:
 
     def look(prompt: str, rotary: bool = True) -> Seen:
         requests = [Request(prompt, [], one) if asked.video else Request(prompt, [one]) for one in shown]
-        return watch(family, requests, rotary, asked.batch_size)
+        return watch(family, requests, rotary, asked.batch_size, asked.seed if asked.text_only else None)
 
     main = look(prompts[0])
     if len(main.spans) < 4:
@@ -95,7 +94,7 @@ def diagnose(asked: DiagnosisSettings) -> dict[str, Any]:
         "model": f"{Path(model).name} {digest_of(model)}",
         "pictures": len(main.spans),
         "left_out": len(shown) - len(main.spans),
-        "source": f"{kind(asked)} of --images" if asked.images else f"drawn {kind(asked)} of the {world_of(model)}",
+        "source": source,
         "prompt": prompts[0],
         "tokens": main.attention.shape[-1],
         "grid": list(main.spans[0].grid),
@@ -104,6 +103,18 @@ def diagnose(asked: DiagnosisSettings) -> dict[str, Any]:
         "kept": budget(asked.keep, main.attention.shape[-1]),
         "layers": [layer_report(main, plain, others, layer, asked) for layer in layers],
     }
+
+
+def looked_at(asked: DiagnosisSettings, model: str) -> tuple[Sequence[Any], str]:
+    """The pictures or clips, and where they come from."""
+    if asked.text_only:
+        if asked.video or asked.images is not None:
+            raise ValueError("--text-only looks at no picture; leave out --images and --video")
+        return [BLANK] * asked.limit, "with words drawn at random in the places of visual tokens"
+    if asked.images is not None:
+        return found(asked.images, asked.limit, asked.video), f"{kind(asked)} of --images"
+    scene = smol_scene if is_smol(model) else world.scene
+    return drawn(asked.limit, asked.seed, asked.video, scene), f"drawn {kind(asked)} of the {world_of(model)}"
 
 
 def chosen(text: str, depth: int) -> list[int]:
@@ -115,6 +126,8 @@ def chosen(text: str, depth: int) -> list[int]:
 
 
 def kind(asked: DiagnosisSettings) -> str:
+    if asked.text_only:
+        return "rows"
     return "clips" if asked.video else "pictures"
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,16 +52,49 @@ class Seen:
         return np.asarray(self.attention.mean(2))
 
 
+@contextmanager
+def wordy(family: Adapter, slots: Sequence[Sequence[Tensor]], seed: int) -> Iterator[None]:
+    """Inside the block, a word drawn at random stands at every place of a visual token, one prefill long.
+
+    slots: for every row of the batch and each of its pictures, where its tokens stand.
+    """
+    table = family.decoder.get_input_embeddings().weight
+    special = set(getattr(family.tokenizer, "all_special_ids", ()))
+    usual = torch.tensor([word for word in range(len(table)) if word not in special])
+    rng = torch.Generator().manual_seed(seed)
+
+    def replace(_: Any, args: Any, kwargs: Any) -> Any:
+        words = kwargs["inputs_embeds"].clone()
+        if words.shape[1] > 1:
+            for row, pictures in enumerate(slots):
+                for place in pictures:
+                    drawn = usual[torch.randint(len(usual), (len(place),), generator=rng)]
+                    words[row, place.to(words.device)] = table[drawn.to(table.device)].to(words)
+        return args, {**kwargs, "inputs_embeds": words}
+
+    hook = family.decoder.register_forward_pre_hook(replace, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 @torch.inference_mode()
-def watch(family: Adapter, requests: Sequence[Request], rotary: bool = True, batch: int = 8) -> Seen:
-    """Runs the prompts once each; returns what was seen of the pictures of the commonest layout."""
+def watch(
+    family: Adapter, requests: Sequence[Request], rotary: bool = True, batch: int = 8, words: int | None = None
+) -> Seen:
+    """Runs the prompts once each; returns what was seen of the pictures of the commonest layout.
+
+    words: the seed of random words that stand in the places of visual tokens; None: the pictures are seen.
+    """
     rows, spans = [], []
     for first in range(0, len(requests), batch):
         encoded = family.encode(requests[first : first + batch])
-        probe = Probe(rotary=rotary)
-        with probe(family, sizes=encoded.sizes):
+        probe, sized = Probe(rotary=rotary), family.spans(encoded.inputs, encoded.sizes)
+        slots = family.slots(encoded.inputs, sized)
+        around = nullcontext() if words is None else wordy(family, slots, words + first)
+        with around, probe(family, sizes=encoded.sizes):
             family.model.generate(**encoded.inputs, max_new_tokens=1, do_sample=False)
-        sized = family.spans(encoded.inputs, encoded.sizes)
         known = [span for row in sized for span in row]
         for image, _, seen in sorted(probe.seen, key=lambda entry: entry[0]):
             rows.append(seen.numpy())

@@ -4,6 +4,7 @@ examples:
   python -m eval diagnose                                  the embedded model, on drawn scenes
   python -m eval diagnose --model llava-hf/llava-1.5-7b-hf --images photos/ --keep 128
   python -m eval diagnose --layers 1,7,15 --heads --json
+  python -m eval diagnose --model smol-bare --text-only    the bias of a language model that never saw a picture
   python -m eval diagnose --video                          the embedded video model, on drawn clips
 
 For every layer and arm: how steeply attention rises with position (`rise`: log of last over first of the fitted
@@ -33,6 +34,11 @@ from eval.tables import show
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
     parser.add_argument("--model", help="checkpoint folder or hub id (default: the embedded model)")
     parser.add_argument("--video", action="store_true", help="clips instead of pictures")
+    parser.add_argument(
+        "--text-only",
+        action="store_true",
+        help="random words in the places of visual tokens: the bias of the language model itself",
+    )
     parser.add_argument("--images", type=Path, help="folder of pictures, or of videos (default: the tiny world's)")
     parser.add_argument("--prompts", type=Path, help="text file, one request a line; the first is the main one")
     parser.add_argument("--limit", type=positive, default=256, help="how many pictures (default: %(default)s)")

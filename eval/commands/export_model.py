@@ -14,10 +14,10 @@ from typing import Any
 
 from debias.names import one_of
 from eval.cli import Work
-from eval.embedded import EMBEDDED, SMOL, named
+from eval.embedded import BARE, EMBEDDED, SMOL, named
 from eval.tables import say
 
-NAMES = {SMOL: SMOL, "tiny": str(EMBEDDED["image"]), "tiny-video": str(EMBEDDED["video"])}
+NAMES = {SMOL: SMOL, BARE: BARE, "tiny": str(EMBEDDED["image"]), "tiny-video": str(EMBEDDED["video"])}
 
 
 def command(parser: argparse.ArgumentParser) -> Work:

@@ -265,3 +265,37 @@ def test_bad_input(checkpoint, tmp_path, capsys, words, message):
     code, _, err = run(capsys, checkpoint, "--limit", "4", *words)
     assert code == 1
     assert message in err
+
+
+def test_text_only_sees_the_language_model_and_no_picture(checkpoint, capsys):
+    asked = diagnose.DiagnosisSettings(str(checkpoint), text_only=True, limit=6, batch_size=3)
+    model = adapter(str(checkpoint)).load(str(checkpoint), device="cpu")
+    requests = [Request("What?", [diagnose.BLANK])] * 2
+    with torch.inference_mode():
+        first, again, other, seen = (probe.watch(model, requests, words=seed) for seed in (0, 0, 1, None))
+    assert np.array_equal(first.attention, again.attention)
+    assert not np.allclose(first.attention, other.attention)
+    assert not np.allclose(first.attention[0], first.attention[1]), "each row has words of its own"
+    assert np.allclose(seen.attention[0], seen.attention[1]), "one picture twice"
+
+    encoded = model.encode(requests[:1])
+    (span,) = model.spans(encoded.inputs, encoded.sizes)[0]
+    table = model.decoder.get_input_embeddings().weight
+    usual = [word for word in range(len(table)) if word not in set(model.tokenizer.all_special_ids)]
+    drawn = torch.tensor(usual)[torch.randint(len(usual), (span.total,), generator=torch.Generator().manual_seed(0))]
+    ids = encoded.inputs["input_ids"].clone()
+    ids[0, span.start : span.start + span.total] = drawn
+    with torch.inference_mode():
+        states = model.decoder(inputs_embeds=table[ids], output_hidden_states=True).hidden_states
+    layer = model.decoder.layers[0].self_attn
+    normed = model.decoder.layers[0].input_layernorm(states[0])[0]
+    cos, sin = (table[0] for table in model.rotary(normed[None], torch.arange(len(normed))[None]))
+    queries = model.rotate(model.queries(layer, normed).transpose(0, 1), cos, sin)[:, -1:]
+    keys = model.rotate(model.keys(layer, normed).transpose(0, 1), cos, sin)
+    keys = keys.repeat_interleave(len(queries) // len(keys), 0)
+    expected = (queries @ keys.mT * model.scale(layer)).softmax(-1)[:, 0, span.start : span.start + span.total]
+    assert np.allclose(first.attention[0, 0], expected.detach(), atol=1e-5)
+
+    assert "words drawn at random" in diagnose.diagnose(asked)["source"]
+    assert cli.main(["diagnose", "--model", str(checkpoint), "--text-only", "--video"]) == 1
+    assert "looks at no picture" in capsys.readouterr().err
