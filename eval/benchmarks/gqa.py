@@ -14,6 +14,8 @@ from eval.sample import Sample
 QUESTIONS = "llava_gqa_testdev_balanced.jsonl"
 TRUTH = ("data/testdev_balanced_questions.json", "data/questions1.2/testdev_balanced_questions.json")
 
+KEPT = ("question", "types", "semantic", "groups", "boxes")  # boxes: of what is asked about, in our own data alone
+
 
 class Gqa(Benchmark):
     folders = ("gqa",)
@@ -37,7 +39,7 @@ class Gqa(Benchmark):
                     target = want(known, "answer")
                     if known.get("isBalanced", True):
                         name = want(record, "image")
-                        meta = {key: known[key] for key in ("question", "types", "semantic", "groups") if key in known}
+                        meta = {key: known[key] for key in KEPT if key in known}
                         yield Sample(
                             id, want(record, "text"), root / name, group=name, target=target, meta=meta, root=root
                         )

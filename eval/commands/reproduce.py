@@ -7,6 +7,7 @@ examples:
   python -m eval reproduce main --as-released --model ...      also as the release's code computes it
   python -m eval reproduce main --list                         what of it is done, and what is missing
   python -m eval reproduce all --limit 8                       every one after the other
+  python -m eval reproduce grid --model smol --runs '*-64'     only some of its runs
   python -m eval reproduce methods --benchmarks gqa,pope       only some of its benchmarks
 
 Each run is a run folder in OUT/NAME/LABEL: the same command goes on where it stopped, and `report`, `compare` and
@@ -42,6 +43,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
         help="do the release's methods a second time, as its code computes them; published numbers stand beside these",
     )
     add("--benchmarks", help="only these of an artefact's benchmarks, with commas (default: all that the data holds)")
+    add("--runs", help="only these runs, with commas; * stands for anything (default: all; see NAME --list)")
     add("--out", type=Path, default=Path("runs/reproduce"), help="where the runs go (default: %(default)s)")
     add("--limit", type=flags.positive, help="at most so many questions of each benchmark, pictures or repetitions")
     parser.set_defaults(takes_fields=of_runs)
@@ -73,6 +75,7 @@ def one(artefact: Artefact, args: argparse.Namespace) -> dict[str, Any]:
     from eval.papers.reproduce import listed, released, reproduced, task
 
     artefact = released(artefact) if args.as_released else artefact
+    artefact = artefact.only(args.runs) if args.runs else artefact
     base, fields, dry = common(artefact, args)
     asked = task(artefact, args.out, base, args.benchmarks, fields)
     return listed(asked) if args.list else reproduced(asked, dry)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 if sys.version_info >= (3, 11):
@@ -64,6 +65,15 @@ class Artefact:
         """Whether published numbers stand beside a run: where it is done both ways, beside the one as released."""
         return planned.as_released or all(run.label != f"{planned.label}{TWIN}" for run in self.runs)
 
+    def only(self, wanted: str) -> Artefact:
+        """The same with the runs whose labels match one of several patterns, with commas between them."""
+        patterns = [word.strip() for word in wanted.split(",")]
+        runs = tuple(run for run in self.runs if any(fnmatchcase(run.label, pattern) for pattern in patterns))
+        if not runs:
+            labels = ", ".join(run.label for run in self.runs)
+            raise ValueError(f"--runs {wanted}: {self.name} has no such run; it has {labels}")
+        return replace(self, runs=runs)
+
 
 @dataclass(frozen=True)
 class Published:
@@ -115,12 +125,16 @@ def artefact(name: str) -> Artefact:
 
 
 def _each(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """A line of several budgets or depths is as many runs."""
-    for name, mark in (("keep", ""), ("depth", "L")):
+    """A line of several budgets or depths is as many runs; of both, one of every pair."""
+    lines = [entry]
+    for name, mark in (("depth", "L"), ("keep", "")):
         if isinstance(entry.get(name), list):
-            lines = [{**entry, name: value, "label": f"{entry['label']}-{mark}{value}"} for value in entry[name]]
-            return [{"as": entry["label"], **line} for line in lines]
-    return [entry]
+            lines = [
+                {"as": entry["label"], **line, name: value, "label": f"{line['label']}-{mark}{value}"}
+                for line in lines
+                for value in entry[name]
+            ]
+    return lines
 
 
 def _planned(entry: Mapping[str, Any], arms: tuple[str, ...]) -> Planned:

@@ -18,7 +18,7 @@ from eval.answering.store import Folder
 from eval.bias.fitting import prior
 from eval.evaluation import evaluate
 from eval.evaluation import planned as planned_run
-from eval.papers import artefacts, budgets, measures, strengths, sweeps
+from eval.papers import artefacts, budgets, grid, measures, strengths, sweeps
 from eval.papers.artefacts import Artefact, Planned
 from eval.papers.task import Task
 from eval.settings import Settings, command_line
@@ -84,6 +84,8 @@ def reproduced(asked: Task, dry: bool = False) -> dict[str, Any]:
     """Runs what is not done yet, measures, and shows and writes the tables. dry: only says what would run."""
     asked, absent = held(asked)
     artefact = asked.artefact
+    if artefact.measure == "grid" and not dry:
+        asked = grid.prepare(asked)
     failed = answer(asked, dry) if artefact.measure in ANSWERED else {}
     exit_code = 1 if failed or absent else 0
     if dry:
@@ -206,12 +208,13 @@ def state_table(task: Task, found: Mapping[str, Mapping[str, Any]]) -> Table:
     return Table(task.artefact.title, ["run", "state", "answers", "of", "as a command"], rows)
 
 
-ANSWERED = ("scores", "gains", "budgets", "iou")  # measures of answers, so that the runs come first
+ANSWERED = ("scores", "gains", "budgets", "iou", "grid")  # measures of answers, so that the runs come first
 MEASURES: dict[str, Callable[[Task], list[Table]]] = {
     "scores": measures.scores,
     "gains": sweeps.gains,
     "budgets": budgets.budgets,
     "strength": strengths.strength,
+    "grid": grid.grid,
     "bias": measures.bias_strengths,
     "layers": measures.layers,
     "fit_sizes": measures.fit_sizes,

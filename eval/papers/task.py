@@ -9,7 +9,7 @@ from typing import Any
 
 from eval import benchmarks
 from eval.answering.checkpoints import config_of, folder_of, layout
-from eval.embedded import EMBEDDED
+from eval.embedded import EMBEDDED, named
 from eval.papers.artefacts import REFCOCO, Artefact, Planned
 from eval.settings import Settings
 from pruners.models import Adapter
@@ -26,6 +26,7 @@ class Task:
     base: Settings  # what every run of it has in common: model, data, limit, and how to answer
     benchmarks: tuple[str, ...]  # those that the data holds
     fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by method: what is asked for besides
+    trends: Mapping[str, str] = field(default_factory=dict)  # by run: the file that holds the trend of its layer
 
     @property
     def media(self) -> str:
@@ -33,7 +34,7 @@ class Task:
 
     @property
     def checkpoint(self) -> str:
-        return self.base.model or str(EMBEDDED[self.media])
+        return named(self.base.model or str(EMBEDDED[self.media]))
 
     @property
     def here(self) -> Path:
@@ -62,6 +63,8 @@ class Task:
         if style != Adapter.grounding:
             options |= {name: {"style": style} for name in REFCOCO if name in self.benchmarks}
         declared: dict[str, Any] = {"trend": planned.trend, "stages": planned.stages}
+        if planned.label in self.trends:  # arms of one cut at a deep layer share most of their work
+            declared |= {"trend": self.trends[planned.label], "share_prefix": True}
         declared["as_released"] = planned.as_released or None
         return replace(
             self.base,

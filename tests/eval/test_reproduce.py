@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -172,6 +173,8 @@ def shortened(one):
         runs = runs[:2]
     if one.measure == "gains":
         runs = tuple(run for run in runs if run.keep in (None, 64, 128, 256))[:2]
+    if one.measure == "grid":
+        runs = tuple(run for run in runs if run.keep in (None, 64) and run.depth in (None, 4, 16))
     if one.measure == "budgets":
         runs = tuple(run for run in runs if run.keep in (None, 64) or (run.method, run.keep) == ("fastv", 128))
     return replace(one, benchmarks=one.benchmarks[:2], runs=runs)
@@ -192,6 +195,7 @@ FIGURES = {
     "budgets": ["gains"],
     "strength": ["strength"],
     "layers-sweep": ["gains"],
+    "grid": ["layers-64"],
 }
 
 
@@ -294,3 +298,30 @@ def test_cells_of_tiles_and_their_thumbnail():
     assert canvas.cells[16].tolist() == [112, 0, 140, 28]  # first of the right tile
     assert canvas.cells[32].tolist() == [0, 0, 56, 28]  # first of the thumbnail, which shows everything
     assert canvas.box((320, 0, 640, 320)) == (112, 0, 224, 112)
+
+
+def test_a_list_of_depths_and_budgets_is_a_run_for_every_pair():
+    labels = [run.label for run in KNOWN["grid"].runs]
+    assert len(labels) == len(set(labels)) == 1 + 2 * 4 + 2 * 40
+    assert "fastv-L10-192" in labels
+    some = KNOWN["grid"].only("unpruned, mis-L*-64")
+    assert [run.label for run in some.runs][:2] == ["unpruned", "mis-L1-64"]
+    assert {run.keep for run in some.runs} == {None, 64}
+    with pytest.raises(ValueError, match="no such run; it has unpruned"):
+        KNOWN["grid"].only("other-*")
+
+
+def test_recall_counts_the_patches_of_what_is_asked_about(tmp_path):
+    from PIL import Image
+
+    from eval.papers.grid import kept
+    from eval.sample import Sample
+    from pruners.models.canvas import padded
+
+    Image.new("RGB", (96, 48)).save(tmp_path / "a.png")  # on a square of 12 x 12 cells, rows 3 to 8 show the picture
+    sample = Sample("q", "?", image=tmp_path / "a.png", meta={"boxes": [[0, 0, 16, 8]]})  # the first two cells of row 3
+    row = {"metadata": {"key": "q", "kept": ["0-143", "0,36,40,143"]}}
+    scored = SimpleNamespace(samples=[sample], arms={"none": SimpleNamespace(rows=[row])})
+    recall, padding = kept(scored, "none", lambda size: padded(size, 12))
+    assert recall[0] == 1 / 2
+    assert padding[0] == 1 / 2
