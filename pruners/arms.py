@@ -8,7 +8,7 @@ from debias.names import ARMS
 
 # What makes a method's score: attention of the decoder, or of the vision tower; how the tokens lie among each other, as
 # they enter the decoder; or nothing that the picture shows.
-Reads = Literal["decoder", "vision", "tokens", "nothing"]
+Reads = Literal["decoder", "vision", "vision and decoder", "tokens", "nothing"]
 
 
 def arms_of(reads: Reads) -> tuple[str, ...]:
@@ -17,4 +17,4 @@ def arms_of(reads: Reads) -> tuple[str, ...]:
     A trend is what a decoder's attention does with position: without that there is none to divide by. Padding is never
     worth a token.
     """
-    return ARMS if reads == "decoder" else ("none", "padding")
+    return ARMS if "decoder" in reads else ("none", "padding")

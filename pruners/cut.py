@@ -18,14 +18,16 @@ class Cut:
     """Tokens leave before decoder layer `layer` (0: before the language model).
 
     keep: an int keeps that many tokens of each image, a float that share of its original tokens (1: one, 1.0: all).
-    source: whose attention the score reads, that of the layer before or that of this layer itself.
+    source: whose attention the score reads, that of the layer before or that of this layer itself. "tower": the vision
+        tower's, in a method that reads the decoder at a later cut; no trend is divided out there, and that later cut is
+        the first one to a debias.
     rows: the query rows; "last" is the prompt's last token, "text" all text after the image, "visual" the image itself.
     also: earlier layers whose attention the score reads too (see View.attend).
     """
 
     layer: int
     keep: Budget
-    source: Literal["previous", "same"] = "previous"
+    source: Literal["previous", "same", "tower"] = "previous"
     rows: Rows = "last"
     also: tuple[int, ...] = ()
 

@@ -57,15 +57,20 @@ class Method:
         return cls.vision_layers is not Method.vision_layers
 
     @classmethod
+    def reads_tower(cls) -> bool:
+        """Whether View.vision is there for the method."""
+        return "vision" in cls.reads
+
+    @classmethod
     def serves(cls, family: type[Adapter]) -> bool:
         """Whether the method can run on a family: all can that leave the vision tower alone."""
-        if cls.reads != "vision" and not cls.prunes_tower():
+        if not cls.reads_tower() and not cls.prunes_tower():
             return True
         return family.opens == "tokens" or (family.opens == "views" and not cls.prunes_tower())
 
     def needs_tower(self, layers: int = 24) -> bool:
         """Whether a vision tower of so many layers has to run under the method's eyes: it reads it, or prunes in it."""
-        return self.reads == "vision" or bool(self.vision_layers(layers))
+        return self.reads_tower() or bool(self.vision_layers(layers))
 
     # -- what a method says ----------------------------------------------------------------------------------------
     def cuts(self, layers: int) -> list[Cut]:
@@ -90,6 +95,10 @@ class Method:
     def merge(self, view: View, kept: Tensor) -> Merged | None:
         """Tokens that change or are added at this cut; None when the kept ones go on as they are."""
         return None
+
+    def glances(self, layers: int) -> Sequence[int]:
+        """Further layers of a vision tower's first `layers` whose attention the score reads: Patches.glances."""
+        return ()
 
     def vision_layers(self, layers: int) -> Sequence[int]:
         """At which of a vision tower's first `layers` layers tokens leave (after attention, before the MLP)."""

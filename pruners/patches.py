@@ -21,12 +21,14 @@ class Patches:
     features: Tensor  # [N, C] what the projector gets
     keys: Tensor  # [h, N, c] unscaled key vectors of the same layer, before any rotation
     cls: Tensor | None  # [C] the CLS token's own feature, or [views, C]; None: there is none, or it makes no token
+    glances: tuple[Tensor, ...] = ()  # `attention` of each further layer that the method names
     view: Tensor | None = None  # [N] on the CPU: which view of the picture; -1: none (a newline). None: one view
 
     def at(self, tokens: Tensor, number: int) -> Patches:
         """What is known of some tokens of one view."""
         cls = None if self.cls is None else self.cls[number]
-        return Patches(self.attention[:, tokens], self.features[tokens], self.keys[:, tokens], cls)
+        glances = tuple(attention[:, tokens] for attention in self.glances)
+        return Patches(self.attention[:, tokens], self.features[tokens], self.keys[:, tokens], cls, glances)
 
     def views(self) -> Iterator[Tensor]:
         """On the CPU, the tokens of each view, of the first one first."""
@@ -43,10 +45,13 @@ def joined(parts: list[Patches], shown: Tensor) -> Patches:
     at = shown.to(here, non_blocking=True)
     none, place = at < 0, at.clamp(min=0)
     known = [part.cls for part in parts if part.cls is not None]
+    seen = zip(*((part.attention, *part.glances) for part in parts), strict=True)
+    attention, *glances = (torch.cat(some, 1)[:, place].masked_fill(none, 0) for some in seen)
     return Patches(
-        torch.cat([part.attention for part in parts], 1)[:, place].masked_fill(none, 0),
+        attention,
         torch.cat([part.features for part in parts])[place].masked_fill(none[:, None], 0),
         torch.cat([part.keys for part in parts], 1)[:, place].masked_fill(none[:, None], 0),
         torch.stack(known) if known else None,
+        tuple(glances),
         view,
     )

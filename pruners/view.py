@@ -144,13 +144,14 @@ class View:
     text_slots: Tensor  # [T of the row]
     looks: Mapping[int, Look]
     patches: Patches | None = None
+    turn: int = 0  # which cut this is to a debias: those of the vision tower's attention count below 0
     raw: Tensor | None = None  # the score before ...
     score: Tensor | None = None  # ... and after debiasing, for select and merge
 
     @property
     def reading(self) -> Reading:
         """How this cut's attention is read."""
-        return self.debiaser.reads(self.stage)
+        return self.debiaser.reads(self.turn)
 
     @property
     def sample(self) -> int:
@@ -219,7 +220,7 @@ class View:
     def valid(self) -> Tensor | None:
         """[V] False where a token is padding that this stage silences; None: nothing is."""
         debias = self.debiaser
-        if self.tokens.whole is None or debias.padding is None or (self.stage > 0 and debias.stages == "first"):
+        if self.tokens.whole is None or debias.padding is None or (self.turn > 0 and debias.stages == "first"):
             return None
         return self.tokens.whole.index_select(0, self.tokens.raster)
 
@@ -240,8 +241,9 @@ class View:
         return top(score, count) if self.debiaser.release is None else score.topk(count).indices.sort().values
 
     def debias(self, score: Tensor, role: str = "select") -> Tensor:
-        """This stage's debias of another score of the same tokens, such as an order of recycling (role="recycle")."""
-        return self.debiaser(score, self.span, self.stage, role)
+        """This cut's debias of a score of its tokens, or of another order of them, such as one of recycling."""
+        role = "vision" if role == "select" and self.cut.source == "tower" else role
+        return self.debiaser(score, self.span, self.turn, role)
 
     @property
     def places(self) -> tuple[Tensor, Tensor]:

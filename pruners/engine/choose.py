@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from debias import Debias
 from pruners.checks import check_score
 from pruners.cut import Merged
 from pruners.engine.sequence import Choice
@@ -16,13 +15,13 @@ from pruners.method import Method
 from pruners.view import View
 
 
-def choose(pruner: Method, view: View, debias: Debias, dtype: torch.dtype | None) -> Choice:
+def choose(pruner: Method, view: View, dtype: torch.dtype | None) -> Choice:
     """What of the image goes on. dtype: what scores are ranked in; None: as they are."""
     split = view.patches is not None and view.patches.view is not None and view.span.index is None
     if split and pruner.views == "each":
-        return _by_views(pruner, view, debias, dtype)
+        return _by_views(pruner, view, dtype)
     view.raw = _scored(pruner, view, dtype)
-    view.score = debias(view.raw, view.span, view.stage)
+    view.score = view.debias(view.raw)
     kept = pruner.select(view.score, view)
     return Choice(view.tokens, kept, pruner.merge(view, kept), (view.raw, view.score))
 
@@ -33,7 +32,7 @@ def _scored(pruner: Method, view: View, dtype: torch.dtype | None) -> Tensor:
     return raw if dtype is None else raw.to(dtype)
 
 
-def _by_views(pruner: Method, view: View, debias: Debias, dtype: torch.dtype | None) -> Choice:
+def _by_views(pruner: Method, view: View, dtype: torch.dtype | None) -> Choice:
     """Each view (tile, frame) as a picture of its own. Tokens that are no patch stay when all others do."""
     patches, device = view.vision, view.tokens.slots.device
     assert patches.view is not None
@@ -45,7 +44,7 @@ def _by_views(pruner: Method, view: View, debias: Debias, dtype: torch.dtype | N
     view.raw = scores[0].new_zeros(len(view.tokens))
     for own, score in zip(there, scores, strict=True):
         view.raw.index_copy_(0, own, score)
-    view.score = debias(view.raw, view.span, view.stage)
+    view.score = view.debias(view.raw)
     done: list[tuple[Tensor, Tensor, Merged | None]] = []
     for part, own, share in zip(parts, there, shares(view, here), strict=True):
         part.count, part.raw, part.score = share, view.raw[own], view.score[own]

@@ -90,7 +90,7 @@ class Run:
         self.handles: list[Any] = []
         self.watch = Watch(self.state, self.on_layer, self.on_attention)
         self.media: dict[str, Any] = {}
-        watched = pruner.reads == "vision" or pruner.prunes_tower()
+        watched = pruner.reads_tower() or pruner.prunes_tower()
         self.vision = Vision(pruner, family, debias, self.sizes) if watched else None
         refuse_unsupported(family, self.state.kernel)
         refuse_reading(self.debias, pruner)
@@ -351,7 +351,7 @@ class Run:
     def choose(self, stage: int, cut: Cut, tokens: Tokens, segment: Segment, hidden: Tensor) -> Choice:
         """One image's way through a cut."""
         dtype = None if self.debias.release is None else self.state.like.dtype  # the release ranks in the model's own
-        return choose(self.pruner, self.view(stage, cut, tokens, segment, hidden), self.debias, dtype)
+        return choose(self.pruner, self.view(stage, cut, tokens, segment, hidden), dtype)
 
     def view(self, stage: int, cut: Cut, tokens: Tokens, segment: Segment, hidden: Tensor) -> View:
         depth = len(self.layers)
@@ -368,10 +368,11 @@ class Run:
             text_slots=segment.text[tokens.row],
             looks=self.state.looks[stage],
             patches=self.patches(tokens),
+            turn=stage - sum(one.source == "tower" for one in self.cuts[: stage + 1]),
         )
 
     def patches(self, tokens: Tokens) -> Patches | None:
-        if self.vision is None or self.pruner.reads != "vision":
+        if self.vision is None or not self.pruner.reads_tower() or tokens.span.index is not None:
             return None
         return self.vision.patches(tokens.image)
 

@@ -5,8 +5,8 @@ Every attention kernel will do: the few weights that are wanted are computed aga
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ class Seen:
 
     states: Tensor  # [rows, N, C] normed input of the attention that is read; packed [n, C] where a family has no rows
     tables: tuple[Tensor, Tensor] | None  # cos and sin [n, c], where the tower turns its queries and keys
+    glanced: list[tuple[int, Tensor]]  # (layer, states) of further layers whose attention is read
     features: Tensor | None = None  # what the tower handed on, of the same shape as `states`
 
     @property
@@ -38,8 +39,11 @@ def held(adapter: Adapter, span: Span) -> int:
     return adapter.views(span) * (adapter.packed(span) or 1)
 
 
-def patches(adapter: Adapter, attn: Any, seen: Seen, start: int, span: Span) -> Patches:
-    """What the tower knows of the span whose rows (or packed patches) begin at `start`, token by token."""
+def patches(adapter: Adapter, attn: Callable[[int], Any], seen: Seen, start: int, span: Span) -> Patches:
+    """What the tower knows of the span whose rows (or packed patches) begin at `start`, token by token.
+
+    attn: the attention of a layer of the tower.
+    """
     parts = [_view(adapter, attn, *part) for part in _rows(adapter, seen, start, span)]
     if adapter.opens == "tokens":
         return parts[0]
@@ -49,15 +53,18 @@ def patches(adapter: Adapter, attn: Any, seen: Seen, start: int, span: Span) -> 
     return joined(parts, shown)
 
 
-Row = tuple[Tensor, Tensor, "tuple[Tensor, Tensor] | None"]
+Row = tuple[Tensor, Tensor, "tuple[Tensor, Tensor] | None", "list[tuple[int, Tensor]]"]
 
 
 def _rows(adapter: Adapter, seen: Seen, start: int, span: Span) -> Sequence[Row]:
-    """(states, features, tables) of every view of a span, in raster order."""
+    """(states, features, tables, glanced) of every view of a span, in raster order."""
     assert seen.features is not None
     length = adapter.packed(span)
     if length is None:
-        return [(seen.states[row], seen.features[row], None) for row in range(start, start + adapter.views(span))]
+        return [
+            (seen.states[row], seen.features[row], None, [(number, states[row]) for number, states in seen.glanced])
+            for row in range(start, start + adapter.views(span))
+        ]
     rows: list[Row] = []
     for first in range(start, start + held(adapter, span), length):
 
@@ -65,19 +72,30 @@ def _rows(adapter: Adapter, seen: Seen, start: int, span: Span) -> Sequence[Row]
             return adapter.ordered(span, states[first : first + length])
 
         tables = None if seen.tables is None else (mine(seen.tables[0]), mine(seen.tables[1]))
-        rows.append((mine(seen.states), mine(seen.features), tables))
+        glanced = [(number, mine(states)) for number, states in seen.glanced]
+        rows.append((mine(seen.states), mine(seen.features), tables, glanced))
     return rows
 
 
 def _view(
-    adapter: Adapter, attn: Any, states: Tensor, features: Tensor, tables: tuple[Tensor, Tensor] | None
+    adapter: Adapter,
+    attn: Callable[[int], Any],
+    states: Tensor,
+    features: Tensor,
+    tables: tuple[Tensor, Tensor] | None,
+    glanced: list[tuple[int, Tensor]],
 ) -> Patches:
     """One view by itself."""
     cls = int(adapter.tower.cls)
-    query, key, plain = adapter.looking(attn, states[:1] if cls else states, states, tables)
-    weights = received(query, key, adapter.looking_scale(attn))
-    one = Patches(weights[:, cls:], features[cls:], plain[:, cls:], features[0] if cls else None)
-    return adapter.joined(one)
+
+    def weights(number: int, states: Tensor) -> tuple[Tensor, Tensor]:
+        query, key, plain = adapter.looking(attn(number), states[:1] if cls else states, states, tables)
+        return received(query, key, adapter.looking_scale(attn(number)))[:, cls:], plain[:, cls:]
+
+    attention, keys = weights(adapter.tower.looked_at, states)
+    one = Patches(attention, features[cls:], keys, features[0] if cls else None)
+    others = (replace(one, attention=weights(number, states)[0]) for number, states in glanced)
+    return replace(adapter.joined(one), glances=tuple(adapter.joined(other).attention for other in others))
 
 
 def received(query: Tensor, key: Tensor, scale: float) -> Tensor:

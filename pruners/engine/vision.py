@@ -27,7 +27,7 @@ class Vision:
         self.pruner, self.adapter, self.debias, self.sizes = pruner, adapter, debias, sizes
         self.tower = adapter.tower
         self.shrinking = list(pruner.vision_layers(self.tower.feature_layer + 1))
-        if pruner.reads == "vision" and self.shrinking:
+        if pruner.reads_tower() and self.shrinking:
             raise ValueError(f"{pruner} both reads the vision tower's output and prunes inside it; it can do only one")
         if not pruner.serves(type(adapter)):
             kind = adapter.model.config.model_type
@@ -38,6 +38,8 @@ class Vision:
         if any(layer > self.tower.feature_layer for layer in self.shrinking):
             last = self.tower.feature_layer
             raise ValueError(f"{pruner} prunes at vision layers {self.shrinking}; features leave the tower at {last}")
+        wanted = pruner.glances(self.tower.feature_layer + 1)
+        self.glances = [self.tower.seeing(layer) for layer in wanted]
         self.spans: Sequence[Span] = ()
         self.filmed: Sequence[bool] = ()
         self.forget()
@@ -45,6 +47,7 @@ class Vision:
     def forget(self) -> None:
         self.seen: list[Seen] = []  # one for each run: over pictures, over clips
         self.starts: list[tuple[Seen, int]] = []  # per image of the batch, where in which run it begins
+        self.glanced: list[tuple[int, Tensor]] = []  # (layer, normed input of its attention) of the run that goes on
         self.over = False  # the prompt was read: the next run belongs to another one
         self.features: Tensor | None = None  # output of the feature layer
         self.entering: Tensor | None = None
@@ -62,7 +65,10 @@ class Vision:
             handles.append(self.attn(number).register_forward_hook(self.attend, with_kwargs=True))
             handles.append(layer.register_forward_hook(partial(self.shrink, stage)))
         chosen = tower.layers[tower.feature_layer]
-        if self.pruner.reads == "vision":
+        if self.pruner.reads_tower():
+            for number in self.glances:
+                note = partial(self.glance, number)
+                handles.append(self.attn(number).register_forward_pre_hook(note, with_kwargs=True))
             handles.append(self.attn(tower.looked_at).register_forward_pre_hook(self.look, with_kwargs=True))
         handles.append(chosen.register_forward_hook(self.keep_features))
         if self.shrinking:
@@ -76,9 +82,13 @@ class Vision:
     def begin(self, module: Any, args: Any) -> None:
         if self.over or self.shrinking:
             self.forget()
+        self.glanced = []
+
+    def glance(self, number: int, attn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.glanced.append((number, states_of(args, kwargs)))
 
     def look(self, attn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.seen.append(Seen(states_of(args, kwargs), kwargs.get("position_embeddings")))
+        self.seen.append(Seen(states_of(args, kwargs), kwargs.get("position_embeddings"), self.glanced))
 
     def keep_features(self, layer: Any, args: Any, output: Any) -> None:
         self.features = first(output)
@@ -113,7 +123,7 @@ class Vision:
         self.starts = self.starts or self.settle()
         if not self.starts:
             raise ValueError("the vision tower did not run inside this `with` block, so there is nothing to score by")
-        return patches(self.adapter, self.attn(self.tower.looked_at), *self.starts[image], self.spans[image])
+        return patches(self.adapter, self.attn, *self.starts[image], self.spans[image])
 
     # -- pruning inside ------------------------------------------------------------------------------------------------
     def enter(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -72,7 +72,7 @@ class Qwen25VL(Adapter):
         module = self.inner.visual
         whole = getattr(module, "fullatt_block_indexes", None)
         last, looks = len(module.blocks) - 1, None if whole is None else max(whole)
-        return Tower(module, module.blocks, last, cls=False, attention="attn", looks=looks)
+        return Tower(module, module.blocks, last, cls=False, attention="attn", looks=looks, whole=whole)
 
     def project(self, features: Tensor) -> Tensor:
         projected: Tensor = self.inner.visual.merger(features.reshape(len(features) * self.merge**2, -1))

@@ -15,6 +15,7 @@ class Tower:
 
     looks: the layer whose attention methods read; None: the one whose output is used. It must be a layer in which every
     patch of a view sees every other.
+    whole: all the layers in which it does; None: it always does.
     """
 
     module: Any
@@ -23,6 +24,11 @@ class Tower:
     cls: bool = True
     attention: str = "self_attn"  # the name of a layer's attention
     looks: int | None = None
+    whole: Sequence[int] | None = None
+
+    def seeing(self, layer: int) -> int:
+        """The first layer from `layer` on in which every patch of a view sees every other."""
+        return layer if self.whole is None else min([n for n in self.whole if n >= layer], default=self.looked_at)
 
     @property
     def looked_at(self) -> int:

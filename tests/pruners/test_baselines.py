@@ -9,9 +9,12 @@ from spelled import LAYERS, START, TOKENS, Decoder, Tower, after, check, without
 from torch.nn.functional import cosine_similarity, normalize
 
 import pruners
-from debias import Debias, Padding, Reading
+from debias import Debias, Padding, Reading, Trend
 from pruners.methods.dart import least_alike
+from pruners.methods.holov import variety
 from pruners.methods.prumerge import gathered, outliers
+from pruners.methods.vscan import averaged
+from pruners.regions import evenly, regions, shared
 
 
 def rest_of(run, h):
@@ -194,3 +197,137 @@ def test_prumergeplus_spreads_over_the_picture_alone(get, requests):
         kept = trace.kept[0][0]
         assert len(kept.unique()) == keep
         assert valid[kept].sum() == min(keep, int(valid.sum()))
+
+
+@settings(max_examples=40)
+@given(n=st.integers(1, 40), parts=st.integers(1, 6), seed=st.integers(0, 10**6), data=st.data())
+def test_evenly_deals_to_the_parts_in_turn(n, parts, seed, data):
+    generator = torch.Generator().manual_seed(seed)
+    score = torch.randint(0, 9, (n,), generator=generator).float()
+    region = torch.randint(0, parts, (n,), generator=generator)
+    last = torch.rand(n, generator=generator) < data.draw(st.sampled_from([0.0, 0.3, 0.9]))
+    best = sorted(range(n), key=lambda i: (-score[i].item(), i))
+    places, found = {}, dict.fromkeys(range(parts), 0)
+    for i in best:
+        if not last[i]:
+            places[i] = found[int(region[i])]
+            found[int(region[i])] += 1
+    wanted = sorted(places, key=lambda i: (places[i], best.index(i))) + [i for i in best if last[i]]
+    count = data.draw(st.integers(0, n))
+    assert evenly(score, region, count, last).tolist() == wanted[:count]
+
+
+def test_regions_are_squares_of_the_picture():
+    xy = torch.cartesian_prod(torch.arange(6), torch.arange(6)).flip(-1)
+    wanted = [[0, 0, 0, 1, 1, 1]] * 3 + [[2, 2, 2, 3, 3, 3]] * 3
+    assert regions(xy, 2).view(6, 6).tolist() == wanted
+    assert regions(xy + 5, 2).view(6, 6).tolist() == wanted
+    assert regions(xy, 6).tolist() == list(range(36))
+
+
+def test_averaged_tokens():
+    generator = torch.Generator().manual_seed(0)
+    features, kept = torch.randn(20, 5, generator=generator), torch.tensor([2, 7, 11])
+    valid = torch.arange(20) % 4 > 0
+    groups = {i: [features[i]] for i in kept.tolist()}
+    for i in set(range(20)) - set(groups):
+        if valid[i]:
+            groups[max(groups, key=lambda k, i=i: cosine_similarity(features[i], features[k], dim=0))].append(
+                features[i]
+            )
+    wanted = torch.stack([torch.stack(group).mean(0) for group in groups.values()])
+    torch.testing.assert_close(averaged(features, kept, valid), wanted)
+
+
+@torch.no_grad()
+def test_vscan(llava, prompt):
+    tower = Tower(llava, prompt["pixel_values"])
+    h, weights, _ = tower.run()
+    attention, features = weights.mean(0)[0, 1:], h[1:]
+    shallow = tower.middle(tower.layers[0], tower.embedded)[1].mean(0)[0, 1:]
+    pruner = pruners.make("vscan", keep=12, shallow=0, across=2)
+    assert pruner.counts(LAYERS, TOKENS) == [18, 6]
+    wide = attention.topk(9).indices.tolist()
+    part = [i // 18 * 2 + i % 6 // 3 for i in range(TOKENS)]
+    order = [i for i in shallow.argsort(descending=True).tolist() if i not in wide]
+    place = {i: sum(part[j] == part[i] for j in order[: order.index(i)]) for i in order}
+    kept = sorted(wide + sorted(order, key=lambda i: (place[i], order.index(i)))[:9])
+    states = averaged(features, torch.tensor(kept))
+    run = Decoder(llava, prompt)
+    projected = llava.model.multi_modal_projector(states)
+    h, last = torch.cat([run.embedded[:START], projected, run.embedded[START + TOKENS :]]), None
+    for i in range(LAYERS):
+        if i == 4:
+            stay = last.mean(0)[-1, START : START + 18].topk(6).indices.sort().values
+            h = h[without(h, stay, 18)]
+        h, last = run.layer(i, h, torch.arange(len(h)))
+    trace = check(llava, prompt, pruner, [kept, [kept[i] for i in stay.tolist()]], run.logits(h))
+    assert trace.counts[0]["own"] == 12.0
+
+
+@torch.no_grad()
+def test_a_trend_divides_what_vscan_reads_in_the_decoder_alone(llava, prompt):
+    debias = Debias(Trend.exponential(0.05))
+    with pruners.make("vscan", keep=12)(llava, debias) as trace:
+        llava(**prompt)
+    (before, after), (raw, divided) = trace.scores[0][0], trace.scores[1][0]
+    assert torch.equal(before, after)
+    torch.testing.assert_close(divided, raw * torch.exp(-0.05 * trace.kept[0][0]))
+
+
+def test_a_method_of_tower_and_decoder_has_four_arms_and_needs_the_tower():
+    assert pruners.find("vscan").arms() == ("none", "trend", "padding", "both")
+    assert pruners.make("vscan").needs_tower()
+
+
+@settings(max_examples=30)
+@given(n=st.integers(1, 40), parts=st.integers(1, 5), seed=st.integers(0, 10**6), data=st.data())
+def test_shared_gives_each_part_what_its_weight_is_worth(n, parts, seed, data):
+    """Seats by Sainte-Lague's divisors, as the text books tell it: one after the other."""
+    generator = torch.Generator().manual_seed(seed)
+    score, region = torch.rand(n, generator=generator), torch.randint(0, parts, (n,), generator=generator)
+    weight = torch.rand(parts, generator=generator).double() + 0.1
+    last = torch.rand(n, generator=generator) < data.draw(st.sampled_from([0.0, 0.4]))
+    best = sorted(range(n), key=lambda i: -score[i].item())
+    count = data.draw(st.integers(0, int((~last).sum())))
+    seats, wanted = [0] * parts, []
+    for _ in range(count):
+        left = {p: [i for i in best if region[i] == p and not last[i] and i not in wanted] for p in range(parts)}
+        winner = max((p for p in range(parts) if left[p]), key=lambda p: weight[p].item() / (2 * seats[p] + 1))
+        seats[winner] += 1
+        wanted.append(left[winner][0])
+    assert sorted(shared(score, region, weight[region], count, last).tolist()) == sorted(wanted)
+
+
+def test_variety_is_the_variance_of_what_a_token_is_like():
+    generator = torch.Generator().manual_seed(0)
+    features, region = torch.randn(30, 6, generator=generator), torch.arange(30) % 4
+    valid = torch.arange(30) % 7 > 0
+    region[5] = 9  # alone in its part
+    found = variety(features, region, valid)
+    for i in range(30):
+        alike = [
+            cosine_similarity(features[i], features[j], dim=0)
+            for j in range(30)
+            if j != i and region[j] == region[i] and valid[j]
+        ]
+        wanted = torch.stack(alike).var(correction=0) if alike else torch.tensor(0.0)
+        torch.testing.assert_close(found[i], wanted, atol=1e-6, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_holov(llava, prompt):
+    h, weights, _ = Tower(llava, prompt["pixel_values"]).run()
+    attention, features = weights.mean(0)[0, 1:], h[1:]
+    part = torch.tensor([i // 18 * 2 + i % 6 // 3 for i in range(TOKENS)])
+    spread = variety(features, part)
+    score = attention / attention.mean() + 0.5 * spread / spread.mean()
+    worth = [score[part == p].mean().item() ** 2 for p in range(4)]
+    seats, kept = [0] * 4, []
+    for _ in range(13):
+        p = max(range(4), key=lambda p: worth[p] / (2 * seats[p] + 1))
+        order = score.masked_fill(part != p, -1).argsort(descending=True)
+        kept.append(int(order[seats[p]]))
+        seats[p] += 1
+    pruner = pruners.make("holov", keep=13, across=2, diversity=0.5, sharpness=2.0)
+    check(llava, prompt, pruner, [kept], after(llava, prompt, features[sorted(kept)]))

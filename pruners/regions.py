@@ -1,0 +1,38 @@
+"""A picture in regions: squares of its patches, and a choice that gives each of them its share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def regions(xy: Tensor, across: int) -> Tensor:
+    """[V] in which of `across` x `across` equal parts of the rectangle around all patches each lies; `xy` [V, 2]."""
+    low = xy.amin(0)
+    side = xy.amax(0) - low + 1
+    column, row = ((xy - low) * across // side).unbind(-1)
+    return row * across + column
+
+
+def rank_within(score: Tensor, region: Tensor) -> Tensor:
+    """[V] how many tokens of the same region come before each one by `score`; ties go to the earlier token."""
+    first = torch.arange(len(score), device=score.device)
+    before = (score[None] > score[:, None]) | ((score[None] == score[:, None]) & (first[None] < first[:, None]))
+    return (before & (region[None] == region[:, None])).sum(-1)
+
+
+def evenly(score: Tensor, region: Tensor, count: int, last: Tensor) -> Tensor:
+    """`count` tokens, the best of each region in turn: all of first place come before all of second, and within a place
+    the higher score. Tokens that are `last` [V] come after all others, by score alone; order of choice."""
+    place = rank_within(score.masked_fill(last, float("-inf")), region).masked_fill(last, len(score))
+    order = score.argsort(descending=True, stable=True)
+    return order[place[order].argsort(stable=True)][:count]
+
+
+def shared(score: Tensor, region: Tensor, weight: Tensor, count: int, last: Tensor) -> Tensor:
+    """`count` tokens, the best of each region, as many of it as its `weight` [V] (of each token's region, positive) is
+    worth among the others, or as there are: seats by Sainte-Lague's divisors. `last` as in `evenly`."""
+    place = rank_within(score.masked_fill(last, float("-inf")), region)
+    turn = ((place + 0.5) / weight.double()).masked_fill(last, float("inf"))
+    order = score.argsort(descending=True, stable=True)
+    return order[turn[order].argsort(stable=True)][:count]
