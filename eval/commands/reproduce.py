@@ -9,6 +9,7 @@ examples:
   python -m eval reproduce all --limit 8                       every one after the other
   python -m eval reproduce grid --model smol --runs '*-64'     only some of its runs
   python -m eval reproduce methods --benchmarks gqa,pope       only some of its benchmarks
+  python -m eval reproduce ways --axis budgets=64,128 --axis methods=fastv      another part of its runs
 
 Each run is a run folder in OUT/NAME/LABEL: the same command goes on where it stopped, and `report`, `compare` and
 `figures` read it like any other. Other flags are passed on to `run`: --batch-size, --device, --dtype, --judge-url, ...
@@ -44,6 +45,13 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     )
     add("--benchmarks", help="only these of an artefact's benchmarks, with commas (default: all that the data holds)")
     add("--runs", help="only these runs, with commas; * stands for anything (default: all; see NAME --list)")
+    add(
+        "--axis",
+        action="append",
+        default=[],
+        metavar="AXIS=VALUES",
+        help="of the artefact ways: budgets=64,128, layers=2,8, methods=fastv, ways=online,rope; several times",
+    )
     add("--out", type=Path, default=Path("runs/reproduce"), help="where the runs go (default: %(default)s)")
     add("--limit", type=flags.positive, help="at most so many questions of each benchmark, pictures or repetitions")
     parser.set_defaults(takes_fields=of_runs)
@@ -74,6 +82,7 @@ def one(artefact: Artefact, args: argparse.Namespace) -> dict[str, Any]:
     """One artefact: what there is of it (--list), what would run (--dry-run), or the whole."""
     from eval.papers.reproduce import listed, released, reproduced, task
 
+    artefact = artefact.narrowed(args.axis)
     artefact = released(artefact) if args.as_released else artefact
     artefact = artefact.only(args.runs) if args.runs else artefact
     base, fields, dry = common(artefact, args)

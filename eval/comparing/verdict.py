@@ -43,6 +43,17 @@ def verdict(found: Sequence[Contrast], arm: str) -> str:
     return f"{text}. {counted(single)}".strip() if len(single) > 1 else f"{text}."
 
 
+def against(one: Contrast, what: str) -> str:
+    """One comparison against something in one sentence, with its number of questions and its interval."""
+    size = between(one.delta, one.low, one.high)
+    asked = f"(n = {one.n:,})"
+    if one.differs:
+        return f"{'better' if one.delta > 0 else 'worse'} than {what} by {size} {asked}."
+    if not one.up and not one.down:
+        return f"scores as {what} does on every question {asked}."
+    return f"not distinguishable from {what}: {size} {asked}{sees(one)}."
+
+
 def _size(one: Contrast) -> tuple[float | None, float | None]:
     """The interval of a difference that is told without its sign."""
     if one.low is None or one.high is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -37,6 +37,9 @@ class Planned:
     stages: str | None = None
     as_released: bool = False
     fields: Mapping[str, Any] = field(default_factory=dict)
+    way: str = ""  # of a product: what is done to the score; "" where nothing is
+    like: str | None = None  # as many tokens a layer as this method leaves, from the same first cut on
+    tokens: int | None = None  # only for models that see a picture as so many tokens
 
     @property
     def facts(self) -> dict[str, tuple[Any, ...]]:
@@ -44,6 +47,60 @@ class Planned:
         budget = (self.keep, self.keep / self.of) if self.keep is not None else (None,)
         layer = self.fields.get("layer", self.depth)
         return {"budget": budget, "layer": (layer,), "shallow": (self.fields.get("scores.shallow"),)}
+
+
+@dataclass(frozen=True)
+class Product:
+    """Runs that are a product: methods x budgets x layers, each untouched and in every way."""
+
+    methods: tuple[str, ...]
+    budgets: tuple[int, ...]
+    layers: tuple[int, ...]  # of FastV's cut, of 32; the cuts of the other methods move by as many
+    # name, arm, and what of the run differs. only: the methods that have it. from_layer: the first layer that has it.
+    # matched: another method with several cuts: the first moves to the layer, and as many tokens a layer are left.
+    ways: tuple[Mapping[str, Any], ...]
+
+    def runs(self) -> tuple[Planned, ...]:
+        """The runs in the order of the tables: a block for each method, budget and layer, its untouched run first."""
+        return tuple(
+            self._run(method, keep, depth, way)
+            for depth in self.layers
+            for keep in self.budgets
+            for method in self.methods
+            for way in ({"name": "", "arm": "none"}, *self.ways)
+            if method in way.get("only", (method,)) and depth >= way.get("from_layer", 0)
+        )
+
+    def _run(self, method: str, keep: int, depth: int, way: Mapping[str, Any]) -> Planned:
+        rest = {name: value for name, value in way.items() if name not in ("name", "arm", "only", "from_layer")}
+        own: dict[str, Any] = {name: rest.pop(name) for name in ("trend", "stages", "tokens") if name in rest}
+        own["like"] = method if rest.pop("matched", False) else None
+        label = f"{method}-{keep}-L{depth}-{way['name'] or 'raw'}"
+        kind = rest.pop("method", method)
+        return Planned(label, kind, (way["arm"],), label, keep, depth=depth, fields=rest, way=way["name"], **own)
+
+    def narrowed(self, words: Sequence[str]) -> Product:
+        """The product with other values on some axes: "budgets=64,128", "layers=2,8", "ways=fitted,online"."""
+        found = self
+        for word in words:
+            axis, equals, text = word.partition("=")
+            values = [value.strip() for value in text.split(",") if value.strip()]
+            if not equals or not values:
+                raise ValueError(f"--axis {word}: expected AXIS=VALUES, such as budgets=64,128")
+            axis = one_of("axis", axis, ["methods", "budgets", "layers", "ways"])
+            if axis in ("budgets", "layers"):
+                if not all(value.isdecimal() and int(value) for value in values):
+                    raise ValueError(f"--axis {word}: expected whole numbers of at least 1")
+                numbers: dict[str, Any] = {axis: tuple(map(int, values))}
+                found = replace(found, **numbers)
+            elif axis == "methods":
+                found = replace(
+                    found, methods=tuple(one_of("method of this artefact", name, self.methods) for name in values)
+                )
+            else:
+                known = {way["name"]: way for way in self.ways}
+                found = replace(found, ways=tuple(known[one_of("way", name, list(known))] for name in values))
+        return found
 
 
 @dataclass(frozen=True)
@@ -59,7 +116,20 @@ class Artefact:
     published: tuple[str, ...]
     runs: tuple[Planned, ...]
     folder: str  # of the runs, below --out
+
     beside: tuple[str, ...] = ()  # published tables of methods that it does not run
+    product: Product | None = None  # what the runs are the product of
+
+    def narrowed(self, words: Sequence[str]) -> Artefact:
+        """The same with other values on some of the axes that its runs are the product of."""
+        if not words:
+            return self
+        if self.product is None:
+            raise ValueError(
+                f"--axis: the runs of {self.name} are listed one by one (see --runs); those of ways have axes"
+            )
+        product = self.product.narrowed(words)
+        return replace(self, product=product, runs=product.runs())
 
     def shows(self, planned: Planned) -> bool:
         """Whether published numbers stand beside a run: where it is done both ways, beside the one as released."""
@@ -101,9 +171,11 @@ def artefacts() -> dict[str, Artefact]:
     for name, entry in _read("artefacts.toml").items():
         source = entry.get("from", name)
         arms = tuple(entry.get("arms", ARMS))
-        runs = tuple(_planned(run, arms) for line in entry["runs"] for run in _each(line))
+        runs = tuple(_planned(run, arms) for line in entry.get("runs", ()) for run in _each(line))
         if source != name:
             runs = tuple(run for run in found[source].runs if run.arms != ("unpruned",))
+        axes = entry.get("product")
+        product = None if axes is None else Product(**{axis: tuple(values) for axis, values in axes.items()})
         found[name] = Artefact(
             name,
             entry["title"],
@@ -112,9 +184,10 @@ def artefacts() -> dict[str, Artefact]:
             tuple(entry["benchmarks"]),
             tuple(entry.get("columns", ())),
             tuple(entry["published"]),
-            runs,
+            runs if product is None else product.runs(),
             source,
             tuple(entry.get("beside", ())),
+            product,
         )
     return found
 

@@ -13,12 +13,13 @@ from debias import names
 from debias.names import one_of
 from debias.release import RELEASES
 from eval import benchmarks, tables
+from eval.answering.checkpoints import layout
 from eval.answering.resolved import Resolved
 from eval.answering.store import Folder
 from eval.bias.fitting import prior
 from eval.evaluation import evaluate
 from eval.evaluation import planned as planned_run
-from eval.papers import artefacts, budgets, grid, measures, strengths, sweeps
+from eval.papers import artefacts, budgets, grid, measures, strengths, sweeps, ways
 from eval.papers.artefacts import Artefact, Planned
 from eval.papers.task import Task
 from eval.settings import Settings, command_line
@@ -118,8 +119,10 @@ def plain(shown: Sequence[Table]) -> list[dict[str, Any]]:
 
 
 def held(task: Task) -> tuple[Task, list[str]]:
-    """The task on the benchmarks that the data holds, and the names of the others."""
-    data = task.base.data
+    """The task on the benchmarks that the data holds, and the names of the others; without runs for other models."""
+    tokens = layout(task.checkpoint).tokens
+    runs = tuple(run for run in task.artefact.runs if run.tokens in (None, tokens))
+    task, data = replace(task, artefact=replace(task.artefact, runs=runs)), task.base.data
     if data is None:
         return task, []
     found = tuple(name for name in task.benchmarks if benchmarks.get(name).lies_in(data))
@@ -208,10 +211,11 @@ def state_table(task: Task, found: Mapping[str, Mapping[str, Any]]) -> Table:
     return Table(task.artefact.title, ["run", "state", "answers", "of", "as a command"], rows)
 
 
-ANSWERED = ("scores", "gains", "budgets", "iou", "grid")  # measures of answers, so that the runs come first
+ANSWERED = ("scores", "gains", "budgets", "iou", "grid", "ways")  # measures of answers, so that the runs come first
 MEASURES: dict[str, Callable[[Task], list[Table]]] = {
     "scores": measures.scores,
     "gains": sweeps.gains,
+    "ways": ways.ways,
     "budgets": budgets.budgets,
     "strength": strengths.strength,
     "grid": grid.grid,

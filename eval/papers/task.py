@@ -12,9 +12,40 @@ from eval.answering.checkpoints import config_of, folder_of, layout
 from eval.embedded import EMBEDDED, named
 from eval.papers.artefacts import REFCOCO, Artefact, Planned
 from eval.settings import Settings
+from pruners import catalogue, make
 from pruners.models import Adapter
 from pruners.prior import BESIDE, lying_in
-from pruners.schedule import at_depth
+from pruners.schedule import at_depth, depths
+
+LAYERS = 32  # of LLaVA-1.5-7B, which published layers are counted in
+
+
+def moved(planned: Planned, method: str, layers: int = LAYERS) -> dict[str, Any]:
+    """The field of a method that puts its cut at a run's depth, in a decoder of so many layers.
+
+    The cuts of a method with several move by as many layers as FastV's would, or, where it stands in for another
+    method, as far as puts the first one there. No field where they are there already.
+    """
+    assert planned.depth is not None
+    if "layers" not in {one.name for one in catalogue.fields(method)}:
+        return {"layer": at_depth(planned.depth, layers)}
+    own = [cut.layer for cut in make(method).cuts(LAYERS)]
+    stands_in = planned.like is not None and method != planned.like
+    shift = planned.depth - (own[0] if stands_in else make("fastv").cuts(LAYERS)[0].layer)
+    return {"layers": depths([at + shift for at in own], layers)} if shift else {}
+
+
+def as_costly(planned: Planned) -> int:
+    """The budget at which a method leaves as many tokens a layer, in the mean, as the one that it stands in for."""
+    assert planned.like is not None
+    assert planned.keep is not None
+    own = make(planned.like, keep=int(planned.keep), **moved(planned, planned.like))
+    wanted, where = own.mean_count(LAYERS, planned.of), moved(planned, planned.method)
+
+    def off(keep: int) -> float:
+        return abs(make(planned.method, keep=keep, **where).mean_count(LAYERS, planned.of) - wanted)
+
+    return min(range(planned.of + 1), key=off)
 
 
 @dataclass(frozen=True)
@@ -49,13 +80,15 @@ class Task:
         tokens = layout(self.checkpoint).tokens
         tokens = tokens * 8 if tokens and self.media == "video" else tokens
         keep = planned.keep
+        if planned.like is not None:
+            keep = as_costly(planned)
         if keep is not None and not isinstance(keep, float) and tokens != planned.of:
             keep = keep / planned.of
         fields = dict(planned.fields)
         if planned.depth is not None:
             config = config_of(self.checkpoint)
             layers = (config.get("text_config") or config)["num_hidden_layers"]
-            fields["layer"] = at_depth(planned.depth, layers)
+            fields |= moved(planned, planned.method, layers)
         if planned.method == "d2pruner" and self.prior is not None:
             fields["prior"] = str(self.prior)
         options = dict(self.base.options)

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from eval.bias.strength import Measured
 from eval.comparing.contrast import Contrast, scale
+from eval.comparing.verdict import MARK
 from eval.showing.drawings import MORE_COLOURS, STYLE, colour, figure
 from pruners import catalogue
 
@@ -193,6 +194,31 @@ def sweep(
             axis.tick_params(axis="x", labelsize=8)
         drawn.supxlabel(x, fontsize=9)
         axes[0].set_ylabel(y)
+    return drawn
+
+
+def heat(cells: Mapping[str, Mapping[str, Contrast]], label: str) -> Figure:
+    """Differences by row and column, those that differ in bold; what was not run is left white."""
+    columns = list(dict.fromkeys(name for row in cells.values() for name in row))
+    values = np.array([[row[name].delta if name in row else np.nan for name in columns] for row in cells.values()])
+    reach = max(float(np.nanmax(np.abs(values))), 0.1)
+    drawn = figure(max(4.0, 0.95 * len(columns) + 1.9), 0.3 * len(cells) + 1.3)
+    with matplotlib.rc_context(STYLE):
+        axis = drawn.subplots()
+        shown = axis.imshow(values, cmap="RdBu", vmin=-reach, vmax=reach, aspect="auto")
+        for row, by_column in enumerate(cells.values()):
+            for column, name in enumerate(columns):
+                one = by_column.get(name)
+                if one is not None:
+                    text = f"{one.delta + 0.0:+.1f}".replace("-", "−") + (MARK if one.differs else "")
+                    axis.text(column, row, text, ha="center", va="center", fontsize=8,
+                              fontweight="bold" if one.differs else "normal",
+                              color="white" if abs(one.delta) > 0.7 * reach else "black")  # fmt: skip
+        axis.set_xticks(range(len(columns)), columns)
+        axis.set_yticks(range(len(cells)), list(cells))
+        axis.spines[:].set_visible(False)
+        axis.tick_params(length=0)
+        drawn.colorbar(shown, ax=axis, label=label, fraction=0.05)
     return drawn
 
 

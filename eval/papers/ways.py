@@ -1,0 +1,128 @@
+"""Every way to take position out of a score, against the untouched score: paired by question, Holm over all ways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from eval.answering.store import Folder
+from eval.bias.strength import Measured
+from eval.comparing import verdict
+from eval.comparing.compare import arm_means
+from eval.comparing.contrast import LEVEL, SLOW_DRAWS, Contrast, contrasts
+from eval.comparing.results import Scored, results
+from eval.papers import artefacts
+from eval.papers.artefacts import Planned
+from eval.papers.task import Task
+from eval.scoring import statistics
+from eval.showing import charts, drawings
+from eval.tables import Cell, Table, between, tenths
+from pruners import catalogue
+
+RAW = "raw"
+Block = tuple[str, int, int]  # method, budget, layer
+HEAD = ["way", "score", f"− {RAW}, 95 %", "", "p (Holm)", "could see", "tokens"]
+
+
+def ways(task: Task) -> list[Table]:
+    """A table for each method, budget and layer, a row a way; and all of it as a heat map and as forest plots."""
+    found: dict[Block, dict[str, list[Scored]]] = {}
+    for planned in task.artefact.runs:
+        if (task.folder(planned) / "run.json").exists():
+            scored = results(Folder(task.folder(planned)), task.base.data)
+            found.setdefault(block(planned), {})[planned.way or RAW] = scored
+    compared = corrected({(at, way): against_raw(found[at][RAW], scored, way, task.base.draws)
+                          for at, by_way in found.items() if RAW in by_way
+                          for way, scored in by_way.items() if way != RAW})  # fmt: skip
+    for name, figure in drawn(compared).items():
+        drawings.save(figure, task.here / "figures" / name)
+    shown = [shown_block(at, by_way, compared) for at, by_way in found.items()]
+    asked = ", ".join(one.benchmark.name for by_way in found.values() for one in next(iter(by_way.values())))
+    names = ", ".join(dict.fromkeys(asked.split(", ")))
+    notes = [
+        f"score: the mean over {names}. {verdict.MARK}: differs from {RAW}, p < 0.05 after Holm's correction over the "
+        f"{len(compared)} comparisons of all tables here. could see: the smallest true difference that so many "
+        "questions show four times in five at that level. tokens: what a layer sees, mean. docs/ways.md says what each "
+        "way computes.",
+        *artefacts.sources(task.artefact),
+    ]
+    return [*shown[:-1], replace(shown[-1], notes=[*shown[-1].notes, *notes])] if shown else [empty(task, notes)]
+
+
+def empty(task: Task, notes: Sequence[str]) -> Table:
+    return Table(task.artefact.title, HEAD, [], notes)
+
+
+def block(planned: Planned) -> Block:
+    """The block that a run belongs to, as its label names it."""
+    method, keep, layer, _ = planned.label.split("-", 3)
+    return method, int(keep), int(layer.removeprefix("L"))
+
+
+def against_raw(raw: Sequence[Scored], other: Sequence[Scored], way: str, draws: int) -> Contrast:
+    """A way against the untouched score on the benchmarks that both answered: the last one is their average."""
+    sides = {one.benchmark.name: one for one in other}
+    pairs = []
+    for one in raw:
+        if one.benchmark.name in sides:
+            a, b = ((next(iter(side.arms.values()))) for side in (one, sides[one.benchmark.name]))
+            pairs.append((one.benchmark, one.samples, replace(a, label=RAW), replace(b, label=way)))
+    return contrasts(pairs, min(draws, SLOW_DRAWS))[-1]
+
+
+def corrected(compared: Mapping[Any, Contrast]) -> dict[Any, Contrast]:
+    """Holm's correction over everything that the tables compare; what could be seen is told at that level."""
+    if not compared:
+        return {}
+    adjusted = statistics.holm([one.p if one.p is not None else 1.0 for one in compared.values()])
+    share = statistics.detectable(1, LEVEL / len(compared)) / statistics.detectable(1, LEVEL)
+    return {
+        at: replace(one, p_holm=p, differs=p < LEVEL, least=None if one.least is None else one.least * share)
+        for (at, one), p in zip(compared.items(), adjusted, strict=True)
+    }
+
+
+def shown_block(at: Block, by_way: Mapping[str, Sequence[Scored]], compared: Mapping[Any, Contrast]) -> Table:
+    """One method at one budget and layer, and a sentence about each way."""
+    method, keep, layer = at
+    rows: list[list[Cell]] = []
+    said, strong = [], []
+    for way, scored in by_way.items():
+        score, tokens = next(iter(arm_means(scored).values())), seen(scored)
+        one = compared.get((at, way))
+        if one is None:
+            rows.append([way, score, None, "", None, None, tokens])
+            continue
+        if one.differs:
+            strong.append(len(rows))
+        least = None if one.differs or one.least is None else f"{tenths(one.least):.1f}"
+        size, mark = between(one.delta, one.low, one.high), verdict.MARK if one.differs else ""
+        rows.append([way, score, size, mark, f"{one.p_holm or 0:.3f}", least, tokens])
+        said.append(f"{way}: {verdict.against(one, RAW)}")
+    title = f"{catalogue.title(method)}, {keep} of 576 tokens, cut at layer {layer} of 32"
+    return Table(title, HEAD, rows, said, strong)
+
+
+def seen(scored: Sequence[Scored]) -> float | None:
+    """Visual tokens that a layer sees, mean over the benchmarks."""
+    counts = [result.tokens for one in scored for result in one.arms.values() if result.tokens is not None]
+    return sum(counts) / len(counts) if counts else None
+
+
+def drawn(compared: Mapping[Any, Contrast]) -> dict[str, Any]:
+    """The heat map of all, and a forest plot for each budget and layer."""
+    if not compared:
+        return {}
+    cells: dict[str, dict[str, Contrast]] = {}
+    forests: dict[str, dict[str, dict[str, Measured]]] = {}
+    several = len({at[1:] for at, _ in compared}) > 1
+    for ((method, keep, layer), way), one in compared.items():
+        title = catalogue.title(method)
+        cells.setdefault(way, {})[f"{title}\n{keep}, L{layer}" if several else title] = one
+        if one.low is not None and one.high is not None:
+            row = forests.setdefault(f"forest-{keep}-L{layer}", {}).setdefault(way, {})
+            row[title] = one.delta, one.low, one.high
+    label = f"way − {RAW}, points, 95 %"
+    made = {name: charts.effects(rows, label) for name, rows in forests.items()}
+    return {"heat-map": charts.heat(cells, f"way − {RAW}, points"), **made}
