@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from debias import names
 from pruners import catalogue
@@ -18,6 +18,7 @@ UNPRUNED = "unpruned"  # the arm that answers with every token
 BACKENDS = ("native", "fork")
 DTYPES = ("auto", "float32", "float16", "bfloat16", "8bit", "4bit")
 STAGES = ("first", "all")
+FILLS = ("mean", "constant", "random", "mirror")
 HARNESS = ("device", "dtype", "attention", "trend", "stages")  # what harnesses may set besides the method's fields
 QUESTIONS = 64  # of each benchmark, that `fit` measures a trend on
 
@@ -59,6 +60,7 @@ class Settings:
     dtype: str = "auto"
     attention: str = "auto"  # the attention kernel
     device: str | None = None  # None: a GPU when there is one
+    fill: Literal["mean", "constant", "random", "mirror"] = "mean"  # what the border shows that makes pictures square
     max_patches: int | None = None  # at most so many tiles of a picture, where the family cuts tiles
     batch_size: int = 8  # questions at once; answers do not depend on it
     workers: int = 4  # threads that read pictures ahead
@@ -87,7 +89,7 @@ class Settings:
         for name in ("model", "video_model"):
             value = getattr(self, name)
             self._set(name, None if value is None else str(value))
-        for name, known in (("backend", BACKENDS), ("dtype", DTYPES), ("stages", STAGES)):
+        for name, known in (("backend", BACKENDS), ("dtype", DTYPES), ("stages", STAGES), ("fill", FILLS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}")
         for name in ("limit", "max_new_tokens", "max_patches", "batch_size", "workers", "draws"):

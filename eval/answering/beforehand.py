@@ -10,7 +10,9 @@ import torch
 
 from debias.names import ARMS
 from eval.answering.checkpoints import config_of
+from eval.settings import Settings
 from pruners.engine.limits import checked
+from pruners.models import Adapter, families, family
 
 BYTES = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "8bit": 1.0, "4bit": 0.5}
 
@@ -23,6 +25,19 @@ def check_arms(method: str, trended: bool, asked: Sequence[str]) -> None:
             f"--arms {odd[0]}: {method} reads no attention of the decoder, so there is no trend to divide by; "
             "it has the arms none and padding"
         )
+
+
+def check_fill(settings: Settings, chosen: Sequence[type[Adapter]]) -> None:
+    """ValueError for another filling of a border that a family does not add, or that the authors' code adds itself."""
+    if settings.fill == "mean":
+        return
+    if settings.backend == "fork":
+        raise ValueError(
+            f"--fill {settings.fill} belongs to the native backend; the authors' code pads pictures itself"
+        )
+    if not all(one.fills for one in chosen):
+        padded = ", ".join(name for name in families() if family(name).fills)
+        raise ValueError(f"--fill {settings.fill} belongs to families that pad pictures to a square: {padded}")
 
 
 def cuts(pruner: Any, model: str, tokens: int | None, depth: int) -> None:

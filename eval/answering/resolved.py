@@ -128,6 +128,7 @@ class Resolved:
         self._check_split()
         if settings.share_prefix:
             self._check_prefix()
+        beforehand.check_fill(settings, [one.family for one in self.layout.values()])
         if settings.max_patches and not all(one.family.cuts_tiles for one in self.layout.values()):
             tiled = ", ".join(name for name in families() if family(name).cuts_tiles)
             raise ValueError(f"--max-patches belongs to families that cut a picture into so many tiles: {tiled}")
@@ -204,6 +205,7 @@ class Resolved:
         """Everything that decides the numbers, in plain words; it names the run."""
         settings = self.settings
         tiles = f", at most {settings.max_patches} tiles" if settings.max_patches else ""
+        tiles += f", borders filled: {settings.fill}" if settings.fill != "mean" else ""
         shared = self.split > 1 and not settings.zero
         return {
             "method": repr(self.pruner),
@@ -305,6 +307,7 @@ class Resolved:
                 zero=self.settings.zero,
                 allow_missing=self.settings.allow_missing,
             )
+            loaded.fill = self.settings.fill
             if self.settings.max_patches:
                 loaded.processor.max_patches = self.settings.max_patches
             self._loaded = (model, loaded, self._native(loaded))

@@ -12,7 +12,7 @@ from debias import names
 from debias.names import one_of
 from eval import benchmarks
 from eval.commands.fields import parse_fields
-from eval.settings import BACKENDS, DTYPES, STAGES, JudgeSettings, Settings, several
+from eval.settings import BACKENDS, DTYPES, FILLS, STAGES, JudgeSettings, Settings, several
 from pruners import catalogue
 from pruners.catalogue import names as known
 
@@ -137,6 +137,12 @@ def loading(parser: argparse.ArgumentParser) -> None:
         help="go on with a checkpoint that lacks tensors of its model or holds others; what is lacking is random",
     )
     placing(parser)
+    add(
+        "--fill",
+        default="mean",
+        choices=FILLS,
+        help="what the border of a padded picture shows: the mean colour, black, noise, or the picture mirrored",
+    )
     add(
         "--max-patches",
         type=positive,

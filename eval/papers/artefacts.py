@@ -35,6 +35,7 @@ class Planned:
     depth: int | None = None  # the cut, as a layer of 32
     trend: str | None = None
     stages: str | None = None
+    fill: str | None = None  # what the border of pictures shows
     as_released: bool = False
     fields: Mapping[str, Any] = field(default_factory=dict)
     way: str = ""  # of a product: what is done to the score; "" where nothing is
@@ -213,7 +214,9 @@ def _each(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _planned(entry: Mapping[str, Any], arms: tuple[str, ...]) -> Planned:
     rest = dict(entry)
     own = {
-        name: rest.pop(name) for name in ("label", "method", "keep", "of", "depth", "trend", "stages") if name in rest
+        name: rest.pop(name)
+        for name in ("label", "method", "keep", "of", "depth", "trend", "stages", "fill")
+        if name in rest
     }
     called = rest.pop("as", own["label"])
     return Planned(**own, called=called, arms=tuple(rest.pop("arms", arms)), fields=rest)

@@ -105,7 +105,7 @@ def together(runs: Mapping[Path, tuple[Mapping[str, Any], list[Scored]]]) -> dic
     methods = {name: by_arm for name, by_arm in means.items() if {"none", "both"} <= set(by_arm)}
     if len(methods) >= 3 and not any("\n" in name for name in methods):  # one run each
         made["radar"] = charts.radar(methods)
-    if any(len(line) > 1 for arms in budgets.values() for line in arms.values()):
+    if any(len({tokens for tokens, _ in line}) > 1 for arms in budgets.values() for line in arms.values()):
         made["budget"] = charts.budget(budgets, unpruned)
     if len(ratios) > 1:
         made["ratio"] = charts.ratio(ratios, references)

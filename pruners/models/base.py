@@ -44,6 +44,8 @@ class Adapter:
     """A family's knowledge, bound to one model."""
 
     pads: ClassVar[bool] = True  # sources are padded, so a padding debias needs their sizes
+    fills: ClassVar[bool] = False  # `fill` says what the border shows that makes pictures square
+    fill: images.Fill = "mean"
     renumbers: ClassVar[bool] = True  # positions count tokens, so that methods may number what is left anew
     media: ClassVar[tuple[str, ...]] = ()  # further inputs of the model that spans() reads
     # What methods may see of the vision tower: nothing; patches that are the prompt's tokens one by one; or views of a

@@ -22,6 +22,7 @@ class Llava(Adapter):
     """Pictures are padded to a square with CLIP's mean colour, which the processor on the hub does not do."""
 
     opens: ClassVar[Opens] = "tokens"
+    fills: ClassVar[bool] = True
     features: ClassVar[Features] = "listed"
     known: ClassVar[tuple[str, ...]] = ("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf")
 
@@ -74,7 +75,8 @@ class Llava(Adapter):
 
     def picture(self, image: Image.Image) -> Shown:
         colour = images.mean_colour(self.setting("image_mean"))
-        pixels = self.pixels(images.square_resized(image, colour, int(self.model.config.vision_config.image_size)))
+        edge = int(self.model.config.vision_config.image_size)
+        pixels = self.pixels(images.square_resized(image, colour, edge, self.fill))
         token = int(self.model.config.image_token_id)
         return Shown([token] * self.side**2, {"pixel_values": pixels[None]}, [image.size])
 

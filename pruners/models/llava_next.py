@@ -51,6 +51,7 @@ class LlavaNext(Llava):
 
     opens: ClassVar[Opens] = "views"
     features: ClassVar[Features] = "together"
+    fills: ClassVar[bool] = False
     known: ClassVar[tuple[str, ...]] = ("llava-hf/llava-v1.6-vicuna-7b-hf", "llava-hf/llava-v1.6-vicuna-13b-hf")
     media: ClassVar[tuple[str, ...]] = ("image_sizes",)
 

@@ -171,18 +171,26 @@ def test_command_draws_a_run(answered, tmp_path, capsys):
 
 
 def test_radar_needs_three_methods_and_budget_two_points():
-    scored = [
-        SimpleNamespace(
-            benchmark=SimpleNamespace(name="pope"),
-            arms={arm: SimpleNamespace(score=SimpleNamespace(value=v), tokens=t, rows=[]) for arm, v, t in ARM_VALUES},
-        )
-    ]
+    def scored_at(times):
+        return [
+            SimpleNamespace(
+                benchmark=SimpleNamespace(name="pope"),
+                arms={
+                    arm: SimpleNamespace(score=SimpleNamespace(value=v), tokens=times * t, rows=[])
+                    for arm, v, t in ARM_VALUES
+                },
+            )
+        ]
+
+    scored = scored_at(1)
     settings = [f"{name}(keep={keep})" for name, keep in (("FastV", 1), ("HiMAP", 1), ("ILLaVA", 1))]
     runs = {Path(f"run-{n}"): ({"settings": {"method": text}}, scored) for n, text in enumerate(settings)}
     assert "radar" not in figures.together(dict(list(runs.items())[:2]))
     assert set(figures.together(runs)) == {"radar"}
-    more = {Path("run-x"): ({"settings": {"method": "FastV(keep=2)"}}, scored)}
+    more = {Path("run-x"): ({"settings": {"method": "FastV(keep=2)"}}, scored_at(2))}
     assert set(figures.together({**runs, **more})) == {"budget"}  # two runs of a method have no one spoke
+    same = {Path("run-x"): ({"settings": {"method": "FastV(layer=3)"}}, scored)}
+    assert not figures.together({**runs, **same})  # one budget twice is no line
 
 
 def test_budget_shows_baselines_in_every_panel_and_the_unpruned_score():

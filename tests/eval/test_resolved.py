@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from eval.answering.resolved import Resolved
 from eval.answering.store import read
 from eval.cli import main
+from eval.settings import FILLS, Settings, command_line
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +55,24 @@ def test_other_families_have_no_such_tiles(checkpoints, world, capsys):
     assert (
         "--max-patches belongs to families that cut a picture into so many tiles: internvl" in capsys.readouterr().err
     )
+
+
+def test_another_filling_of_the_border_is_another_run(checkpoints):
+    usual = Settings(model=checkpoints["image"], device="cpu")
+    found = [Resolved(replace(usual, fill=fill), [], {"image": str(checkpoints["image"])}).identity() for fill in FILLS]
+    assert len({one["models"]["image"] for one in found}) == len(FILLS)
+    assert "fill" not in str(found[0])  # runs from before keep their names
+    assert command_line(replace(usual, fill="mirror"))[-2:] == ["--fill", "mirror"]
+
+
+def test_a_filling_is_refused_where_nothing_is_padded_or_others_pad(internvl, checkpoints):
+    asked = Settings(fill="mirror", device="cpu")
+    with pytest.raises(ValueError, match="--fill mirror belongs to families that pad pictures to a square: llava, vid"):
+        Resolved(asked, [], {"image": str(internvl)})
+    with pytest.raises(ValueError, match="the authors' code pads pictures itself"):
+        Resolved(replace(asked, backend="fork"), [], {"image": str(checkpoints["image"])})
+    with pytest.raises(ValueError, match="fill='blue': expected one of mean, constant, random, mirror"):
+        Settings(fill="blue")
 
 
 @pytest.mark.parametrize(

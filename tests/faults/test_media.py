@@ -16,6 +16,7 @@ from PIL import Image
 from eval.reading.images import MAX_PIXELS, MAX_SIDE, check_image, open_clip, open_image
 from eval.reading.video import Clips, read_frames
 from eval.sample import Sample
+from eval.settings import FILLS
 from eval.showing.cards import THUMBNAIL, thumbnail
 from pruners.models import images
 
@@ -102,16 +103,16 @@ def test_absurd_shapes_are_padded_in_little_memory_and_to_the_same_bits(size, mo
 
 
 @quick
-@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 20))
-def test_bands_change_no_bit(width, height, edge):
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 20), st.sampled_from(FILLS))
+def test_bands_change_no_bit(width, height, edge, fill):
     whole, banded = images.BAND, 7 * max(width, height)
     image = Image.effect_noise((width, height), 90).convert("RGB")
     try:
         images.BAND = banded
-        found = images.square_resized(image, GREY, edge)
+        found = images.square_resized(image, GREY, edge, fill)
     finally:
         images.BAND = whole
-    assert found.tobytes() == images.resized(images.square(image, GREY), (edge, edge)).tobytes()
+    assert found.tobytes() == images.resized(images.square(image, GREY, fill), (edge, edge)).tobytes()
 
 
 @pytest.fixture

@@ -1,11 +1,14 @@
 """LLaVA-1.5: the authors' padding and prompt, and what a hub checkpoint would do instead."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from debias import Padding
+from eval.settings import FILLS
 from pruners.models import Request, images
 
 SIZES = [(40, 70), (131, 50), (200, 301), (84, 84), (3, 90)]
@@ -45,6 +48,41 @@ def test_padding_is_the_mean_colour_and_debias_finds_it(size, adapters, builders
     sure = (shown < 0.4) | (shown > 0.6)  # resizing blurs the edge
     valid = Padding(0.5).valid(size, (6, 6))
     assert torch.equal(valid[sure], shown[sure] > 0.5)
+
+
+@pytest.mark.parametrize("size", [(40, 70), (131, 50), (3, 90), (64, 1)])
+def test_every_filling_of_the_border_leaves_the_picture_as_it_is(size, adapters, builders):
+    picture, (width, height), side = builders.picture(*size), size, max(size)
+    left, top = (side - width) // 2, (side - height) // 2
+    around = ((top, side - height - top), (left, side - width - left), (0, 0))
+    whole = np.asarray(picture)
+    constant = np.pad(whole, around)
+    mirror = np.pad(whole, around, "symmetric")
+    border = np.pad(np.zeros(whole.shape, bool), around, constant_values=True)
+    found = {fill: np.asarray(images.square(picture, (122, 116, 104), fill)) for fill in get_args(images.Fill)}
+    assert get_args(images.Fill) == FILLS
+    np.testing.assert_array_equal(found["constant"], constant)
+    np.testing.assert_array_equal(found["mirror"], mirror)
+    np.testing.assert_array_equal(found["mean"], np.where(border, (122, 116, 104), constant))
+    np.testing.assert_array_equal(np.where(border, 0, found["random"]), constant)
+    noise = found["random"][border].astype(float)
+    assert (noise.mean(), noise.std()) == pytest.approx((127.5, 73.9), abs=8)
+    again, other = (images.square(one, (0, 0, 0), "random") for one in (picture, builders.picture(*size, seed=9)))
+    np.testing.assert_array_equal(np.asarray(again), found["random"])
+    assert (np.asarray(other)[border] != found["random"][border]).mean() > 0.9
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_the_model_is_shown_the_filled_square(fill, adapters, builders):
+    one, picture = adapters("llava"), builders.picture(100, 50)
+    square = images.square(picture, (122, 116, 104), fill)
+    try:
+        one.fill = fill
+        found = one.picture(picture)
+    finally:
+        del one.fill  # the adapter is shared
+    assert torch.equal(found.inputs["pixel_values"], one.picture(square).inputs["pixel_values"])
+    assert found.sizes == [(100, 50)]  # so that padding is silenced whatever it shows
 
 
 def test_prompt_is_vicuna_to_the_character(adapters, builders):
