@@ -50,7 +50,7 @@ def patches(adapter: Adapter, attn: Callable[[int], Any], seen: Seen, start: int
     shown = adapter.shows(span)
     if len(parts) == 1 and not bool((shown < 0).any()) and torch.equal(shown, torch.arange(len(shown))):
         return parts[0]
-    return joined(parts, shown)
+    return adapter.blended(joined(parts, shown), span)
 
 
 Row = tuple[Tensor, Tensor, "tuple[Tensor, Tensor] | None", "list[tuple[int, Tensor]]"]

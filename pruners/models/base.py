@@ -35,7 +35,6 @@ from pruners.models.tower import Tower, heads
 from pruners.patches import Patches
 
 A = TypeVar("A", bound="Adapter")
-T = TypeVar("T")
 Features = Literal["listed", "stacked", "together"]
 Opens = Literal["nothing", "tokens", "views"]
 
@@ -147,6 +146,10 @@ class Adapter:
     def shows(self, span: Span) -> Tensor:
         """[length] which (joined) patch of its views, laid end to end, each token shows; -1: none."""
         return torch.arange(span.total)
+
+    def blended(self, patches: Patches, span: Span) -> Patches:
+        """What is known token by token, made of what is known of the patches that `shows` names."""
+        return patches
 
     def filmed(self, inputs: Mapping[str, Any], slots: list[list[Tensor]]) -> list[list[bool]]:
         """Per row and span, whether the tower sees it in its run over clips, which follows that over pictures."""
@@ -299,6 +302,10 @@ class Adapter:
         """An image made ready."""
         raise TypeError(f"{type(self).__name__} does not prepare pictures; define picture(image)")
 
+    def pictures(self, given: Sequence[Image.Image | Shown]) -> list[Shown]:
+        """The pictures of one question made ready, those that are not already."""
+        return [ready(image, self.picture) for image in given]
+
     def clip(self, frames: Sequence[Image.Image]) -> Shown:
         """A clip made ready; which frames stand for it is the caller's choice."""
         raise ValueError(f"models of type {self.model.config.model_type} take pictures, not clips")
@@ -322,7 +329,7 @@ class Adapter:
         rows, media = [], []
         for request in requests:
             clips = [] if request.video is None else [ready(request.video, self.clip)]
-            shown = {IMAGE: [ready(image, self.picture) for image in request.images], VIDEO: clips}
+            shown = {IMAGE: self.pictures(request.images), VIDEO: clips}
             pieces = cut(self.prompt(request), shown)
             row, begin = place(pieces, self.tokenizer), self.begin()
             # some chat formats open with the BOS of their model, which is wanted once
@@ -355,40 +362,3 @@ def home(module: Any, device: torch.device) -> torch.device:
 def ready(source: Any, prepare: Callable[[Any], Shown]) -> Shown:
     """A picture or clip made ready, unless it is already."""
     return source if isinstance(source, Shown) else prepare(source)
-
-
-def shared(rows: Sequence[Sequence[Any]], values: Sequence[T | None] | None) -> list[list[T | None]]:
-    """What belongs to each row's media, from one value for each medium of the batch in prompt order.
-
-    Beam search repeats rows; the repeated ones share their values. Without values there is None for each.
-    """
-    total = sum(map(len, rows))
-    if values is None or not total:
-        return [[None for _ in row] for row in rows]
-    beams = max(total // max(len(values), 1), 1)
-    repeated = all(row == rows[number // beams * beams] for number, row in enumerate(rows))
-    if total != beams * len(values) or len(rows) % beams or not repeated:
-        raise ValueError(f"the prompts hold {total} pictures or clips, but sizes or grids of {len(values)} were given")
-    waiting = iter(values)
-    return [row for first in rows[::beams] for row in [[next(waiting) for _ in first]] * beams]
-
-
-def runs(row: Tensor, token: int) -> list[tuple[int, int]]:
-    """(start, length) of every stretch of a token in one row of ids."""
-    found: list[tuple[int, int]] = []
-    for at in row.eq(token).nonzero()[:, 0].tolist():
-        if found and at == sum(found[-1]):
-            found[-1] = (found[-1][0], found[-1][1] + 1)
-        else:
-            found.append((at, 1))
-    return found
-
-
-def split(ids: Tensor, token: int, length: int) -> list[int]:
-    """Where each picture of `length` tokens starts in one row of ids; some may stand side by side."""
-    starts: list[int] = []
-    for start, tokens in runs(ids, token):
-        if tokens % length:
-            raise ValueError(f"{tokens} image tokens side by side at {start}, but every picture or clip has {length}")
-        starts += range(start, start + tokens, length)
-    return starts

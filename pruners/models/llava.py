@@ -12,8 +12,9 @@ from torch import Tensor
 
 from debias import Span
 from pruners.models import images
-from pruners.models.base import Adapter, Features, Opens, shared, split
+from pruners.models.base import Adapter, Features, Opens
 from pruners.models.canvas import Canvas, padded
+from pruners.models.finding import shared, split
 from pruners.models.request import Shown, Size
 from pruners.models.tower import Tower
 

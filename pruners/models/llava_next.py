@@ -97,9 +97,12 @@ class LlavaNext(Llava):
         return 1 + (across // edge) * (down // edge)
 
     def shows(self, span: Span) -> Tensor:
-        """Patches are laid end to end tile by tile, tokens row by row of the whole canvas."""
+        return self.tiled(span, *self.places(span))
+
+    def tiled(self, span: Span, xy: Tensor, view: Tensor) -> Tensor:
+        """Which patch lies at each place: they are laid end to end tile by tile, tokens row by row of the canvas."""
         assert span.size is not None
-        side, (xy, view) = self.side, self.places(span)
+        side = self.side
         tiles = fitted(span.size, self.canvases).canvas[0] // int(self.model.config.vision_config.image_size)
         tile = torch.where(view == 0, 0, 1 + xy[:, 1] // side * tiles + xy[:, 0] // side)
         patch = tile * side**2 + xy[:, 1] % side * side + xy[:, 0] % side
@@ -135,13 +138,16 @@ class LlavaNext(Llava):
 
     def places(self, span: Span) -> tuple[Tensor, Tensor]:
         assert span.size is not None  # spans() always sets it
-        told = self.canvases[0][::-1] if len(self.canvases) == 1 else span.size
-        return self.layout(span.size, told)[2:]
+        return self.layout(span.size, self.told(span.size))[2:]
+
+    def told(self, size: Size) -> Size:
+        """The size that the model is told of a picture of `size`."""
+        return self.canvases[0][::-1] if len(self.canvases) == 1 else size
 
     def picture(self, image: Image.Image) -> Shown:
         image, edge = image.convert("RGB"), int(self.model.config.vision_config.image_size)
         fit = fitted(image.size, self.canvases)
-        told = fit.canvas if len(self.canvases) == 1 else image.size
+        told = self.told(image.size)
         canvas = Image.new("RGB", fit.canvas)
         canvas.paste(images.resized(image, fit.shown), (fit.left, fit.top))
         corners = [(x, y) for y in range(0, fit.canvas[1], edge) for x in range(0, fit.canvas[0], edge)]

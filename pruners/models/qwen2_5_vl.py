@@ -14,8 +14,9 @@ from torch import Tensor
 
 from debias import Span
 from pruners.models import images
-from pruners.models.base import Adapter, Opens, runs, shared
+from pruners.models.base import Adapter, Opens
 from pruners.models.canvas import Canvas, grid
+from pruners.models.finding import runs, shared
 from pruners.models.request import Encoded, Request, Shown, Size
 from pruners.models.tower import Tower
 from pruners.patches import Patches

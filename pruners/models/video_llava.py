@@ -13,7 +13,8 @@ from torch import Tensor
 
 from debias import Span
 from pruners.models import images
-from pruners.models.base import Features, Opens, shared, split
+from pruners.models.base import Features, Opens
+from pruners.models.finding import shared, split
 from pruners.models.llava import Llava
 from pruners.models.request import Shown, Size
 from pruners.models.tower import Tower

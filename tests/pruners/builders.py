@@ -16,7 +16,7 @@ import transformers
 from PIL import Image
 from tokenizers import pre_tokenizers
 
-FAMILIES = ("llava", "llava_next", "video_llava", "internvl", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+FAMILIES = ("llava", "llava_next", "video_llava", "llava_onevision", "internvl", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 # Families with the parts of LLaVA: the name of their class, and what their configuration says besides.
 LLAVAS = {"llava": ("Llava", {}), "llava_next": ("LlavaNext", {}), "video_llava": ("VideoLlava", {})}
 CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
@@ -70,6 +70,8 @@ def tokenizer(family, text="qwen2"):
         }
         extra = ["<|im_start|>", "<|im_end|>", *names.values()]
         return byte_tokenizer(extra, extra_special_tokens=names) if text == "qwen2" else llama_tokenizer(extra)
+    if family == "llava_onevision":
+        return byte_tokenizer(["<|im_start|>", "<|im_end|>", "<image>", "<video>"])
     if family.startswith("qwen"):
         vision = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
         return byte_tokenizer(["<|im_start|>", "<|im_end|>", *vision])
@@ -129,6 +131,17 @@ def config(family, layers=4, text="qwen2", **changes):
             ids |= {"video_token_index": token("<video>"), "video_seq_length": 8 * (1 + (size // 14) ** 2)}
         kind, own = LLAVAS[family]
         return getattr(transformers, f"{kind}Config")(**{**ids, **own, **changes})
+    if family == "llava_onevision":
+        size = changes.pop("image_size", 84)
+        ends = {"bos_token_id": None, "eos_token_id": token("<|im_end|>")}
+        tiles = [[size * a, size * b] for a, b in ((1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (1, 3), (3, 3))]
+        return transformers.LlavaOnevisionConfig(
+            vision_config=_clip(size, model_type="siglip_vision_model", vision_use_head=False),
+            text_config=_llama(vocab, layers, model_type="qwen2", **ends),
+            image_token_index=token("<image>"),
+            video_token_index=token("<video>"),
+            **{"image_grid_pinpoints": tiles, "vision_aspect_ratio": "anyres_max_2", **changes},
+        )
     if family == "internvl":
         size = changes.pop("image_size", 112)
         vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -210,6 +223,15 @@ def preprocessor(family, size=None):
             "resample": 3,
         }
     size = size or 84
+    if family == "llava_onevision":
+        return {
+            "image_processor_type": "LlavaOnevisionImageProcessor",
+            "size": {"height": size, "width": size},
+            "image_grid_pinpoints": config(family, image_size=size).image_grid_pinpoints,
+            "image_mean": [0.5] * 3,
+            "image_std": [0.5] * 3,
+            "resample": 3,
+        }
     found = {
         "image_processor_type": f"{type(config(family)).__name__.replace('Config', '')}ImageProcessor",
         "size": {"shortest_edge": size},

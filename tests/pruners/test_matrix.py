@@ -12,6 +12,9 @@ STEPS = 3
 
 def generate(adapter, encoded, cached="dynamic", **options):
     settings = {"max_new_tokens": STEPS, "min_new_tokens": STEPS, "do_sample": False, **options}
+    config = adapter.model.config  # a random model may answer with a picture's token, which no recomputation could read
+    pictures = [getattr(config, name, None) for name in ("image_token_id", "video_token_id")]
+    settings["suppress_tokens"] = [token for token in pictures if token is not None]
     if cached == "static":
         settings["cache_implementation"] = "static"
     return adapter.model.generate(

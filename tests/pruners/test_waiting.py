@@ -17,7 +17,8 @@ DOOR = [("download", "engine/hooks.py:prefill"), ("download", "engine/sequence.p
 SOLVER = ("_linalg_eigh", "methods/tokencarve.py:information")
 GRAPH = ("download", "pruners/mis.py:independent")
 NEEDED = {"tokencarve": [SOLVER], "d2pruner": [GRAPH], "deeplayer": [GRAPH]}
-SIZES = {"models/llava_next.py:spans", "models/qwen2_5_vl.py:grids"}  # read with the ids: how large the pictures are
+# Read with the ids: how large the pictures are.
+SIZES = {"models/llava_next.py:spans", "models/llava_onevision.py:spans", "models/qwen2_5_vl.py:grids"}
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +105,7 @@ def test_nobody_waits(pretend, get, make, requests, method):
     [
         ("llava_next", "vispruner"),
         ("llava_next", "visionzip"),
+        ("llava_onevision", "visionzip"),
         ("internvl", "visionzip"),
         ("qwen2_5_vl", "vispruner"),
         ("qwen3_vl", "visionzip"),

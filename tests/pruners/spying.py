@@ -1,0 +1,34 @@
+"""A method that keeps everything and takes down what it is shown of the vision tower."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from debias import Debias
+from pruners import Pruner
+from pruners.cut import Cut
+
+
+@dataclass(frozen=True)
+class Spy(Pruner):
+    """(view, patches) of each picture, all views together."""
+
+    seen: list[Any] = field(default_factory=list, compare=False)
+
+    reads = "vision"
+    views = "together"
+
+    def cuts(self, layers):
+        return [Cut(0, self.keep)]
+
+    def score(self, view):
+        self.seen.append((view, view.vision))
+        return view.vision.attention.mean(0)
+
+
+def look(one, encoded):
+    spy = Spy(keep=1.0)
+    with torch.no_grad(), spy(one, Debias(), encoded.sizes):
+        one.model(**encoded.inputs)
+    return spy.seen
