@@ -74,7 +74,7 @@ def test_the_table_of_models_says_what_works_where():
     table = README.split("## Models")[1].split("## ")[0]
     lines = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("| ") and "`" in line]
     said = {re.findall(r"`([^`]+)`", line[1])[0]: (line[3].strip(), line[5].strip()) for line in lines}
-    towers = [name for name in names() if find(name).reads == "vision" or find(name).prunes_tower()]
+    towers = [name for name in names() if find(name).reads_tower() or find(name).prunes_tower()]
     for kind in map(family, families()):
         missing = [name for name in names() if not find(name).serves(kind)]
         works = "all" if not missing else "all but " + ", ".join(f"`{name}`" for name in missing)

@@ -96,7 +96,7 @@ def drawn(test):
     pairs, draw = [(method, "llava") for method in METHODS], random.Random(test)
     for family in FAMILIES:
         for tower in (True, False):
-            here = [m for m in METHODS if possible(m, family) and (pruners.find(m).reads == "vision") == tower]
+            here = [m for m in METHODS if possible(m, family) and pruners.find(m).reads_tower() == tower]
             pairs += [(m, family) for m in draw.sample(here, min(DRAWN, len(here))) if family != "llava"]
     return pairs
 
