@@ -20,8 +20,8 @@ _ACTIVE: ContextVar[Optional[Context]] = ContextVar("debias", default=None)
 class Context:
     """One generation: the debias, the span of each sample, and which tokens each sample still has after each cut.
 
-    calls     how often each method asked for a score
-    records   with record=True: one entry per score, before and after
+    calls    how often each method asked for a score
+    records  with record=True, an entry for each score: method, stage, sample, role, and the score before and after
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class Context:
     def rescore(
         self, score: Tensor, method: str, stage: int, image_start: Optional[int], sample: int, role: str
     ) -> Tensor:
+        """What `rescore` does in this context."""
         method = names.method(method)
         self.calls[method] = self.calls.get(method, 0) + 1
         debias = self.setting(method)
@@ -84,6 +85,7 @@ class Context:
         return after
 
     def kept(self, what: Any, stage: int, sample: int) -> None:
+        """Takes down which tokens of one sample a cut kept."""
         if not isinstance(what, Tensor):
             what = torch.stack([torch.as_tensor(entry) for entry in what])
         flat = what.detach().reshape(-1)
@@ -117,6 +119,7 @@ class Context:
         return (torch.arange(count, device=flat.device) if index is None else index.to(flat.device))[flat]
 
     def merge_weights(self, weights: Tensor, group: Tensor, method: str, stage: int, sample: int) -> Tensor:
+        """What `merge_weights` does in this context."""
         debias = self.setting(names.method(method))
         if debias.padding is None or not debias.acts(stage):
             return weights
@@ -149,9 +152,11 @@ def rescore(
     sample: int = 0,
     role: str = "select",
 ) -> Tensor:
-    """The debiased score, along its last axis ([N], [1, N], [B, N, N] ...); the score itself when no `using` is open.
+    """The score debiased along its last axis ([N], [1, N], [B, N, N] ...); the score itself when no `using` is open.
 
+    method       whose score it is, by name
     stage        number of the cut, from 0; below 0 in the vision tower
+    sample       which sample of the batch, as in the spans that `using` was given
     image_start  where the calling code believes the image to start; slots that fall outside the image are left alone
     role         "select", "recycle", "vision" or "weigh": what the score is for
     """
@@ -182,6 +187,11 @@ def using(
     record: bool = False,
 ) -> Iterator[Context]:
     """Within it, `rescore` debiases: with a Debias, or with a method's released setting for an arm named by a word.
+
+    debias     a Debias, or the name of an arm
+    spans      the Span of each sample
+    benchmark  whose released trend an arm means; None: the mean of the method's rates
+    record     whether to take down every score, before and after
 
     Holds for this thread and for the asyncio tasks started in it; a thread that runs `generate` opens its own.
     """

@@ -104,11 +104,14 @@ def _lines(share: Callable[[int, int, int], Tensor], size: Tuple[int, int], grid
 class Padding:
     """Says which tokens are padding.
 
-    rule "area"      a patch is padding when more than `threshold` of it is border
-         "even"      the same with the border split evenly, to half a pixel, as the authors' release reckons
-         "bilinear"  a patch is valid when the content mask, resized bilinearly, is at least `threshold` there
-         "antialiased"  the same, resized by Pillow as a picture of whole numbers: the threshold is always 1/2
-         "cropped"  valid is what is left when whole lines of border are cut from both sides; there is no threshold
+    threshold  the share of a patch that may be border
+    rule       how that share is computed:
+
+    area         a patch is padding when more than `threshold` of it is border
+    even         the same with the border split evenly, to half a pixel, as the authors' release computes it
+    bilinear     a patch is valid when the content mask, resized bilinearly, is at least `threshold` there
+    antialiased  the same, resized by Pillow as a picture of whole numbers: the threshold is always 1/2
+    cropped      valid is what is left when whole lines of border are cut from both sides; there is no threshold
     """
 
     threshold: float = 0.5

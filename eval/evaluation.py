@@ -33,18 +33,14 @@ Loaded = Sequence[tuple[Benchmark, Path, Sequence[Sample]]]
 
 @dataclass(frozen=True)
 class Report:
-    """What an evaluation found. In a notebook it shows itself as its tables.
+    """The results of an evaluation. A notebook shows them as tables."""
 
-    folder: the run folder; None for a process that leaves the writing to another one.
-    open: answers that other processes still have to give; nothing is scored before they are there.
-    """
-
-    run: str
-    folder: Path | None
-    open: int = 0
-    scored: Sequence[Scored] = ()
-    look: compare.Look | None = None
-    throughput: Mapping[str, Any] = field(default_factory=dict)
+    run: str  # the name of the run: a digest of everything that decides its numbers
+    folder: Path | None  # the run folder; None in a process that leaves the writing to another one
+    open: int = 0  # answers that other processes still have to give; nothing is scored before they are there
+    scored: Sequence[Scored] = ()  # every benchmark with its questions, and the answers and scores of every arm
+    look: compare.Look | None = None  # the comparison of the arms: its tables and its verdict
+    throughput: Mapping[str, Any] = field(default_factory=dict)  # how fast the answers came
 
     @property
     def complete(self) -> bool:
@@ -53,7 +49,7 @@ class Report:
 
     @property
     def scores(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """benchmark -> arm -> value, parts, counts."""
+        """By benchmark and arm: the value, its parts, and how many answers are missing, failed or unjudged."""
         hidden = ("items", "groups")
         return {
             one.benchmark.name: {
@@ -71,7 +67,7 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """What was shown, in words."""
+        """What the comparison shows, in one or two sentences."""
         return "" if self.look is None else self.look.said
 
     @property
@@ -84,7 +80,10 @@ class Report:
         return "\n".join(map(tables.markdown, self._tables(wide)))
 
     def against(self, other: Report, arm: str = "none", draws: int = DRAWS) -> compare.Look:
-        """An arm of this run compared with the same arm of another one, on the benchmarks that both have."""
+        """An arm of this run compared with the same arm of another run, on the benchmarks that both have.
+
+        draws: of the bootstrap. Returns a comparison with `said` (the verdict), `found` and `full` (the tables).
+        """
         if self.folder is None or other.folder is None:
             raise ValueError("this process wrote no run folder; compare the runs where their folders are")
         sides = [(Folder(folder), arm) for folder in (self.folder, other.folder)]
@@ -113,7 +112,12 @@ class Report:
 
 
 def evaluate(settings: Settings) -> Report:
-    """Answer, score and compare what `settings` describe. A second call goes on, or returns the finished run."""
+    """Answer, score and compare what `settings` describe.
+
+    Returns the run's Report; its folder holds the answers, the scores and the tables. A second call with equal settings
+    goes on where the first one stopped, or returns the finished run. ValueError: something asked for cannot be done,
+    which is said before a model is loaded wherever that can be known.
+    """
     place = world()
     chosen = resolved(settings)
     loaded = prepared(chosen)

@@ -28,7 +28,7 @@ class JudgeSettings:
     """The server that grades free-form answers."""
 
     url: str  # of a server that speaks OpenAI's protocol
-    model: str
+    model: str  # the model to ask there
     key_variable: str = "OPENAI_API_KEY"  # the environment variable that holds the key
     timeout: float = 60.0  # seconds for one reply
     cache: Path | None = None  # where verdicts are kept; None: the user's cache folder
@@ -36,45 +36,47 @@ class JudgeSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that a run is told. Defaults are those of `python -m eval run`.
+    """What a run is: its method, model, data and everything else that it depends on.
+
+    Defaults are those of `python -m eval run`.
 
     Sequences are kept as tuples, and names in their one spelling, so that equal runs are equal values.
     """
 
-    method: str = "fastv"
-    keep: int | float | None = None  # tokens that stay: a count, or a share; None: the method's own budget
+    method: str = "fastv"  # a pruning method, by name
+    keep: int | float | None = None  # tokens to keep: a count, or a share; None: the method's own budget
     fields: Mapping[str, Any] = field(default_factory=dict)  # the method's other fields, such as {"layer": 3}
-    arms: Sequence[str] = ()  # of none, trend, padding, both and unpruned; empty: those that the method has
-    unpruned: bool = True  # where the arms are left to the method, the unpruned model answers too
-    benchmarks: Sequence[str] = ()  # empty: all that the data holds
+    arms: Sequence[str] = ()  # among none, trend, padding, both and unpruned; empty: all that the method has
+    unpruned: bool = True  # whether the unpruned model answers too, where `arms` is empty
+    benchmarks: Sequence[str] = ()  # by name; empty: all that the data holds
     model: str | None = None  # a checkpoint folder or hub id; None: the embedded model
-    video_model: str | None = None  # the one for clips; None: `model`, or the embedded one
+    video_model: str | None = None  # the model for clips; None: `model`, or the embedded video model
     data: Path | None = None  # the data root, LLaVA's playground/data/eval; None: the embedded tiny world
-    full: bool = False  # all of the embedded data
-    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # benchmark -> how it is read
+    full: bool = False  # all of the embedded data, not its subset
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by benchmark: {"vqav2": {"split": "val"}}
     limit: int | None = None  # at most so many questions of each benchmark
     max_new_tokens: int | None = None  # longest answer; None: each benchmark's own
-    trend: str = "auto"  # which trend is divided by: see eval/answering/trends.py, or a trends file
+    trend: str = "auto"  # which trend to divide by: auto, published, online, a way of fitting, or a trends file
     as_released: bool = False  # compute what the authors' release computes, without our corrections
-    stages: str = "first"  # the cuts that are debiased
-    dtype: str = "auto"
-    attention: str = "auto"  # the attention kernel
-    device: str | None = None  # None: a GPU when there is one
+    stages: str = "first"  # which cuts are debiased: first or all
+    dtype: str = "auto"  # auto (the checkpoint's; float32 on a CPU), float32, float16, bfloat16, 8bit or 4bit
+    attention: str = "auto"  # the attention kernel: auto, sdpa, eager or flash_attention_2
+    device: str | None = None  # cpu, cuda, cuda:1 or auto; None: a GPU when there is one
     fill: Literal["mean", "constant", "random", "mirror"] = "mean"  # what the border shows that makes pictures square
     max_patches: int | None = None  # at most so many tiles of a picture, where the family cuts tiles
     batch_size: int = 8  # questions at once; answers do not depend on it
     workers: int = 4  # threads that read pictures ahead
     feature_memory: float = 2.0  # GiB for vision features shared by questions and arms
-    backend: str = "native"  # or "fork": the authors' code in its own environment
-    tensor_parallel: bool = False  # the processes of this launch hold one model together, each a part of every layer
-    zero: bool = False  # the same, each a part of every weight
+    backend: str = "native"  # native, or fork: the authors' code in its own environment
+    tensor_parallel: bool = False  # split every layer of one model over the processes of this launch
+    zero: bool = False  # split every weight of one model over them
     share_prefix: bool = False  # compute the layers before the first cut once for all arms of a batch
     check: bool = False  # read every record and picture before a model is loaded
     allow_missing: bool = False  # load a checkpoint that lacks tensors; they are drawn at random
     skip_broken: bool = False  # go on without unreadable pictures; they count as wrong
-    draws: int = 10_000  # of the bootstrap
+    draws: int = 10_000  # bootstrap draws
     report_samples: int = 12  # questions of each benchmark in report.html
-    judge: JudgeSettings | None = None  # None: the benchmarks' offline stand-ins
+    judge: JudgeSettings | None = None  # who grades free-form answers; None: the benchmarks' offline stand-ins
     out: Path | None = None  # the run folder; None: runs/METHOD-HASH
 
     def __post_init__(self) -> None:

@@ -30,11 +30,12 @@ class Pruner(Method):
         Leave generate's use_cache on: without a cache every new token is a prompt of its own and ranks anew, which a
         warning says.
 
-        Leave generate's use_cache on: without a cache every new token is a prompt of its own and ranks anew, which a
-        warning says.
-
+        model: a Hugging Face model, or an adapter of one.
+        debias: what is done to the score; None: nothing.
         sizes: (width, height) before padding of every image of the batch, in prompt order; read only when `debias`
         silences padding.
         prefix: shared by blocks that ask the same batch in several arms; the layers before the first cut run once.
+
+        The block's value is the Trace of its latest prefill.
         """
         return prune(self, model, debias if debias is not None else Debias(), sizes, prefix)

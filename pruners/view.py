@@ -138,9 +138,8 @@ class View:
     tokens: Tokens
     adapter: Adapter
     debiaser: Debias
-    sequence: (
-        Tensor | None
-    )  # [n, D] the row's hidden states as they enter the layer, not normed; None in a decoding step
+    # [n, D] the row's hidden states as they enter the layer, not normed; None in a decoding step
+    sequence: Tensor | None
     text_slots: Tensor  # [T of the row]
     looks: Mapping[int, Look]
     patches: Patches | None = None
@@ -155,10 +154,12 @@ class View:
 
     @property
     def sample(self) -> int:
+        """The row of the batch that the image stands in."""
         return self.tokens.row
 
     @property
     def image(self) -> int:
+        """The number of the image in prompt order."""
         return self.tokens.image
 
     @property
@@ -253,6 +254,7 @@ class View:
 
     @property
     def vision(self) -> Patches:
+        """The vision tower's attention, features and keys, for methods with `reads = "vision"`."""
         if self.patches is None:
             raise ValueError('the vision tower was not recorded: set `reads = "vision"` on the pruner')
         return self.patches

@@ -9,8 +9,10 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import re
 from pathlib import Path
 
+import eval
 import pruners
 
 LISTING = Path(__file__).with_name("api.txt")
@@ -100,6 +102,40 @@ def test_what_a_package_names_as_public_is_sorted_and_there():
         module = importlib.import_module(name)
         assert sorted(module.__all__) == list(module.__all__), name
         assert all(hasattr(module, entry) for entry in module.__all__), name
+
+
+PAGE = LISTING.parents[1] / "docs" / "api.md"
+USED = (*PACKAGES, "eval")
+
+
+def test_every_public_name_stands_on_the_page():
+    page = PAGE.read_text(encoding="utf-8")
+    for name in USED:
+        module = importlib.import_module(name)
+        for entry in module.__all__:
+            if not inspect.ismodule(getattr(module, entry)):
+                assert f"\n::: {name}.{entry}\n" in page, f"{PAGE.name} leaves out {name}.{entry}"
+
+
+def test_everything_on_the_page_says_what_it_is():
+    """Classes, functions, methods and properties have docstrings; fields have a docstring's line or a comment."""
+    for path in re.findall(r"(?m)^::: ([\w.]+)$", PAGE.read_text(encoding="utf-8")):
+        module, _, name = path.rpartition(".")
+        thing = getattr(importlib.import_module(module), name)
+        assert thing.__doc__, path
+        for kind in thing.__mro__ if inspect.isclass(thing) else ():
+            own = kind.__module__.split(".")[0] in ("debias", "pruners", "eval")
+            for member, value in vars(kind).items() if own else ():
+                value = getattr(value, "func", getattr(value, "fget", getattr(value, "__func__", value)))
+                if inspect.isfunction(value) and not member.startswith("_"):
+                    assert value.__doc__, f"{path}.{member}"
+
+
+def test_every_setting_says_what_it_is():
+    source = inspect.getsource(importlib.import_module("eval.settings"))
+    for kind in (eval.Settings, eval.JudgeSettings):
+        for field in dataclasses.fields(kind):
+            assert re.search(rf"(?m)^    {field.name}: .*  # \w", source), f"{kind.__name__}.{field.name}"
 
 
 if __name__ == "__main__":

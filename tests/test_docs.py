@@ -288,7 +288,8 @@ def test_every_page_is_in_the_navigation():
 
 @pytest.mark.long
 def test_the_site_builds_without_a_warning(tmp_path):
-    pytest.importorskip("material", reason="needs mkdocs-material (pip install .[docs])")
+    for needed in ("material", "mkdocstrings_handlers.python"):
+        pytest.importorskip(needed, reason="needs the packages of the extra docs (pip install .[docs])")
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     env = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(build, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
@@ -296,6 +297,10 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert "WARNING" not in done.stderr
     front = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert 'href="pruners/methods/fastv.py.html"' in front
+    api = (tmp_path / "docs" / "api.html").read_text(encoding="utf-8")
+    for anchor in ("eval.Settings", "debias.Debias.paper", "pruners.Pruner.matched", "pruners.models.Adapter.load"):
+        assert f'id="{anchor}"' in api
+    assert "<code>keep</code>: tokens to keep" in api  # what a comment says about a field
     assert 'src="assets/figures/selection-frequency.png"' in front
     for path in tmp_path.rglob("*.html"):  # nothing is fetched from elsewhere
         assert not re.search(r'<(?:script|link|img)[^>]*(?:src|href)="https?://', path.read_text(encoding="utf-8")), (

@@ -77,14 +77,9 @@ class Image:
 
 
 class Trace:
-    """The latest prefill of a `with pruner(model)` block. Images are numbered in prompt order, as `sizes` are.
+    """The latest prefill of a `with pruner(model)` block.
 
-    kept[stage][image]: original raster indices. merged[stage][image]: centres of recycled tokens, usually none.
-    scores[stage][image]: (before, after) debiasing, one number per token that was there; None where nothing was scored.
-    rows[image]: its row in the batch.
-    counts[image]: {"after": tokens after each cut, "mean": mean tokens per layer, "own": the method's own accounting,
-    "padding": how many of the kept are silenced padding, which is more than 0 only where too few others were left}.
-    ms: {"prefill": ..., "decode": per token, "steps": decoding steps}.
+    Stages count the cuts from 0. Images are numbered in prompt order, as `sizes` are.
     """
 
     def __init__(self, layers: int) -> None:
@@ -92,41 +87,57 @@ class Trace:
         self.restart()
 
     def restart(self) -> None:
+        """Forget everything: another prefill begins."""
         self.images: list[Image] = []
         self.prefill, self.decode = Clock(), Clock()
 
     def add(self, tokens: Tokens, layers: Sequence[int], budget: float, row: int) -> None:
+        """Take in the next image, before anything is cut."""
         self.images.append(Image(tokens, row, layers, budget))
 
     def record(self, choice: Choice) -> None:
+        """Take in what one cut did to one image."""
         self.images[choice.tokens.image].choices.append(choice)
 
     @property
     def rows(self) -> list[int]:
+        """Of each image, its row in the batch."""
         return [image.row for image in self.images]
 
     @property
     def stages(self) -> int:
+        """How many cuts there were."""
         return len(self.images[0].choices) if self.images else 0
 
     @property
     def kept(self) -> list[list[Tensor]]:
+        """By stage and image: the original raster indices of the tokens that stayed."""
         return [[image.raster(stage) for image in self.images] for stage in range(self.stages)]
 
     @property
     def merged(self) -> list[list[Tensor]]:
+        """By stage and image: the raster indices at the centres of recycled tokens; for most methods there are none."""
         return [[image.raster(stage, own=False) for image in self.images] for stage in range(self.stages)]
 
     @property
     def scores(self) -> list[list[tuple[Tensor, Tensor] | None]]:
+        """By stage and image: the scores before and after debiasing of the tokens that were there; None: no score."""
         return [[image.choices[stage].scores for image in self.images] for stage in range(self.stages)]
 
     @property
     def counts(self) -> list[dict[str, Any]]:
+        """How many tokens each image had.
+
+        after: after each cut.
+        mean: per layer, on average.
+        own: as the authors of the method count them.
+        padding: silenced padding among the kept tokens; above 0 only where too few other tokens were left.
+        """
         return [image.counts(self.layers) for image in self.images]
 
     @property
     def ms(self) -> dict[str, float]:
+        """Milliseconds of the prefill and of each decoded token ("decode"), and how many tokens ("steps") that were."""
         decode = self.decode.ms
         steps = len(decode)
         return {

@@ -50,7 +50,7 @@ def adapter(model: str | Path) -> type[Adapter]: ...
 @overload
 def adapter(model: Any) -> Any: ...
 def adapter(model: Any) -> Any:
-    """adapter(model) is bound to a loaded model; adapter(path) is the class, to .load(path) with."""
+    """The family's adapter: bound to a loaded model, or of a path or hub id the class, to `.load(path)` with."""
     if isinstance(model, (str, Path)):
         return family(_model_type(str(model)))
     return family(str(getattr(getattr(model, "config", None), "model_type", type(model).__name__)))(model)

@@ -40,7 +40,10 @@ Opens = Literal["nothing", "tokens", "views"]
 
 
 class Adapter:
-    """A family's knowledge, bound to one model."""
+    """A family's knowledge, bound to one Hugging Face model.
+
+    processor: what the checkpoint says about preparing pictures. tokenizer: None: the processor's.
+    """
 
     pads: ClassVar[bool] = True  # sources are padded, so a padding debias needs their sizes
     fills: ClassVar[bool] = False  # `fill` says what the border shows that makes pictures square
@@ -162,6 +165,7 @@ class Adapter:
 
     # -- attention -----------------------------------------------------------------------------------------------------
     def scale(self, attn: Any) -> float:
+        """What products of queries and keys are multiplied by."""
         return float(attn.scaling)
 
     def queries(self, attn: Any, states: Tensor) -> Tensor:
@@ -173,6 +177,7 @@ class Adapter:
         return self._heads(attn, "k", states)
 
     def values(self, attn: Any, states: Tensor) -> Tensor:
+        """[..., H_kv, d]"""
         return self._heads(attn, "v", states)
 
     def _heads(self, attn: Any, which: str, states: Tensor) -> Tensor:
