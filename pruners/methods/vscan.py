@@ -40,8 +40,9 @@ class VScan(Pruner):
 
     layer: before which the decoder cuts again, by the last token's attention; 16 of 32.
     second: the share of the tokens there that it leaves.
-    local: the share of the first choice that is made part by part, by the attention of the tower's layer `shallow` (6
-        of 24), in `across` x `across` parts of the picture; the rest goes to what the output layer attends to most.
+    local: the share of the first choice that is made part by part, by the attention of the tower's layer `shallow` (5
+        of 24, counted from 0), in `across` x `across` parts of the picture; the rest goes to what the output layer
+        attends to most of what is left.
     """
 
     layer: int | None = None
@@ -77,7 +78,7 @@ class VScan(Pruner):
         return self.mean_count(layers, tokens)
 
     def glances(self, layers: int) -> Sequence[int]:
-        return (at_depth(6, layers, reference=24) if self.shallow is None else self.shallow,)
+        return (at_depth(5, layers, reference=24) if self.shallow is None else self.shallow,)
 
     def score(self, view: View) -> Tensor:
         return view.attention[:, 0].mean(0) if view.stage else view.vision.attention.mean(0)
@@ -85,11 +86,10 @@ class VScan(Pruner):
     def select(self, score: Tensor, view: View) -> Tensor:
         if view.stage or view.count >= len(score):
             return view.top(score, view.count)
-        wide = top(score, view.count - int(view.count * self.local))
-        taken = torch.zeros_like(score, dtype=torch.bool).index_fill(0, wide, True)
-        shallow = view.debias(view.vision.glances[0].mean(0)).masked_fill(taken, float("-inf"))
-        last = taken if view.valid is None else taken | ~view.valid
-        narrow = evenly(shallow, regions(view.places[0], self.across), view.count - len(wide), last)
+        last = torch.zeros_like(score, dtype=torch.bool) if view.valid is None else ~view.valid
+        shallow = view.debias(view.vision.glances[0].mean(0))
+        narrow = evenly(shallow, regions(view.places[0], self.across), int(view.count * self.local), last)
+        wide = top(score.index_fill(0, narrow, float("-inf")), view.count - len(narrow))
         return torch.cat([wide, narrow]).sort().values
 
     def merge(self, view: View, kept: Tensor) -> Merged | None:

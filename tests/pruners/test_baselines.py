@@ -247,11 +247,11 @@ def test_vscan(llava, prompt):
     shallow = tower.middle(tower.layers[0], tower.embedded)[1].mean(0)[0, 1:]
     pruner = pruners.make("vscan", keep=12, shallow=0, across=2)
     assert pruner.counts(LAYERS, TOKENS) == [18, 6]
-    wide = attention.topk(9).indices.tolist()
     part = [i // 18 * 2 + i % 6 // 3 for i in range(TOKENS)]
-    order = [i for i in shallow.argsort(descending=True).tolist() if i not in wide]
+    order = shallow.argsort(descending=True).tolist()
     place = {i: sum(part[j] == part[i] for j in order[: order.index(i)]) for i in order}
-    kept = sorted(wide + sorted(order, key=lambda i: (place[i], order.index(i)))[:9])
+    narrow = sorted(order, key=lambda i: (place[i], order.index(i)))[:9]
+    kept = sorted(narrow + [i for i in attention.argsort(descending=True).tolist() if i not in narrow][:9])
     states = averaged(features, torch.tensor(kept))
     run = Decoder(llava, prompt)
     projected = llava.model.multi_modal_projector(states)

@@ -1,0 +1,127 @@
+"""Record what selections of the authors' code choose from drawn features: numbers only.
+
+    python tests/golden/record_selections.py FOLDER
+
+FOLDER holds clones of vbdi/divprune, Theia-4869/CDPruner, 42Shawn/LLaVA-PruMerge and Tencent/SelfEvolvingAgent under
+these names. Single functions of theirs are run, on the CPU, in this environment; their packages are not imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from safetensors.torch import save_file
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+from toy import draw  # noqa: E402
+
+HEAD = """import math
+from typing import *
+import numpy as np
+import torch
+from torch import nn
+import torch.nn.functional as F
+"""
+
+
+def functions(folder, repository, file, *names):
+    """A module of the named functions of a file alone."""
+    tree = ast.parse((folder / repository / file).read_text(encoding="utf-8"))
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name in names]
+    for node in found:
+        node.decorator_list = []
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place, "picked.py")
+        path.write_text(HEAD + "outputs = {}\n" + "\n".join(ast.unparse(node) for node in found), encoding="utf-8")
+        spec = importlib.util.spec_from_file_location("picked", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return module
+
+
+def divprune(folder, out):
+    theirs = functions(folder, "divprune", "LLaVA/llava/model/llava_arch.py", "DivPrune", "pairwise_cosine_similarity")
+    this = SimpleNamespace(pairwise_cosine_similarity=lambda matrix: theirs.pairwise_cosine_similarity(None, matrix))
+    for seed, ratio in ((1, 0.1), (2, 0.2)):
+        kept = theirs.DivPrune(this, draw("features", seed, 576, 24), 576, threshold_ratio=ratio)[0]
+        out[f"divprune.{seed}"] = kept.to(torch.int16)
+
+
+def cdpruner(folder, out):
+    theirs = functions(folder, "CDPruner", "llava/model/llava_arch.py", "encode_images")
+    for seed, count in ((1, 64), (2, 128)):
+        made = draw("features", seed, 1, 576, 640), draw("pictures", seed, 1, 576, 16), draw("words", seed, 3, 16)
+        this = SimpleNamespace(visual_token_num=count, mm_projector=lambda states: states)
+        this.get_visual_token_num = lambda count=count: count
+        this.get_vision_tower = lambda made=made: lambda images, texts=None: made
+        this.get_model = lambda this=this: this
+        mask = theirs.encode_images(this, torch.zeros(1, 3, 2, 2), ["?"])[1][0]
+        out[f"cdpruner.{seed}"] = mask.nonzero()[:, 0].to(torch.int16)
+
+
+def vscan(folder, out):
+    names = "encode_images", "token_merging", "window_cls_selection"
+    theirs = functions(folder, "SelfEvolvingAgent", "VScan/llava/model/llava_arch.py", *names)
+    for seed, count in ((1, 64), (2, 128), (3, 192)):
+        made = draw("features", seed, 1, 576, 8), draw("attention", seed, 24, 1, 4, 576)
+        this = SimpleNamespace(mm_projector=lambda states: states, get_visual_token_num=lambda count=count: count)
+        this.token_merging = lambda *given, **named: theirs.token_merging(None, *given, **named)
+        this.window_cls_selection = lambda *given, **named: theirs.window_cls_selection(None, *given, **named)
+        this.get_vision_tower = lambda made=made: lambda images: made
+        this.get_model = lambda this=this: this
+        features, mask, _ = theirs.encode_images(this, torch.zeros(1, 3, 2, 2))
+        kept = mask[0].nonzero()[:, 0]
+        out[f"vscan.{seed}"] = kept.to(torch.int16)
+        out[f"vscan.{seed}.merged"] = features[0, kept].contiguous()
+
+
+def prumerge(folder, out):
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    names = "complement_idx", "hook_k", "hook_q", "outlier_dectection", "token_prune_merge_advanced", "feature_select"
+    theirs = functions(folder, "LLaVA-PruMerge", "llava/model/multimodal_encoder/clip_encoder.py", *names)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 24, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    config = CLIPVisionConfig(**sizes, image_size=112, patch_size=14, initializer_range=0.3)
+    config._attn_implementation = "eager"
+    tower = CLIPVisionModel(config).eval()
+    if not hasattr(tower, "vision_model"):  # where the code expects the layers
+        object.__setattr__(tower, "vision_model", tower)
+    this = SimpleNamespace(vision_tower=tower, select_layer=-2, select_feature="patch", device="cpu")
+    this.dtype, this.feature_select = torch.float32, lambda states: theirs.feature_select(this, states)
+    pixels = draw("pixels", 1, 1, 3, 112, 112)
+    with torch.no_grad():
+        made = theirs.token_prune_merge_advanced(this, pixels, if_adaptive=False, reduction_ratio=1 / 8)[0]
+        states = tower(pixels, output_hidden_states=True).hidden_states[-2][0]
+        layer = tower.vision_model.encoder.layers[23]
+        normed = layer.layer_norm1(states)
+        query, keys = layer.self_attn.q_proj(normed), layer.self_attn.k_proj(normed)
+        attention = (query[:1] @ keys.T * 16**-0.5).softmax(-1)[0, 1:]
+        out["prumerge.outliers"] = torch.tensor(
+            [round(theirs.outlier_dectection(attention**power) * 64) for power in (1, 4, 8)], dtype=torch.int16
+        )
+    out["prumerge.features"], out["prumerge.keys"] = states[1:].contiguous(), keys[1:].contiguous()
+    out["prumerge.attention"], out["prumerge.merged"] = attention.contiguous(), made.contiguous()
+
+
+def main(folder):
+    out, about = {}, {}
+    for repository in ("divprune", "CDPruner", "SelfEvolvingAgent", "LLaVA-PruMerge"):
+        git = ["git", "-C", str(folder / repository), "rev-parse", "HEAD"]
+        about[repository] = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    for case in (divprune, cdpruner, vscan, prumerge):
+        case(folder, out)
+    save_file(out, str(HERE / "selections.safetensors"), about)
+    print({name: tuple(value.shape) for name, value in out.items()})
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
