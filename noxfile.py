@@ -40,7 +40,7 @@ def bound(package: str) -> str:
 
 
 def tests(session: nox.Session, folders: tuple[str, ...], *constraints: str) -> None:
-    session.install(".[judge]", "pytest", "hypothesis", *constraints)
+    session.install(".[judge,serve]", "pytest", "hypothesis", *constraints)
     session.run(
         "python", "-c", "import sys, torch, transformers as t; print(sys.version, torch.__version__, t.__version__)"
     )
@@ -83,7 +83,7 @@ def release(session: nox.Session) -> None:
 @nox.session(python="3.11")
 def types(session: nox.Session) -> None:
     """mypy --strict over the packages."""
-    session.install(".[judge]", "mypy")
+    session.install(".[judge,serve]", "mypy")
     session.run("mypy", "debias", "pruners", "eval", "tiny")
 
 

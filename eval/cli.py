@@ -30,6 +30,7 @@ Work = Callable[[argparse.Namespace], "dict[str, Any] | None"]
 COMMANDS = {
     "run": ("eval.commands.run", "answer benchmarks with a method, with and without debiasing, and compare"),
     "show": ("eval.commands.show", "one picture, one question: the answer and the kept tokens in every arm"),
+    "serve": ("eval.commands.serve", "answer OpenAI's chat completions with any method and arm"),
     "score": ("eval.commands.score", "score an answer file in LLaVA's format, whoever wrote it"),
     "compare": ("eval.commands.compare", "paired differences between the arms of run folders"),
     "average": ("eval.commands.average", "named averages over benchmarks, such as the paper's of ten"),

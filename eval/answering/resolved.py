@@ -318,8 +318,8 @@ class Resolved:
         if other._loaded is not None:
             model, loaded, _ = other._loaded
             self._loaded = (model, loaded, self._native(loaded))
-        if other.pruner == self.pruner:
-            self._fitted = other._fitted
+        if other.pruner == dataclasses.replace(self.pruner, keep=other.pruner.keep):
+            self._fitted = other._fitted  # a trend is that of the first cut's scores, whatever is kept there
 
     def _native(self, loaded: Any) -> Native:
         settings = self.settings

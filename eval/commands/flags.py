@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from debias import names
 from debias.names import one_of
 from eval import benchmarks
 from eval.commands.fields import parse_fields
+from eval.serving.limits import Limits, Place
 from eval.settings import BACKENDS, DTYPES, FILLS, STAGES, JudgeSettings, Settings, several
 from pruners import catalogue
 from pruners.catalogue import names as known
@@ -164,6 +166,37 @@ def placing(parser: argparse.ArgumentParser) -> None:
         type=device,
         help="cpu, cuda, cuda:1, or auto to spread a large model (default: cuda when there is one)",
     )
+
+
+def serving(parser: argparse.ArgumentParser) -> None:
+    """The flags of a server: the model and its method, where it listens, and its limits."""
+    add = parser.add_argument
+    add("--method", default="fastv", help=f"one of {', '.join(known())} (default: %(default)s)")
+    add("--arm", help="unpruned, none, trend, padding or both (default: all the debiasing that the method knows)")
+    add("--model", help="a checkpoint folder or hub id (default: the embedded model)")
+    add("--host", default=Place.host, help="the address to listen on (default: %(default)s, this machine alone)")
+    add("--port", type=positive, default=Place.port, help="default: %(default)s")
+    add("--allow-host", action="append", default=[], metavar="NAME", help="another name it may be called by; *: any")
+    add("--media-host", action="append", default=[], metavar="NAME", help="a host whose pictures may be fetched")
+    add("--key-variable", metavar="NAME", help="the environment variable with the key that clients have to send")
+    for entry in dataclasses.fields(Limits):
+        flag, kind = f"--{entry.name.replace('_', '-')}", type(entry.default)
+        add(flag, type=kind, default=entry.default, help=f"{entry.metadata['help']} (default: %(default)s)")
+    loading(parser)
+
+
+def served(args: argparse.Namespace) -> tuple[Settings, Limits, Place]:
+    """What the flags of a server mean."""
+    limits = Limits(**{entry.name: getattr(args, entry.name) for entry in dataclasses.fields(Limits)})
+    place = Place(args.host, args.port, tuple(args.allow_host), tuple(args.media_host), args.key_variable)
+    return settings(args, args.method, arms=[args.arm] if args.arm else ()), limits, place
+
+
+def there(name: str) -> None:
+    """A ValueError unless the packages of a server are installed."""
+    missing = [package for package in ("starlette", "uvicorn") if importlib.util.find_spec(package) is None]
+    if missing:
+        raise ValueError(f"{name} needs {' and '.join(missing)}: pip install 'attention-debiasing[serve]'")
 
 
 def methods(text: str) -> list[str]:

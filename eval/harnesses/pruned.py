@@ -151,20 +151,34 @@ class Pruned:
         ]
 
     def _generate(self, requests: Sequence[Request], config: Any) -> list[Answer]:
+        new, bad, kept = self.generate(requests, config)
+        if any(bad):
+            raise ValueError("the model's logits hold NaN; this is no answer. Try another dtype")
+        return [Answer(text, stayed) for text, stayed in zip(self.adapter.decode(new), kept, strict=True)]
+
+    def generate(
+        self, requests: Sequence[Request], config: Any, stopping: Sequence[Any] = ()
+    ) -> tuple[torch.Tensor, list[bool], list[list[dict[str, Any]]]]:
+        """New ids of each request; whether its logits held NaN; what was kept of each of its pictures.
+
+        stopping: further criteria, as `generate` of transformers takes them.
+        """
         poison, trace = Poison(), None
         encoded = self.adapter.encode(requests)
         with ExitStack() as inside, torch.inference_mode():
             if self.debias is not None:
                 trace = inside.enter_context(self.chosen.pruner(self.model, self.debias, sizes=encoded.sizes))
-            out = self.model.generate(**encoded.inputs, generation_config=config, logits_processor=[poison])
-        if any(poison.rows(len(requests))):
-            raise ValueError("the model's logits hold NaN; this is no answer. Try another dtype")
+            out = self.model.generate(
+                **encoded.inputs,
+                generation_config=config,
+                logits_processor=[poison],
+                stopping_criteria=list(stopping),
+            )
         kept: list[list[dict[str, Any]]] = [[] for _ in requests]
         if trace is not None and config.num_beams == 1:  # beams repeat the rows
             for row, found in zip(trace.rows, what_was_kept(trace), strict=True):
                 kept[row].append(found)
-        texts = self.adapter.decode(out[:, encoded.inputs["input_ids"].shape[1] :])
-        return [Answer(text, stayed) for text, stayed in zip(texts, kept, strict=True)]
+        return out[:, encoded.inputs["input_ids"].shape[1] :], poison.rows(len(requests)), kept
 
     def close(self) -> None:
         """Let go of the model."""

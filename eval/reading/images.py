@@ -19,12 +19,12 @@ MAX_SIDE = 16_384
 MAX_PIXELS = 80_000_000
 
 
-def open_image(sample: Sample, root: Path | None = None) -> Image.Image:
+def open_image(sample: Sample, root: Path | None = None, pixels: int = MAX_PIXELS) -> Image.Image:
     """The sample's picture as RGB, as LLaVA converts it: palettes resolved, alpha dropped, EXIF rotation ignored.
 
-    `root` is the folder that the path must not leave (by default the sample's own).
+    `root` is the folder that the path must not leave (by default the sample's own). pixels: how many it may have.
     """
-    name, image = _open(sample, root)
+    name, image = _open(sample, root, pixels)
     with image:
         try:
             image.load()
@@ -68,7 +68,7 @@ def check_image(sample: Sample) -> Fault | None:
     return None
 
 
-def _open(sample: Sample, root: Path | None = None) -> tuple[str, Image.Image]:
+def _open(sample: Sample, root: Path | None = None, pixels: int = MAX_PIXELS) -> tuple[str, Image.Image]:
     if sample.image is None:
         raise ValueError(f"question {sample.key!r} has no picture")
     source: Path | BytesIO
@@ -83,15 +83,15 @@ def _open(sample: Sample, root: Path | None = None) -> tuple[str, Image.Image]:
     except FileNotFoundError:
         raise ValueError(f"{name}: no such file") from None
     except Image.DecompressionBombError:
-        raise ValueError(f"{name}: expected at most {MAX_PIXELS:,} pixels") from None
+        raise ValueError(f"{name}: expected at most {pixels:,} pixels") from None
     except BROKEN as error:
         reason = "not a picture" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(f"{name}: expected a picture ({', '.join(FORMATS)}): {reason}") from None
     width, height = image.size
-    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS or not width * height:
+    if max(width, height) > MAX_SIDE or width * height > pixels or not width * height:
         image.close()
         raise ValueError(
-            f"{name}: expected sides of 1 to {MAX_SIDE:,} and at most {MAX_PIXELS:,} pixels, found {width} x {height}"
+            f"{name}: expected sides of 1 to {MAX_SIDE:,} and at most {pixels:,} pixels, found {width} x {height}"
         )
     return name, image
 

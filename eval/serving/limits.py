@@ -1,0 +1,67 @@
+"""Where a server is, and what it allows clients to ask for. The fields are the flags of `serve`."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def limit(default: Any, about: str) -> Any:
+    return field(default=default, metadata={"help": about})
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on one request, and on all of them together."""
+
+    max_body: int = limit(20 << 20, "bytes of a request's body")
+    max_pixels: int = limit(25_000_000, "pixels of a picture")
+    max_pictures: int = limit(8, "pictures of one question")
+    max_prompt: int = limit(8192, "tokens of a prompt, the visual ones among them")
+    max_tokens: int = limit(1024, "tokens of an answer; a request that wants more is refused")
+    max_requests: int = limit(64, "requests at once; more are sent away with status 429")
+    timeout: float = limit(120.0, "seconds for a request, from its first byte to its last")
+    batch_size: int = limit(8, "requests that are answered together")
+    wait: float = limit(0.005, "seconds that a request waits for others to be answered with")
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 0 or (value < 1 and isinstance(value, int)):
+                raise ValueError(f"{name}={value}: expected a number of at least {int(isinstance(value, int))}")
+
+
+LOCAL = ("127.0.0.1", "localhost", "[::1]")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a server is, and who may call it."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    names: Sequence[str] = ()  # further names under which it may be called; "*": any
+    media: Sequence[str] = ()  # hosts whose pictures may be fetched
+    key: str | None = None  # the environment variable with the key that clients have to know
+
+    def secret(self) -> str | None:
+        """The key itself."""
+        if self.key is None:
+            return None
+        found = os.environ.get(self.key)
+        if not found:
+            raise ValueError(f"--key-variable {self.key}: there is no such environment variable, or it is empty")
+        return found
+
+    def called(self) -> list[str]:
+        """The names under which the server may be called."""
+        return [*LOCAL, self.host, f"[{self.host}]", *self.names]
+
+    def local(self) -> bool:
+        """Whether only this machine reaches it."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
