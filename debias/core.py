@@ -49,8 +49,8 @@ class Debias:
             raise ValueError(f"stages is 'first' or 'all'; got {self.stages!r}")
         if self.release is not None and self.stages != "first":
             raise ValueError("the authors' release debiases the first cut alone; leave stages at 'first'")
-        if self.release is not None and self.trend is not None and self.trend.kind == "online":
-            raise ValueError("the authors' release has no online trend; give one that was fitted before")
+        if self.release is not None and self.trend is not None and self.trend.kind in ("online", "offset", "blank"):
+            raise ValueError(f"the authors' release has no {self.trend.kind} trend; give one that was fitted before")
         if self.release is not None and self.reading is not None:
             raise ValueError("the authors' release reads attention as the method does; leave out reading")
 
@@ -129,7 +129,10 @@ class Debias:
                 weight = own(score, span, mask, index)
             else:
                 weight = pick(slots_weight(trend, span.total, span.frames, score.device), index)
-            score = (score * weight).to(score.dtype)  # weights are float32, and so is the product with a half
+            # Weights are float32, and so is the product with a half.
+            score = (score - weight if trend.kind == "offset" else score * weight).to(score.dtype)
+            if trend.kind == "offset" and role == "weigh":
+                score = score.clamp(min=0)  # what is summed or averaged weighs nothing at least
         if mask is None:
             return score
         valid = pick(mask, index)

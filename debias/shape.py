@@ -13,7 +13,8 @@ from torch import Tensor
 
 from debias.names import SCOPES
 
-KINDS = ("exponential", "inverse_cubic", "table", "rope", "online")
+KINDS = ("exponential", "inverse_cubic", "table", "offset", "rope", "online", "blank")
+PICTURES = ("black", "mean", "noise")  # without content: what a blank trend is measured on
 S = TypeVar("S", bound="Shape")
 
 
@@ -24,8 +25,10 @@ class Shape:
     exponential    (1 + floor) / (exp(rate * i) + floor); with floor 0 this is exp(-rate * i)
     inverse_cubic  1 / (1 + c1 i + c2 i^2 + c3 i^3)
     table          one weight per position
+    offset         one number per position that is taken off the score
     rope           what the rotary embedding alone does to a query without content
     online         an exponential fitted to each score as it comes
+    blank          the score of a picture without content, which has to be measured (pruners.blank): no numbers yet
 
     length   the span length it was fitted for; other lengths are refused. None: any length
     scope    "sequence": i counts through the whole clip; "frame": i starts again in every frame;
@@ -55,8 +58,8 @@ class Shape:
         numbers = (self.rate, self.floor, *self.coefficients, *self.values)
         if not all(math.isfinite(number) for number in numbers):
             raise ValueError(f"a trend needs finite numbers; this {self.kind} trend holds NaN or infinity")
-        if self.kind == "online" and self.scope != "sequence":
-            raise ValueError(f"an online trend runs over the sequence; got scope {self.scope!r}")
+        if self.kind in ("online", "offset", "blank") and self.scope != "sequence":
+            raise ValueError(f"a trend of kind {self.kind} runs over the sequence; got scope {self.scope!r}")
         state = (self.kind, *numbers, self.length, self.scope, self.between)
         object.__setattr__(self, "_hash", hash(state))
 
@@ -65,6 +68,8 @@ class Shape:
 
     def __repr__(self) -> str:
         """Everything that decides the weights, a table by its fingerprint: this is what a run is known by."""
+        if self.kind == "blank":
+            return f"{type(self).__name__}.blank({self.picture!r}, subtract={bool(self.coefficients[1])})"
         shown = [repr(self.kind)]
         for name in ("rate", "coefficients", "floor", "length", "scope", "between"):
             value = getattr(self, name)
@@ -93,6 +98,21 @@ class Shape:
         if not numbers or min(numbers) < 0:
             raise ValueError(f"a table needs at least one weight and none below zero; got {len(numbers)} weights")
         return cls("table", values=numbers, length=len(numbers))
+
+    @classmethod
+    def offset(cls: Type[S], values: Union[Tensor, Sequence[float]]) -> S:
+        """A number for each position that is taken off the score; serves spans of exactly that many tokens."""
+        numbers = tuple(torch.as_tensor(values).double().flatten().tolist())
+        if not numbers:
+            raise ValueError("an offset needs at least one number; got none")
+        return cls("offset", values=numbers, length=len(numbers))
+
+    @classmethod
+    def blank(cls: Type[S], picture: str = "mean", subtract: bool = False) -> S:
+        """Divide by the score of a picture without content (black, mean, noise), or take it off; to be measured."""
+        if picture not in PICTURES:
+            raise ValueError(f"unknown picture without content {picture!r}; known: {', '.join(PICTURES)}")
+        return cls("blank", coefficients=(float(PICTURES.index(picture)), float(subtract)))
 
     @classmethod
     def average(cls: Type[S], curve: Union[Tensor, Sequence[float]], eps: float = 1e-7) -> S:
@@ -131,6 +151,15 @@ class Shape:
         """For clips: the same trend, starting again in every frame."""
         return replace(self, scope="frame", between=None)
 
+    @property
+    def picture(self) -> str:
+        """Which picture a blank trend is measured on."""
+        return PICTURES[int(self.coefficients[0])]
+
+    def measured_as(self: S, score: Tensor) -> S:
+        """What a blank trend is, once the score [V] of its picture is known."""
+        return self.offset(score) if self.coefficients[1] else self.average(score)
+
     # -- use -----------------------------------------------------------------------------------------------------------
 
     def weight(self, index: Optional[Tensor], length: int, frames: int = 1) -> Tensor:
@@ -153,7 +182,7 @@ class Shape:
                 f"this trend was fitted for {self.length} positions and is asked for {count}; fit one for this layout, "
                 f"or use Trend.exponential(rate) to carry its rate over on purpose"
             )
-        if self.kind == "table":
+        if self.kind in ("table", "offset"):
             return torch.tensor(self.values, dtype=torch.float64, device="cpu")
         i = torch.arange(count, dtype=torch.float64, device="cpu")
         if self.kind == "exponential":
@@ -166,7 +195,8 @@ class Shape:
             c1, c2, c3 = self.coefficients
             values = 1 / (1 + i * (c1 + i * (c2 + i * c3)))
         else:
-            raise ValueError("an online trend has no weights of its own; it is fitted to each score")
+            how = {"online": "it is fitted to each score", "blank": "it is measured, by pruners.blank.Blanks"}
+            raise ValueError(f"this {self.kind} trend has no weights of its own; {how[self.kind]}")
         if not bool((torch.isfinite(values) & (values > 0)).all()):
             raise ValueError(
                 f"{self!r} is not positive and finite over {count} positions, so nothing can be divided by it"
@@ -183,7 +213,8 @@ def rotation(distance: Tensor, head_dim: int, theta: float) -> Tensor:
 @lru_cache(maxsize=256)
 @torch.inference_mode(False)
 def weights(trend: Shape, length: int, frames: int) -> Tensor:
-    """[length + 1] float32 weights of a whole span on the CPU; the last slot is the weight 1 that index -1 reads."""
+    """[length + 1] float32 weights of a whole span on the CPU; the last slot is what index -1 reads, and leaves a score
+    as it is: the weight 1, or an offset of 0."""
     if trend.scope == "sequence":
         values = trend.curve(length)
     else:
@@ -192,4 +223,4 @@ def weights(trend: Shape, length: int, frames: int) -> Tensor:
         values = trend.curve(length // frames).repeat(frames)
         if trend.between is not None:
             values = values * trend.between.curve(frames).repeat_interleave(length // frames)
-    return torch.cat([values, values.new_ones(1)]).float()
+    return torch.cat([values, values.new_full((1,), float(trend.kind != "offset"))]).float()

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from debias import Debias
+from debias import Debias, Trend
 from pruners.engine.hooks import prune
 from pruners.engine.prefix import Prefix
 from pruners.engine.trace import Trace
@@ -24,6 +24,7 @@ class Pruner(Method):
         debias: Debias | None = None,
         sizes: Sequence[tuple[int, int] | None] | None = None,
         prefix: Prefix | None = None,
+        trends: Sequence[Trend] | None = None,
     ) -> AbstractContextManager[Trace]:
         """Prune `model` inside the block.
 
@@ -34,8 +35,9 @@ class Pruner(Method):
         debias: what is done to the score; None: nothing.
         sizes: (width, height) before padding of every image of the batch, in prompt order; read only when `debias`
         silences padding.
+        trends: one for every image of the batch, in place of the debias's (see pruners.blank).
         prefix: shared by blocks that ask the same batch in several arms; the layers before the first cut run once.
 
         The block's value is the Trace of its latest prefill.
         """
-        return prune(self, model, debias if debias is not None else Debias(), sizes, prefix)
+        return prune(self, model, debias if debias is not None else Debias(), sizes, prefix, trends)

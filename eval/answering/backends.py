@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import torch
 
-from debias import Debias
+from debias import Debias, Trend
 from debias.core import layout, slots_valid
 from eval.answering.features import Features
 from eval.answering.store import encode
@@ -26,6 +26,7 @@ from eval.reading.media import Media, Shelf
 from eval.sample import Sample
 from eval.settings import UNPRUNED
 from pruners import Pruner
+from pruners.blank import Blanks
 from pruners.engine.prefix import Prefix
 from pruners.models import Request
 
@@ -85,6 +86,7 @@ class Native:
         self.features = Features(feature_bytes)
         self.shelf = Shelf(adapter)
         self.prefix = Prefix() if share_prefix else None
+        self.blanks: Blanks | None = None
         self.busy = 0.0  # seconds that the model was at work
         self.pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="media")
         self.lookahead = 2 * workers
@@ -220,15 +222,16 @@ class Native:
 
     def _generate(self, batch: Batch, arm: str, benchmark: Benchmark) -> Answers:
         begun, poison, trace = time.perf_counter(), Poison(), None
+        debias = None if arm == UNPRUNED else self.debias(benchmark, arm)
+        trends = None if debias is None else self._measured(debias, batch, benchmark)
         inputs = batch.encoded.to(self.adapter.device, self.model.dtype).inputs
         with ExitStack() as inside, torch.inference_mode():
             if not self._looks(arm):
                 keys = [media.key for media in batch.media if media.key]
                 inside.enter_context(self.features.shared(self.model, keys))
-            if arm != UNPRUNED:
-                debias = self.debias(benchmark, arm)
+            if debias is not None:
                 trace = inside.enter_context(
-                    self.pruner(self.model, debias, sizes=batch.encoded.sizes, prefix=self.prefix)
+                    self.pruner(self.model, debias, sizes=batch.encoded.sizes, prefix=self.prefix, trends=trends)
                 )
             out = self.model.generate(
                 **inputs,
@@ -249,6 +252,14 @@ class Native:
                 metadata["error"] = "the model's logits hold NaN or infinity; this is no answer"
             found[sample.key] = ("" if bad[row] else texts[row].strip(), metadata)
         return found
+
+    def _measured(self, debias: Debias, batch: Batch, benchmark: Benchmark) -> list[Trend] | None:
+        """The trend of each picture, where it is that of a picture without content; None: the debias's own."""
+        if debias.trend is None or debias.trend.kind != "blank":
+            return None
+        if self.blanks is None:
+            self.blanks = Blanks(self.adapter, self.pruner)
+        return self.blanks(debias, batch.encoded, benchmark.conversation)
 
     def _looks(self, arm: str) -> bool:
         """Whether the arm's method has to see the vision tower at work, so that its output cannot be taken over."""

@@ -168,10 +168,10 @@ class Resolved:
         """Refuse another reading of attention where nobody can read it so."""
         mode = self.settings.trend
         reading = trends.READINGS.get(mode)
-        if reading is None:
+        if reading is None and mode not in trends.BLANKS:
             return
         if self.settings.backend == "fork" or self.settings.as_released:
-            raise ValueError(f"--trend {mode} reads attention in another way, which only our own methods can do")
+            raise ValueError(f"--trend {mode} measures attention in another way, which only our own methods can do")
         refuse_reading(Debias(reading=reading), self.pruner)
 
     def _check_split(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from debias import Reading, Trend
 from debias import trends as files
 from debias.names import nearest
+from debias.shape import PICTURES
 
 # What is fitted now.
 KINDS = {
@@ -21,7 +22,10 @@ KINDS = {
 }
 # Where the attention itself is read otherwise. SparseVLM's second version takes 14 of LLaVA's 32 heads.
 READINGS = {"unrotated": Reading(rope=False), "rope-heads": Reading(heads=14 / 32)}
-MODES = ("auto", "published", "online", *KINDS, "unrotated")
+# What is measured on pictures without content, for every layout and length of prompt.
+BLANKS = {f"blank-{picture}": Trend.blank(picture) for picture in PICTURES}
+BLANKS |= {f"minus-{picture}": Trend.blank(picture, subtract=True) for picture in PICTURES}
+MODES = ("auto", "published", "online", *KINDS, "unrotated", *BLANKS)
 
 
 def identity(mode: str, stages: str = "first", as_released: bool = False) -> str:
@@ -58,8 +62,8 @@ class Known:
 
     def choose(self, mode: str) -> Trend | str | None:
         """The trend that there is, or the kind of the one that has to be fitted; None: nothing is divided."""
-        if mode == "unrotated":
-            return None
+        if mode == "unrotated" or mode in BLANKS:
+            return BLANKS.get(mode)
         if mode == "online":
             return Trend.online()
         if mode == "published":

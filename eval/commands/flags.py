@@ -119,7 +119,8 @@ def loading(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto, published, online (fitted to each score), a trends file that `fit` wrote, or fitted now on "
         "held-out questions: fitted (exponential), average (the mean attention itself), inverse_cubic, rope,"
-        " rope-heads; unrotated (scores before the rotary embedding); docs/ways.md says what each computes",
+        " rope-heads; unrotated: scores before the rotary embedding; blank-mean, minus-black, ...: those of a picture "
+        "without content; docs/ways.md says what each computes",
     )
     add("--stages", default="first", choices=STAGES, help="debias the first cut, as the paper, or all of them")
     add(

@@ -16,18 +16,12 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from debias import Debias, Span
+from debias import Debias, Span, Trend
 from pruners.cut import Cut
+from pruners.engine import limits
 from pruners.engine.choose import choose
 from pruners.engine.compiled import LENT, Compiled
-from pruners.engine.limits import (
-    Unsupported,
-    is_empty,
-    refuse_cache,
-    refuse_reading,
-    refuse_unsupported,
-    warn_anew,
-)
+from pruners.engine.limits import Unsupported, is_empty, warn_anew
 from pruners.engine.masks import segment_mask
 from pruners.engine.prefix import Prefix
 from pruners.engine.recorder import Recorder
@@ -58,11 +52,16 @@ _running: WeakSet[Any] = WeakSet()
 
 @contextmanager
 def prune(
-    pruner: Method, model: Any, debias: Debias, sizes: Sequence[Size | None] | None, prefix: Prefix | None = None
+    pruner: Method,
+    model: Any,
+    debias: Debias,
+    sizes: Sequence[Size | None] | None,
+    prefix: Prefix | None = None,
+    trends: Sequence[Trend] | None = None,
 ) -> Iterator[Trace]:
     """Prune `model` (or the model of an adapter) inside the block."""
     run = Run(pruner, model if isinstance(model, Adapter) else adapter(model), debias, sizes)
-    run.prefix = prefix
+    run.prefix, run.trends = prefix, trends
     if run.state.decoder in _running:
         raise Unsupported("this model is being pruned already: leave the other `with` block first")
     _running.add(run.state.decoder)
@@ -86,14 +85,15 @@ class Run:
         self.sizes = sizes if debias.padding is not None or not family.pads else None
         pruner.check(family)
         self.prefix: Prefix | None = None
+        self.trends: Sequence[Trend] | None = None
         self.trace = Trace(len(self.layers))
         self.handles: list[Any] = []
         self.watch = Watch(self.state, self.on_layer, self.on_attention)
         self.media: dict[str, Any] = {}
         watched = pruner.reads_tower() or pruner.prunes_tower()
         self.vision = Vision(pruner, family, debias, self.sizes) if watched else None
-        refuse_unsupported(family, self.state.kernel)
-        refuse_reading(self.debias, pruner)
+        limits.refuse_unsupported(family, self.state.kernel)
+        limits.refuse_reading(self.debias, pruner)
         if debias.padding is not None and family.pads and sizes is None:
             raise ValueError(
                 "this debias silences padding and needs the size of every image before padding: "
@@ -202,6 +202,7 @@ class Run:
                     inside = [0] if self.vision is not None and self.vision.shrinking else []
                     layers = [*inside, *(cut.layer for cut in self.cuts)]
                     self.trace.add(tokens, layers, own, tokens.row // state.beams)
+            limits.refuse_trends(self.trends, len(self.trace.images))
 
     def repeats(self, spans: Sequence[Span]) -> int:
         """How often beam search repeats every row, as far as it can be known."""
@@ -235,7 +236,7 @@ class Run:
             return None
         hidden: Tensor = args[0] if args else kwargs["hidden_states"]
         if number == 0 and state.step == 0:
-            refuse_cache(state.cache, state.kernel)
+            limits.refuse_cache(state.cache, state.kernel)
             state.like = hidden.new_empty(1, 1, 0)
             self.start(hidden)
             hidden = self.leave_out(hidden)
@@ -363,7 +364,7 @@ class Run:
             count=min(self.debias.budget(budget, tokens.span), len(tokens)),
             tokens=tokens,
             adapter=self.adapter,
-            debiaser=self.debias,
+            debiaser=self.debias if self.trends is None else replace(self.debias, trend=self.trends[tokens.image]),
             sequence=None if self.state.step else hidden[tokens.row],
             text_slots=segment.text[tokens.row],
             looks=self.state.looks[stage],

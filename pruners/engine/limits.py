@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from debias import Debias
+from debias import Debias, Trend
 from pruners.cut import Cut
 from pruners.engine.masks import KERNELS
 from pruners.method import Method
@@ -56,6 +57,11 @@ def refuse_reading(debias: Debias, pruner: Method) -> None:
             "mode='mask' ranks again at every step, from keys that are rotated already: scores before the rotary "
             "embedding need mode='gather'"
         )
+
+
+def refuse_trends(trends: Sequence[Trend] | None, pictures: int) -> None:
+    if trends is not None and len(trends) != pictures:
+        raise ValueError(f"the batch holds {pictures} pictures or clips, but {len(trends)} trends were given")
 
 
 def refuse_cache(cache: Any, kernel: str) -> None:

@@ -220,7 +220,7 @@ def test_a_prior_is_measured_where_the_cut_reads(checkpoints, world, tmp_path, c
     assert len(Prior.load(out).values) == 36
 
 
-@pytest.mark.parametrize("trend", ["average", "rope-heads", "unrotated"])
+@pytest.mark.parametrize("trend", ["average", "rope-heads", "unrotated", "minus-black"])
 def test_run_divides_by_what_it_fits_on_the_way(checkpoints, world, tmp_path, monkeypatch, trend):
     monkeypatch.setattr(Resolved, "heldout", lambda *_: world)
     monkeypatch.setattr(fitting, "QUESTIONS", 1)
@@ -231,9 +231,10 @@ def test_run_divides_by_what_it_fits_on_the_way(checkpoints, world, tmp_path, mo
     assert info["settings"]["trend"] == f"{trend}, all cuts"
     said = info["benchmarks"]["gqa"]["debias"]["both"]
     made = {"average": "Trend('table'", "rope-heads": "Trend('rope'", "unrotated": "trend=None"}
+    made["minus-black"] = "Trend.blank('black', subtract=True)"
     read = {"average": "None", "rope-heads": "Reading(rope=True, heads=0.4375)", "unrotated": "Reading(rope=False"}
     assert made[trend] in said
-    assert f"reading={read[trend]}" in said
+    assert f"reading={read.get(trend)}" in said
     assert "stages='all'" in said
 
 
@@ -243,6 +244,7 @@ def test_run_divides_by_what_it_fits_on_the_way(checkpoints, world, tmp_path, mo
         (["--backend", "fork"], "which only our own methods can do"),
         (["--as-released", "--mode", "gather"], "which only our own methods can do"),
         (["--mode", "mask"], "need mode='gather'"),
+        (["--backend", "fork", "--trend", "blank-mean"], "which only our own methods can do"),
     ],
 )
 def test_another_reading_of_attention_is_refused_before_anything_is_loaded(flags, said, checkpoints, world, capsys):
