@@ -19,7 +19,7 @@ from eval.answering.store import Folder
 from eval.bias.fitting import prior
 from eval.evaluation import evaluate
 from eval.evaluation import planned as planned_run
-from eval.papers import artefacts, budgets, grid, measures, strengths, sweeps, ways
+from eval.papers import artefacts, budgets, grid, measures, sinks, strengths, sweeps, ways
 from eval.papers.artefacts import Artefact, Planned
 from eval.papers.task import Task
 from eval.settings import Settings, command_line
@@ -218,6 +218,7 @@ MEASURES: dict[str, Callable[[Task], list[Table]]] = {
     "ways": ways.ways,
     "budgets": budgets.budgets,
     "strength": strengths.strength,
+    "sinks": sinks.sinks,
     "grid": grid.grid,
     "bias": measures.bias_strengths,
     "layers": measures.layers,

@@ -7,8 +7,8 @@ mean score, and to how often each position is among the highest ones, as many as
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from debias import Trend
 from debias.trends import EVERY, PUBLISHED, load
@@ -25,9 +25,10 @@ from eval.reading.images import open_image
 from eval.sample import Sample
 from eval.settings import QUESTIONS
 from eval.showing import charts, drawings
-from eval.tables import Table
+from eval.tables import Table, say
 from pruners.models import Request
 
+T = TypeVar("T")
 KINDS = {"rise": "of the score", "kept_rise": "of how often a position is kept"}
 
 
@@ -39,8 +40,8 @@ def strength(task: Task) -> list[Table]:
     beyond: list[str] = []
     drawn: dict[str, Mapping[str, Mapping[str, Measured]]] = {}
     seen = {}
-    for planned in task.artefact.runs:
-        found, keep, pictures, tokens = measured(task, planned)
+    possible, left = each(task, measured)
+    for planned, (found, keep, pictures, tokens) in possible:
         seen[planned.label] = f"{planned.label} {keep} of {tokens} tokens, {pictures} pictures"
         drawn[planned.label] = found
         for arm, by_kind in found.items():
@@ -71,10 +72,26 @@ def strength(task: Task) -> list[Table]:
         "released weights: sigma of the vectors that the authors' release divides by, least to most over benchmarks "
         f"(FastV's is no exponential: the best fit). Beyond the {least:.2f} to {most:.2f} that the summary tells of "
         f"the scores: {', '.join(beyond) or 'none'}.",
+        *left,
         *artefacts.sources(task.artefact),
     ]
     head = ["run", "arm", "whose", *(f"sigma {text}" for text in KINDS.values())]
     return [Table(task.artefact.title, head, rows, notes, keys=2)]
+
+
+def each(task: Task, measure: Callable[[Task, Planned], T]) -> tuple[list[tuple[Planned, T]], list[str]]:
+    """Every run with what is measured of it, and what was left out, in words: not every model can do every run."""
+    found: list[tuple[Planned, T]] = []
+    left = []
+    for planned in task.artefact.runs:
+        try:
+            found.append((planned, measure(task, planned)))
+        except ValueError as error:
+            left.append(f"{planned.label} was left out: {error}")
+            say(left[-1])
+    if not found:
+        raise ValueError(left[0])
+    return found, left
 
 
 def measured(task: Task, planned: Planned) -> tuple[dict[str, dict[str, Measured]], int, int, int]:

@@ -17,6 +17,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from eval.answering.store import decode
+from eval.bias.strength import mean as interval
 from pruners.models.canvas import Canvas
 
 ARM_COLOURS = {
@@ -164,6 +165,32 @@ def layers(reports: Sequence[Mapping[str, Any]], floor: float) -> Figure:
                      transform=axes[0].get_xaxis_transform(), label="no trend here: not divided")  # fmt: skip
         axes[1].axhspan(-floor, floor, color="black", alpha=0.06, linewidth=0)
         drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    return drawn
+
+
+def activations(found: Mapping[str, Any]) -> Figure:
+    """Padding tokens beside the others, a column for each filling of the border. Above: the sink's dimensions by layer,
+    and the first token, which is one; below: every dimension, where the first token's are largest."""
+    drawn = figure(1.9 * len(found) + 0.8, 4.4)
+    shades = {"padding": colour("padding"), "valid": colour("both")}
+    with matplotlib.rc_context(STYLE):
+        axes = drawn.subplots(2, len(found), sharey="row", squeeze=False)
+        for column, (name, one) in enumerate(found.items()):
+            above, below, layers = axes[0, column], axes[1, column], np.arange(len(one.first))
+            above.plot(layers, one.first, ":", color="black", linewidth=1.1, label="first token")
+            deepest = int(one.first.argmax())
+            for kind, shade in shades.items():
+                value, low, high = np.array([interval(values) for values in one.at_sink[kind].T]).T
+                above.plot(layers, value, ".-", color=shade, linewidth=1.3, label=kind)
+                above.fill_between(layers, low, high, color=shade, alpha=0.2, linewidth=0)
+                below.plot(one.profile[kind][deepest], color=shade, linewidth=0.7)
+            above.set_title(name, fontsize=9)
+            above.set_xlabel("layer")
+            above.xaxis.get_major_locator().set_params(integer=True)
+            below.set_xlabel(f"dimension, layer {deepest}")
+        axes[0, 0].set_ylabel("at the sink's dimensions")
+        axes[1, 0].set_ylabel("mean activation")
+        drawn.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     return drawn
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from debias import Padding, Span
 from eval import cli
 from eval.bias import diagnose, probe
 from eval.bias import strength as bias
+from eval.bias.activations import activations
 from pruners import find
 from pruners.models import adapter
 from pruners.models.request import Request
@@ -172,6 +174,30 @@ def test_a_methods_score_at_its_first_cut(checkpoint):
     assert keep == 11
     assert [span.size for span in seen.spans] == [span.size for span in whole.spans]
     np.testing.assert_allclose(seen.heads_mean[:, 0], whole.heads_mean[:, 1], rtol=1e-4)
+
+
+def test_activations_of_padding_are_those_of_the_hidden_states(checkpoint):
+    family = adapter(str(checkpoint)).load(checkpoint)
+    wide, square = (Image.effect_noise(size, 60).convert("RGB") for size in ((90, 40), (50, 50)))
+    requests = [Request("What is the circle?", [picture]) for picture in (square, wide, wide.rotate(90, expand=True))]
+    found = activations(family, requests)
+    depth = len(family.decoder.layers)
+    assert found.at_sink["valid"].shape == (2, depth)  # the square one is left out
+    for number, request in enumerate(requests[1:]):
+        encoded = family.encode([request])
+        with torch.no_grad():
+            states = family.model(**encoded.inputs, output_hidden_states=True).hidden_states[:depth]
+        sizes = [np.abs(x) / np.sqrt((x**2).mean(1, keepdims=True)) for x in (state[0].numpy() for state in states)]
+        assert set(np.argsort(np.max([size[0] for size in sizes], 0))[-2:]) == set(found.dimensions)
+        (span,) = family.spans(encoded.inputs, encoded.sizes)[0]
+        valid = Padding().valid(span).numpy()
+        for layer, size in enumerate(sizes):
+            inside = size[span.start : span.start + len(span)][:, found.dimensions].max(1)
+            assert found.at_sink["valid"][number, layer] == pytest.approx(inside[valid].mean(), rel=1e-4)
+            assert found.at_sink["padding"][number, layer] == pytest.approx(inside[~valid].mean(), rel=1e-4)
+            assert found.first[layer] == pytest.approx(size[0, found.dimensions].max(), rel=1e-4)
+    with pytest.raises(ValueError, match="none of 1 pictures has padding"):
+        activations(family, requests[:1])
 
 
 def test_without_rope_attention_does_not_change_with_the_question_being_farther_away(checkpoint):

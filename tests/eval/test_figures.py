@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from eval import cli
+from eval.bias.activations import Activations
 from eval.showing import charts, drawings, figures
 from pruners.models import canvas
 
@@ -55,6 +56,12 @@ def panels() -> dict:
     return {"fastv": {"none": (shown, "$x_1$ <b>"), "both": (shown, "")}, "himap": {"none": (shown, "yes")}}
 
 
+def sink() -> Activations:
+    rng = np.random.default_rng(0)
+    parts = {kind: rng.random((6, 4)) for kind in ("padding", "valid")}
+    return Activations([1, 7], np.arange(4.0), parts, {kind: rng.random((4, 12)) for kind in parts})
+
+
 METHODS = {name: {"none": 55.0 + k, "both": 60.0 + k} for k, name in enumerate(("fastv", "himap", "illava"))}
 BUDGETS = {
     "FastV": {"none": [(20, 60.0), (10, 50.0)], "both": [(10, 55.0)]},
@@ -75,6 +82,14 @@ MADE = {
     ),
     "ratio": lambda: charts.ratio({2: 60.0, 3: 55.0, 8: 62.0}, {"raw-L12": 66.0}),
     "boxes": lambda: charts.boxes({f"{name} none": (measured(0.2), measured(0.15)) for name in METHODS}),
+    "sweep": lambda: charts.sweep(
+        {name: {64: measured(2), 128: measured(1)} for name in ("textvqa", "mean")}, {"textvqa": {64: 2.0}}, "x", "y"
+    ),
+    "strengths": lambda: charts.strengths(
+        {name: {arm: {"rise": measured(1), "kept_rise": measured(2)} for arm in ARMS} for name in METHODS},
+        {"rise": "score", "kept_rise": "kept"},
+    ),
+    "activations": lambda: drawings.activations({"mean": sink(), "mirror": sink()}),
     "overlays": lambda: drawings.overlays(panels(), "pope: how much is $5 and $6?"),
     "frequency": lambda: drawings.frequency(rows(), 6),
 }

@@ -169,7 +169,7 @@ def quick(monkeypatch, world, tmp_path):
 
 def shortened(one):
     runs = one.runs
-    if one.measure == "strength":
+    if one.measure in ("strength", "sinks"):
         runs = runs[:2]
     if one.measure == "gains":
         runs = tuple(run for run in runs if run.keep in (None, 64, 128, 256))[:2]
@@ -194,6 +194,7 @@ FIGURES = {
     "ratio": ["ratio"],
     "budgets": ["gains"],
     "strength": ["strength"],
+    "activations": ["activations"],
     "layers-sweep": ["gains"],
     "grid": ["layers-64"],
 }
@@ -243,6 +244,24 @@ def test_what_is_done_and_what_is_missing(quick, capsys, tmp_path):
     stamps = [path.stat().st_mtime_ns for path in rows]
     assert run(capsys, "rope", *quick)[0] == 0  # nothing is answered twice
     assert [path.stat().st_mtime_ns for path in rows] == stamps
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["strength", "activations", "layers-sweep"])
+def test_artefacts_take_a_model(name, quick, checkpoints, capsys, tmp_path):
+    """A random one of 36 tokens and 4 layers, where the embedded one has 144 and 12."""
+    code, found, err = run(capsys, name, *quick, "--model", str(checkpoints["image"]), "--benchmarks", "vqav2")
+    assert code == 0, err
+    assert "embedded" not in err
+    table = found["tables"][0]
+    if name == "activations":
+        assert [row[0] for row in table["rows"]] == [0, 1, 2, 3]
+    elif name == "layers-sweep":
+        info = json.loads((tmp_path / "out" / name / "fastv-L1" / "run.json").read_text())
+        assert info["settings"]["models"]["image"].startswith("llava ")
+    else:  # a run that the model is too small for is said, and the others go on
+        assert any("fastv 8 of 36 tokens" in note for note in table["notes"])
+        assert any("pyramiddrop was left out: PyramidDrop cannot keep 8 of 36" in note for note in table["notes"])
 
 
 @pytest.mark.long

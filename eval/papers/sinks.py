@@ -1,0 +1,54 @@
+"""Is padding an attention sink? Its hidden states beside those of the other visual tokens, for each filling."""
+
+from __future__ import annotations
+
+from eval.answering.resolved import Resolved
+from eval.bias import strength as bias
+from eval.bias.activations import KINDS, Activations, activations
+from eval.bias.diagnosis import bracket
+from eval.papers import artefacts
+from eval.papers.artefacts import Planned
+from eval.papers.strengths import each, pictures
+from eval.papers.task import Task
+from eval.reading.images import open_image
+from eval.showing import drawings
+from eval.tables import Cell, Table
+from pruners.models import Request
+
+
+def sinks(task: Task) -> list[Table]:
+    """A table of layers for every filling of the border, and one figure of all."""
+    possible, left = each(task, seen)
+    found = {planned.label: one for planned, one in possible}
+    drawings.save(drawings.activations(found), task.here / "figures" / "activations")
+    made = []
+    for label, one in found.items():
+        rows: list[list[Cell]] = []
+        for layer, first in enumerate(one.first):
+            padding, valid = (one.at_sink[kind][:, layer] for kind in KINDS)
+            measured = (bias.mean(values) for values in (padding, valid, padding - valid))
+            largest = [int(one.profile[kind][layer].argmax()) for kind in KINDS]
+            rows.append([layer, f"{first:.2f}", *map(bracket, measured), *largest])
+        head = ["layer", "first token", *KINDS, "padding - valid", "largest: padding", "largest: valid"]
+        notes = [
+            *left,
+            *artefacts.sources(task.artefact),
+            f"{len(one.at_sink['padding'])} pictures with padding. Of what enters a layer: the larger of dimensions "
+            f"{' and '.join(map(str, one.dimensions))}, over the root mean square of the hidden state; these are the "
+            "largest of the sequence's first token. In brackets 95 % over pictures. largest: the dimension with the "
+            "largest mean.",
+        ]
+        made.append(Table(f"{task.artefact.title} Border: {label}", head, rows, notes))
+    return made
+
+
+def seen(task: Task, planned: Planned) -> Activations:
+    chosen = Resolved(task.settings(planned), [], {task.media: task.checkpoint})
+    try:
+        shown = ((talk, sample.text, open_image(sample)) for talk, sample in pictures(task, chosen))
+        asked = [
+            Request(text, [image], conversation=talk) for talk, text, image in shown if image.width != image.height
+        ]
+        return activations(chosen.adapter(task.media), asked[: task.base.limit or 64])
+    finally:
+        chosen.close()
