@@ -30,9 +30,14 @@ def evenly(score: Tensor, region: Tensor, count: int, last: Tensor) -> Tensor:
 
 
 def shared(score: Tensor, region: Tensor, weight: Tensor, count: int, last: Tensor) -> Tensor:
-    """`count` tokens, the best of each region, as many of it as its `weight` [V] (of each token's region, positive) is
-    worth among the others, or as there are: seats by Sainte-Lague's divisors. `last` as in `evenly`."""
+    """`count` tokens, the best of each region, as many of it as its share of the `weight` [P] is worth, rounded down;
+    what that leaves goes to the regions of most weight, one each. What a region cannot use, the best of the rest have.
+    `last` as in `evenly`."""
+    part = count * weight.double() / weight.double().sum()
+    seats = part.floor()
+    heavier = weight.argsort(descending=True, stable=True).argsort()
+    seats = seats + (heavier < (count - seats.sum()).round())
     place = rank_within(score.masked_fill(last, float("-inf")), region)
-    turn = ((place + 0.5) / weight.double()).masked_fill(last, float("inf"))
+    turn = (place >= seats[region]).to(torch.uint8).masked_fill(last, 2)
     order = score.argsort(descending=True, stable=True)
     return order[turn[order].argsort(stable=True)][:count]

@@ -1,4 +1,4 @@
-"""HoloV: before the LLM, share the budget out over all parts of the picture, by how much there is to see in each.
+"""HoloV: before the LLM, share the budget out over all parts of the picture, by how much attention each gets.
 
 https://arxiv.org/abs/2510.02912
 """
@@ -16,7 +16,7 @@ from pruners.base import Pruner
 from pruners.cluster import members
 from pruners.cut import Cut
 from pruners.greedy import likeness
-from pruners.regions import regions, shared
+from pruners.regions import shared
 from pruners.view import View
 
 
@@ -32,44 +32,45 @@ def variety(features: Tensor, region: Tensor, valid: Tensor | None = None) -> Te
 @dataclass(frozen=True)
 class HoloV(Pruner):
     """A token's score is its attention from [CLS], plus `diversity` times how much its likeness to the rest of its part
-    varies, each over its mean. A part's share of the budget goes by the mean score in it to the power of `sharpness`.
+    varies, each over its mean. A part's share of the budget goes by the mean score in it.
 
-    across: the picture is taken apart in `across` x `across` parts.
+    crops: the picture is taken apart in so many stretches of its raster, of equal length.
     """
 
-    across: int = 4
-    diversity: float = 1.0
-    sharpness: float = 1.0
+    crops: int = 16
+    diversity: float = 0.001
 
     positions: ClassVar[str] = "compact"
     reads: ClassVar[Reads] = "vision"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.across < 1:
-            raise ValueError(f"across={self.across}: give a whole number of at least 1")
-        for name in ("diversity", "sharpness"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}: give a number of at least 0")
+        if self.crops < 1:
+            raise ValueError(f"crops={self.crops}: give a whole number of at least 1")
+        if self.diversity < 0:
+            raise ValueError(f"diversity={self.diversity}: give a number of at least 0")
+
+    def region(self, score: Tensor) -> Tensor:
+        """[V] the stretch that each token lies in."""
+        return torch.arange(len(score), device=score.device) * self.crops // len(score)
 
     def cuts(self, layers: int) -> list[Cut]:
         return [Cut(0, self.keep)]
 
     def score(self, view: View) -> Tensor:
         attention = view.vision.attention.mean(0)
-        spread = variety(view.vision.features, regions(view.places[0], self.across), view.valid)
+        spread = variety(view.vision.features, self.region(attention), view.valid)
         return attention / self._mean(attention, view) + self.diversity * spread / self._mean(spread, view)
 
     def select(self, score: Tensor, view: View) -> Tensor:
         if view.count >= len(score):
             return torch.arange(len(score), device=score.device)
         assert view.raw is not None
-        region = regions(view.places[0], self.across)
+        region = self.region(score)
         valid = torch.ones_like(score, dtype=torch.bool) if view.valid is None else view.valid
-        inside = members(region, self.across**2) * valid
+        inside = members(region, self.crops) * valid
         mean = (inside @ view.raw.float()) / inside.sum(-1).clamp_min(1)
-        weight = (mean**self.sharpness).clamp_min(1e-12)[region]
-        return shared(score, region, weight, view.count, ~valid).sort().values
+        return shared(score, region, mean.clamp_min(1e-12), view.count, ~valid).sort().values
 
     def _mean(self, part: Tensor, view: View) -> Tensor:
         """Of what shows the picture; never zero."""

@@ -2,7 +2,8 @@
 
     python tests/golden/record_selections.py FOLDER
 
-FOLDER holds clones of vbdi/divprune, Theia-4869/CDPruner, 42Shawn/LLaVA-PruMerge and Tencent/SelfEvolvingAgent under
+FOLDER holds clones of vbdi/divprune, Theia-4869/CDPruner, 42Shawn/LLaVA-PruMerge, obananas/HoloV and
+Tencent/SelfEvolvingAgent under
 these names. Single functions of theirs are run, on the CPU, in this environment; their packages are not imported.
 """
 
@@ -83,6 +84,15 @@ def vscan(folder, out):
         out[f"vscan.{seed}.merged"] = features[0, kept].contiguous()
 
 
+def holov(folder, out):
+    theirs = functions(folder, "HoloV", "llava/model/utils.py", "HoloV")
+    for seed, count in ((1, 64), (2, 128), (3, 192)):
+        features, attention = draw("features", seed, 1, 576, 48), draw("attention", seed, 1, 576).mul(3).exp()
+        made = theirs.HoloV(features, attention, 16, count)[0]
+        kept = torch.cdist(made.double(), features[0].double()).argmin(-1).sort().values
+        out[f"holov.{seed}"] = kept.to(torch.int16)
+
+
 def prumerge(folder, out):
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
@@ -114,10 +124,10 @@ def prumerge(folder, out):
 
 def main(folder):
     out, about = {}, {}
-    for repository in ("divprune", "CDPruner", "SelfEvolvingAgent", "LLaVA-PruMerge"):
+    for repository in ("divprune", "CDPruner", "SelfEvolvingAgent", "HoloV", "LLaVA-PruMerge"):
         git = ["git", "-C", str(folder / repository), "rev-parse", "HEAD"]
         about[repository] = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    for case in (divprune, cdpruner, vscan, prumerge):
+    for case in (divprune, cdpruner, vscan, holov, prumerge):
         case(folder, out)
     save_file(out, str(HERE / "selections.safetensors"), about)
     print({name: tuple(value.shape) for name, value in out.items()})

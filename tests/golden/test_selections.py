@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from toy import draw
 from pruners.cut import top
 from pruners.greedy import determinantal, farthest, likeness
 from pruners.methods.cdpruner import conditional
+from pruners.methods.holov import HoloV
 from pruners.methods.prumerge import gathered, outliers
 from pruners.methods.vscan import averaged
 from pruners.regions import evenly, regions
@@ -44,6 +46,16 @@ def test_vscan_scans_and_merges_the_same(seed):
     wide = top(attention[-2].index_fill(0, narrow, -torch.inf), len(kept) - len(narrow))
     assert torch.cat([wide, narrow]).sort().values.tolist() == kept.tolist()
     torch.testing.assert_close(averaged(features, kept), merged, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_holov_shares_and_chooses_the_same(seed):
+    wanted, method = THEIRS[f"holov.{seed}"].tolist(), HoloV()
+    features, attention = draw("features", seed, 576, 48), draw("attention", seed, 576).mul(3).exp()
+    patches = SimpleNamespace(attention=attention[None], features=features)
+    view = SimpleNamespace(vision=patches, valid=None, count=len(wanted))
+    view.raw = method.score(view)
+    assert method.select(view.raw, view).tolist() == wanted
 
 
 def test_prumerge_merges_the_same():

@@ -280,23 +280,28 @@ def test_a_method_of_tower_and_decoder_has_four_arms_and_needs_the_tower():
     assert pruners.make("vscan").needs_tower()
 
 
-@settings(max_examples=30)
+def seats(weight, count):
+    """Shares in whole numbers: rounded down, and one more for the heaviest."""
+    found = [int(count * w / sum(weight)) for w in weight]
+    for p in sorted(range(len(weight)), key=lambda p: -weight[p])[: count - sum(found)]:
+        found[p] += 1
+    return found
+
+
+@settings(max_examples=40)
 @given(n=st.integers(1, 40), parts=st.integers(1, 5), seed=st.integers(0, 10**6), data=st.data())
 def test_shared_gives_each_part_what_its_weight_is_worth(n, parts, seed, data):
-    """Seats by Sainte-Lague's divisors, as the text books tell it: one after the other."""
     generator = torch.Generator().manual_seed(seed)
     score, region = torch.rand(n, generator=generator), torch.randint(0, parts, (n,), generator=generator)
     weight = torch.rand(parts, generator=generator).double() + 0.1
     last = torch.rand(n, generator=generator) < data.draw(st.sampled_from([0.0, 0.4]))
-    best = sorted(range(n), key=lambda i: -score[i].item())
-    count = data.draw(st.integers(0, int((~last).sum())))
-    seats, wanted = [0] * parts, []
-    for _ in range(count):
-        left = {p: [i for i in best if region[i] == p and not last[i] and i not in wanted] for p in range(parts)}
-        winner = max((p for p in range(parts) if left[p]), key=lambda p: weight[p].item() / (2 * seats[p] + 1))
-        seats[winner] += 1
-        wanted.append(left[winner][0])
-    assert sorted(shared(score, region, weight[region], count, last).tolist()) == sorted(wanted)
+    best = sorted(range(n), key=lambda i: (bool(last[i]), -score[i].item()))
+    count = data.draw(st.integers(0, n))
+    wanted = []
+    for p, number in enumerate(seats(weight.tolist(), count)):
+        wanted += [i for i in best if region[i] == p and not last[i]][:number]
+    wanted += [i for i in best if i not in wanted][: count - len(wanted)]
+    assert sorted(shared(score, region, weight, count, last).tolist()) == sorted(wanted)
 
 
 def test_variety_is_the_variance_of_what_a_token_is_like():
@@ -319,15 +324,11 @@ def test_variety_is_the_variance_of_what_a_token_is_like():
 def test_holov(llava, prompt):
     h, weights, _ = Tower(llava, prompt["pixel_values"]).run()
     attention, features = weights.mean(0)[0, 1:], h[1:]
-    part = torch.tensor([i // 18 * 2 + i % 6 // 3 for i in range(TOKENS)])
+    part = torch.arange(TOKENS) // 9
     spread = variety(features, part)
     score = attention / attention.mean() + 0.5 * spread / spread.mean()
-    worth = [score[part == p].mean().item() ** 2 for p in range(4)]
-    seats, kept = [0] * 4, []
-    for _ in range(13):
-        p = max(range(4), key=lambda p: worth[p] / (2 * seats[p] + 1))
-        order = score.masked_fill(part != p, -1).argsort(descending=True)
-        kept.append(int(order[seats[p]]))
-        seats[p] += 1
-    pruner = pruners.make("holov", keep=13, across=2, diversity=0.5, sharpness=2.0)
+    kept = []
+    for p, number in enumerate(seats([score[part == p].mean().item() for p in range(4)], 13)):
+        kept += score.masked_fill(part != p, -1).topk(number).indices.tolist()
+    pruner = pruners.make("holov", keep=13, crops=4, diversity=0.5)
     check(llava, prompt, pruner, [kept], after(llava, prompt, features[sorted(kept)]))
