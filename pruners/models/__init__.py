@@ -12,6 +12,7 @@ from typing import Any, overload
 from debias.names import nearest
 from pruners.models.base import Adapter
 from pruners.models.folder import config_in, local
+from pruners.models.refused import REFUSED
 from pruners.models.request import Encoded, Request
 
 __all__ = ["Adapter", "Encoded", "Request", "adapter", "families", "family", "kind_of", "known_checkpoints"]
@@ -24,6 +25,8 @@ def families() -> list[str]:
 
 def family(model_type: str) -> type[Adapter]:
     """The adapter class of a model_type."""
+    if model_type in REFUSED:
+        raise ValueError(f"models of type {model_type!r} cannot be pruned here: {REFUSED[model_type]}")
     found = _defined(model_type) if model_type in _modules() else None
     if found is None:
         known = families()

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from pruners.models import Request, families, family, kind_of, known_checkpoints
+from pruners.models import Request, adapter, families, family, kind_of, known_checkpoints
 from pruners.models.base import Adapter
+from pruners.models.refused import REFUSED
 
 LLAVA = {"model_type": "llava", "vision_config": {"image_size": 336, "patch_size": 14}}
 TILED = {"model_type": "internvl", "image_seq_length": 16, "vision_config": {"image_size": [112, 112]}}
@@ -95,3 +96,23 @@ def test_a_family_that_says_nothing_is_taken_for_the_most_general():
 def test_known_checkpoints_are_hub_ids():
     assert all(checkpoint.count("/") == 1 for checkpoint in known_checkpoints())
     assert len(set(known_checkpoints())) == len(known_checkpoints()) >= len(families())
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_families_that_cannot_be_pruned_are_refused_for_what_they_are(name, tmp_path):
+    """The reason is true of the class in transformers, and said before anything is loaded."""
+    transformers = pytest.importorskip("transformers")
+    if name not in transformers.CONFIG_MAPPING:
+        pytest.skip(f"this version of transformers has no {name}")
+    assert name not in families()
+    text = transformers.CONFIG_MAPPING[name]().get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ())
+    reason = REFUSED[name]
+    assert ("sliding_attention" in kinds) == ("sliding window" in reason)
+    assert ("linear_attention" in kinds) == ("linear attention" in reason)
+    assert ("chunked_attention" in kinds) == ("chunks of places" in reason)
+    assert hasattr(text, "cross_attention_layers") == ("cross-attention" in reason)
+    assert kinds - {"full_attention"} or hasattr(text, "cross_attention_layers") or "both directions" in reason
+    (tmp_path / "config.json").write_text(f'{{"model_type": "{name}"}}', encoding="utf-8")
+    with pytest.raises(ValueError, match=f"models of type '{name}' cannot be pruned here: "):
+        adapter(tmp_path)
