@@ -130,7 +130,10 @@ def quickest(device: Any, dtype: torch.dtype | None) -> str:
 
 
 # What keeps its weights: transformers looks for these expressions at the beginning of a module's full name.
-SPARED = ["lm_head", r"(.*\.)?(vision_tower|visual|video_tower|image_tower|multi_modal_projector)"]
+SPARED = [
+    "lm_head",
+    r"(.*\.)?(vision_tower|vision_model|visual|video_tower|image_tower|multi_modal_projector|connector)",
+]
 
 
 def fewer_bits(bits: int, device: Any = None) -> Any:

@@ -9,8 +9,8 @@ WINDOWS = (
     "move what the window holds"
 )
 LINEAR = (
-    "most of its decoder layers have linear attention, which folds all tokens into a single state, so that there are no "
-    "weights to rank by and no cache to take tokens out of"
+    "most of its decoder layers have linear attention, which folds all tokens into a single state: there are no "
+    "weights to rank by, and no cache to take tokens out of"
 )
 TWO_WAYS = "its picture tokens attend to each other in both directions, and which do so is told by their places"
 

@@ -16,7 +16,8 @@ import transformers
 from PIL import Image
 from tokenizers import pre_tokenizers
 
-FAMILIES = ("llava", "llava_next", "video_llava", "llava_onevision", "internvl", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+FAMILIES = ("llava", "llava_next", "video_llava", "llava_onevision", "internvl", "idefics3", "smolvlm")
+FAMILIES += ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 # Families with the parts of LLaVA: the name of their class, and what their configuration says besides.
 LLAVAS = {"llava": ("Llava", {}), "llava_next": ("LlavaNext", {}), "video_llava": ("VideoLlava", {})}
 CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
@@ -70,6 +71,10 @@ def tokenizer(family, text="qwen2"):
         }
         extra = ["<|im_start|>", "<|im_end|>", *names.values()]
         return byte_tokenizer(extra, extra_special_tokens=names) if text == "qwen2" else llama_tokenizer(extra)
+    if family in ("idefics3", "smolvlm"):
+        signs = ["<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<|im_start|>"]
+        places = [f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)]
+        return byte_tokenizer([*signs, *places], bos_token="<|im_start|>")
     if family == "llava_onevision":
         return byte_tokenizer(["<|im_start|>", "<|im_end|>", "<image>", "<video>"])
     if family.startswith("qwen"):
@@ -141,6 +146,17 @@ def config(family, layers=4, text="qwen2", **changes):
             image_token_index=token("<image>"),
             video_token_index=token("<video>"),
             **{"image_grid_pinpoints": tiles, "vision_aspect_ratio": "anyres_max_2", **changes},
+        )
+    if family in ("idefics3", "smolvlm"):
+        size, end = changes.pop("image_size", 84), token("<end_of_utterance>")
+        vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+        kind = {"idefics3": transformers.Idefics3Config, "smolvlm": transformers.SmolVLMConfig}[family]
+        return kind(
+            vision_config={**vision, "image_size": size, "patch_size": 14},
+            text_config=_llama(vocab, layers, bos_token_id=token("<|im_start|>"), eos_token_id=end),
+            image_token_id=token("<image>"),
+            pad_token_id=end,
+            **changes,
         )
     if family == "internvl":
         size = changes.pop("image_size", 112)
@@ -223,6 +239,15 @@ def preprocessor(family, size=None):
             "resample": 3,
         }
     size = size or 84
+    if family in ("idefics3", "smolvlm"):
+        return {
+            "image_processor_type": "Idefics3ImageProcessor",
+            "size": {"longest_edge": 2 * size},
+            "max_image_size": {"longest_edge": size},
+            "image_mean": [0.5] * 3,
+            "image_std": [0.5] * 3,
+            "resample": 1,
+        }
     if family == "llava_onevision":
         return {
             "image_processor_type": "LlavaOnevisionImageProcessor",

@@ -107,6 +107,7 @@ def test_nobody_waits(pretend, get, make, requests, method):
         ("llava_next", "visionzip"),
         ("llava_onevision", "visionzip"),
         ("internvl", "visionzip"),
+        ("idefics3", "vispruner"),
         ("qwen2_5_vl", "vispruner"),
         ("qwen3_vl", "visionzip"),
         ("video_llava", "sparsevlm"),

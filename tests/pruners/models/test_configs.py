@@ -60,7 +60,7 @@ def test_a_picture_lies_on_its_canvas_as_it_is_prepared():
     assert few.box((0, 0, 640, 320)) == (0, 0, 224, 112)
 
 
-@pytest.mark.parametrize("name", ["video_llava"])
+@pytest.mark.parametrize("name", ["video_llava", "idefics3", "smolvlm"])
 def test_where_no_canvas_is_worked_out_that_is_said(name):
     config = {"model_type": name}
     with pytest.raises(ValueError, match=f"the tokens of {name} lie in a picture is not worked out"):

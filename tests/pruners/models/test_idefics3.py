@@ -1,0 +1,96 @@
+"""Idefics3 and SmolVLM: tiles, the words between them, against the hub's processors."""
+
+import pytest
+import torch
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+
+from pruners.models import Request
+
+SIZES = [(40, 70), (131, 50), (200, 301), (84, 84), (300, 90), (640, 480), (97, 500), (1001, 999), (5000, 3)]
+HUBS = {"idefics3": Idefics3ImageProcessorPil, "smolvlm": SmolVLMImageProcessorPil}
+
+
+def hub(name, edge, most, picture):
+    kind = HUBS[name](size={"longest_edge": most}, max_image_size={"longest_edge": edge})
+    return kind([[picture]], return_tensors="pt", return_row_col_info=True)
+
+
+@pytest.mark.parametrize("name", HUBS)
+@pytest.mark.parametrize("size", SIZES)
+def test_pictures_are_those_of_the_hub_processor(name, size, adapters, builders):
+    one, picture = adapters(name), builders.picture(*size)
+    shown, theirs = one.picture(picture), hub(name, 84, 168, picture)
+    assert torch.allclose(shown.inputs["pixel_values"], theirs["pixel_values"], atol=1e-5)
+    columns, rows = one.arranged(size)
+    split = len(shown.inputs["pixel_values"][0]) > 1
+    assert (rows, columns) == (theirs["rows"][0][0], theirs["cols"][0][0]) or not split
+
+
+@pytest.mark.parametrize("edge", [84, 4200])
+def test_larger_and_single_tiles_are_those_of_the_hub_processor(edge, builders):
+    one, picture = builders.adapter("idefics3"), builders.picture(90, 70)
+    one.processor.size, one.processor.max_image_size = {"longest_edge": edge}, {"longest_edge": 1400}
+    ours, theirs = one.picture(picture), hub("idefics3", 1400, edge, picture)
+    assert torch.allclose(ours.inputs["pixel_values"], theirs["pixel_values"], atol=1e-5)
+    assert len(ours.inputs["pixel_values"][0]) == (1 if edge == 84 else 10)
+
+
+def words(one, columns, rows):
+    """What the hub's processor writes for a picture."""
+    tile = "<image>" * one.side**2
+    text = ""
+    for row in range(rows):
+        for column in range(columns):
+            text += f"<fake_token_around_image><row_{row + 1}_col_{column + 1}>{tile}"
+        text += "\n"
+    return f"{text}{chr(10) if rows else ''}<fake_token_around_image><global-img>{tile}<fake_token_around_image>"
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(0, 0), (2, 1), (1, 2), (3, 2)])
+def test_ids_of_a_picture_are_its_words(columns, rows, adapters):
+    one = adapters("idefics3")
+    ids = one.tokenizer(words(one, columns, rows), add_special_tokens=False).input_ids
+    assert one.ids(columns, rows) == ids
+
+
+def test_pictures_are_told_apart_wherever_they_stand(adapters, builders):
+    """Side by side, with words between, in one tile and in many."""
+    one = adapters("idefics3")
+    sizes = [(80, 40), (40, 80), (60, 60)]
+    pictures = [builders.picture(*size) for size in sizes]
+    encoded = one.encode([Request("<image><image> and <image>?", pictures), Request("Nothing.")])
+    rows = one.spans({"input_ids": encoded.inputs["input_ids"]}, encoded.sizes)
+    tiles = [1 + columns * down for columns, down in map(one.arranged, sizes)]
+    assert [span.frames for span in rows[0]] == tiles
+    assert [span.size for span in rows[0]] == sizes
+    assert rows[1] == []
+    one.model(**encoded.inputs)
+    one.processor.size = {"longest_edge": 84}
+    try:
+        encoded = one.encode([Request("<image><image>", pictures[:2])])
+        assert [span.frames for span in one.spans({"input_ids": encoded.inputs["input_ids"]})[0]] == [1, 1]
+    finally:
+        one.processor.size = {"longest_edge": 168}
+
+
+def test_tiles_lie_where_they_were_cut(adapters, builders):
+    one = adapters("idefics3")
+    encoded = one.encode([Request("?", [builders.picture(60, 60)])])
+    ((span,),) = one.spans({"input_ids": encoded.inputs["input_ids"]}, encoded.sizes)
+    xy, view = one.places(span)
+    assert span.frames == 5
+    assert view.tolist() == [0] * 36 + [1] * 9
+    assert xy[:9].tolist() == [[x, y] for y in range(3) for x in range(3)]
+    assert xy[9].tolist() == [3, 0]
+    assert xy[18].tolist() == [0, 3]
+    assert xy[27].tolist() == [3, 3]
+
+
+def test_prompts(adapters, builders):
+    one, picture = adapters("smolvlm"), [builders.picture(30, 30)]
+    assert one.prompt(Request("Why?", picture)) == "User:<image>Why?<end_of_utterance>\nAssistant:"
+    assert one.prompt(Request("Why?")) == "User: Why?<end_of_utterance>\nAssistant:"
+    assert one.encode([Request("Why?")]).inputs["input_ids"][0, 0] == one.tokenizer.bos_token_id
+    with pytest.raises(ValueError, match="5 image tokens side by side, but a tile of a picture has 9"):
+        one.spans({"input_ids": torch.tensor([[3, *[one.model.config.image_token_id] * 5, 4]])})
