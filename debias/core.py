@@ -102,8 +102,12 @@ class Debias:
         acts = self.reading is not None and (stage == 0 or (stage > 0 and self.stages == "all"))
         return self.reading if acts and self.reading is not None else Reading()
 
-    def __call__(self, score: Tensor, span: Span, stage: int = 0, role: str = "select") -> Tensor:
+    def __call__(
+        self, score: Tensor, span: Span, stage: int = 0, role: str = "select", valid: Optional[Tensor] = None
+    ) -> Tensor:
         """The debiased score [..., V], in the score's dtype and on its device; the same object where nothing is to do.
+
+        valid: [V] False where a token is padding, for a padding rule that the span cannot answer ("sink").
 
         Stages count cuts from 0; below 0 they lie in the vision tower. A silenced token is never preferred to a valid
         one: it gets a number just below the lowest one, falling with its position (for role "weigh": zero).
@@ -122,7 +126,13 @@ class Debias:
             weight = None if trend is None else pick(slots_weight(trend, span.total, span.frames, score.device), index)
             return self.release(score, self.mask(span), weight)
         mask = None if self.padding is None else slots_valid(self.padding, *layout(span), score.device)
-        if (trend is None and mask is None) or not len(span):
+        if self.padding is None or self.padding.placed:
+            valid = None
+        elif valid is None:
+            raise ValueError(
+                "silencing sinks takes hidden states, which are not at hand here; use another padding rule"
+            )
+        if (trend is None and mask is None and valid is None) or not len(span):
             return score
         if trend is not None:
             if trend.kind == "online":
@@ -133,9 +143,10 @@ class Debias:
             score = (score - weight if trend.kind == "offset" else score * weight).to(score.dtype)
             if trend.kind == "offset" and role == "weigh":
                 score = score.clamp(min=0)  # what is summed or averaged weighs nothing at least
-        if mask is None:
+        if mask is not None:
+            valid = pick(mask, index)
+        if valid is None:
             return score
-        valid = pick(mask, index)
         if role == "weigh":
             return torch.where(valid, score, torch.zeros_like(score))
         return silence(score, valid, pick(slots_step(span.total, score.dtype, score.device), index))

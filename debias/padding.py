@@ -11,7 +11,8 @@ from torch import Tensor
 
 from debias.span import Span, pair
 
-RULES = ("area", "even", "bilinear", "antialiased", "cropped")
+RULES = ("area", "even", "bilinear", "antialiased", "cropped", "sink")
+SINK = 20.0  # times its root mean square that a hidden state of a sink reaches
 
 
 def covered(total: int, before: float, content: int, cells: int) -> Tensor:
@@ -112,6 +113,8 @@ class Padding:
     bilinear     a patch is valid when the content mask, resized bilinearly, is at least `threshold` there
     antialiased  the same, resized by Pillow as a picture of whole numbers: the threshold is always 1/2
     cropped      valid is what is left when whole lines of border are cut from both sides; there is no threshold
+    sink         no place decides but the hidden state: what is silenced are attention sinks (see `sinks`, which takes
+                 the threshold), as empty patches tend to be; only where hidden states are at hand
     """
 
     threshold: float = 0.5
@@ -120,8 +123,21 @@ class Padding:
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise ValueError(f"unknown padding rule {self.rule!r}; known: {', '.join(RULES)}")
-        if not (0 <= self.threshold <= 1):
+        if self.rule == "sink":
+            if not self.threshold > 1:
+                raise ValueError(f"a sink's threshold is above 1, as in Padding.sink({SINK}); got {self.threshold!r}")
+        elif not (0 <= self.threshold <= 1):
             raise ValueError(f"padding threshold must lie in 0..1; got {self.threshold!r}")
+
+    @classmethod
+    def sink(cls, threshold: float = SINK) -> Padding:
+        """Silences the tokens that are attention sinks, wherever they lie."""
+        return cls(float(threshold), "sink")
+
+    @property
+    def placed(self) -> bool:
+        """Whether the place of a token decides, which the size of the source tells; else its hidden state does."""
+        return self.rule != "sink"
 
     def valid(self, what: Any, grid: Optional[Tuple[int, int]] = None) -> Tensor:
         """True where a token shows the picture: valid(span) is [V], valid((width, height), (rows, columns)) is flat."""
@@ -137,6 +153,8 @@ class Padding:
 
     def whole(self, span: Span) -> Tensor:
         """[length] True where a token of the unpruned span shows the picture, or is no patch at all. On the CPU."""
+        if not self.placed:  # that nobody knows from the span
+            return torch.ones(span.total, dtype=torch.bool, device="cpu")
         special = None if span.special is None else span.special.cpu()
         if span.fraction is not None:
             content = 1 - span.fraction.cpu()
@@ -158,6 +176,20 @@ class Padding:
         whole = torch.ones(span.total, dtype=torch.bool, device="cpu")
         whole[~special] = mask
         return whole
+
+
+def sinks(states: Tensor, first: Tensor, threshold: float = SINK) -> Tensor:
+    """[V] True where a hidden state [V, D] is that of an attention sink, told by that of the `first` token [D].
+
+    A sink has a few numbers that are huge beside its others, always in the same places, and the first token is always
+    one (https://arxiv.org/abs/2402.17762, https://arxiv.org/abs/2503.03321). So: some place at which both states are
+    at least `threshold` times their own root mean square. No state of D numbers exceeds sqrt(D) times that.
+    """
+    huge = [
+        part.abs() >= threshold * part.square().mean(-1, keepdim=True).sqrt()
+        for part in (states.float(), first.float())
+    ]
+    return (huge[0] & huge[1]).any(-1)
 
 
 @lru_cache(maxsize=1024)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from debias import Debias, Reading, Span
+from debias.padding import sinks
 from pruners.cut import Cut, Rows, top
 from pruners.engine.attention import all_heads, allowed_columns, attention_rows
 from pruners.models.base import Adapter
@@ -223,7 +224,17 @@ class View:
         debias = self.debiaser
         if self.tokens.whole is None or debias.padding is None or (self.turn > 0 and debias.stages == "first"):
             return None
+        if not debias.padding.placed:
+            return self._unsunk
         return self.tokens.whole.index_select(0, self.tokens.raster)
+
+    @cached_property
+    def _unsunk(self) -> Tensor:
+        """[V] False where a token is an attention sink; nowhere where all are."""
+        padding = self.debiaser.padding
+        assert padding is not None
+        sunk = sinks(self.hidden, self._states(self.text_slots[:1])[0], padding.threshold)
+        return ~sunk | sunk.all()
 
     @property
     def valid_on_host(self) -> Tensor | None:
@@ -231,6 +242,8 @@ class View:
         valid = self.valid
         if valid is None:
             return None
+        if not self.debiaser.padding.placed:  # type: ignore[union-attr]  # there is one, where something is silenced
+            return valid.cpu()
         known, here = self.tokens.on_host, self.tokens.here
         if known is not None and here is not None:
             return known[here]
@@ -244,7 +257,8 @@ class View:
     def debias(self, score: Tensor, role: str = "select") -> Tensor:
         """This cut's debias of a score of its tokens, or of another order of them, such as one of recycling."""
         role = "vision" if role == "select" and self.cut.source == "tower" else role
-        return self.debiaser(score, self.span, self.turn, role)
+        sunk = self.debiaser.padding is not None and not self.debiaser.padding.placed
+        return self.debiaser(score, self.span, self.turn, role, self.valid if sunk else None)
 
     @property
     def places(self) -> tuple[Tensor, Tensor]:

@@ -200,6 +200,8 @@ class Native:
     def _padded(self, batch: Batch, debias: Debias) -> Sequence[int]:
         """The rows of a batch in which a debias finds padding to silence."""
         assert debias.padding is not None
+        if not debias.padding.placed:  # what is silenced shows in the hidden states alone
+            return range(len(batch.samples))
         shown = self.adapter.spans(batch.encoded.inputs, batch.encoded.sizes)
         host = torch.device("cpu")
         return [

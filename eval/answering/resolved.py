@@ -28,7 +28,7 @@ from eval.settings import UNPRUNED, Settings
 from eval.tables import say
 from pruners import Pruner, find
 from pruners.budget import REFERENCE_TOKENS
-from pruners.engine.limits import refuse_reading
+from pruners.engine.limits import refuse_reading, refuse_sinks
 from pruners.engine.prefix import check_shared
 from pruners.models import adapter, families, family
 from pruners.models.folder import checked
@@ -167,6 +167,13 @@ class Resolved:
     def _check_reading(self) -> None:
         """Refuse another reading of attention where nobody can read it so."""
         mode = self.settings.trend
+        padding = trends.padded(self.settings.padding)
+        if padding is not None and self.settings.as_released:
+            raise ValueError("--padding: the authors' release tells padding by its own rules; leave it out")
+        if padding is not None and not padding.placed and self.settings.backend == "fork":
+            raise ValueError("--padding sink reads hidden states, which only our own methods can do")
+        if padding is not None:
+            refuse_sinks(Debias(padding=padding), self.pruner.cuts(32))
         reading = trends.READINGS.get(mode)
         if reading is None and mode not in trends.BLANKS:
             return
@@ -214,7 +221,7 @@ class Resolved:
             "dtype": self.dtype,
             "attention": settings.attention,
             "device": self.device.split(":")[0] + (f", split in {self.split}" if shared else ""),
-            "trend": trends.identity(settings.trend, settings.stages, settings.as_released),
+            "trend": trends.identity(settings.trend, settings.stages, settings.as_released, settings.padding),
         }
 
     def _forks(self) -> str:
@@ -249,6 +256,9 @@ class Resolved:
         else:
             padding = Debias.paper(self.settings.method, benchmark, "padding").with_arm(arm)
             base = dataclasses.replace(padding, stages=self.settings.stages)
+            asked = trends.padded(self.settings.padding)
+            if base.padding is not None and asked is not None:
+                base = dataclasses.replace(base, padding=asked)
         if arm not in ("trend", "both") or not trends.trended(self.pruner):
             return base
         known = trends.Known(self.settings.method, benchmark, media, self.layout[media].tokens, self.own_trends(media))

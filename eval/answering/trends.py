@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from debias import Reading, Trend
+from debias import Padding, Reading, Trend
 from debias import trends as files
 from debias.names import nearest
+from debias.padding import RULES
 from debias.shape import PICTURES
 
 # What is fitted now.
@@ -28,8 +29,26 @@ BLANKS |= {f"minus-{picture}": Trend.blank(picture, subtract=True) for picture i
 MODES = ("auto", "published", "online", *KINDS, "unrotated", *BLANKS)
 
 
-def identity(mode: str, stages: str = "first", as_released: bool = False) -> str:
-    """What of the choice decides numbers: the way it is made, or the content of the file; and the cuts it acts at."""
+def padded(mode: str) -> Padding | None:
+    """The padding that --padding names: a rule, or "sink:12" for sinks by another threshold; None: the method's own."""
+    rule, colon, number = mode.partition(":")
+    if mode == "auto":
+        return None
+    if rule not in RULES or (colon and rule != "sink"):
+        raise ValueError(
+            f"--padding {mode}: expected auto, {', '.join(RULES)}, or sink:THRESHOLD{nearest(rule, RULES)}"
+        )
+    try:
+        return (Padding.sink(float(number)) if colon else Padding.sink()) if rule == "sink" else Padding(rule=rule)
+    except ValueError as error:
+        raise ValueError(f"--padding {mode}: {error}") from None
+
+
+def identity(mode: str, stages: str = "first", as_released: bool = False, padding: str = "auto") -> str:
+    """What of the choice decides numbers: the way it is made, or the content of the file; the cuts it acts at; and how
+    padding is told, where that is not the method's own rule."""
+    if padding != "auto":
+        return f"{identity(mode, stages, as_released)}, padding by {padding}"
     if as_released:
         return f"{identity(mode, stages)}, as released"
     if stages != "first":

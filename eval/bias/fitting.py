@@ -49,7 +49,7 @@ class Probe(Debias):
     special: dict[int, torch.Tensor] = dataclasses.field(default_factory=dict, compare=False)
     frames: dict[int, int] = dataclasses.field(default_factory=dict, compare=False)
 
-    def __call__(self, score: Any, span: Any, stage: int = 0, role: str = "select") -> Any:
+    def __call__(self, score: Any, span: Any, stage: int = 0, role: str = "select", valid: Any = None) -> Any:
         if stage == 0 and role in ("select", "weigh"):
             assert self.padding is not None
             index = span.raster(score.device)

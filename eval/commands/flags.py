@@ -122,6 +122,12 @@ def loading(parser: argparse.ArgumentParser) -> None:
         " rope-heads; unrotated: scores before the rotary embedding; blank-mean, minus-black, ...: those of a picture "
         "without content; docs/ways.md says what each computes",
     )
+    add(
+        "--padding",
+        default="auto",
+        help="how padding is told: auto (the method's released rule), area, even, bilinear, antialiased, cropped, sink "
+        "(tokens whose hidden state is an attention sink's; sink:12 by another threshold)",
+    )
     add("--stages", default="first", choices=STAGES, help="debias the first cut, as the paper, or all of them")
     add(
         "--dtype",

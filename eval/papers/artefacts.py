@@ -34,6 +34,7 @@ class Planned:
     of: int = REFERENCE_TOKENS  # visual tokens of the model that the budget belongs to
     depth: int | None = None  # the cut, as a layer of 32
     trend: str | None = None
+    padding: str | None = None
     stages: str | None = None
     fill: str | None = None  # what the border of pictures shows
     as_released: bool = False
@@ -74,7 +75,9 @@ class Product:
 
     def _run(self, method: str, keep: int, depth: int, way: Mapping[str, Any]) -> Planned:
         rest = {name: value for name, value in way.items() if name not in ("name", "arm", "only", "from_layer")}
-        own: dict[str, Any] = {name: rest.pop(name) for name in ("trend", "stages", "tokens") if name in rest}
+        own: dict[str, Any] = {
+            name: rest.pop(name) for name in ("trend", "padding", "stages", "tokens") if name in rest
+        }
         own["like"] = method if rest.pop("matched", False) else None
         label = f"{method}-{keep}-L{depth}-{way['name'] or 'raw'}"
         kind = rest.pop("method", method)

@@ -95,7 +95,12 @@ class Task:
         style = layout(self.checkpoint).family.grounding
         if style != Adapter.grounding:
             options |= {name: {"style": style} for name in REFCOCO if name in self.benchmarks}
-        declared: dict[str, Any] = {"trend": planned.trend, "stages": planned.stages, "fill": planned.fill}
+        declared: dict[str, Any] = {
+            "trend": planned.trend,
+            "padding": planned.padding,
+            "stages": planned.stages,
+            "fill": planned.fill,
+        }
         if planned.label in self.trends:  # arms of one cut at a deep layer share most of their work
             declared |= {"trend": self.trends[planned.label], "share_prefix": True}
         declared["as_released"] = planned.as_released or None

@@ -94,7 +94,8 @@ class Run:
         self.vision = Vision(pruner, family, debias, self.sizes) if watched else None
         limits.refuse_unsupported(family, self.state.kernel)
         limits.refuse_reading(self.debias, pruner)
-        if debias.padding is not None and family.pads and sizes is None:
+        limits.refuse_sinks(self.debias, self.cuts)
+        if debias.padding is not None and debias.padding.placed and family.pads and sizes is None:
             raise ValueError(
                 "this debias silences padding and needs the size of every image before padding: "
                 "pass sizes=[(width, height), ...]"

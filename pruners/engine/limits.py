@@ -59,6 +59,15 @@ def refuse_reading(debias: Debias, pruner: Method) -> None:
         )
 
 
+def refuse_sinks(debias: Debias, cuts: Sequence[Cut]) -> None:
+    first = cuts[0]
+    if debias.padding is not None and not debias.padding.placed and (first.layer == 0 or first.source == "tower"):
+        raise ValueError(
+            "sinks show in the states that decoder layers make, and this method cuts before the first layer: "
+            "use another padding rule"
+        )
+
+
 def refuse_trends(trends: Sequence[Trend] | None, pictures: int) -> None:
     if trends is not None and len(trends) != pictures:
         raise ValueError(f"the batch holds {pictures} pictures or clips, but {len(trends)} trends were given")

@@ -245,6 +245,15 @@ def test_run_divides_by_what_it_fits_on_the_way(checkpoints, world, tmp_path, mo
         (["--as-released", "--mode", "gather"], "which only our own methods can do"),
         (["--mode", "mask"], "need mode='gather'"),
         (["--backend", "fork", "--trend", "blank-mean"], "which only our own methods can do"),
+        (["--backend", "fork", "--trend", "auto", "--padding", "sink"], "which only our own methods can do"),
+        (["--as-released", "--trend", "auto", "--padding", "area"], "by its own rules"),
+        (
+            ["--method", "vispruner", "--arms", "padding", "--trend", "auto", "--padding", "sink"],
+            "before the first layer",
+        ),
+        (["--padding", "areas"], "did you mean area"),
+        (["--padding", "sink:x"], "--padding sink:x: could not convert"),
+        (["--padding", "area:3"], "or sink:THRESHOLD"),
     ],
 )
 def test_another_reading_of_attention_is_refused_before_anything_is_loaded(flags, said, checkpoints, world, capsys):
