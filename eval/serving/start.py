@@ -10,6 +10,7 @@ import uvicorn
 from eval.embedded import EMBEDDED, named
 from eval.harnesses.pruned import Pruned
 from eval.serving.app import Server
+from eval.serving.demo import Demo
 from eval.serving.engine import Engine
 from eval.serving.limits import Limits, Place
 from eval.settings import Settings
@@ -30,6 +31,11 @@ def engine(settings: Settings, limits: Limits, place: Place) -> Engine:
 def serve(settings: Settings, limits: Limits, place: Place) -> None:
     """Serve until a signal says stop."""
     start(Server, settings, limits, place, "{name} at {url}/v1, with {pruned}")
+
+
+def demo(settings: Settings, limits: Limits, place: Place) -> None:
+    """The same with the page for a browser."""
+    start(Demo, settings, limits, place, "open {url} in a browser: {name}, with {pruned}")
 
 
 def start(kind: type[Server], settings: Settings, limits: Limits, place: Place, said: str) -> None:

@@ -48,9 +48,9 @@ DEEDS = {"whole": 48, "stream": 20, "broken": 8, "too large": 5, "too long": 5, 
 
 
 @contextmanager
-def running(engine, **place):
+def running(engine, kind=Server):
     """A server around an engine, on a free port: its address."""
-    server = uvicorn.Server(config(Server(engine, **place), Place(port=0)))
+    server = uvicorn.Server(config(kind(engine), Place(port=0)))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

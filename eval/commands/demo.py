@@ -1,0 +1,29 @@
+"""A small page in the browser: drop a picture, ask, slide the budget, and see what every arm keeps, side by side.
+
+examples:
+  python -m eval demo
+  python -m eval demo --model llava-hf/llava-1.5-7b-hf --method fastv --keep 0.2
+
+It is served on this machine alone, together with the protocol of `serve`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from eval.commands.flags import served, serving, there
+
+
+def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any] | None]:
+    serving(parser)
+    return work
+
+
+def work(args: argparse.Namespace) -> None:
+    told, limits, place = served(args)
+    there("demo")
+    from eval.serving.start import demo
+
+    demo(told, limits, place)
