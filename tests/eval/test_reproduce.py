@@ -169,6 +169,8 @@ def quick(monkeypatch, world, tmp_path):
 
 def shortened(one):
     runs = one.runs
+    if one.name == "baselines":
+        runs = tuple(run for run in runs if run.keep == 64)
     if one.measure in ("strength", "sinks"):
         runs = runs[:2]
     if one.measure == "gains":
@@ -209,9 +211,9 @@ def test_every_artefact_runs(name, quick, capsys, tmp_path):
     assert all(one["rows"] for one in found["tables"])
     ours = [row for row in table["rows"] if "ours" in row]
     if KNOWN[name].beside:
-        assert {row[0] for row in table["rows"]} >= {row.label for row in artefacts.beside(KNOWN[name])}
+        assert {row[0] for row in table["rows"]} >= {row.label for row in artefacts.beside(shortened(KNOWN[name]))}
     if KNOWN[name].measure == "scores":
-        assert len(ours) == sum(len(one.arms) for one in KNOWN[name].runs)
+        assert len(ours) == sum(len(one.arms) for one in shortened(KNOWN[name]).runs)
         assert all(any(isinstance(cell, float) for cell in row[3:]) for row in ours)
     for figure in FIGURES.get(name, ()):
         assert (tmp_path / "out" / name / "figures" / f"{figure}.svg").is_file(), figure
