@@ -1,4 +1,4 @@
-"""InternVL 2.5 and 3: tiles of the stretched picture, then a thumbnail; nothing is padded. https://arxiv.org/abs/2412.05271"""
+"""InternVL 2.5, 3 and 3.5: tiles of the stretched picture, then a thumbnail; nothing is padded. https://arxiv.org/abs/2412.05271"""
 
 from __future__ import annotations
 
@@ -31,7 +31,11 @@ class InternVL(Adapter):
     opens: ClassVar[Opens] = "views"
     cuts_tiles: ClassVar[bool] = True
     grounding: ClassVar[str] = "internvl"
-    known: ClassVar[tuple[str, ...]] = ("OpenGVLab/InternVL2_5-8B-MPO-hf", "OpenGVLab/InternVL3-8B-hf")
+    known: ClassVar[tuple[str, ...]] = (
+        "OpenGVLab/InternVL2_5-8B-MPO-hf",
+        "OpenGVLab/InternVL3-8B-hf",
+        "OpenGVLab/InternVL3_5-8B-HF",
+    )
     pads: ClassVar[bool] = False
     prepared: ClassVar[Mapping[str, Any]] = {
         "image_mean": (0.485, 0.456, 0.406),

@@ -70,7 +70,7 @@ def tokenizer(family, text="qwen2"):
             "video_token": "<video>",
         }
         extra = ["<|im_start|>", "<|im_end|>", *names.values()]
-        return byte_tokenizer(extra, extra_special_tokens=names) if text == "qwen2" else llama_tokenizer(extra)
+        return llama_tokenizer(extra) if text == "llama" else byte_tokenizer(extra, extra_special_tokens=names)
     if family in ("idefics3", "smolvlm"):
         signs = ["<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<|im_start|>"]
         places = [f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)]
@@ -162,7 +162,7 @@ def config(family, layers=4, text="qwen2", **changes):
         size = changes.pop("image_size", 112)
         vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
         llm = _llama(vocab, layers, model_type=text)
-        if text == "qwen2":
+        if text != "llama":
             llm |= {"bos_token_id": None, "eos_token_id": token("<|im_end|>")}
         return transformers.InternVLConfig(
             vision_config={**vision, "image_size": [size, size], "patch_size": [14, 14]},

@@ -19,7 +19,7 @@ METHODS = {name: {"keep": 0.3, **FIELDS.get(name, {})} for name in pruners.names
 FAMILIES = tuple(pruners.models.families())
 KERNELS = ("sdpa", "eager")
 CACHES = ("dynamic", "static")
-DRAWN = 3
+DRAWN = 2
 
 
 @cache

@@ -160,3 +160,25 @@ def test_vispruner_prunes_each_tile_by_itself(builders):
     expected = important_and_distinct(features, scores, 8)
     assert trace.kept[0][0].tolist() == expected[0].tolist()
     assert trace.kept[0][1].tolist() == (expected[1:] + 16 * torch.arange(4)[:, None]).flatten().tolist()
+
+
+@pytest.mark.parametrize("text", ["qwen3", "llama"])
+def test_other_language_models_prune_as_well(text, builders):
+    """InternVL 3.5 has Qwen3, whose queries and keys are normed; 2.5 has InternLM2 in the class of Llama."""
+    one = builders.adapter("internvl", text=text)
+    assert one.model.config.text_config.model_type == text
+    encoded = one.encode([Request("Why?", [builders.picture(90, 50)])])
+    with torch.no_grad():
+        plain = one.model(**encoded.inputs).logits[:, -1]
+        for name in ("fastv", "vispruner"):
+            with pruners.make(name, keep=1.0)(one, sizes=encoded.sizes):
+                assert torch.equal(one.model(**encoded.inputs).logits[:, -1], plain)
+            with pruners.make(name, keep=9)(one, sizes=encoded.sizes) as trace:
+                one.model(**encoded.inputs)
+            assert len(trace.kept[0][0]) == 9
+    one = builders.adapter("internvl", text=text, attention="eager")
+    with torch.no_grad(), pruners.make("fastv", keep=9, layer=2)(one, sizes=encoded.sizes) as trace:
+        seen = one.model(**encoded.inputs, output_attentions=True).attentions[1]
+    (span,) = one.spans(encoded.inputs, encoded.sizes)[0]
+    own = slice(span.start, span.start + span.total)
+    torch.testing.assert_close(trace.scores[0][0][0], seen[0, :, -1, own].mean(0), rtol=1e-4, atol=1e-6)
