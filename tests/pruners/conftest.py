@@ -17,6 +17,7 @@ torch.set_num_threads(1)  # these models are so small that threads would only wa
 FIELDS = {"d2pruner": {"scores": "ratio", "layer": 3}}  # there is no measured prior beside a random model
 METHODS = {name: {"keep": 0.3, **FIELDS.get(name, {})} for name in pruners.names()}
 FAMILIES = tuple(pruners.models.families())
+ALIKE = ("cdpruner", "dart", "divprune", "holov", "prumerge", "prumergeplus")  # go through the engine as others do
 KERNELS = ("sdpa", "eager")
 CACHES = ("dynamic", "static")
 DRAWN = 2
@@ -116,5 +117,9 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize(("method", "family"), pairs)
         return
     every = [(k, c) for k in KERNELS for c in CACHES]
-    cases = [(m, f, k, c) for m, f in pairs for k, c in (every if f == "llava" else zip(KERNELS, CACHES, strict=True))]
+    cases = [
+        (m, f, k, c)
+        for m, f in pairs
+        for k, c in (every if f == "llava" and m not in ALIKE else zip(KERNELS, CACHES, strict=True))
+    ]
     metafunc.parametrize(("method", "family", "kernel", "cached"), cases)
