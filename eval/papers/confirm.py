@@ -224,7 +224,8 @@ def _trends(fitted: Mapping[int, Path]) -> Table:
     for layer, path in fitted.items():
         (one,) = trends.load(path)
         bounds = between(*one["rise"]) if "rise" in one else None
-        rows.append([layer, f"{one['rate']:.4f}" if "rate" in one else None, bounds, one.get("r2"), one.get("found"), one["questions"]])
+        rate = f"{one['rate']:.4f}" if "rate" in one else None
+        rows.append([layer, rate, bounds, one.get("r2"), one.get("found"), one["questions"]])
     notes = ["rise: the log of last over first. Where no trend is found, the arm trend divides by 1."]
     return Table(
         "The trends that were divided by", ["layer", "rate", "rise, 95 %", "R^2", "found", "pictures"], rows, notes

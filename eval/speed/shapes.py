@@ -52,6 +52,7 @@ SHAPES = {
     "tiny": Shape(64, 128, 6, 4, 4, 1000, 576, CLIP_TINY),
     "mid": Shape(512, 1376, 8, 8, 8, 1000, 576, CLIP_TINY),
     "small": Shape(1024, 2752, 16, 16, 16, 32064, 576, CLIP_TINY),
+    "smol": Shape(576, 1536, 30, 9, 3, 49152, 576, CLIP_TINY),
     "medium": Shape(2048, 5504, 24, 16, 16, 32064, 576, CLIP_TINY),
     "llava-1.5-7b": Shape(4096, 11008, 32, 32, 32, 32064, 576, CLIP_LARGE),
     "llava-1.5-13b": Shape(5120, 13824, 40, 40, 40, 32064, 576, CLIP_LARGE),
