@@ -17,6 +17,7 @@ from eval.answering.checkpoints import layout
 from eval.answering.resolved import Resolved
 from eval.answering.store import Folder
 from eval.bias.fitting import prior
+from eval.embedded import data_of, world_of
 from eval.evaluation import evaluate
 from eval.evaluation import planned as planned_run
 from eval.papers import artefacts, budgets, grid, measures, sinks, strengths, sweeps, ways
@@ -123,13 +124,13 @@ def held(task: Task) -> tuple[Task, list[str]]:
     tokens = layout(task.checkpoint).tokens
     runs = tuple(run for run in task.artefact.runs if run.tokens in (None, tokens))
     task, data = replace(task, artefact=replace(task.artefact, runs=runs)), task.base.data
-    if data is None:
-        return task, []
-    found = tuple(name for name in task.benchmarks if benchmarks.get(name).lies_in(data))
+    found = tuple(name for name in task.benchmarks if benchmarks.get(name).lies_in(data or data_of(task.base.model)))
     if not found:
+        whose = f"the {world_of(task.base.model)}" if data is None else f"--data {data}"
         wanted = ", ".join(task.benchmarks)
-        raise ValueError(f"--data {data} holds none of {wanted}; docs/benchmarks.md says where each comes from")
-    return replace(task, benchmarks=found), [name for name in task.benchmarks if name not in found]
+        raise ValueError(f"{whose} holds none of {wanted}; docs/benchmarks.md says where each comes from")
+    absent = [name for name in task.benchmarks if name not in found and data is not None]
+    return replace(task, benchmarks=found), absent
 
 
 def answer(task: Task, dry: bool) -> dict[str, str]:

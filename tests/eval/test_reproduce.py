@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -18,7 +19,10 @@ from eval.comparing.averages import AVERAGES
 from eval.comparing.contrast import SLOW_DRAWS
 from eval.comparing.results import results
 from eval.papers import artefacts, reproduce, strengths, sweeps
+from eval.papers.task import Task
+from eval.settings import Settings
 from pruners.models.canvas import padded, tiled
+from tiny import benchmarks as tiny_benchmarks
 
 KNOWN = artefacts.artefacts()
 
@@ -346,3 +350,14 @@ def test_recall_counts_the_patches_of_what_is_asked_about(tmp_path):
     recall, padding = kept(scored, "none", lambda size: padded(size, 12))
     assert recall[0] == 1 / 2
     assert padding[0] == 1 / 2
+
+
+def test_an_artefact_on_a_world_of_ours_takes_the_benchmarks_that_it_has(checkpoints, tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny_benchmarks, "_cache", lambda: tmp_path / "cache")
+    shutil.copytree(checkpoints["image"], tmp_path / "smol")
+    (tmp_path / "smol" / "origin.json").write_text('{"world": "smol"}')
+    base = Settings(model=str(tmp_path / "smol"))
+    found, absent = reproduce.held(Task(KNOWN["methods"], tmp_path, base, KNOWN["methods"].benchmarks))
+    assert (found.benchmarks, absent) == (("gqa",), [])
+    with pytest.raises(ValueError, match="the world of smol holds none of refcoco"):
+        reproduce.held(Task(KNOWN["refcoco"], tmp_path, base, KNOWN["refcoco"].benchmarks))
