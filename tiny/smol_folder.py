@@ -129,6 +129,7 @@ def ship(model: LlavaForConditionalGeneration, learned: dict[str, torch.Tensor],
     config = model.config.to_dict()
     for part in (config, config["text_config"], config["vision_config"]):
         part["dtype"] = "float32"
+        part.pop("_name_or_path", None)  # where this machine keeps the package
     (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     end = smol.number(tokens, smol.END)
     ends = {"bos_token_id": tokens.bos_token_id, "eos_token_id": end, "pad_token_id": end}

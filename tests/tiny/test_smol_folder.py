@@ -62,6 +62,7 @@ def test_what_is_shipped_holds_no_weight_of_the_language_model(parts):
     lora = sum(tensor.numel() for key, tensor in shipped.items() if key.startswith("lora/"))
     linear = [m.base for m in student.added.values()]
     assert lora == sum(smol.RANK * (m.in_features + m.out_features) for m in linear)
+    assert "_name_or_path" not in (out / "config.json").read_text()  # it would name a folder of this machine
 
 
 def test_a_finished_folder_is_made_once_and_again_when_it_was_damaged(parts, tmp_path, monkeypatch, capsys):
