@@ -128,7 +128,7 @@ class Context:
         return debias.merge_weights(weights, group, span.at(self.before(sample, stage, count)), stage)
 
     def _first(self, sample: int, count: int, device: torch.device) -> Optional[Tensor]:
-        # The calling code may place the image a token too late or too early: slots that miss the image are no patch.
+        # The calling code may place the image a token too late or too early: slots that miss the image are not patches.
         shift, total = self._shift.get(sample, 0), self.span(sample).total
         if not shift:
             return None

@@ -152,7 +152,7 @@ class Debias:
         return silence(score, valid, pick(slots_step(span.total, score.dtype, score.device), index))
 
     def mask(self, span: Span) -> Optional[Tensor]:
-        """[V] True where a token is no padding, as the release has it, which may be nowhere; None: it has no mask."""
+        """[V] True where a token is not padding, as the release has it, which may be nowhere; None: it has no mask."""
         known = span.size is not None or span.fraction is not None
         return self.padding.valid(span) if self.padding is not None and known else None
 
@@ -217,8 +217,8 @@ def own(score: Tensor, span: Span, mask: Optional[Tensor], index: Optional[Tenso
 
 
 # What follows is worked out once per layout and kept on the score's device as slots [length + 1]: one for each token of
-# the unpruned span, and a last one that is read by index -1, a token that is no patch. Inference mode is off meanwhile,
-# so that slots made during generation can serve a training step later.
+# the unpruned span, and a last one that is read by index -1, a token that is not a patch. Inference mode is off
+# meanwhile, so that slots made during generation can serve a training step later.
 
 
 def pick(slots: Tensor, index: Optional[Tensor]) -> Tensor:
@@ -260,7 +260,7 @@ def slots_valid(
     special: Optional[Same],
     device: torch.device,
 ) -> Optional[Tensor]:
-    """True where a token is no padding; None when there is nothing to silence."""
+    """True where a token is not padding; None when there is nothing to silence."""
     if size is None and fraction is None:
         return None
     shares, flags = (None if same is None else same.tensor for same in (fraction, special))
@@ -288,7 +288,7 @@ def slots_step(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def there(slots: Tensor, device: torch.device) -> Tensor:
-    """A small copy that nobody waits for."""
+    """A small copy that does not make the host wait."""
     return slots.to(device, non_blocking=True)
 
 

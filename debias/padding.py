@@ -145,14 +145,14 @@ class Padding:
             whole = self.whole(what)
             if what.index is None:
                 return whole
-            # The slot behind the last one belongs to index -1, a token that is no patch.
+            # The slot behind the last one belongs to index -1, a token that is not a patch.
             return torch.cat([whole, whole.new_ones(1)]).to(what.index.device)[what.index]
         size, grid = (what, grid) if grid is not None else what
         size, grid = pair(size, "size (width, height)"), pair(grid, "grid (rows, columns)")
         return square(size, grid, self.rule, self.threshold).clone()
 
     def whole(self, span: Span) -> Tensor:
-        """[length] True where a token of the unpruned span shows the picture, or is no patch at all. On the CPU."""
+        """[length] True where a token of the unpruned span shows the picture, or is not a patch at all. On the CPU."""
         if not self.placed:  # that nobody knows from the span
             return torch.ones(span.total, dtype=torch.bool, device="cpu")
         special = None if span.special is None else span.special.cpu()

@@ -17,7 +17,7 @@ class Release:
 
     late     how many tokens behind its true start the drivers place the picture
     weights  the dtype that weights are rounded to; None: the score's own
-    shrinks  whether the budget shrinks to the number of patches that are no padding
+    shrinks  whether the budget shrinks to the number of patches that are not padding
     """
 
     late: int = 0

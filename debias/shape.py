@@ -139,7 +139,7 @@ class Shape:
 
     @classmethod
     def online(cls: Type[S]) -> S:
-        """An exponential fitted to each score as it comes, leaving out padding and tokens that are no patch."""
+        """An exponential fitted to each score as it comes, leaving out padding and tokens that are not a patch."""
         return cls("online")
 
     @classmethod

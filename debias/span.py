@@ -31,7 +31,7 @@ class Span:
     frames    frames of a clip
     size      (width, height) of the source before it was padded to a square; None: never padded
     fraction  [length] share of each token's patch that is padding, for layouts that are not one padded square (tiles)
-    special   [length] True where a token is no patch (a frame's CLS, a newline)
+    special   [length] True where a token is not a patch (a frame's CLS, a newline)
     length    tokens of the unpruned span; frames * rows * columns unless there are special tokens or tiles
     """
 

@@ -32,7 +32,7 @@ COMMANDS = {
     "show": ("eval.commands.show", "one picture, one question: the answer and the kept tokens in every arm"),
     "serve": ("eval.commands.serve", "answer OpenAI's chat completions with any method and arm"),
     "demo": ("eval.commands.demo", "a page in the browser: drop a picture, ask, see what every arm keeps"),
-    "score": ("eval.commands.score", "score an answer file in LLaVA's format, whoever wrote it"),
+    "score": ("eval.commands.score", "score an answer file in LLaVA's format, from any script"),
     "compare": ("eval.commands.compare", "paired differences between the arms of run folders"),
     "average": ("eval.commands.average", "named averages over benchmarks, such as the paper's of ten"),
     "fit": ("eval.commands.fit", "fit the positional trend of a model's attention"),

@@ -204,7 +204,7 @@ def check(chosen: Resolved) -> None:
             wrong += not fault.warning
     if wrong and not chosen.settings.skip_broken:
         raise ValueError(
-            f"{wrong} broken records or pictures (above). Repair them, or go on without them: --skip-broken"
+            f"{wrong} broken records or pictures (above). Repair them, or continue without them: --skip-broken"
         )
 
 
@@ -216,12 +216,12 @@ def present(loaded: Loaded) -> None:
         if gone:
             raise ValueError(
                 f"{benchmark.name}: {len(gone):,} of {len(wanted):,} files are missing, first {gone[0]} of question "
-                f"{wanted[gone[0]].key!r}. Put them there, or go on without them, counted as wrong: --skip-broken"
+                f"{wanted[gone[0]].key!r}. Put them there, or continue without them, counted as wrong: --skip-broken"
             )
 
 
 def finish(folder: Folder, names: Sequence[str], chosen: Resolved, grader: Judge | None, meter: Meter) -> Report:
-    """Scores and comparisons, once all shards of all processes are there; whoever ends last writes them."""
+    """Scores and comparisons, once all shards of all processes are there; the last process to finish writes them."""
     info, settings = folder.info(), chosen.settings
     open_ = sum(
         facts["n"] - len(folder.rows(name, arm))

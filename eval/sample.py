@@ -60,7 +60,7 @@ def make_row(sample: Sample, text: str, model_id: str, metadata: Mapping[str, An
 
 
 def read_rows(paths: str | Path | Iterable[str | Path]) -> Iterator[Row]:
-    """Answer rows of one or more files, whoever wrote them: JSON lines, a JSON list, or an object id -> answer."""
+    """Answer rows of one or more files, from any script: JSON lines, a JSON list, or an object id -> answer."""
     for path in [paths] if isinstance(paths, str | Path) else paths:
         for where, row in _answer_records(Path(path)):
             try:

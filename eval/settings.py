@@ -74,7 +74,7 @@ class Settings:
     share_prefix: bool = False  # compute the layers before the first cut once for all arms of a batch
     check: bool = False  # read every record and picture before a model is loaded
     allow_missing: bool = False  # load a checkpoint that lacks tensors; they are drawn at random
-    skip_broken: bool = False  # go on without unreadable pictures; they count as wrong
+    skip_broken: bool = False  # continue without unreadable pictures; they count as wrong
     draws: int = 10_000  # bootstrap draws
     report_samples: int = 12  # questions of each benchmark in report.html
     judge: JudgeSettings | None = None  # who grades free-form answers; None: the benchmarks' offline stand-ins

@@ -162,7 +162,7 @@ def lying_in(folder: Path | str) -> Path | None:
 def named(path: Path | str) -> Path:
     """The path, unless other programs would read the file as weights of the model that it lies beside."""
     if Path(path).suffix == ".safetensors":
-        raise ValueError(f"{path}: a prior is no weights, which .safetensors stands for; name it {BESIDE[0]}")
+        raise ValueError(f"{path}: a prior does not hold weights, as a .safetensors file would; name it {BESIDE[0]}")
     return Path(path)
 
 
@@ -211,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     paths = sorted(p for p in options.images.rglob("*") if p.suffix.lower() in PICTURES)[: options.limit]
     try:
         if options.out.exists() and not options.out.is_file():
-            raise ValueError(f"{options.out}: is there and is no regular file; give another --out")
+            raise ValueError(f"{options.out}: is there and is not a regular file; give another --out")
         bound = models.adapter(options.model).load(options.model, device=options.device)
         pictures = (pillow.open(path).convert("RGB") for path in paths)
         prior = Prior.measure(bound, pictures, options.layer, options.prompt, options.tile)

@@ -302,7 +302,7 @@ def special(seen: Seen) -> torch.Tensor | None:
 
 
 def patches(seen: Seen, values: Array) -> Array:
-    """Without tokens that are no patch (frame CLS, newlines)."""
+    """Without tokens that are not a patch (frame CLS, newlines)."""
     marked = special(seen)
     return values if marked is None else values[..., ~marked.numpy()]
 

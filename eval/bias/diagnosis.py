@@ -38,7 +38,7 @@ def strengths(result: Mapping[str, Any]) -> Table:
             rows.append([layer["layer"] if name == "none" else None, name, *shown])
     notes = [
         f"{result['pictures']} {result['source']}; {result['tokens']} visual tokens; {result['kept']} kept",
-        "chance: the scores of every picture, shuffled over its tokens; what differs from it is no accident. "
+        "chance: the scores of every picture, shuffled over its tokens; a difference from it is not an accident. "
         f"In theory |correlation| comes to {result['noise_floor']:.3f}, entropy to at most "
         f"{np.log(result['tokens']):.2f}.",
     ]

@@ -78,7 +78,7 @@ def absolute_correlation(scores: Array, grid: tuple[int, int]) -> float:
 
 
 def mean_seen(scores: Array, axis: int | tuple[int, ...] = 0) -> Array:
-    """The mean of what is no nan; nan where nothing is."""
+    """The mean of the values that are not NaN; NaN where there are none."""
     counts, total = (~np.isnan(scores)).sum(axis), np.nansum(scores, axis)
     return np.asarray(np.divide(total, counts, out=np.full_like(total, np.nan), where=counts > 0, casting="unsafe"))
 
@@ -120,7 +120,7 @@ def prompt_stability(by_prompt: Array) -> Array:
 
 
 def places(span: Span) -> tuple[Array, Array]:
-    """(row in its view, view) of every token of an unpruned span; -1 for tokens that are no patch."""
+    """(row in its view, view) of every token of an unpruned span; -1 for tokens that are not a patch."""
     rows, columns = span.grid
     patch = np.ones(span.total, bool) if span.special is None else ~span.special.numpy()
     number = np.cumsum(patch) - 1
@@ -132,7 +132,7 @@ def kept_shares(kept: Sequence[Array], row: Array, view: Array, padding: Sequenc
     """Per picture: the share of the kept tokens that show padding, that lie in the lowest third of the picture, and,
     of a clip, in the last third of its frames.
 
-    The picture is the rows that hold at least one patch that is no padding; kept padding counts towards no third.
+    The picture is the rows that hold at least one patch that is not padding; kept padding counts towards no third.
     """
     shares: dict[str, list[float]] = {"padding": [], "lowest_third": [], "last_frames": []}
     for indices, pad in zip(kept, padding, strict=True):

@@ -44,7 +44,7 @@ def running(parser: argparse.ArgumentParser) -> None:
         help="compute the layers before the first cut once for all arms of a batch; answers stay the same",
     )
     add("--check", action="store_true", help="read every record and picture before a model is loaded")
-    add("--skip-broken", action="store_true", help="go on without unreadable pictures; they count as wrong")
+    add("--skip-broken", action="store_true", help="continue without unreadable pictures; they count as wrong")
     add("--draws", type=positive, default=10_000, help="bootstrap draws (default %(default)s)")
     add(
         "--report-samples",

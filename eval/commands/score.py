@@ -1,4 +1,4 @@
-"""Scores an answer file, whoever wrote it. Only the benchmark's annotations are needed: no pictures, no model.
+"""Scores an answer file, from any script. Only the benchmark's annotations are needed: no pictures, no model.
 
 examples:
   python -m eval score pope --answers answers.jsonl --data playground/data/eval

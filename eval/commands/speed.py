@@ -8,7 +8,7 @@ examples:
   python -m eval speed --debias                               one debias call beside one 7B decoder layer
   python -m eval speed --precision bfloat16,float16,8bit      how often precision changes which tokens stay
 
-Every variant runs in turn, round after round, so that a machine's moods fall on all alike; medians are printed, with
+Variants are interleaved, round after round, to cancel drift; medians are printed, with
 the share of the median within which half of the rounds lie. `possible` is the speed-up that the floating-point
 operations allow, `reached` the achieved one as a share of it. The vision tower is part of the prefill where the shape
 has one.

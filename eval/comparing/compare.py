@@ -110,7 +110,7 @@ def contrast_table(found: Sequence[Contrast], draws: int, failed: int = 0) -> Ta
     ]  # fmt: skip
     notes = [
         f"Δ: difference to {baseline}, paired by question. Interval: BCa bootstrap of {draws} draws ({SLOW_DRAWS} for "
-        "metrics that are no mean), whole images or groups drawn. p: sign flips of images or groups, which is exact "
+        "metrics that are not a mean), whole images or groups drawn. p: sign flips of images or groups, which is exact "
         "McNemar for right/wrong asked once an image; Holm over the benchmarks. up/down: questions won and lost. "
         "broken: missing answers. tokens: mean over layers.",
         verdict.RULE,

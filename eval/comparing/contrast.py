@@ -22,7 +22,7 @@ from eval.scoring.statistics import Array
 
 LEVEL = 0.05
 DRAWS = 10_000
-SLOW_DRAWS = 2_000  # for metrics that are no mean
+SLOW_DRAWS = 2_000  # for metrics that are not a mean
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def contrast(
         )
     keys = [sample.key for sample in samples if sample.key in a.score.items]
     asked = [sample for sample in samples if sample.key in a.score.items]
-    if len(keys) != len(a.score.items):  # per-item scores that are no questions (e.g. circular groups)
+    if len(keys) != len(a.score.items):  # per-item scores that are not questions (e.g. circular groups)
         keys, asked = list(a.score.items), []
     items_a, items_b = (np.array([result.score.items[key] for key in keys]) for result in (a, b))
     names = {group: i for i, group in enumerate(dict.fromkeys(a.score.groups[key] for key in keys))}

@@ -106,7 +106,7 @@ def not_judged(count: int) -> str:
 def scored(
     benchmark: Benchmark, samples: Sequence[Sample], rows: Sequence[Row], label: str, judge: Any = None
 ) -> Result:
-    """A row that holds an error is no answer: its question counts as unanswered, so as wrong."""
+    """A row that holds an error is not an answer: its question counts as unanswered, and so as wrong."""
     answers = [row for row in rows if "error" not in row["metadata"]]
     score = benchmark.score(answers, samples, judge)
     counts = [row["metadata"]["counts"] for row in answers if "counts" in row["metadata"]]

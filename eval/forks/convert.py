@@ -69,8 +69,8 @@ def back(source: Path, target: Path, config: dict[str, Any]) -> None:
     tower = Path(layout.tower_folder(source, config, key))
     if not tower.is_dir():
         raise ValueError(
-            f"{source} takes its vision tower from {tower}, which is no folder. Download it, and write its folder as "
-            f"{key} into {source / 'config.json'}"
+            f"{source} takes its vision tower from {tower}, which is not a folder. Download it, and write its folder "
+            f"as {key} into {source / 'config.json'}"
         )
     vision = layout.read_config(tower)
     vision = vision.get("vision_config", vision)

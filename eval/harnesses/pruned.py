@@ -153,7 +153,7 @@ class Pruned:
     def _generate(self, requests: Sequence[Request], config: Any) -> list[Answer]:
         new, bad, kept = self.generate(requests, config)
         if any(bad):
-            raise ValueError("the model's logits hold NaN; this is no answer. Try another dtype")
+            raise ValueError("the model's logits hold NaN, which is not an answer. Try another dtype")
         return [Answer(text, stayed) for text, stayed in zip(self.adapter.decode(new), kept, strict=True)]
 
     def generate(

@@ -105,9 +105,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
     logging.basicConfig(format="%(message)s")
     out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever the libraries print, it is no answer
+    os.dup2(2, 1)  # whatever the libraries print is not an answer
     for line in sys.stdin.buffer:
-        signal.alarm(seconds)  # ends this process, also inside the decoder, also when nobody waits any more
+        signal.alarm(seconds)  # ends this process, also inside the decoder, also when no process waits any more
         request = json.loads(line)
         path, frames = Path(request["path"]), request["frames"]
         pictures: list[Image.Image] = []

@@ -109,7 +109,7 @@ class Decoder:
 
 
 class Unreadable(ValueError):
-    """The decoder's word about a file; it goes on with the next one."""
+    """The decoder's word about a file; it continues with the next file."""
 
 
 def start(seconds: int) -> subprocess.Popen[bytes]:

@@ -25,7 +25,7 @@ GREY = (122, 116, 104)
 
 
 def differing(one: Scored) -> list[str]:
-    """The questions that arms of the method score differently; the unpruned model is no arm of it."""
+    """The questions that arms of the method score differently; the unpruned model is not an arm of it."""
     items = [result.score.items for arm, result in one.arms.items() if arm != UNPRUNED or len(one.arms) == 1]
     return [sample.key for sample in one.samples if len({found.get(sample.key) for found in items}) > 1]
 

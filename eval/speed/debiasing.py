@@ -1,7 +1,7 @@
 """What debiasing costs beside the prefill of a 7B decoder (`python -m eval speed --debias`).
 
 One decoder layer of LLaVA-1.5-7B's shape is timed at each length on the same machine in the same run; 32 of them are
-the prefill. The debias is the dearest one: a trend, padding to silence, and a layout that is already known.
+the prefill. The debias is the most expensive kind: a trend, padding to silence, and a layout that is already known.
 """
 
 from __future__ import annotations

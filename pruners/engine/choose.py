@@ -33,7 +33,7 @@ def _scored(pruner: Method, view: View, dtype: torch.dtype | None) -> Tensor:
 
 
 def _by_views(pruner: Method, view: View, dtype: torch.dtype | None) -> Choice:
-    """Each view (tile, frame) as a picture of its own. Tokens that are no patch stay when all others do."""
+    """Each view (tile, frame) as a picture of its own. Tokens that are not a patch stay when all others do."""
     patches, device = view.vision, view.tokens.slots.device
     assert patches.view is not None
     here = list(patches.views())

@@ -202,13 +202,13 @@ def first_segment(
 
 
 def unpadded(padding: Padding, span: Span) -> Tensor:
-    """[total] True where a token is no padding. Where all would be, the debias silences none, and neither is this."""
+    """[total] True where a token is not padding. Where all would be, the debias silences none, and neither is this."""
     whole = padding.whole(span)
     return whole if bool(whole.any()) else ~whole
 
 
 def real_columns(mask: Any, length: int) -> Tensor | None:
-    """[B, length] on the CPU: which tokens of the prompt are no padding; None when all are."""
+    """[B, length] on the CPU: which tokens of the prompt are not padding; None when all are."""
     if isinstance(mask, Mapping):
         mask = mask.get("full_attention")
     if mask is None:

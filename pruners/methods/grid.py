@@ -24,7 +24,7 @@ def spread(count: int, valid: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Grid(Pruner):
-    """Evenly spaced tokens stay before `layer`, of those that are no padding if a debias silences it."""
+    """Evenly spaced tokens stay before `layer`, of those that are not padding if a debias silences it."""
 
     layer: int = 2
 

@@ -46,7 +46,7 @@ class ILLaVA(Pruner):
     """The authors wrote iLLaVA for SigLIP towers and Qwen2 decoders. This port to CLIP towers and LLaVA-1.5 is ours:
     the [CLS] token takes no part in merging, and merges are spread evenly over the same four layers of the tower.
 
-    `keep`: what the decoder goes on with after `layer`. `tower_keep`: what the tower hands over, by default the share
+    `keep`: what the decoder continues with after `layer`. `tower_keep`: what the tower hands over, by default the share
     that the authors' setting leaves; 1.0 leaves the tower alone.
     `silence_merge`: padding weighs nothing in the average. Off, it weighs by its place as upstream has it: most of all.
     """

@@ -16,7 +16,7 @@ from pruners.view import View
 
 @dataclass(frozen=True)
 class Random(Pruner):
-    """Uniformly drawn tokens stay before `layer`, of those that are no padding if a debias silences it."""
+    """Uniformly drawn tokens stay before `layer`, of those that are not padding if a debias silences it."""
 
     layer: int = 2
     seed: int = 0

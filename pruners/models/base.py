@@ -211,7 +211,7 @@ class Adapter:
     def places(self, span: Span) -> tuple[Tensor, Tensor]:
         """Where each token of the unpruned span lies: (column, row) [length, 2], and which picture it lies in [length].
 
-        Places in different pictures (frames, a thumbnail) do not compare. Tokens that are no patch lie far from all.
+        Places in different pictures (frames, a thumbnail) do not compare. Tokens that are not a patch lie far from all.
         """
         rows, columns = span.grid
         frame = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).flip(-1)

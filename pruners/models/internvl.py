@@ -108,7 +108,7 @@ class InternVL(Adapter):
         found = [runs(ids, int(self.model.config.image_token_id)) for ids in inputs["input_ids"]]
         for start, length in (run for row in found for run in row):
             if length % tile:
-                raise ValueError(f"{length} image tokens at {start} are no whole number of tiles of {tile}")
+                raise ValueError(f"{length} image tokens at {start} are not a whole number of tiles of {tile}")
         known = shared(found, sizes)
         return [
             [

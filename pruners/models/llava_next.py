@@ -197,7 +197,7 @@ def deal(ids: Tensor, token: int, lengths: Sequence[int]) -> Iterator[tuple[int,
         while taken < len(places[row]):
             if image == len(lengths) or taken + lengths[image] > len(places[row]):
                 raise ValueError(
-                    f"row {row} of the batch holds {len(places[row])} image tokens, which is no whole number of images"
+                    f"row {row} of the batch holds {len(places[row])} image tokens, not a whole number of images"
                 )
             taken += lengths[image]
             image += 1

@@ -162,7 +162,7 @@ class LlavaOnevision(LlavaNext):
         return encoded
 
     def pictures(self, given: Sequence[Image.Image | Shown]) -> list[Shown]:
-        """A picture among several is no canvas of tiles."""
+        """A picture among several is not a canvas of tiles."""
         return [ready(one, self.picture if len(given) == 1 else self.square) for one in given]
 
     def square(self, image: Image.Image) -> Shown:

@@ -21,7 +21,7 @@ REFUSED: Mapping[str, str] = {
     "paligemma": f"{TWO_WAYS}, the question among them",
     "cohere2_vision": WINDOWS,
     "llama4": "most of its decoder layers see chunks of places, which tokens that are taken out would move",
-    "mllama": "its pictures are no tokens of the prompt: the decoder reads them in layers of cross-attention",
+    "mllama": "its pictures are not tokens of the prompt: the decoder reads them in layers of cross-attention",
     "qwen3_5": LINEAR,
     "qwen3_5_moe": LINEAR,
     "minicpmv4_6": f"its language model is Qwen3.5: {LINEAR}",

@@ -1,4 +1,4 @@
-"""What is no regular file is never waited for, read or replaced; and a row that is being written is no broken row."""
+"""Only regular files are waited for, read or replaced; a row that is being written is not a broken row."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from eval.sample import Sample
 
 @pytest.fixture(params=["pipe", "socket", "folder", "device"])
 def odd(request, tmp_path):
-    """A path at which something stands that is no regular file."""
+    """A path at which there is something that is not a regular file."""
     path = tmp_path / "odd"
     if request.param == "device":
         path.symlink_to("/dev/zero")

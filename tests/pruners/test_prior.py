@@ -62,11 +62,11 @@ def test_priors_of_older_versions_are_read(tmp_path):
 
 
 def test_a_prior_is_never_written_where_weights_are_looked_for(tmp_path, capsys):
-    with pytest.raises(ValueError, match=r"prior\.safetensors: a prior is no weights"):
+    with pytest.raises(ValueError, match=r"prior\.safetensors: a prior does not hold weights"):
         Prior((0.1,), layer=1, model="tiny").save(tmp_path / "prior.safetensors")
     with pytest.raises(SystemExit):
         main(["nowhere", str(tmp_path), "--out", str(tmp_path / "prior.safetensors")])
-    assert "a prior is no weights" in capsys.readouterr().err
+    assert "a prior does not hold weights" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
