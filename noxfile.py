@@ -7,6 +7,7 @@
     nox -s types                    mypy --strict
     nox -s audit                    known vulnerabilities of the pinned versions, where the index has such data
     nox -s faults                   hundreds of kills, and files of ten million lines
+    nox -s vllm                     the plugin inside vLLM, in an environment of its own (`bash setup.sh --vllm`, 4 GB)
     nox -s mutants                  mistakes put into debias/ and the scorers: does a test notice each one?
 
 What stands behind `--` goes to pytest, to tests/faults or to tests/mutants (nox -s faults -- --kills 20). To use a
@@ -98,6 +99,15 @@ def faults(session: nox.Session) -> None:
     session.install(".[judge]", "pytest", "hypothesis")
     session.run("python", "tests/faults", *session.posargs)
     session.run("python", "-m", "pytest", "-q", "-s", "tests/faults/test_large.py", env={"FAULT_LARGE": "1"})
+
+
+@nox.session(python=False)
+def vllm(session: nox.Session) -> None:
+    """The plugin inside vLLM, in the environment that users make."""
+    session.run("bash", "scripts/vllm.sh", external=True)
+    env = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    python = ".venv-vllm/bin/python"
+    session.run(python, "-m", "pytest", "-q", "tests/reach/test_vllm.py", *session.posargs, env=env, external=True)
 
 
 @nox.session(python="3.11")

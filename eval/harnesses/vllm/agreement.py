@@ -1,0 +1,201 @@
+"""The engine beside our own path, on the embedded model: which tokens stay, what is said, and how often it is right.
+
+  python -m eval.harnesses.vllm.agreement '{"method": "vispruner"}' '{"method": "fastv", "keep": 0.25, "scout": 2}'
+
+Every question is asked about a drawn picture of its own, in shapes from 1:1 to 1:3. Who is right is compared in pairs,
+with a 95 % interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from eval.embedded import EMBEDDED
+from eval.harnesses.vllm.pruning import Pruning, Prunings
+from eval.harnesses.vllm.settings import VARIABLE, read
+from eval.settings import UNPRUNED
+from eval.tables import Table, between, show, tell_json
+from pruners.models import Request, adapter
+from tiny import world
+from tiny.probe import asked, right
+from tiny.questions import KINDS
+
+MODEL = str(EMBEDDED["image"])
+SIZES = ((96, 96), (64, 96), (96, 48), (120, 90), (33, 96))
+FIRST = world.TEST + 610_000_000  # scenes that nothing else is asked about
+LONGEST = 4  # tokens of an answer
+ENGINE = {"dtype": "float32", "enforce_eager": True, "max_model_len": 320, "max_num_seqs": 8}
+# 160 tokens a step: a question of 153 does not go beside another one whole, so prompts are read in chunks
+ENGINE |= {"max_num_batched_tokens": 160}
+ENVIRONMENT = {
+    VARIABLE: json.dumps({"arm": UNPRUNED}),  # the most that a request may ask for
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process, where we see what it keeps
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+Kept = dict[int, list[int]]  # raster indices, by the picture's fingerprint
+
+
+@dataclass(frozen=True)
+class Question:
+    kind: str
+    text: str
+    image: Image.Image
+    answer: str
+
+
+def questions(count: int) -> list[Question]:
+    """So many of every kind in turn, each about a picture of its own."""
+    scenes: dict[Any, list[tuple[str, Any, str, str]]] = {}
+    for row in asked(FIRST, count):
+        if row[0] in KINDS:  # answered in a word
+            scenes.setdefault(row[1], []).append(row)
+    chosen = [rows[number % len(rows)] for number, rows in enumerate(scenes.values())]
+    return [
+        Question(kind, text, world.draw(scene).resize(SIZES[number % len(SIZES)]), answer)
+        for number, (kind, scene, text, answer) in enumerate(chosen)
+    ]
+
+
+def fingerprint(pixels: Tensor) -> int:
+    """What a picture is known by on both sides."""
+    return hash(pixels.float().cpu().numpy().tobytes())
+
+
+def ours(family: Any, asking: Sequence[Question], pruning: Pruning, at_once: int = 8) -> tuple[list[list[int]], Kept]:
+    """(answers, kept tokens) of the transformers path."""
+    said: list[list[int]] = []
+    kept: Kept = {}
+    options = {"max_new_tokens": LONGEST, "do_sample": False}
+    for start in range(0, len(asking), at_once):
+        batch = family.encode([Request(one.text, [one.image]) for one in asking[start : start + at_once]])
+        with torch.inference_mode():
+            if pruning.pruner is None:
+                out = family.model.generate(**batch.inputs, **options)
+            else:
+                with pruning.pruner(family.model, pruning.debias, sizes=batch.sizes) as trace:
+                    out = family.model.generate(**batch.inputs, **options)
+                for pixels, stayed in zip(batch.inputs["pixel_values"], trace.kept[0], strict=True):
+                    kept[fingerprint(pixels)] = stayed.tolist()
+        said += [ended(row) for row in out[:, batch.inputs["input_ids"].shape[1] :].tolist()]
+    return said, kept
+
+
+def theirs(engine: Any, family: Any, asking: Iterable[Question], setting: dict[str, Any]) -> tuple[list[Any], Kept]:
+    """(vLLM's own outputs, kept tokens) of the engine, which has to run in this process."""
+    from vllm import SamplingParams
+
+    kept: Kept = {}
+
+    def note(mine: Any, choice: Any) -> None:
+        place = choice.place if choice.own is None else choice.place[choice.own]
+        kept[fingerprint(mine["pixel_values"])] = choice.tokens.raster[place].tolist()
+
+    requests = [
+        {
+            "prompt_token_ids": prompt(family, one),
+            "multi_modal_data": {"image": one.image},
+            "mm_processor_kwargs": {"debias": setting},
+        }
+        for one in asking
+    ]
+    Pruning.note = note
+    try:
+        done = engine.generate(requests, SamplingParams(temperature=0, max_tokens=LONGEST), use_tqdm=False)
+    finally:
+        Pruning.note = None
+    return done, kept
+
+
+def ended(ids: list[int], end: int = 2) -> list[int]:
+    """An answer up to its end."""
+    return ids[: ids.index(end) + 1] if end in ids else ids
+
+
+def prompt(family: Any, question: Question) -> list[int]:
+    """The ids as our adapter makes them, with one token for the picture."""
+    picture = int(family.model.config.image_token_id)
+    ids = family.encode([Request(question.text, [question.image])]).inputs["input_ids"][0].tolist()
+    first = ids.index(picture)
+    return [token for at, token in enumerate(ids) if token != picture or at == first]
+
+
+def compared(engine: Any, family: Any, asking: Sequence[Question], setting: dict[str, Any]) -> dict[str, Any]:
+    """Both paths on the same questions."""
+    pruning = Prunings(MODEL, family.model.config)(read(setting, "setting"))
+    said, kept = ours(family, asking, pruning)
+    done, seen = theirs(engine, family, asking, setting)
+    answers = [list(one.outputs[0].token_ids) for one in done]
+    marks = [
+        np.array([float(right(one.kind, text, one.answer)) for one, text in zip(asking, texts, strict=True)])
+        for texts in (family.decode(said), family.decode(answers))
+    ]
+    low, high = drawn(marks[1] - marks[0])
+    return {
+        "setting": pruning.asked.key,
+        "questions": len(asking),
+        "equal_answers": sum(a == b for a, b in zip(said, answers, strict=True)),
+        "equal_kept": sum(seen.get(picture) == stayed for picture, stayed in kept.items()),
+        "kept": len(kept),
+        "ours": 100 * float(marks[0].mean()),
+        "engine": 100 * float(marks[1].mean()),
+        "difference": [100 * float((marks[1] - marks[0]).mean()), 100 * low, 100 * high],
+    }
+
+
+def drawn(gaps: Any, draws: int = 10_000) -> tuple[float, float]:
+    """The middle 95 % of the mean over questions drawn anew."""
+    place = np.random.default_rng(0).integers(0, len(gaps), (draws, len(gaps)))
+    low, high = np.quantile(gaps[place].mean(1), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m eval.harnesses.vllm.agreement", description=__doc__)
+    parser.add_argument("settings", nargs="+", help="as a server takes them, each one JSON object")
+    parser.add_argument("--questions", type=int, default=200)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args(argv)
+    try:
+        settings = [json.loads(read(one, one).key) for one in args.settings]
+    except ValueError as error:
+        parser.error(str(error))
+    os.environ.update(ENVIRONMENT)
+    from vllm import LLM
+
+    family, engine = adapter(MODEL).load(MODEL, device="cpu"), LLM(MODEL, **ENGINE)
+    asking = questions(args.questions)
+    rows = [compared(engine, family, asking, setting) for setting in settings]
+    if args.json:
+        tell_json(rows)
+        return 0
+    head = ["setting", "answers equal", "kept equal", "ours", "engine", "difference, 95 %"]
+    cells = [
+        [
+            row["setting"],
+            f"{row['equal_answers']} of {row['questions']}",
+            f"{row['equal_kept']} of {row['kept']}",
+            f"{row['ours']:.1f}",
+            f"{row['engine']:.1f}",
+            between(*row["difference"]),
+        ]
+        for row in rows
+    ]
+    show(Table("The engine beside our own path: answers in %, right", head, cells), stderr=False)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

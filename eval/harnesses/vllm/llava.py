@@ -1,0 +1,36 @@
+"""vLLM's LLaVA-1.5 with pruned pictures."""
+
+from __future__ import annotations
+
+from vllm.model_executor.models.llava import (
+    LlavaDummyInputsBuilder,
+    LlavaForConditionalGeneration,
+    LlavaMultiModalProcessor,
+    LlavaProcessingInfo,
+)
+from vllm.multimodal import MULTIMODAL_REGISTRY
+
+from eval.harnesses.vllm.model import Debiased
+from eval.harnesses.vllm.processor import Ready, Sized
+from eval.harnesses.vllm.scout import Reads
+from eval.harnesses.vllm.tower import Opens
+from pruners.models.llava import Llava
+
+
+class Info(Sized, LlavaProcessingInfo):  # type: ignore[misc]  # vLLM need not be installed where types are checked
+    """How many tokens a picture has."""
+
+
+class Processor(Ready, LlavaMultiModalProcessor):  # type: ignore[misc]
+    """Pads pictures to a square, as LLaVA-1.5 was trained."""
+
+
+class Served(Opens, Reads, Llava):
+    """The family's adapter on vLLM's model."""
+
+
+@MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=LlavaDummyInputsBuilder)
+class DebiasedLlava(Debiased, LlavaForConditionalGeneration):  # type: ignore[misc]
+    """vLLM's own model; what its tower makes of a picture is pruned before anything else sees it."""
+
+    Served = Served

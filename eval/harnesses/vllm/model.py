@@ -1,0 +1,94 @@
+"""What all pruned models share: a picture's embeddings are pruned before anything else of the engine sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eval.harnesses.vllm import scout
+from eval.harnesses.vllm.processor import KEY, OURS, PROMPT, SOURCE, text_of
+from eval.harnesses.vllm.pruning import Pruning, Prunings, survivors
+from eval.harnesses.vllm.settings import read
+from eval.harnesses.vllm.tower import watched
+from pruners.engine.seen import Seen, patches
+from pruners.models import Adapter
+
+
+class Debiased:
+    """Over one of vLLM's models."""
+
+    Served: type[Adapter]  # the family's adapter, over what vLLM calls its parts
+    config: Any
+    language_model: Any
+
+    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
+        self.prunings = Prunings(str(vllm_config.model_config.model), self.config)
+
+    def embed_multimodal(self, **kwargs: Any) -> Any:
+        """For each picture [m, D]: the tokens that go on."""
+        if kwargs.get(KEY) is None:  # made elsewhere, and taken as they are
+            return super().embed_multimodal(**kwargs)  # type: ignore[misc]
+        asked = [self.prunings(read(text_of(key), KEY)) for key in kwargs[KEY]]
+        own = {name: value for name, value in kwargs.items() if name not in OURS}
+        adapter, found, start = self.Served(self), [], 0
+        with ExitStack() as inside:
+            reads = any(one.reads_tower for one in asked)
+            runs = inside.enter_context(watched(adapter.tower)) if reads else []
+            whole = super().embed_multimodal(**own)  # type: ignore[misc]
+        for number, (pruning, tokens) in enumerate(zip(asked, whole, strict=True)):
+            mine = {name: value[number] for name, value in kwargs.items()}
+            found.append(self.pruned(pruning, adapter, tokens, mine, runs, start))
+            start += views(mine["pixel_values"])
+        return found
+
+    def pruned(
+        self,
+        pruning: Pruning,
+        adapter: Adapter,
+        tokens: Tensor,
+        mine: Mapping[str, Any],
+        runs: list[Seen],
+        start: int,
+    ) -> Tensor:
+        """What goes on of one picture's tokens [N, D]. mine: what came with it. start: its first row in the tower."""
+        if pruning.pruner is None:
+            return tokens
+        picture = int(self.config.image_token_id)
+        ids = alone(picture, len(tokens), tokens.device)
+        if pruning.reads_prompt:
+            ids = expanded(mine[PROMPT].to(tokens.device), picture, len(tokens))
+        width, height = mine[SOURCE].tolist()
+        media = {name: mine[name][None] for name in adapter.media if name in mine}
+        segment = pruning.segment(adapter, ids, media, (width, height))
+        embeds = self.language_model.model.embed_input_ids(ids.masked_fill(ids == picture, 0))
+        embeds = embeds.index_copy(0, segment.images[0][0].slots, tokens.to(embeds.dtype))
+        if pruning.reads_tower:
+            span = segment.images[0][0].span
+            known = patches(adapter, lambda number: adapter.tower.layers[number].self_attn, runs[0], start, span)
+            choice = pruning.choose(pruning.view(adapter, segment, embeds, patches=known))
+        else:
+            choice = scout.chosen(pruning, adapter, self.language_model.model, segment, embeds)
+        if Pruning.note is not None:
+            Pruning.note(mine, choice)
+        return survivors(choice, tokens)
+
+
+def views(pixels: Tensor) -> int:
+    """Rows of the tower's batch that show a picture."""
+    return len(pixels) if pixels.dim() == 4 else 1
+
+
+def alone(picture: int, tokens: int, device: torch.device) -> Tensor:
+    """A prompt that is a picture of so many tokens, and one token of text behind it."""
+    return torch.tensor([picture] * tokens + [0 if picture else 1], device=device)
+
+
+def expanded(prompt: Tensor, picture: int, tokens: int) -> Tensor:
+    """A prompt with as many tokens for its picture as that has."""
+    at = int((prompt == picture).nonzero()[0, 0])
+    return torch.cat([prompt[:at], prompt.new_full((tokens,), picture), prompt[at + 1 :]])

@@ -1,0 +1,140 @@
+"""Pictures on their way into the engine: made ready as our adapters do it, with places for the tokens that are left.
+
+What decides a picture's tokens travels with it, and is part of the name under which vLLM caches it: method, keep, arm,
+every other setting, and the prompt where the method reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import BatchFeature
+from vllm.multimodal.inputs import MultiModalFieldConfig
+from vllm.multimodal.parse import ImageEmbeddingItems
+from vllm.multimodal.processing import PromptReplacement
+
+from eval.harnesses.vllm.pruning import Pruning, Prunings
+from eval.harnesses.vllm.settings import EXAMPLE, Asked, read, told
+
+ASKED, PROMPT = "debias", "debias_prompt"  # among the keyword arguments of a request
+SOURCE, TOKENS, KEY = "debias_source", "debias_tokens", "debias_key"  # what else travels with a picture
+OURS = (SOURCE, TOKENS, KEY, PROMPT)
+
+
+def server(config: Any) -> Asked:
+    """What the server was told; this model is not asked for without."""
+    found = told(config)
+    if found is None:
+        raise ValueError(f'a pruned model without settings; expected "debias" in --hf-overrides, such as {EXAMPLE}')
+    return found
+
+
+class Sized:
+    """Over a family's ProcessingInfo: the most tokens that a picture may have are those that the server keeps."""
+
+    @property
+    def prunings(self) -> Prunings:
+        if not hasattr(self, "_prunings"):
+            model = self.ctx.model_config  # type: ignore[attr-defined]
+            self._prunings = Prunings(str(model.model), model.hf_config)
+        return self._prunings
+
+    @property
+    def asked(self) -> Asked:
+        return server(self.prunings.config)
+
+    def get_num_image_tokens(self, **size: Any) -> int:
+        return self.prunings(self.asked).count(super().get_num_image_tokens(**size))  # type: ignore[misc]
+
+
+class Ready:
+    """Over a family's processor."""
+
+    info: Any
+
+    def apply(self, inputs: Any, timing_ctx: Any) -> Any:
+        given = dict(inputs.hf_processor_mm_kwargs)
+        own = given.pop(ASKED, None)
+        asked = self.info.asked if own is None else read(own, f"mm_processor_kwargs, {ASKED}")
+        given[ASKED] = asked.key
+        if self.info.prunings(asked).reads_prompt:  # what cannot be done is refused here
+            if inputs.mm_data_items.get_count("image", strict=False) > 1:
+                raise ValueError(f"{asked.method} reads the prompt, and takes one picture in it")
+            given[PROMPT] = list(inputs.prompt)
+        return super().apply(replace(inputs, hf_processor_mm_kwargs=given), timing_ctx)  # type: ignore[misc]
+
+    def pruning(self, hf_kwargs: Mapping[str, object]) -> Pruning:
+        found: Pruning = self.info.prunings(read(str(hf_kwargs[ASKED]), ASKED))
+        return found
+
+    def one(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        """What belongs to one picture of an adapter's input."""
+        return value[0]
+
+    def _call_hf_processor(self, hf_data: Mapping[str, object], hf_kwargs: Mapping[str, object]) -> BatchFeature:
+        adapter = self.info.prunings.adapter
+        given: Any = hf_data["images"]
+        shown = [adapter.picture(opened(image)) for image in given]
+        ready: dict[str, Any] = {
+            name: [self.one(name, picture.inputs[name]) for picture in shown] for name in shown[0].inputs
+        }
+        ready[SOURCE] = torch.tensor([picture.sizes[0] for picture in shown])
+        ready[TOKENS] = torch.tensor([len(picture.ids) for picture in shown])
+        ready[KEY] = [written(str(hf_kwargs[ASKED]))] * len(shown)
+        if PROMPT in hf_kwargs:
+            ready[PROMPT] = [torch.tensor(hf_kwargs[PROMPT])] * len(shown)
+        return BatchFeature(ready)
+
+    def _get_mm_fields_config(
+        self, hf_inputs: BatchFeature, hf_processor_mm_kwargs: Mapping[str, object]
+    ) -> Mapping[str, Any]:
+        fields = dict(super()._get_mm_fields_config(hf_inputs, hf_processor_mm_kwargs))  # type: ignore[misc]
+        for name in OURS:
+            fields[name] = MultiModalFieldConfig.batched("image", keep_on_cpu=True)
+        return fields
+
+    def _get_prompt_updates(
+        self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, object], out_mm_kwargs: Any
+    ) -> Sequence[Any]:
+        pruning, token = self.pruning(hf_processor_mm_kwargs), int(self.info.get_hf_config().image_token_id)
+        most = self.info.prunings(self.info.asked)
+
+        def placeholders(item: int) -> list[int]:
+            images = mm_items["image"]
+            if isinstance(images, ImageEmbeddingItems):  # made elsewhere, and taken as they are
+                return [token] * int(images.get_feature_size(item))
+            tokens = int(out_mm_kwargs["image"][item][TOKENS].data)
+            count = pruning.count(tokens)
+            if count > most.count(tokens):
+                raise ValueError(
+                    f"{ASKED}: {count} tokens of a picture are asked for, and the server was started for "
+                    f"{most.count(tokens)} at most"
+                )
+            return [token] * count
+
+        return [PromptReplacement(modality="image", target=[token], replacement=placeholders)]
+
+
+def opened(image: Any) -> Image.Image:
+    """A picture as PIL has it; the engine may also hand over [H, W, 3] numbers from 0 to 255."""
+    if isinstance(image, Image.Image):
+        return image
+    pixels = np.asarray(image)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(f"expected a picture, or [height, width, 3] bytes; found {pixels.dtype} {list(pixels.shape)}")
+    return Image.fromarray(pixels)
+
+
+def written(text: str) -> torch.Tensor:
+    """A text as a tensor, because tensors are what travels with a picture."""
+    return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+
+def text_of(tensor: torch.Tensor) -> str:
+    """The text again."""
+    return bytes(tensor.tolist()).decode()

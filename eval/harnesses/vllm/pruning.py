@@ -1,0 +1,182 @@
+"""A request as something that can run: its method, its debias, and the model family that knows where pictures stand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from debias import Debias
+from eval.answering import trends
+from eval.answering.beforehand import cuts
+from eval.answering.fields import assembled
+from eval.harnesses.vllm.settings import Asked
+from eval.settings import UNPRUNED
+from pruners import Pruner
+from pruners.budget import REFERENCE_TOKENS
+from pruners.engine.choose import choose
+from pruners.engine.sequence import Choice, Segment, first_segment
+from pruners.models import Adapter, family
+from pruners.models.folder import local
+from pruners.models.images import settings as pictures
+from pruners.models.request import Size
+from pruners.patches import Patches
+from pruners.view import Look, View
+
+
+class Pruning:
+    """One request on one checkpoint.
+
+    model: a folder or hub id. adapter: its family's, which needs no model but its configuration.
+    """
+
+    note: ClassVar[Callable[[Mapping[str, Any], Choice], None] | None] = (
+        None  # told what came with a picture, and stays
+    )
+
+    def __init__(self, asked: Asked, model: str, adapter: Adapter) -> None:
+        config, kind = adapter.model.config, type(adapter)
+        self.asked, self.depth = asked, int(config.get_text_config().num_hidden_layers)
+        self.pruner: Pruner | None = None
+        self.debias = Debias()
+        self.layers = 0  # how many of the decoder's are run ahead of the engine
+        self.reads_tower = False
+        self.reads_prompt = False  # whether the text decides what is left of the picture
+        if asked.arm != UNPRUNED:
+            tokens = kind.picture_tokens(config.to_dict())
+            self.pruner = made(asked, tokens)
+            cuts(self.pruner, Path(model).name, tokens, self.depth)
+            refuse(asked, self.pruner, kind, self.depth)
+            self.pruner.check(adapter)
+            self.layers = asked.scout or 0
+            self.reads_prompt = self.pruner.reads in ("decoder", "tokens")
+            self.reads_tower = self.pruner.reads_tower()
+            self.debias = debias_of(asked, self.pruner, model, tokens)
+
+    def count(self, tokens: int) -> int:
+        """How many tokens go on of a picture of so many."""
+        return tokens if self.pruner is None else min(tokens, self.pruner.counts(self.depth, tokens)[0])
+
+    def segment(self, adapter: Adapter, ids: Tensor, media: Mapping[str, Tensor], size: Size) -> Segment:
+        """A prompt [n] with one picture, whole, as the mechanism sees it; everything lies where `ids` do."""
+        inputs = {"input_ids": ids.cpu()[None], **media}
+        sizes = [size] if self.debias.padding is not None or not adapter.pads else None
+        spans = adapter.spans(inputs, sizes)
+        return first_segment(spans, adapter.slots(inputs, spans), None, ids[None], 1, self.debias)
+
+    def view(
+        self,
+        adapter: Adapter,
+        segment: Segment,
+        states: Tensor | None = None,
+        looks: Mapping[int, Look] | None = None,
+        patches: Patches | None = None,
+        stage: int = 0,
+    ) -> View:
+        """The picture at the first cut. states: [n, D] of the whole prompt as they enter its layer."""
+        assert self.pruner is not None
+        tokens, cut = segment.images[0][0], self.pruner.cuts(self.depth)[0]
+        return View(
+            cut=cut,
+            stage=stage,
+            layers=self.depth,
+            count=self.count(len(tokens)) if stage >= 0 else len(tokens),
+            tokens=tokens,
+            adapter=adapter,
+            debiaser=self.debias,
+            sequence=states,
+            text_slots=segment.text[0],
+            looks=looks or {},
+            patches=patches,
+            turn=stage - int(cut.source == "tower"),
+        )
+
+    def choose(self, view: View) -> Choice:
+        """What goes on of the picture."""
+        assert self.pruner is not None
+        return choose(self.pruner, view, None)
+
+
+class Prunings:
+    """Those of one checkpoint, each made once. config: the checkpoint's, of transformers."""
+
+    def __init__(self, model: str, config: Any) -> None:
+        self.model, self.config = model, config
+        kind = family(str(config.model_type))
+        layers = range(int(config.get_text_config().num_hidden_layers))
+        outline = SimpleNamespace(config=config, model=SimpleNamespace(language_model=SimpleNamespace(layers=layers)))
+        self.adapter = kind(outline, pictures(str(local(model))))
+        self._made: dict[str, Pruning] = {}
+
+    def __call__(self, asked: Asked) -> Pruning:
+        if asked.key not in self._made:
+            self._made[asked.key] = Pruning(asked, self.model, self.adapter)
+        return self._made[asked.key]
+
+
+def made(asked: Asked, tokens: int | None) -> Pruner:
+    """The method. Its own budget is a share of what the paper's model sees, where a picture has other numbers."""
+    assert asked.method is not None
+    values = dict(asked.fields)
+    if asked.keep is not None:
+        values["keep"] = asked.keep
+    pruner = assembled(asked.method, values)
+    if asked.keep is None and isinstance(pruner.keep, int) and tokens != REFERENCE_TOKENS:
+        pruner = assembled(asked.method, {**values, "keep": pruner.keep / REFERENCE_TOKENS})
+    return pruner
+
+
+def refuse(asked: Asked, pruner: Pruner, kind: type[Adapter], depth: int) -> None:
+    """Raise a ValueError for what cannot be done before the engine's first layer."""
+    name, first = asked.method, pruner.cuts(depth)[0].layer
+    if pruner.prunes_tower():
+        raise ValueError(f"{name} takes tokens out inside the vision tower, which the engine runs whole; not served")
+    if not pruner.serves(kind):
+        raise ValueError(f"{name} cannot run on this model: the patches of its vision tower are not its tokens")
+    if pruner.reads_tower() and pruner.reads != "vision":
+        raise ValueError(f"{name} reads the vision tower and the decoder, and the engine lets us do one; not served")
+    if pruner.glances(depth):
+        raise ValueError(f"{name} reads several layers of the vision tower, and one is at hand here; not served")
+    if first == 0:
+        if asked.scout is not None:
+            raise ValueError(f"{name} cuts before the decoder and needs no scout; leave 'scout' out")
+        return
+    if pruner.merges():
+        raise ValueError(f"{name} makes new tokens inside the decoder, and the engine takes whole pictures; not served")
+    if pruner.mode != "gather":
+        raise ValueError(
+            f"{name} with mode={pruner.mode!r} ranks anew at every step, which the engine does not; not served"
+        )
+    wanted = 0 if pruner.reads == "nothing" else first
+    if asked.scout != wanted:
+        what = "looks at nothing" if pruner.reads == "nothing" else f"cuts before layer {first} of the decoder"
+        raise ValueError(
+            f"{name} {what}. In the engine its tokens leave before layer 0, chosen by a scout of {wanted} layers; "
+            f'that is another method, so ask for it: "scout": {wanted}'
+        )
+
+
+def debias_of(asked: Asked, pruner: Pruner, model: str, tokens: int | None) -> Debias:
+    """The debias of the arm, as `run` has it; a trend must be there, nothing is fitted while a server runs."""
+    assert asked.method is not None
+    base = Debias.paper(asked.method, None, "padding").with_arm(asked.arm)
+    if asked.arm not in ("trend", "both") or not trends.trended(pruner):
+        return base
+    trends.identity(asked.trend)  # which refuses a file that is not there
+    own = local(model) / "trends.toml"
+    found = trends.Known(asked.method, None, "image", tokens, own if own.is_file() else None).choose(asked.trend)
+    if isinstance(found, str):
+        raise ValueError(
+            f"no trend of {asked.method} is known for this model. Fit one: `debias fit --method {asked.method} --model "
+            f'{model} --out trends.toml`, and name the file: "trend": "trends.toml"'
+        )
+    return replace(base, trend=found, reading=trends.READINGS.get(asked.trend))
+
+
+def survivors(choice: Choice, tokens: Tensor) -> Tensor:
+    """[m, D] what goes on of a picture's [N, D] tokens."""
+    return tokens.index_select(0, choice.kept) if choice.merged is None else choice.merged.hidden
