@@ -30,12 +30,14 @@ def ways(task: Task) -> list[Table]:
     found: dict[Block, dict[str, list[Scored]]] = {}
     for planned in task.artefact.runs:
         if (task.folder(planned) / "run.json").exists():
-            scored = results(Folder(task.folder(planned)), task.base.data)
-            found.setdefault(block(planned), {})[planned.way or RAW] = scored
+            scored = [one for one in results(Folder(task.folder(planned)), task.base.data) if one.arms]
+            if scored:  # else it was begun, and could not be done
+                found.setdefault(block(planned), {})[planned.way or RAW] = scored
     compared = corrected({(at, way): against_raw(found[at][RAW], scored, way, task.base.draws)
                           for at, by_way in found.items() if RAW in by_way
                           for way, scored in by_way.items() if way != RAW})  # fmt: skip
-    for name, figure in drawn(compared).items():
+    order = dict.fromkeys(planned.way for planned in task.artefact.runs)
+    for name, figure in drawn(compared, list(order)).items():
         drawings.save(figure, task.here / "figures" / name)
     shown = [shown_block(at, by_way, compared) for at, by_way in found.items()]
     asked = ", ".join(one.benchmark.name for by_way in found.values() for one in next(iter(by_way.values())))
@@ -110,14 +112,14 @@ def seen(scored: Sequence[Scored]) -> float | None:
     return sum(counts) / len(counts) if counts else None
 
 
-def drawn(compared: Mapping[Any, Contrast]) -> dict[str, Any]:
-    """The heat map of all, and a forest plot for each budget and layer."""
+def drawn(compared: Mapping[Any, Contrast], order: Sequence[str]) -> dict[str, Any]:
+    """The heat map of all, and a forest plot for each budget and layer; the ways in their order."""
     if not compared:
         return {}
     cells: dict[str, dict[str, Contrast]] = {}
     forests: dict[str, dict[str, dict[str, Measured]]] = {}
     several = len({at[1:] for at, _ in compared}) > 1
-    for ((method, keep, layer), way), one in compared.items():
+    for ((method, keep, layer), way), one in sorted(compared.items(), key=lambda entry: order.index(entry[0][1])):
         title = catalogue.title(method)
         cells.setdefault(way, {})[f"{title}\n{keep}, L{layer}" if several else title] = one
         if one.low is not None and one.high is not None:

@@ -12,7 +12,7 @@ from scipy.stats import norm
 from eval.cli import main
 from eval.comparing import verdict
 from eval.comparing.contrast import Contrast
-from eval.papers import artefacts
+from eval.papers import artefacts, ways
 from eval.papers.task import Task, as_costly, moved
 from eval.papers.ways import block, corrected
 from eval.settings import Settings
@@ -114,6 +114,17 @@ def test_the_heat_map_shows_every_difference_and_marks_those_that_differ():
     assert [text.get_fontweight() for text in axis.texts] == ["bold", "normal", "normal"]
     shown = np.ma.filled(axis.images[0].get_array(), np.nan)
     np.testing.assert_array_equal(shown, [[4, -1], [0, np.nan]])
+
+
+def test_a_way_that_was_begun_and_could_not_be_done_is_left_out(tmp_path, monkeypatch):
+    artefact = artefacts.artefact("ways").narrowed(["methods=fastv", "ways=online"])
+    task = Task(artefact, tmp_path, Settings(), ("gqa",))
+    for run in artefact.runs:
+        task.folder(run).mkdir(parents=True)
+        (task.folder(run) / "run.json").write_text("{}")
+    monkeypatch.setattr(ways, "results", lambda folder, data: [])
+    (table,) = ways.ways(task)
+    assert table.rows == []
 
 
 def test_axes_belong_to_the_artefact_that_has_some(capsys):
