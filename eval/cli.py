@@ -41,6 +41,7 @@ COMMANDS = {
     "diagnose": ("eval.commands.diagnose", "measure recency, padding and sinks in a model's attention"),
     "figures": ("eval.commands.figures", "draw the figures of runs and diagnoses"),
     "speed": ("eval.commands.speed", "time and memory with and without pruning"),
+    "gpu": ("eval.commands.gpu", "everything that is measured on a GPU, in steps of minutes"),
     "throughput": (
         "eval.commands.throughput",
         "questions a second of a whole evaluation, and what sharing brings",

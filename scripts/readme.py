@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from debias.names import ARMS
+from eval import files
 from eval.answering.store import Folder
 from eval.benchmarks import NAMES
 from eval.comparing import compare, verdict
@@ -146,11 +147,7 @@ def study_block(told: Mapping[str, Any]) -> str:
 
 def placed(page: str, text: str, marks: tuple[str, str] = MARKS) -> str:
     """The page with `text` between two marks."""
-    before, mark, rest = page.partition(marks[0])
-    _, end, after = rest.partition(marks[1])
-    if not (mark and end):
-        raise ValueError(f"README.md lacks the lines {marks[0]!r} and {marks[1]!r}, between which the results stand")
-    return f"{before}{mark}\n{text}\n{end}{after}"
+    return files.placed(page, marks, text, "README.md")
 
 
 def main(words: Sequence[str] | None = None) -> None:

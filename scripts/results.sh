@@ -13,7 +13,7 @@ methods=() folders=()
 while [ $# -gt 0 ] && [[ "$1" != -* ]]; do methods+=("$1"); shift; done
 [ ${#methods[@]} -gt 0 ] || methods=(fastv)
 if [ "${methods[0]}" = all ]; then
-  read -ra methods <<<"$("$PYTHON" -c 'from debias.names import METHODS; print(*METHODS)')"
+  read -ra methods <<<"$("$PYTHON" -c 'from pruners import names; print(*names())')"
 fi
 for method in "${methods[@]}"; do
   "$PYTHON" -m eval run --method "$method" --out "$at/$method" "$@"

@@ -8,7 +8,7 @@ set -euo pipefail
 source "$(dirname "$0")/env.sh"
 out="${1:-runs/speed}"
 keeps=${KEEPS:-64,128,192} rounds=${ROUNDS:-7} batches=${BATCHES:-1,8} kernels=${KERNELS:-sdpa,eager}
-decoder=fastv,pyramiddrop,sparsevlm,himap,tokencarve,d2pruner,deeplayer,random,grid # need no vision tower
+every=${METHODS:-$("$PYTHON" -c 'from pruners import names; print(",".join(names()))')} # what one cannot do is left out
 
 speed() { # speed NAME FLAGS...
   local name=$1
@@ -17,11 +17,7 @@ speed() { # speed NAME FLAGS...
 }
 
 for shape in ${SHAPES:-llava-1.5-7b llava-1.5-13b llava-next-7b video-llava-7b internvl2.5-8b}; do
-  case $shape in
-    llava-next* | video* | internvl*) methods=${METHODS:-$decoder} ;;
-    *) methods=${METHODS:-$decoder,vispruner,visionzip,illava} ;;
-  esac
-  speed "$shape" --shape "$shape" --method "$methods" --keep "$keeps" --arms none,trend,padding,both \
+  speed "$shape" --shape "$shape" --method "$every" --keep "$keeps" --arms none,trend,padding,both \
     --batch-size "$batches" --attention "$kernels"
 done
 first=${SHAPES:-llava-1.5-7b}
@@ -29,6 +25,6 @@ first=${first%% *}
 tokens=${TOKENS:-576,2056,2880,3328}
 speed tokens --shape "$first" --method fastv,pyramiddrop --arms none,both --tokens "$tokens" --attention "$kernels"
 speed ragged --shape "$first" --method fastv,sparsevlm --arms both --batch-size 8 --ragged 8 --decode 64 # padded rows
-speed parts --shape "$first" --method "${METHODS:-$decoder}" --arms both --tokens "$tokens" --batch-size "$batches" --parts
+speed parts --shape "$first" --method "$every" --arms both --tokens "$tokens" --batch-size "$batches" --parts
 "$PYTHON" -m eval speed --debias --out "$out/debias.json"
 speed precision --precision "${PRECISIONS:-bfloat16,float16}" --shape "${PRECISION_SHAPE:-mid}" --method fastv,sparsevlm

@@ -4,7 +4,5 @@
 # shellcheck source=scripts/env.sh
 source "$(dirname "$0")/env.sh"
 run="${1:-.cache/tiny-training}"
-for stage in tower words bridge tune save video_words video_bridge video video_save; do
-  "$PYTHON" -m tiny.train "$stage" --run "$run"
-done
+"$PYTHON" -m tiny.train all --run "$run"
 "$PYTHON" -m tiny.probe assets/tiny-llava --json "$run/probe.json"

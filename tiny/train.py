@@ -5,7 +5,7 @@ python -m tiny.train words --run DIR          # 1: the language model, on scenes
 python -m tiny.train bridge --run DIR         # 2: the projector puts a patch on the sum of its words' embeddings
 python -m tiny.train tune --run DIR           # 3: language model and projector on real pictures
 python -m tiny.train save --run DIR           # writes assets/tiny-llava
-and video_words, video_bridge, video, video_save likewise
+and video_words, video_bridge, video, video_save likewise; all: every stage in order
 """
 
 from __future__ import annotations
@@ -223,10 +223,10 @@ def seen(student: Student, projector: nn.Module, batch: Batch) -> torch.Tensor:
     return projected
 
 
-def save(run: Path, steps: int, device: str) -> None:
+def save(run: Path, steps: int, device: str, to: Path | None = None) -> None:
     student = Student(device)
     recall(student, run, "bridge", "tune")
-    folder.write(student.model, student.tokens, [folder.processor(student.tokens)], ASSETS / "tiny-llava")
+    folder.write(student.model, student.tokens, [folder.processor(student.tokens)], (to or ASSETS) / "tiny-llava")
 
 
 def video_bridge(run: Path, steps: int, device: str) -> None:
@@ -290,13 +290,14 @@ def video(run: Path, steps: int, device: str) -> None:
     teach(run, "video", viewer, curriculum, modules, steps, material)
 
 
-def video_save(run: Path, steps: int, device: str) -> None:
+def video_save(run: Path, steps: int, device: str, to: Path | None = None) -> None:
     viewer = Viewer(device)
     recall(viewer, run, "video_bridge", "video")
     inner = viewer.model.model
     # one size of picture serves both towers of the class; pictures were not trained on
     inner.image_tower.load_state_dict(inner.video_tower.state_dict())
-    folder.write(viewer.model, viewer.tokens, [viewer.tokens, film.frames_processor()], ASSETS / "tiny-video-llava")
+    parts = [viewer.tokens, film.frames_processor()]
+    folder.write(viewer.model, viewer.tokens, parts, (to or ASSETS) / "tiny-video-llava")
 
 
 STEPS = {
@@ -309,7 +310,7 @@ STEPS = {
     "video": 900,
 }
 
-STAGES = {
+STAGES: dict[str, Callable[..., None]] = {
     "tower": towers,
     "words": words,
     "bridge": bridge,
@@ -322,17 +323,29 @@ STAGES = {
 }
 
 
+def everything(run: Path, steps: int, device: str, to: Path | None = None) -> None:
+    """All stages in order; one that is through already is left as it is."""
+    for stage, work in STAGES.items():
+        print(f"{stage}: begins", flush=True)
+        work(run, steps or STEPS.get(stage, 0), device, **({"to": to} if stage.endswith("save") else {}))
+    print("all stages are through", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=list(STAGES))
+    parser.add_argument("stage", choices=[*STAGES, "all"])
     parser.add_argument("--run", type=Path, required=True, help="folder for checkpoints and learning curves")
     parser.add_argument("--steps", type=int, help="how long the stage learns")
+    parser.add_argument("--to", type=Path, help="where save and video_save write to, instead of assets/")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
     flags = parser.parse_args()
     torch.set_num_threads(flags.threads)
     flags.run.mkdir(parents=True, exist_ok=True)
-    STAGES[flags.stage](flags.run, flags.steps or STEPS.get(flags.stage, 0), flags.device)
+    if flags.stage == "all":
+        return everything(flags.run, flags.steps or 0, flags.device, flags.to)
+    steps, written = flags.steps or STEPS.get(flags.stage, 0), {"to": flags.to} if flags.stage.endswith("save") else {}
+    STAGES[flags.stage](flags.run, steps, flags.device, **written)
 
 
 if __name__ == "__main__":

@@ -298,6 +298,17 @@ def numbers(text: str) -> list[int]:
     return [positive(word.strip()) for word in text.split(",")]
 
 
+def budgets(text: str) -> list[int | float]:
+    """Counts of tokens, or shares such as 0.25, with commas."""
+    found: list[int | float] = []
+    for word in text.split(","):
+        share = float(word) if "." in word else None
+        if share is not None and not 0 < share <= 1:
+            raise ValueError(f"{word} is no share of an image's tokens: expected a number above 0 and up to 1.0")
+        found.append(positive(word.strip()) if share is None else share)
+    return found
+
+
 def options(words: Sequence[str]) -> dict[str, dict[str, Any]]:
     """{"vqav2": {"split": "test-dev"}} from vqav2.split=test-dev."""
     found: dict[str, dict[str, Any]] = {}

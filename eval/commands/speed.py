@@ -5,6 +5,9 @@ examples:
   python -m eval speed --method fastv,pyramiddrop,vispruner --keep 64,128 --shape llava-1.5-7b --batch-size 1,8
   python -m eval speed --shape internvl2.5-8b --tokens 576,3328 --attention sdpa,eager,flash_attention_2
   python -m eval speed --parts --tokens 576,2056,3328         what scoring, debiasing, selecting cost, and how it grows
+  python -m eval speed --compiled --method fastv              decoding with a static cache, beside the usual one
+  python -m eval speed --import runs/gpu/speed.json           what `eval gpu` measured, into docs/speed.md and README
+  python -m eval speed --waits --method fastv,d2pruner        who makes the host wait, on a GPU
   python -m eval speed --debias                               one debias call beside one 7B decoder layer
   python -m eval speed --precision bfloat16,float16,8bit      how often precision changes which tokens stay
 
@@ -26,7 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from eval.commands.flags import numbers, placing
+from eval.commands.flags import budgets, numbers, placing
 from eval.speed.settings import NAMES, SpeedSettings
 from eval.speed.shapes import SHAPES
 
@@ -35,8 +38,8 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     add = parser.add_argument
     add("--method", default="fastv", help="methods with commas (default: %(default)s)")
     add("--arms", default="none,both", help="arms with commas (default: %(default)s)")
-    add("--keep", type=numbers, default=[128], help="budgets with commas (default: 128)")
-    add("--shape", default="small", help=f"one of {', '.join(SHAPES)} (default: %(default)s)")
+    add("--keep", type=budgets, default=[128], help="counts or shares of tokens, with commas (default: 128)")
+    add("--shape", help=f"one of {', '.join(SHAPES)} (default: small; with --debias llava-1.5-7b)")
     add("--tokens", type=numbers, help="visual tokens, with commas (default: the shape's)")
     add("--batch-size", type=numbers, default=[1], help="with commas (default: 1)")
     add("--ragged", type=int, default=0, help="tokens that every second row of a batch lacks (default: none)")
@@ -59,6 +62,9 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     add("--debias", action="store_true", help="only time one debias call")
     add("--parts", action="store_true", help="only time scoring, debiasing, selecting and merging")
     add("--precision", metavar="KINDS", help="only compare kept tokens: bfloat16,float16,8bit,4bit")
+    add("--compiled", action="store_true", help="only time decoding with a static cache, whose step is compiled")
+    add("--waits", action="store_true", help="only say who makes the host wait for a GPU")
+    add("--import", dest="files", nargs="+", type=Path, metavar="FILE", help="put files of `gpu` into docs/speed.md")
     add("--model", type=Path, help="checkpoint for --precision (default: the embedded one, and the --shape)")
     add("--limit", type=int, default=50, help="pictures for --precision (default: %(default)s)")
     add("--against", choices=["fork"], help="fork: the authors' code and ours in turn")
@@ -67,6 +73,10 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    if args.files:
+        from eval.speed.published import take
+
+        return take(args.files)
     asked = settings(args)
 
     from eval.speed.variants import report

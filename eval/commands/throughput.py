@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from eval.commands import flags
-from eval.tables import Table, show
+from eval.tables import show
 
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
@@ -32,38 +32,13 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 def work(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from eval.speed.throughput import measure
+    from eval.speed.throughput import measure, table
 
     rows = []
     for method in flags.methods(args.method):
         for threads in args.threads:
             torch.set_num_threads(threads)
             rows += measure(flags.settings(args, method), threads, args.rounds)
-    columns = {
-        "method": "method",
-        "threads": "threads",
-        "setting": "setting",
-        "questions/s": "questions_per_second",
-        "times": "times",
-        "CPU ms/answer": "cpu_ms_per_answer",
-        "times less": "cpu_times_less",
-        "in the model": "model_share",
-        "GPU busy": "gpu_busy",
-    }
-    cells = [
-        [*(row[key] for key in columns.values()), "all" if not row["different"] else f"{row['different']} differ"]
-        for row in rows
-    ]
-    show(
-        Table(
-            "Questions a second",
-            [*columns, "equal"],
-            cells,
-            [
-                f"{rows[0]['questions']} questions in {rows[0]['arms']} arms, medians of {args.rounds} rounds in turn.",
-                "times: against one at a time, as are: times less, and equal (answers). CPU: of the whole process; "
-                "other work on the machine does not slow it down.",
-            ],
-        )
-    )
-    return {"rows": rows}
+    result = {"rounds": args.rounds, "rows": rows}
+    show(table(result))
+    return result

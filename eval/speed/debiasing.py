@@ -1,7 +1,8 @@
-"""What debiasing costs beside the prefill of a 7B decoder (`python -m eval speed --debias`).
+"""What debiasing costs beside the prefill of a decoder (`python -m eval speed --debias`).
 
-One decoder layer of LLaVA-1.5-7B's shape is timed at each length on the same machine in the same run; 32 of them are
-the prefill. The debias is the most expensive kind: a trend, padding to silence, and a layout that is already known.
+One decoder layer of the shape (LLaVA-1.5-7B's, unless another is named) is timed at each length on the same machine in
+the same run; as many as the shape has are the prefill. The debias is the most expensive kind: a trend, padding to silence, and
+a layout that is already known.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import torch
 import torch.nn.functional as F
 
 from debias import Debias, Padding, Span, Trend
+from eval.speed.settings import SpeedSettings
+from eval.speed.shapes import SHAPES, Shape
 from eval.tables import Table, show
-
-LAYERS, WIDTH, HEADS, INNER = 32, 4096, 32, 11008
 
 
 def span_of(length: int) -> Span:
@@ -58,36 +59,38 @@ def quickest(work: Callable[[], object], device: torch.device, times: int, round
 class Layer:
     """One decoder layer, as matrix products: everything in it that takes time."""
 
-    def __init__(self, device: torch.device) -> None:
-        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    def __init__(self, shape: Shape, device: torch.device) -> None:
+        self.shape, dtype = shape, torch.bfloat16 if device.type == "cuda" else torch.float32
 
         def make(rows: int, columns: int) -> torch.Tensor:
             return torch.randn(rows, columns, device=device, dtype=dtype) / math.sqrt(columns)
 
-        self.qkv, self.out = make(3 * WIDTH, WIDTH), make(WIDTH, WIDTH)
-        self.up, self.down = make(2 * INNER, WIDTH), make(WIDTH, INNER)
+        width, inner = shape.width, shape.inner
+        self.qkv, self.out = make(width + 2 * width * shape.groups // shape.heads, width), make(width, width)
+        self.up, self.down = make(2 * inner, width), make(width, inner)
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        heads = F.linear(hidden, self.qkv).reshape(1, len(hidden), 3, HEADS, WIDTH // HEADS).permute(2, 0, 3, 1, 4)
-        query, key, value = heads
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        shape, size = self.shape, self.shape.width // self.shape.heads
+        heads = F.linear(hidden, self.qkv).reshape(1, len(hidden), -1, size).transpose(1, 2)
+        query, key, value = heads.split([shape.heads, shape.groups, shape.groups], dim=1)
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=shape.groups < shape.heads)
         hidden = hidden + F.linear(mixed.transpose(1, 2).reshape(hidden.shape), self.out)
         gate, value = F.linear(hidden, self.up).chunk(2, dim=-1)
         return hidden + F.linear(F.silu(gate) * value, self.down)
 
 
 @torch.inference_mode()
-def measure(lengths: list[int], device: torch.device, rounds: int) -> dict[str, Any]:
+def measure(shape: Shape, lengths: list[int], device: torch.device, rounds: int) -> dict[str, Any]:
     dice = torch.Generator().manual_seed(0)
-    debias, layer, rows = Debias(Trend.exponential(0.003), Padding()), Layer(device), []
+    debias, layer, rows = Debias(Trend.exponential(0.003), Padding()), Layer(shape, device), []
     for length in lengths:
         span, score = span_of(length), torch.rand(length, generator=dice).to(device)
-        hidden = torch.randn(length, WIDTH, generator=dice).to(layer.out)
+        hidden = torch.randn(length, shape.width, generator=dice).to(layer.out)
         debias(score, span)
         layer(hidden[:64])
         ours = quickest(functools.partial(debias, score, span), device, times=200, rounds=10)
         theirs = quickest(functools.partial(layer, hidden), device, times=1, rounds=rounds)
-        prefill = LAYERS * theirs
+        prefill = shape.layers * theirs
         rows.append(
             {
                 "tokens": length,
@@ -107,15 +110,22 @@ def measure(lengths: list[int], device: torch.device, rounds: int) -> dict[str, 
     }
 
 
-def report(device: torch.device, lengths: tuple[int, ...] = (576, 2056, 2880, 3328), rounds: int = 3) -> dict[str, Any]:
+def report(asked: SpeedSettings, device: torch.device) -> dict[str, Any]:
     """Measure, and show as a table."""
-    result = measure(list(lengths), device, rounds)
+    shape = SHAPES[asked.shape]
+    result = measure(shape, list(asked.tokens or [576, 2056, 2880, 3328]), device, min(asked.rounds, 3))
+    result = {"shape": asked.shape, "layers": shape.layers, **result}
+    show(table(result))
+    return result
+
+
+def table(result: dict[str, Any]) -> Table:
     rows = [
         [row["tokens"], row["debias_us"], row["layer_ms"], f"{row['percent_of_prefill']:.5f}"] for row in result["rows"]
     ]
     notes = [
-        f"{result['device']}, {result['threads']} thread(s), torch {result['torch']}",
+        f"{result['device']}, {result['threads']} thread(s), torch {result['torch']}; layers of {result['shape']}",
         f"mask of a new image size: {result['mask_of_a_new_size_us']} us",
     ]
-    show(Table("One debias call", ["tokens", "debias us", "one layer ms", "% of a 32-layer prefill"], rows, notes))
-    return result
+    head = ["tokens", "debias us", "one layer ms", f"% of a {result['layers']}-layer prefill"]
+    return Table("One debias call", head, rows, notes)

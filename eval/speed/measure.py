@@ -33,7 +33,7 @@ class Variant:
     """What is measured: a method with its budget in one arm, or the unpruned model (method None), under one kernel."""
 
     method: str | None = None
-    keep: int = 0
+    keep: int | float = 0
     arm: str = "none"
     kernel: str = "sdpa"
 
@@ -103,6 +103,8 @@ def fitting(family: Laid, wanted: Sequence[Variant]) -> tuple[list[Variant], dic
     for variant in wanted:
         try:
             mean_tokens(family, variant)
+            if variant.method:
+                variant.pruner(family.tokens).check(family)
             if variant.method and not family.whole and variant.pruner(family.tokens).needs_tower():
                 raise ValueError("it works in the vision tower, which this number of visual tokens goes without")
             chosen.append(variant)
@@ -226,6 +228,16 @@ def own_peak(family: Laid, variant: Variant, batch: int) -> dict[str, int]:
     """This process's, after one prefill and one step."""
     once(family, variant, prompt(family, batch), 1)
     return {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+
+
+def machine(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """On what was measured: the device's name, threads, type of number, and torch's version."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "dtype": str(dtype).removeprefix("torch."),
+        "torch": torch.__version__,
+    }
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:

@@ -14,6 +14,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -69,10 +70,11 @@ def metered(pruner: Pruner, meter: Meter) -> Pruner:
     return changed
 
 
+@dataclass(frozen=True)
 class MeteredDebias(Debias):
-    """A debias that is timed."""
+    """A debias that is timed. Its meter is a field, so that a copy without a trend has one, too."""
 
-    meter: Meter
+    meter: Meter = field(kw_only=True)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with self.meter.part("debias"):
@@ -100,8 +102,7 @@ def once(family: Laid, variant: Variant, inputs: dict[str, Any], batch: int) -> 
     device = family.model.device
     meter, whole = Meter(device), Clock(device)
     arm = FULL.with_arm(variant.arm)
-    debias = MeteredDebias(arm.trend, arm.padding)
-    object.__setattr__(debias, "meter", meter)
+    debias = MeteredDebias(arm.trend, arm.padding, meter=meter)
     if family.model.config._attn_implementation != variant.kernel:
         family.model.set_attn_implementation(variant.kernel)
     with metered(variant.pruner(family.tokens), meter)(family, debias, sizes=[SIZE] * batch):

@@ -19,8 +19,8 @@ class SpeedSettings:
 
     method: Sequence[str] = ("fastv",)
     arms: Sequence[str] = ("none", "both")
-    keep: Sequence[int] = (128,)
-    shape: str = "small"  # one of eval.speed.shapes.SHAPES
+    keep: Sequence[int | float] = (128,)  # counts, or shares of the tokens
+    shape: str = ""  # one of eval.speed.shapes.SHAPES; "": small, and llava-1.5-7b for `debias`
     tokens: Sequence[int] | None = None  # visual tokens; None: the shape's
     batch_size: Sequence[int] = (1,)
     ragged: int = 0  # tokens that every second row of a batch lacks
@@ -33,6 +33,8 @@ class SpeedSettings:
     memory: bool = False  # peak memory on a CPU too, in a process for each variant
     shared_layers: bool = False  # one layer's random weights for all layers
     debias: bool = False  # only time one debias call
+    compiled: bool = False  # only time decoding with a static cache, whose step is compiled
+    waits: bool = False  # only say who makes the host wait for a GPU
     parts: bool = False  # only time scoring, debiasing, selecting and merging
     precision: Sequence[str] = ()  # only compare the tokens that are kept in these precisions
     model: Path | None = None  # the checkpoint for `precision`; None: the embedded one, and the shape
@@ -45,6 +47,7 @@ class SpeedSettings:
             self._set(name, tuple(several(getattr(self, name))))
         self._set("arms", tuple(map(names.arm, self.arms)))
         self._set("method", tuple(one_of("method", name, catalogue.names()) for name in self.method))
+        self._set("shape", self.shape or ("llava-1.5-7b" if self.debias else "small"))
         one_of("shape", self.shape, list(SHAPES))
         if self.device == "auto":
             raise ValueError("--device auto spreads a model over several devices; speed is that of one: name it")

@@ -14,7 +14,7 @@ from eval.answering.plan import batches
 from eval.answering.resolved import resolve
 from eval.comparing.results import questions
 from eval.settings import Settings
-from eval.tables import say
+from eval.tables import Table, say
 from pruners.engine.limits import Unsupported
 from pruners.engine.prefix import check_shared
 
@@ -107,3 +107,30 @@ def answered(
     meter.answers += len(found)
     meter.questions += sum(map(len, plan))
     return found
+
+
+COLUMNS = {
+    "method": "method",
+    "threads": "threads",
+    "setting": "setting",
+    "questions/s": "questions_per_second",
+    "times": "times",
+    "CPU ms/answer": "cpu_ms_per_answer",
+    "times less": "cpu_times_less",
+    "in the model": "model_share",
+    "GPU busy": "gpu_busy",
+}
+
+
+def table(result: dict[str, Any]) -> Table:
+    rows = result["rows"]
+    cells = [
+        [*(row[key] for key in COLUMNS.values()), "all" if not row["different"] else f"{row['different']} differ"]
+        for row in rows
+    ]
+    notes = [
+        f"{rows[0]['questions']} questions in {rows[0]['arms']} arms, medians of {result['rounds']} rounds in turn.",
+        "times: against one at a time, as are: times less, and equal (answers). CPU: of the whole process; other work "
+        "on the machine does not slow it down.",
+    ]
+    return Table("Questions a second", [*COLUMNS, "equal"], cells, notes)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from eval.answering import beforehand
-from eval.speed import authors, debiasing, parts, precision
+from eval.speed import authors, compiled, debiasing, parts, precision, waits
 from eval.speed.drawn import build
-from eval.speed.measure import Variant, fitting, matrix_rate, measure, own_peak, peaks
+from eval.speed.measure import Variant, fitting, machine, matrix_rate, measure, own_peak, peaks
 from eval.speed.settings import SpeedSettings
 from eval.speed.shapes import SHAPES
 from eval.tables import Table, say, show
@@ -22,11 +22,15 @@ def report(asked: SpeedSettings) -> dict[str, Any]:
         torch.set_num_threads(asked.threads)
     device = torch.device(asked.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if asked.debias:
-        return debiasing.report(device)
+        return debiasing.report(asked, device)
     if asked.against:
         return authors.report(asked, device)
     if asked.precision:
         return precision.report(asked, device)
+    if asked.compiled:
+        return compiled.report(asked, device, list(variants(asked)))
+    if asked.waits:
+        return waits.report(asked, device, list(variants(asked)))
     return timed(asked, device)
 
 
@@ -59,12 +63,9 @@ def timed(asked: SpeedSettings, device: torch.device) -> dict[str, Any]:
         del family
     result = {
         "shape": asked.shape,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "dtype": str(dtype).removeprefix("torch."),
+        **machine(device, dtype),
         "ragged": asked.ragged,
         "shared_layers": asked.shared_layers,
-        "torch": torch.__version__,
         "matrix_tflops": rate / 1e12,
         "rounds": asked.rounds,
         "rows": rows,

@@ -1,8 +1,7 @@
 """Nobody waits for the device: proved on a pretended one, which computes for real and writes down every wait.
 
-What is left are two reads of the prompt (its ids and its mask) before the model has started on it, and what two
-methods cannot do without: D2Pruner's and DeepLayer's independent set asks once per image whether it is complete, and
-TokenCarve's eigenvectors come from a solver that looks for errors.
+What is left are two reads of the prompt (its ids and its mask) before the model has started on it, and what three
+methods cannot do without; eval/speed/waits.py lists both, and holds a real GPU to the same lists.
 """
 
 import importlib.util
@@ -12,13 +11,13 @@ import pytest
 import torch
 
 from debias import Debias, Padding, Trend
+from eval.speed import waits
 
-DOOR = [("download", "engine/hooks.py:prefill"), ("download", "engine/sequence.py:real_columns")]
-SOLVER = ("_linalg_eigh", "methods/tokencarve.py:information")
-GRAPH = ("download", "pruners/mis.py:independent")
-NEEDED = {"tokencarve": [SOLVER], "d2pruner": [GRAPH], "deeplayer": [GRAPH]}
-# Read with the ids: how large the pictures are.
-SIZES = {"models/llava_next.py:spans", "models/llava_onevision.py:spans", "models/qwen2_5_vl.py:grids"}
+DOOR = [("download", at) for at in waits.DOOR]
+NEEDED = {
+    method: [("_linalg_eigh" if method == "tokencarve" else "download", at)] for method, at in waits.NEEDED.items()
+}
+SIZES = set(waits.SIZES)  # read with the ids: how large the pictures are
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +42,8 @@ def answer(model, inputs, between=lambda: None, steps=2):
     return logits
 
 
-def ours(waits):
-    return [
-        wait
-        for wait in waits
-        if wait[1].split("/")[0] in ("pruners", "engine", "methods", "models", "debias", "pruning")
-    ]
+def ours(found):
+    return [wait for wait in found if wait[1].split("/")[0] in waits.OURS]
 
 
 def check(pretend, adapter, pruner, encoded, wanted):
