@@ -1,11 +1,18 @@
 """Idefics3 and SmolVLM: tiles, the words between them, against the hub's processors."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
-from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import (
+    Idefics3ImageProcessorPil,
+    get_resize_output_image_size,
+)
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 from pruners.models import Request
+from pruners.models.idefics3 import longest
 
 SIZES = [(40, 70), (131, 50), (200, 301), (84, 84), (300, 90), (640, 480), (97, 500), (1001, 999), (5000, 3)]
 HUBS = {"idefics3": Idefics3ImageProcessorPil, "smolvlm": SmolVLMImageProcessorPil}
@@ -27,13 +34,21 @@ def test_pictures_are_those_of_the_hub_processor(name, size, adapters, builders)
     assert (rows, columns) == (theirs["rows"][0][0], theirs["cols"][0][0]) or not split
 
 
-@pytest.mark.parametrize("edge", [84, 4200])
-def test_larger_and_single_tiles_are_those_of_the_hub_processor(edge, builders):
+def test_a_picture_of_a_single_tile_is_that_of_the_hub_processor(builders):
     one, picture = builders.adapter("idefics3"), builders.picture(90, 70)
-    one.processor.size, one.processor.max_image_size = {"longest_edge": edge}, {"longest_edge": 1400}
-    ours, theirs = one.picture(picture), hub("idefics3", 1400, edge, picture)
-    assert torch.allclose(ours.inputs["pixel_values"], theirs["pixel_values"], atol=1e-5)
-    assert len(ours.inputs["pixel_values"][0]) == (1 if edge == 84 else 10)
+    one.processor.size = {"longest_edge": 84}
+    ours = one.picture(picture).inputs["pixel_values"]
+    assert torch.allclose(ours, hub("idefics3", 84, 84, picture)["pixel_values"], atol=1e-5)
+    assert ours.shape == (1, 1, 3, 84, 84)
+
+
+def test_sizes_are_those_of_the_hub_processor():
+    """Also where the longer side asked for is more than is allowed."""
+    draw = random.Random(0)
+    for _ in range(500):
+        width, height, edge = draw.randint(1, 3000), draw.randint(1, 3000), draw.choice([84, 1456, 4200])
+        picture = np.broadcast_to(np.uint8(0), (3, height, width))
+        assert longest((width, height), edge, 4096) == get_resize_output_image_size(picture, edge)[::-1]
 
 
 def words(one, columns, rows):
