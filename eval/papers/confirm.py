@@ -71,7 +71,8 @@ def confirm(plan: Plan, out: Path, base: Settings, rehearse: int | None = None) 
     for table in shown:
         tables.show(table)
     tables.write(shown, out)
-    drawings.save(charts.forest(found), out / "comparisons")
+    named_rows = [replace(one, benchmark=f"{one.b}, {one.benchmark}") for one in found]
+    drawings.save(charts.forest(named_rows), out / "comparisons")
     told = {
         "name": plan.name,
         "model": run_of(out / UNPRUNED)["models"]["image"],

@@ -58,7 +58,8 @@ def forest(found: Sequence[Contrast]) -> Figure:
             axis.plot(one.delta / shrink, row, "o", color=shade, markerfacecolor=face, markersize=5)
         axis.set_yticks(range(len(found)), [one.benchmark for one in found])
         axis.invert_yaxis()
-        axis.set_xlabel(f"{found[0].b} − {found[0].a}, points")
+        arms = {one.b for one in found}
+        axis.set_xlabel(f"{', '.join(arms) if len(arms) == 1 else 'arm'} − {found[0].a}, points")
     return drawn
 
 
