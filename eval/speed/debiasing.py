@@ -1,8 +1,8 @@
 """What debiasing costs beside the prefill of a decoder (`python -m eval speed --debias`).
 
 One decoder layer of the shape (LLaVA-1.5-7B's, unless another is named) is timed at each length on the same machine in
-the same run; as many as the shape has are the prefill. The debias is the most expensive kind: a trend, padding to silence, and
-a layout that is already known.
+the same run; as many as the shape has are the prefill. The debias is the most expensive kind: a trend, padding to
+silence, and a layout that is already known.
 """
 
 from __future__ import annotations
