@@ -137,7 +137,10 @@ def train(scale: Scale, out: Path) -> list[Part]:
 
 def vllm(scale: Scale, out: Path) -> list[Part]:
     """Serving, where vLLM is installed."""
-    return [part("serving", "pytest -q -p no:cacheprovider tests/vllm", needs=("vllm",))]
+    return [
+        part("tests", "pytest -q -p no:cacheprovider tests/reach/test_vllm.py", needs=("vllm",)),
+        part("bench", f"eval.harnesses.vllm.bench --shape {scale.shape} --rounds {2 * scale.rounds}", needs=("vllm",)),
+    ]
 
 
 STEPS: dict[str, Callable[[Scale, Path], list[Part]]] = {

@@ -113,7 +113,7 @@ def train(parts: dict[str, Any]) -> Lines:
 
 def vllm(parts: dict[str, Any]) -> Lines:
     for name, result in parts.items():
-        yield f"{name}: all tests pass", " ".join(result["said"][-1:]).strip("= "), True
+        yield f"{name} succeeds", " ".join(result["said"][-1:]).strip("= "), True
 
 
 def pruned(rows: Sequence[Row]) -> list[Row]:
