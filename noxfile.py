@@ -106,8 +106,9 @@ def vllm(session: nox.Session) -> None:
     """The plugin inside vLLM, in the environment that users make."""
     session.run("bash", "scripts/vllm.sh", external=True)
     env = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    python = ".venv-vllm/bin/python"
-    session.run(python, "-m", "pytest", "-q", "tests/reach/test_vllm.py", *session.posargs, env=env, external=True)
+    for name in ("vllm", "vllm_server"):  # an engine is for a process of its own
+        command = [".venv-vllm/bin/python", "-m", "pytest", "-q", f"tests/reach/test_{name}.py"]
+        session.run(*command, *session.posargs, env=env, external=True)
 
 
 @nox.session(python="3.11")

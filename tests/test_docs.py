@@ -36,7 +36,7 @@ STANDS_FOR = {"N": "1", "B": "1", "METHOD": "fastv", "BENCHMARK": "pope"}
 FOREIGN = {"--nproc-per-node", "--nnodes", "--ntasks", "--array", "--gres", "--gpus", "--model_args", "--tasks",
            "--num_gpus", "--module", "--num_processes", "--include_path", "--nproc", "--recursive", "--batch_size",
            "--output_path", "--force_simple", "--work-dir", "--hf-overrides", "--enforce-eager",
-           "--max-model-len"}  # fmt: skip
+           "--max-model-len", "--trust-request-mm-kwargs"}  # fmt: skip
 
 
 def commands(text):

@@ -42,6 +42,7 @@ ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process, where we see what it keeps
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # standard output is for the table
 }
 
 Kept = dict[int, list[int]]  # raster indices, by the picture's fingerprint

@@ -151,6 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             folder = scratch
             written(SHAPES[args.shape], Path(scratch))
         os.environ[VARIABLE] = plain  # the most that a request may ask for
+        os.environ["VLLM_LOGGING_STREAM"] = "ext://sys.stderr"
         from vllm import LLM
 
         engine = LLM(
