@@ -14,6 +14,7 @@ ROOM = "eval.harnesses.vllm"
 # vLLM's own architecture -> our subclass of it. Strings: imported when such a model is asked for.
 MODELS = {
     "LlavaForConditionalGeneration": f"{ROOM}.llava:DebiasedLlava",
+    "LlavaNextForConditionalGeneration": f"{ROOM}.llava_next:DebiasedLlavaNext",
 }
 PREFIX = "Debiased"  # what --hf-overrides puts before the name of an architecture
 
