@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import torch
@@ -64,16 +65,19 @@ def run(step: str, out: Path, rehearse: bool = False, seconds: float = SECONDS) 
 def machine() -> dict[str, str]:
     """What the numbers belong to."""
     cuda = torch.cuda.is_available()
-    told = subprocess.run(  # says nothing where the code came without its history
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    git, commit = which("git"), ""
+    if git is not None:  # says nothing where the code came without its history
+        told = subprocess.run(
+            [git, "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        commit = told.stdout.strip()
     return {
         "device": torch.cuda.get_device_name() if cuda else f"{os.cpu_count()} CPU cores, no GPU",
         "cuda": str(torch.version.cuda) if cuda else "none",
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "python": platform.python_version(),
-        "commit": told.stdout.strip() or "unknown",
+        "commit": commit or "unknown",
         "date": date.today().isoformat(),
     }
 
