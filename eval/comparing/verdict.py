@@ -24,11 +24,14 @@ def main_arm(arms: Sequence[str]) -> str | None:
     return next((arm for arm in ("both", "padding") if arm in others), others[-1] if others else None)
 
 
-def verdict(found: Sequence[Contrast], arm: str) -> str:
-    """One sentence about an arm over all benchmarks, and one about how many of them differ by themselves."""
+def verdict(found: Sequence[Contrast], arm: str, where: str | None = None) -> str:
+    """One sentence about an arm over all benchmarks, and one about how many of them differ by themselves.
+
+    where: what to say instead of the names of the benchmarks.
+    """
     mine = [one for one in found if one.b == arm]
     whole, single = mine[-1], [one for one in mine if one.benchmark != "average"]
-    where = f"over {len(single)} benchmarks" if len(single) > 1 else f"on {whole.benchmark}"
+    where = where or (f"over {len(single)} benchmarks" if len(single) > 1 else f"on {whole.benchmark}")
     asked = f"{where} ({whole.n:,} questions)"
     shown = between(whole.delta, whole.low, whole.high)
     if whole.differs:

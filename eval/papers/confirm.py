@@ -66,7 +66,7 @@ def confirm(plan: Plan, out: Path, base: Settings, rehearse: int | None = None) 
     }
     found = compared(plan, cut)
     shown = [_comparisons(plan, found, may), _scores(whole, cut), _trends(fitted)]
-    said = verdict.verdict([found[0]], plan.primary.arm)
+    said = verdict.verdict([found[0]], plan.primary.arm, f"with {found[0].benchmark}")
     explain(f"\n{'' if may.confirmed else 'Not a confirmation: '}{said}\n")
     for table in shown:
         tables.show(table)
