@@ -139,8 +139,8 @@ def study_block(told: Mapping[str, Any]) -> str:
     asked = f"{first['n']} pictures that nothing was fitted or chosen on, one question each"
     rest = f"Holm's correction over the {len(others)} other comparisons"
     notes = (
-        f"`FastV` on {told['model']}: {asked}. Planned first: {told['why']}. Intervals: BCa bootstrap over pictures. Bold: "
-        f"p < 0.05, exact McNemar; the primary comparison by itself, the others after {rest}."
+        f"`FastV` on {told['model']}: {asked}. Planned first: {told['why']}. Intervals: BCa bootstrap over pictures. "
+        f"Bold: p < 0.05, exact McNemar; the primary comparison by itself, the others after {rest}."
     )
     return "\n\n".join([told["said"], shown, notes])
 
