@@ -13,17 +13,19 @@ from debias import trends
 from eval import tables
 from eval.answering.resolved import Resolved
 from eval.answering.store import Folder
+from eval.bias.diagnosis import bracket
 from eval.bias.fitting import Fit
 from eval.comparing import verdict
 from eval.comparing.contrast import Contrast, contrast
 from eval.comparing.results import Scored, results
 from eval.embedded import named
 from eval.evaluation import evaluate
-from eval.papers import study
+from eval.papers import grid, study
 from eval.papers.study import Comparison, Plan, Verdict
 from eval.scoring import statistics
 from eval.settings import UNPRUNED, Settings
 from eval.showing import charts, drawings
+from eval.showing.cells import canvas_of
 from eval.tables import Table, between, explain, say
 from tiny import smol_data
 from tiny.benchmarks import cached
@@ -65,7 +67,7 @@ def confirm(plan: Plan, out: Path, base: Settings, rehearse: int | None = None) 
         for keep in plan.cuts["keep"]
     }
     found = compared(plan, cut)
-    shown = [_comparisons(plan, found, may), _scores(whole, cut), _trends(fitted)]
+    shown = [_comparisons(plan, found, may), _scores(whole, cut), _kept(cut, base), _trends(fitted)]
     said = verdict.verdict([found[0]], plan.primary.arm, f"with {found[0].benchmark}")
     explain(f"\n{'' if may.confirmed else 'Not a confirmation: '}{said}\n")
     for table in shown:
@@ -90,6 +92,7 @@ def confirm(plan: Plan, out: Path, base: Settings, rehearse: int | None = None) 
             {"layer": layer, "keep": keep, **{arm: one.score.value for arm, one in scored.arms.items()}}
             for (layer, keep), scored in cut.items()
         ],
+        "kept": _kept(cut, base).rows,
         "trends": {layer: trends.load(path)[0] for layer, path in fitted.items()},
         "comparisons": [asdict(one) for one in found],
     }
@@ -218,6 +221,18 @@ def _scores(whole: Scored, cut: Mapping[tuple[int, int], Scored]) -> Table:
         [layer, keep, full, *(scored.arms[arm].score.value for arm in arms)] for (layer, keep), scored in cut.items()
     ]
     return Table("Right answers, per cent", ["layer", "keep", UNPRUNED, *arms], rows)
+
+
+def _kept(cut: Mapping[tuple[int, int], Scored], base: Settings) -> Table:
+    """What stays at each cut: the patches that the question is about, and padding."""
+    canvas = canvas_of(named(str(base.model)))
+    rows: list[list[Any]] = []
+    for (layer, keep), scored in cut.items():
+        for arm in scored.arms:
+            found = grid.kept(scored, arm, canvas)
+            rows.append([layer, keep, arm, *(None if one is None else bracket(one, 3) for one in found)])
+    notes = ["recall: of the patches that the question is about; padding: of the kept tokens. In brackets 95 %."]
+    return Table("What is kept", ["layer", "keep", "arm", "recall", "padding"], rows, notes)
 
 
 def _trends(fitted: Mapping[int, Path]) -> Table:
