@@ -179,6 +179,9 @@ def shortened(one):
         runs = runs[:2]
     if one.measure == "gains":
         runs = tuple(run for run in runs if run.keep in (None, 64, 128, 256))[:2]
+    if one.measure == "ways":
+        some = ("raw", "exponential", "blank-mean", "suppression", "feather", "padding-bilinear")
+        runs = tuple(run for run in runs if run.label.removeprefix("fastv-128-L2-") in some)
     if one.measure == "grid":
         runs = tuple(run for run in runs if run.keep in (None, 64) and run.depth in (None, 4, 16))
     if one.measure == "budgets":

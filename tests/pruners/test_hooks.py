@@ -311,7 +311,7 @@ def test_a_bad_pruner_is_told_so(llava, requests):
         ("himap", {"keeps": (5, 12)}, "give 2 counts"),
         ("sparsevlm", {"keeps": (10,)}, "give 3 counts"),
         ("sparsevlm", {"keeps": (10, 5, 3), "layers": (2, 4)}, "give 2 counts"),
-        ("deeplayer", {"selection": "best"}, "selection is 'mis', 'topk' or an MIS"),
+        ("deeplayer", {"selection": "best"}, "selection is 'mis', 'suppression', 'topk', an MIS"),
         ("deeplayer", {"scores": "ratios"}, "unknown score arithmetic 'ratios'"),
         ("illava", {"tower_keep": 2.0}, "give a count"),
     ],

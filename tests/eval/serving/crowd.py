@@ -1,6 +1,6 @@
 """A crowd of clients with faults among them: is every request answered, and each about its own picture?
 
-    python tests/eval/serving/load.py --requests 1000 --clients 16
+    python tests/eval/serving/crowd.py --requests 1000 --clients 16
 
 Some pictures are broken or too large, some bodies are no JSON or too long, some clients leave in the middle of a
 request or of an answer. Every picture has one answer and one set of kept tokens, which are computed beforehand by the
