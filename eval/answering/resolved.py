@@ -21,7 +21,7 @@ from eval.answering.fields import assembled
 from eval.answering.plan import world
 from eval.benchmarks.base import Benchmark
 from eval.bias import fitting
-from eval.embedded import EMBEDDED, data_of, named, world_of
+from eval.embedded import EMBEDDED, data_of, is_smol, named, world_of
 from eval.forks.backend import Fork
 from eval.forks.setup import code_of, described
 from eval.settings import UNPRUNED, Settings
@@ -261,7 +261,9 @@ class Resolved:
                 base = dataclasses.replace(base, padding=asked)
         if arm not in ("trend", "both") or not trends.trended(self.pruner):
             return base
-        known = trends.Known(self.settings.method, benchmark, media, self.layout[media].tokens, self.own_trends(media))
+        # the released curves are LLaVA-1.5's, and so not those of a model of ours with as many tokens
+        tokens = None if is_smol(self.models[media]) else self.layout[media].tokens
+        known = trends.Known(self.settings.method, benchmark, media, tokens, self.own_trends(media))
         found, reading = known.choose(self.settings.trend), trends.READINGS.get(self.settings.trend)
         trend = self.fitted(media, found, reading) if isinstance(found, str) else found
         return dataclasses.replace(base, trend=trend, reading=reading)

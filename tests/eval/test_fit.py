@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from eval.bias import fitting
 from eval.bias.fits import table
 from eval.bias.fitting import Fit, Probe, fitted
 from eval.cli import main
+from eval.settings import Settings
 from pruners.prior import Prior
 
 ONE_ANSWER = ("--benchmarks", "gqa", "--limit", "1", "--max-new-tokens", "2", "--arms", "trend")
@@ -260,3 +262,14 @@ def test_another_reading_of_attention_is_refused_before_anything_is_loaded(flags
     words = ["--method", "fastv", "--model", str(checkpoints["image"]), "--data", str(world), "--benchmarks", "gqa"]
     assert main(["run", *words, "--dry-run", "--trend", "unrotated", "--arms", "none,both", *flags]) == 1
     assert said in capsys.readouterr().err
+
+
+def test_smol_never_divides_by_the_curves_of_llava(checkpoints, tmp_path, monkeypatch):
+    """It has as many tokens as LLaVA-1.5, and no trend of its own in this folder: one is fitted to it."""
+    shutil.copytree(checkpoints["image"], tmp_path / "smol")
+    chosen = Resolved(Settings("fastv", keep=4), [], {"image": str(tmp_path / "smol")})
+    monkeypatch.setitem(chosen.layout, "image", replace(chosen.layout["image"], tokens=576))
+    monkeypatch.setattr(Resolved, "fitted", lambda *_: Trend.exponential(0.5))
+    assert chosen.debias_for(None, "image", "trend").trend != Trend.exponential(0.5)
+    (tmp_path / "smol" / "origin.json").write_text('{"world": "smol"}')
+    assert chosen.debias_for(None, "image", "trend").trend == Trend.exponential(0.5)

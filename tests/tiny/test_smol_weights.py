@@ -50,7 +50,8 @@ def answered(model, encoded, steps=STEPS, **options):
 def test_it_answers_questions_about_whole_pictures(model, prompts):
     with torch.inference_mode():
         said = [model.model.generate(**one.inputs, max_new_tokens=4, do_sample=False) for one in prompts[1]]
-    texts = [model.decode(out)[0].strip().lower() for out in said]
+    lengths = [one.inputs["input_ids"].shape[1] for one in prompts[1]]
+    texts = [model.decode(out[:, n:])[0].strip().lower() for out, n in zip(said, lengths, strict=True)]
     right = sum(text == question.answer.lower() for text, (_, question) in zip(texts, prompts[0], strict=True))
     assert right >= 7, list(zip(texts, [question.answer for _, question in prompts[0]], strict=True))
 

@@ -23,7 +23,7 @@ pytest.importorskip("openai", reason="needs the extra judge")
 from eval.embedded import EMBEDDED
 from eval.serving.demo import PANELS, Demo
 
-load = importlib.import_module("load")  # pyproject.toml puts tests/eval/serving on pytest's path
+load = importlib.import_module("crowd")  # pyproject.toml puts tests/eval/serving on pytest's path
 
 
 @pytest.fixture(scope="module")

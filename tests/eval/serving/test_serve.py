@@ -24,7 +24,7 @@ from eval.serving.protocol import Ask, Refused  # noqa: E402
 from pruners.models import Request  # noqa: E402
 from tiny.layouts_media import write_video  # noqa: E402
 
-load = importlib.import_module("load")  # pyproject.toml puts tests/eval/serving on pytest's path
+load = importlib.import_module("crowd")  # pyproject.toml puts tests/eval/serving on pytest's path
 EXAMPLE = load.url((EMBEDDED["image"].parent / "example.png").read_bytes())
 
 
