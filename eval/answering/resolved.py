@@ -261,8 +261,8 @@ class Resolved:
                 base = dataclasses.replace(base, padding=asked)
         if arm not in ("trend", "both") or not trends.trended(self.pruner):
             return base
-        # the released curves are LLaVA-1.5's, and so not those of a model of ours with as many tokens
-        tokens = None if is_smol(self.models[media]) else self.layout[media].tokens
+        model = self.models[media]
+        tokens = None if is_smol(model) else self.layout[media].tokens  # the released curves are not those of smol
         known = trends.Known(self.settings.method, benchmark, media, tokens, self.own_trends(media))
         found, reading = known.choose(self.settings.trend), trends.READINGS.get(self.settings.trend)
         trend = self.fitted(media, found, reading) if isinstance(found, str) else found
@@ -282,7 +282,7 @@ class Resolved:
             what = found.get("found", "trend")
             log.info("fitted: %s, rate %.6f per token, r2 %.3f", what, found.get("rate", 0.0), found.get("r2", 0.0))
             # Rounded, so that another process or a later start, whose sums differ in the last bit, divides by the same.
-            self._fitted[media, kind] = files.make(rounded(found), "fitted on the way")
+            self._fitted[media, kind] = files.make(fitting.rounded(found), "fitted on the way")
         return self._fitted[media, kind]
 
     def heldout(self, media: str) -> Path:
@@ -387,16 +387,3 @@ class Resolved:
 def own_gpu(local: int) -> int:
     """Which of the GPUs that this process sees is its own; SLURM may show each process only one."""
     return local % torch.cuda.device_count()
-
-
-def rounded(record: dict[str, Any]) -> dict[str, Any]:
-    """A trend's record with four significant digits."""
-
-    def short(value: Any) -> Any:
-        if isinstance(value, float):
-            return float(f"{value:.4g}")
-        if isinstance(value, list):
-            return [short(entry) for entry in value]
-        return rounded(value) if isinstance(value, dict) else value
-
-    return {name: short(value) for name, value in record.items()}

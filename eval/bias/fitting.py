@@ -186,3 +186,16 @@ def prior(
     what = "clips" if media == "video" else "pictures"
     say(f"prior of layer {found.layer} over {found.images} {what} written to {out}")
     return {"kind": "prior", "layer": found.layer, what: found.images, "digest": found.digest, "file": str(out)}
+
+
+def rounded(record: dict[str, Any]) -> dict[str, Any]:
+    """A trend's record with four significant digits."""
+
+    def short(value: Any) -> Any:
+        if isinstance(value, float):
+            return float(f"{value:.4g}")
+        if isinstance(value, list):
+            return [short(entry) for entry in value]
+        return rounded(value) if isinstance(value, dict) else value
+
+    return {name: short(value) for name, value in record.items()}
