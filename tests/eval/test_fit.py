@@ -162,7 +162,7 @@ def test_trends_beside_the_checkpoint_are_the_default(checkpoints, world, tmp_pa
 
 
 def test_a_trend_fitted_on_the_way_does_not_depend_on_the_last_bit():
-    from eval.answering.resolved import rounded
+    from eval.bias.fitting import rounded
 
     one = {"kind": "table", "rate": 0.0123456789, "values": [1.0, 0.98765432], "length": 2, "between": {"rate": 0.1}}
     other = {**one, "rate": 0.0123456788, "values": [1.0, 0.98765431]}
