@@ -44,5 +44,7 @@ def panels(
         axes[0, 0].set_ylabel("score")
         axes[1, 0].set_ylabel("rise of the\nlayer before")
         handles, labels = axes[0, 0].get_legend_handles_labels()
-        drawn.legend(handles, labels, ncols=min(3 if len(lines) == 1 else 7, len(labels)), loc="outside lower center", fontsize=8)
+        drawn.legend(
+            handles, labels, ncols=min(3 if len(lines) == 1 else 7, len(labels)), loc="outside lower center", fontsize=8
+        )
     return drawn
