@@ -67,7 +67,8 @@ def confirm(plan: Plan, out: Path, base: Settings, rehearse: int | None = None) 
         for keep in plan.cuts["keep"]
     }
     found = compared(plan, cut)
-    shown = [_comparisons(plan, found, may), _scores(whole, cut), _kept(cut, base), _trends(fitted)]
+    kept = _kept(cut, base)
+    shown = [_comparisons(plan, found, may), _scores(whole, cut), kept, _trends(fitted)]
     said = verdict.verdict([found[0]], plan.primary.arm, f"with {found[0].benchmark}")
     explain(f"\n{'' if may.confirmed else 'Not a confirmation: '}{said}\n")
     for table in shown:
@@ -92,7 +93,7 @@ def confirm(plan: Plan, out: Path, base: Settings, rehearse: int | None = None) 
             {"layer": layer, "keep": keep, **{arm: one.score.value for arm, one in scored.arms.items()}}
             for (layer, keep), scored in cut.items()
         ],
-        "kept": _kept(cut, base).rows,
+        "kept": kept.rows,
         "trends": {layer: trends.load(path)[0] for layer, path in fitted.items()},
         "comparisons": [asdict(one) for one in found],
     }
