@@ -55,20 +55,20 @@ def prepare(task: Task) -> Task:
     layers = {run.label: task.settings(run).fields["layer"] for run in task.artefact.runs if run.depth is not None}
     missing = [layer for layer in sorted(set(layers.values())) if not trend_file(task, layer).is_file()]
     if missing:
-        settled = fitted(task)
+        settled, tokens = fitted(task)
         methods = sorted({run.method for run in task.artefact.runs if run.depth is not None})
         for layer in missing:
             found = settled[layer - 1]
             record = {
                 "benchmark": trends.EVERY,
-                **trends.describe(replace(found.trend, length=len(found.curve), residual=None)),
+                **trends.describe(replace(found.trend, length=tokens, residual=None)),
                 "rise": list(found.rise),
                 "found": "trend" if found.there else NONE,
                 "layer": layer,
                 "command": f"python -m eval reproduce {task.artefact.name}",
             }
             trends.dump([{"method": method, **record} for method in methods], trend_file(task, layer))
-        rises = [{"rise": one.rise, "r2": one.r2, "found": one.there} for one in settled]
+        rises = [{"rise": one.rise, "r2": one.fitted.r2, "found": one.there} for one in settled]
         (task.here / "trends.json").write_text(json.dumps(rises, indent=1) + "\n", encoding="utf-8")
     return replace(task, trends={label: str(trend_file(task, layer)) for label, layer in layers.items()})
 
@@ -78,21 +78,9 @@ def trend_file(task: Task, layer: int) -> Path:
     return task.here / f"trends-layer-{layer}.toml"
 
 
-@dataclass(frozen=True)
-class Fit:
-    """The trend of one layer, and what the pictures say about it."""
-
-    settled: Settled
-    curve: Sequence[float]
-
-    trend = property(lambda self: self.settled.trend)
-    rise = property(lambda self: self.settled.rise)
-    there = property(lambda self: self.settled.there)
-    r2 = property(lambda self: self.settled.fitted.r2)
-
-
-def fitted(task: Task) -> list[Fit]:
-    """Of every layer, the trend of its last row's attention over the held-out questions, padding left out."""
+def fitted(task: Task) -> tuple[list[Settled], int]:
+    """Of every layer, the trend of its last row's attention over the held-out questions, padding left out; and how many
+    tokens it is over."""
     first = next(run for run in task.artefact.runs if run.depth is not None)
     count = min(PICTURES, max(4, task.base.limit or PICTURES))
     say(f"fitting the trend of every layer on {count} held-out pictures")
@@ -109,7 +97,7 @@ def fitted(task: Task) -> list[Fit]:
     finally:
         chosen.close()
     values = [without_padding(seen, seen.heads_mean[:, layer]) for layer in range(seen.attention.shape[1])]
-    return [Fit(settle(torch.as_tensor(one), special(seen)), one[0].tolist()) for one in values]
+    return [settle(torch.as_tensor(one), special(seen)) for one in values], seen.attention.shape[-1]
 
 
 def grid(task: Task) -> list[Table]:
