@@ -134,7 +134,7 @@ class Resolved:
             raise ValueError(f"--max-patches belongs to families that cut a picture into so many tiles: {tiled}")
         self._loaded: tuple[str, Any, Backend] | None = None
         self._fork: tuple[str, Fork] | None = None
-        self._fitted: dict[tuple[str, str], Trend] = {}
+        self._fitted: dict[tuple[str, str, Reading | None], Trend] = {}
 
     def _check_models(self) -> None:
         """Whatever of a checkpoint can be found wrong without building it; the authors' code has its own layouts."""
@@ -275,22 +275,22 @@ class Resolved:
 
     def fitted(self, media: str, kind: str = "exponential", reading: Reading | None = None) -> Trend:
         """A trend fitted now, on pictures that no benchmark scores."""
-        if (media, kind) not in self._fitted:
+        if (media, kind, reading) not in self._fitted:
             log.info("fitting the trend of %s on held-out %ss", self.settings.method, media)
             how = fitting.Fit(kind, reading=reading)
-            found, _ = self.record(media, self.heldout(media), None, fitting.QUICK, how)
+            found, _ = self.record(media, self.heldout(media), None, None, how)
             what = found.get("found", "trend")
             log.info("fitted: %s, rate %.6f per token, r2 %.3f", what, found.get("rate", 0.0), found.get("r2", 0.0))
             # Rounded, so that another process or a later start, whose sums differ in the last bit, divides by the same.
-            self._fitted[media, kind] = files.make(fitting.rounded(found), "fitted on the way")
-        return self._fitted[media, kind]
+            self._fitted[media, kind, reading] = files.make(fitting.rounded(found), "fitted on the way")
+        return self._fitted[media, kind, reading]
 
     def heldout(self, media: str) -> Path:
         """Questions that are never scored, of the world that the model of one medium was made for."""
         return data_of(self.models[media], half="heldout")
 
     def record(
-        self, media: str, data: Path, only: Sequence[str] | None, limit: int, how: fitting.Fit
+        self, media: str, data: Path, only: Sequence[str] | None, limit: int | None, how: fitting.Fit
     ) -> tuple[dict[str, Any], torch.Tensor]:
         """A trend of the method on the model of one medium, as a record of a trends file; and the measured curve."""
         model = self.models[media]

@@ -26,6 +26,7 @@ from pruners.models import Request
 from pruners.prior import CLIP_PROMPT, PROMPT, Prior
 
 QUICK = 16  # questions of each benchmark, when a trend is fitted on the way to a run
+PICTURES = 128  # at least so many questions in all, where the data holds few benchmarks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,10 +126,15 @@ def rotary(adapter: Any) -> dict[str, Any]:
     return {"head_dim": width, "theta": float(theta)}
 
 
-def calibration(media: str, data: Path, only: Sequence[str] | None = None, limit: int = QUESTIONS) -> list[Any]:
-    """(benchmark, questions) to measure on: benchmarks of one medium that `data` holds."""
+def calibration(media: str, data: Path, only: Sequence[str] | None = None, limit: int | None = QUESTIONS) -> list[Any]:
+    """(benchmark, questions) to measure on: benchmarks of one medium that `data` holds.
+
+    limit: questions of each benchmark; None: a few, and more where the benchmarks are few.
+    """
     found = [benchmarks.get(name) for name in only or benchmarks.NAMES]
     found = [one for one in found if one.media == media and (only or one.lies_in(data))]
+    if limit is None:
+        limit = max(QUICK, math.ceil(PICTURES / max(1, len(found))))
     asked = [(one, limited([s for s in one.load(data) if s.image or s.video], limit)) for one in found]
     if not asked:
         among = f" among {', '.join(only)}" if only else ""

@@ -22,7 +22,7 @@ from eval.answering.resolved import Resolved
 from eval.answering.store import Folder, decode
 from eval.bias.diagnose import special, without_padding
 from eval.bias.diagnosis import bracket
-from eval.bias.fitting import calibration
+from eval.bias.fitting import PICTURES, calibration
 from eval.bias.probe import watch
 from eval.bias.strength import Measured, mean
 from eval.comparing.contrast import LEVEL, Contrast, contrast
@@ -37,8 +37,6 @@ from eval.showing import drawings, layerwise
 from eval.showing.cells import canvas_of
 from eval.tables import Table, between, say
 from pruners.models import Request
-
-PICTURES = 128  # that the trends are fitted on
 
 
 @dataclass(frozen=True)

@@ -185,6 +185,14 @@ def test_other_kinds_follow_the_same_curve(kind):
     assert float(flat.max() / flat.min() - 1) < spread * float(curve.max() / curve.min() - 1)
 
 
+def test_a_trend_on_the_way_takes_more_of_a_benchmark_that_is_alone(world):
+    def count(only):
+        return {one.name: len(samples) for one, samples in fitting.calibration("image", world, only, None)}["pope"]
+
+    assert count(None) == fitting.QUICK
+    assert count(["pope"]) == len(fitting.benchmarks.get("pope").load(world)) > fitting.QUICK
+
+
 def test_clips_are_fitted_over_frames_without_their_cls():
     probe = Probe()
     special = torch.zeros(4, 10, dtype=torch.bool)
