@@ -16,9 +16,11 @@ def regions(xy: Tensor, across: int) -> Tensor:
 
 def rank_within(score: Tensor, region: Tensor) -> Tensor:
     """[V] how many tokens of the same region come before each one by `score`; ties go to the earlier token."""
-    first = torch.arange(len(score), device=score.device)
-    before = (score[None] > score[:, None]) | ((score[None] == score[:, None]) & (first[None] < first[:, None]))
-    return (before & (region[None] == region[:, None])).sum(-1)
+    order = score.argsort(descending=True, stable=True)
+    order = order[region[order].argsort(stable=True)]
+    there = region[order]
+    place = torch.arange(len(score), device=score.device) - torch.searchsorted(there, there)
+    return torch.empty_like(order).scatter_(0, order, place)
 
 
 def evenly(score: Tensor, region: Tensor, count: int, last: Tensor) -> Tensor:

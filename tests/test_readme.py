@@ -11,6 +11,7 @@ import readme
 from PIL import Image
 
 from pruners import find, names
+from pruners.frames import OfClips
 from pruners.models import families, family, known_checkpoints
 
 ROOT = Path(__file__).parents[1]
@@ -75,11 +76,14 @@ def test_the_table_of_models_says_what_works_where():
     lines = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("| ") and "`" in line]
     said = {re.findall(r"`([^`]+)`", line[1])[0]: (line[3].strip(), line[5].strip()) for line in lines}
     towers = [name for name in names() if find(name).reads_tower() or find(name).prunes_tower()]
+    clips = [name for name in names() if issubclass(find(name), OfClips)]
     for kind in map(family, families()):
-        missing = [name for name in names() if not find(name).serves(kind)]
+        missing = [name for name in names() if name not in clips and not find(name).serves(kind)]
         works = "all" if not missing else "all but " + ", ".join(f"`{name}`" for name in missing)
         works = "decoder" if missing == towers else works
-        assert said[kind.known[0]] == ("yes" if kind.takes_clips() else "no", works)
+        film = "no" if not kind.takes_clips() else "frame by frame" if kind.frames_apart else "yes"
+        assert said[kind.known[0]] == (film, works)
+        assert {find(name).serves(kind) for name in clips} == {film == "yes"}
 
 
 def test_the_results_are_those_that_were_measured():

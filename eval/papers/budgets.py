@@ -57,12 +57,13 @@ def budgets(task: Task) -> list[Table]:
         shown = [signed(interval(gaps[name])) if name in gaps else None for name in COMPARED]
         rows.append([one.method, one.keep, points["none"][1], *(means.get(arm) for arm in ARMS), *shown])
     runs = {folder.path: (folder.info(), scored) for _, folder, scored in loaded}
-    made = figures.together(runs) | {f"{name}-by-method": figure for name, figure in by_method(drawn).items()}
+    of = task.artefact.runs[-1].of
+    made = figures.together(runs) | {f"{name}-by-method": figure for name, figure in by_method(drawn, of).items()}
     for name, figure in made.items():
         drawings.save(figure, task.here / "figures" / name)
     names = ", ".join(one.benchmark.name for one in next(iter(ours.values()), []))
     notes = [
-        f"Means over {names} (MME / 20). A budget is of 576 tokens, as each method's authors count it; tokens: what a "
+        f"Means over {names} (MME / 20). A budget is of {of} tokens, as each method's authors count it; tokens: what a "
         "layer sees, mean. `debiased` is both, or padding for methods without a trend. Random and grid at the same "
         f"budget, their padding silenced where debiased stands. In brackets 95 %: {SLOW_DRAWS} paired bootstrap draws.",
         *artefacts.sources(task.artefact),
@@ -106,14 +107,14 @@ def gap(a: Side, b: Side) -> Array:
     return np.asarray(np.mean(parts, axis=0))
 
 
-def by_method(drawn: Mapping[str, Mapping[Any, Mapping[str, Array]]]) -> dict[str, Any]:
-    """Figures of differences, a row per method."""
+def by_method(drawn: Mapping[str, Mapping[Any, Mapping[str, Array]]], of: int) -> dict[str, Any]:
+    """Figures of differences, a row per method; budgets are `of` so many tokens."""
     made = {}
     for name in ("debias", "debiased-random"):
         rows: dict[str, dict[str, Measured]] = {}
         for keep, methods in drawn.get(name, {}).items():
             for method, found in methods.items():
-                rows.setdefault(method, {})[f"{keep} of 576"] = interval(found)
+                rows.setdefault(method, {})[f"{keep} of {of}"] = interval(found)
         if rows:
             made[name] = charts.effects(rows, f"mean score, {COMPARED[name]}")
     return made

@@ -57,6 +57,7 @@ class Adapter:
     # block; "together": how many tokens a picture has depends on the picture, and features are kept by the batch.
     features: ClassVar[Features] = "together"
     cuts_tiles: ClassVar[bool] = False  # `max_patches` says into how many tiles at most a picture is cut
+    frames_apart: ClassVar[bool] = False  # a clip is several spans, with words between its frames
     trend_media: ClassVar[str] = "image"  # "video": trends of the family are those of clips
     grounding: ClassVar[str] = "llava"  # in whose words the model was taught to find what a sentence describes
     authors_key: ClassVar[str] = ""  # what only the authors' own configuration of the family holds

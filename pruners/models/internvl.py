@@ -30,6 +30,7 @@ class InternVL(Adapter):
 
     opens: ClassVar[Opens] = "views"
     cuts_tiles: ClassVar[bool] = True
+    frames_apart: ClassVar[bool] = True
     grounding: ClassVar[str] = "internvl"
     known: ClassVar[tuple[str, ...]] = (
         "OpenGVLab/InternVL2_5-8B-MPO-hf",

@@ -19,6 +19,7 @@ from pruners.models.request import Shown
 class Qwen3VL(Qwen25VL):
     """Each two frames of a clip stand by themselves in the prompt, under their time; so a clip is several spans."""
 
+    frames_apart: ClassVar[bool] = True
     known: ClassVar[tuple[str, ...]] = ("Qwen/Qwen3-VL-4B-Instruct", "Qwen/Qwen3-VL-8B-Instruct")
     prepared: ClassVar[Mapping[str, Any]] = {
         "image_mean": (0.5, 0.5, 0.5),

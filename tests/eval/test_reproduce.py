@@ -185,7 +185,11 @@ def shortened(one):
     if one.measure == "grid":
         runs = tuple(run for run in runs if run.keep in (None, 64) and run.depth in (None, 4, 16))
     if one.measure == "budgets":
-        runs = tuple(run for run in runs if run.keep in (None, 64) or (run.method, run.keep) == ("fastv", 128))
+        low = min(run.keep for run in runs if run.keep)
+        runs = tuple(run for run in runs if run.keep in (None, low) or (run.method, run.keep) == ("fastv", 2 * low))
+    if one.name == "methods-video":  # the other methods run on pictures above
+        some = ("unpruned", "random", "grid", "fastv", "evs", "vidcom2")
+        runs = tuple(run for run in runs if run.label.split("-")[0] in some)
     return replace(one, benchmarks=one.benchmarks[:2], runs=runs)
 
 
@@ -198,6 +202,7 @@ def run(capsys, *words):
 
 FIGURES = {
     "main": ["radar"],
+    "methods-video": ["budget", "debias-by-method", "debiased-random-by-method"],
     "methods": ["budget", "debias-by-method", "debiased-random-by-method"],
     "bias": ["attention-maps", "attention-trends", "attention-layers", "attention-heads"],
     "ratio": ["ratio"],

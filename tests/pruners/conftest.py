@@ -17,7 +17,8 @@ torch.set_num_threads(1)  # these models are so small that threads would only wa
 FIELDS = {"d2pruner": {"scores": "ratio", "layer": 3}}  # there is no measured prior beside a random model
 METHODS = {name: {"keep": 0.3, **FIELDS.get(name, {})} for name in pruners.names()}
 FAMILIES = tuple(pruners.models.families())
-ALIKE = ("cdpruner", "dart", "divprune", "holov", "prumerge", "prumergeplus")  # go through the engine as others do
+# These go through the engine as others do.
+ALIKE = ("cdpruner", "dart", "divprune", "holov", "prumerge", "prumergeplus", "vidcom2")
 KERNELS = ("sdpa", "eager")
 CACHES = ("dynamic", "static")
 DRAWN = 2
@@ -91,10 +92,21 @@ def possible(method, family):
     return pruners.find(method).serves(pruners.models.family(family))
 
 
+def at_home(method):
+    """The family of a method's tests: LLaVA-1.5, or Video-LLaVA where a method compares frames."""
+    return "llava" if possible(method, "llava") else "video_llava"
+
+
+@pytest.fixture(scope="session")
+def home():
+    """home(method) -> the family that it is tested on wherever a test names none."""
+    return at_home
+
+
 def drawn(test):
-    """(method, family) for a test: every method on LLaVA-1.5; on other families as many as DRAWN of those that read the
+    """(method, family) for a test: every method at home; on other families as many as DRAWN of those that read the
     vision tower and of the others, drawn anew for each test, but always the same ones."""
-    pairs, draw = [(method, "llava") for method in METHODS], random.Random(test)
+    pairs, draw = [(method, at_home(method)) for method in METHODS], random.Random(test)
     for family in FAMILIES:
         for tower in (True, False):
             here = [m for m in METHODS if possible(m, family) and pruners.find(m).reads_tower() == tower]
@@ -120,6 +132,6 @@ def pytest_generate_tests(metafunc):
     cases = [
         (m, f, k, c)
         for m, f in pairs
-        for k, c in (every if f == "llava" and m not in ALIKE else zip(KERNELS, CACHES, strict=True))
+        for k, c in (every if f == at_home(m) and m not in ALIKE else zip(KERNELS, CACHES, strict=True))
     ]
     metafunc.parametrize(("method", "family", "kernel", "cached"), cases)

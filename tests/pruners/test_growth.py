@@ -25,9 +25,9 @@ class Counter(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def operations(builders, method, size):
+def operations(builders, method, size, family="llava"):
     """Of one prefill and one step; the picture has (size / 14)**2 tokens."""
-    adapter = builders.adapter("llava", layers=8, image_size=size)
+    adapter = builders.adapter(family, layers=8, image_size=size)
     encoded = adapter.encode([Request("What is it?", [builders.picture(90, 50)])])
     debias = Debias(Trend.exponential(0.01), Padding())
     with method(adapter, debias, encoded.sizes), Counter() as counter:
@@ -36,8 +36,8 @@ def operations(builders, method, size):
 
 
 @pytest.mark.parametrize("name", pruners.names())
-def test_operations_do_not_grow_with_tokens(builders, make, name):
-    few, many = (operations(builders, make(name), size) for size in (168, 336))  # 144 and 576 tokens
+def test_operations_do_not_grow_with_tokens(builders, make, home, name):
+    few, many = (operations(builders, make(name), size, home(name)) for size in (168, 336))  # 144 and 576 tokens
     assert abs(many - few) <= MORE.get(name, 5)
 
 

@@ -117,9 +117,9 @@ def test_beams_keep_what_one_keeps(method, family, get, make, requests):
         assert [index.tolist() for index in wanted] == [index.tolist() for index in alone]
 
 
-def test_padding_is_never_kept_for_a_valid_token(method, get, make, requests):
+def test_padding_is_never_kept_for_a_valid_token(method, get, home, make, requests):
     """At every cut, recycling and merging included, on pictures that are wide and high."""
-    adapter = get("llava")
+    adapter = get(home(method))
     debias = Debias(Trend.exponential(0.02), Padding(), stages="all")
     encoded = adapter.encode(requests[:2])
     for keep in (0.2, 0.5, 0.9):
@@ -147,22 +147,22 @@ class Unreadable(list):
 
 
 @pytest.mark.parametrize("debias", [Debias(), Debias(Trend.exponential(0.02))], ids=["none", "trend"])
-def test_sizes_are_read_for_padding_alone(method, debias, get, make, requests):
-    adapter = get("llava")
+def test_sizes_are_read_for_padding_alone(method, debias, get, home, make, requests):
+    adapter = get(home(method))
     with make(method)(adapter, debias, Unreadable()):
         generate(adapter, adapter.encode(requests[:1]))
 
 
-def test_padding_needs_sizes(method, get, make):
+def test_padding_needs_sizes(method, get, home, make):
     with (
         pytest.raises(ValueError, match="needs the size of every image"),
-        make(method)(get("llava"), Debias(None, Padding())),
+        make(method)(get(home(method)), Debias(None, Padding())),
     ):
         pass
 
 
-def test_kept_tokens_are_sorted_and_as_many_as_asked_for(method, get, make, requests):
-    adapter = get("llava")
+def test_kept_tokens_are_sorted_and_as_many_as_asked_for(method, get, home, make, requests):
+    adapter = get(home(method))
     encoded = adapter.encode(requests)
     with make(method)(adapter, Debias(Trend.exponential(0.02))) as trace:
         generate(adapter, encoded)
@@ -179,8 +179,8 @@ def test_kept_tokens_are_sorted_and_as_many_as_asked_for(method, get, make, requ
                 assert int(choice.scores[1].argmax()) in kept.tolist()
 
 
-def test_no_hook_is_left(method, get, make, requests):
-    adapter = get("llava")
+def test_no_hook_is_left(method, get, home, make, requests):
+    adapter = get(home(method))
     encoded = adapter.encode(requests[:1])
     generate(adapter, encoded)  # transformers installs hooks of its own when it first runs
     before = hooks(adapter.model)

@@ -90,8 +90,8 @@ def test_the_pretended_device_notes_what_waits(pretend):
             x + torch.ones(6)
 
 
-def test_nobody_waits(pretend, get, make, requests, method):
-    adapter = get("llava")
+def test_nobody_waits(pretend, get, home, make, requests, method):
+    adapter = get(home(method))
     check(pretend, adapter, make(method), adapter.encode(requests[:2]), NEEDED.get(method, []))
 
 

@@ -1,0 +1,65 @@
+"""VidCom2: before the LLM, keep the tokens that are unlike their clip and their frame, more of the frames that are.
+
+https://arxiv.org/abs/2505.14454
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pruners.frames import OfClips, apart, numbers
+from pruners.regions import shared
+from pruners.view import View
+
+
+def unlike(states: Tensor, counted: Tensor, over: tuple[int, ...]) -> Tensor:
+    """[T, M] minus the cosine similarity of `states` [T, M, D] with their mean `over` some of the first two dimensions.
+    Only tokens that are `counted` [T, M] (1.0, else 0.0) make that mean."""
+    weight = counted[..., None]
+    mean = (states * weight).sum(over, keepdim=True) / weight.sum(over, keepdim=True).clamp_min(1)
+    return -torch.nn.functional.cosine_similarity(states, mean, dim=-1)
+
+
+@dataclass(frozen=True)
+class VidCom2(OfClips):
+    """A token's score is how unlike the mean of the whole clip it is, plus how unlike the mean of its frame. A frame's
+    share of the budget is 1 + w - 1 / frames, where w is the softmax, over frames, of the mean of the first part.
+
+    temperature: of that softmax.
+    """
+
+    temperature: float = 0.01
+
+    positions: ClassVar[str] = "compact"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.temperature <= 0:
+            raise ValueError(f"temperature={self.temperature}: give a number above 0")
+
+    def parts(self, view: View) -> tuple[Tensor, Tensor]:
+        """[T, M] how unlike the clip each token is, and which tokens count."""
+        states = apart(view.span, view.hidden.float())
+        valid = states.new_ones(len(view.tokens)) if view.valid is None else view.valid.to(states)
+        counted = apart(view.span, valid)
+        return unlike(states, counted, (0, 1)), counted
+
+    def score(self, view: View) -> Tensor:
+        clip, counted = self.parts(view)
+        own = unlike(apart(view.span, view.hidden.float()), counted, (1,))
+        behind = len(view.tokens) - own.numel()
+        return torch.nn.functional.pad((clip + own).flatten(), (0, behind), value=-3.0)  # below what a frame can have
+
+    def select(self, score: Tensor, view: View) -> Tensor:
+        if view.count >= len(score):
+            return torch.arange(len(score), device=score.device)
+        clip, counted = self.parts(view)
+        mean = (clip * counted).sum(1) / counted.sum(1).clamp_min(1)
+        share = 1 + (mean.double() / self.temperature).softmax(0) - 1 / len(mean)
+        frame = numbers(view.span, score.device)
+        last = frame < 0 if view.valid is None else (frame < 0) | ~view.valid
+        return shared(score, frame.clamp(min=0), share, view.count, last).sort().values
