@@ -6,7 +6,10 @@ They stand in the repository's assets folder; an installed wheel holds its copy 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ASSETS = HERE / "assets" if (HERE / "assets").is_dir() else HERE.parent / "assets"
@@ -23,31 +26,43 @@ def shipped(name: str) -> Path:
     return path
 
 
-def data_of(model: str | Path | None, size: str = "default", half: str = "scored") -> Path:
-    """The questions that belong to a model, written on first use: those of smol's own world, or of the tiny one.
+@dataclass(frozen=True)
+class World:
+    """The drawn world that a model is shown where no data is named.
 
-    half: `scored`, or `heldout` for everything that is fitted.
+    name       as messages and records call it
+    questions  of a size and a half: the data root, written on first use
+    scene      of a seed: what is drawn
+    released   whether trends that were released may be divided by where a model has none of its own
     """
-    from tiny import benchmarks, smol_data
 
-    return smol_data.ensure(size, half) if is_smol(model) else benchmarks.ensure(size=size, half=half)
+    name: str
+    questions: Callable[[str, str], Path]
+    scene: Callable[[int], Any]
+    released: bool = True
 
 
-def is_smol(model: str | Path | None) -> bool:
-    """Whether a model is smol: by its name, or by what its folder says about where it comes from."""
-    origin = Path(model or "") / "origin.json"
-    if model is None or model in (SMOL, BARE) or not origin.is_file():
-        return model in (SMOL, BARE)
+def world_of(model: str | Path | None) -> World:
+    """The world of a model: smol's own, by the model's name or by what its folder says, or the tiny one."""
+    from tiny import benchmarks, smol_data, smol_world, world
+
+    if model in (SMOL, BARE) or (model is not None and origin(Path(model)).get("world") == SMOL):
+        return World("world of smol", smol_data.ensure, smol_world.smol_scene, released=False)
+    return World("tiny world", lambda size, half: benchmarks.ensure(size=size, half=half), world.scene)
+
+
+def origin(folder: Path) -> dict[str, Any]:
+    """What a folder of ours says about where it comes from; {} of every other one."""
     try:
-        told = json.loads(origin.read_text(encoding="utf-8"))
-    except ValueError:  # somebody else's file of this name
-        return False
-    return isinstance(told, dict) and told.get("world") == SMOL
+        told = json.loads((folder / "origin.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none, or somebody else's file of this name
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
-def world_of(model: str | Path | None) -> str:
-    """What the drawn world of a model is called."""
-    return "world of smol" if is_smol(model) else "tiny world"
+def data_of(model: str | Path | None, size: str = "default", half: str = "scored") -> Path:
+    """The questions of a model's world. half: `scored`, or `heldout` for everything that is fitted."""
+    return world_of(model).questions(size, half)
 
 
 def named(model: str) -> str:

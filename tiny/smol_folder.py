@@ -23,6 +23,7 @@ from tiny import folder, smol
 from tiny.smol_world import SIDE
 
 PARTS, ORIGIN, STAMP = "parts.safetensors", "origin.json", "finished.json"
+MEASURED = ("prior.json", "trends.toml")  # on the trained model: nothing that the bare one could divide by
 WEIGHTS = folder.WEIGHTS
 
 
@@ -104,8 +105,9 @@ def write(parts: Path, out: Path, bare: bool = False) -> None:
     model.generation_config = GenerationConfig.from_pretrained(parts)
     model.save_pretrained(out)
     folder.as_published(out)
+    left = (PARTS, "config.json", "generation_config.json", *(MEASURED if bare else ()))
     for path in parts.iterdir():
-        if path.name not in (PARTS, "config.json", "generation_config.json"):
+        if path.name not in left:
             shutil.copy(path, out / path.name)
     (out / STAMP).write_text(json.dumps({"sha256": digest(out / WEIGHTS)}) + "\n", encoding="utf-8")
 

@@ -21,7 +21,7 @@ from eval.answering.fields import assembled
 from eval.answering.plan import world
 from eval.benchmarks.base import Benchmark
 from eval.bias import fitting
-from eval.embedded import EMBEDDED, data_of, is_smol, named, world_of
+from eval.embedded import EMBEDDED, data_of, named, world_of
 from eval.forks.backend import Fork
 from eval.forks.setup import code_of, described
 from eval.settings import UNPRUNED, Settings
@@ -261,8 +261,7 @@ class Resolved:
                 base = dataclasses.replace(base, padding=asked)
         if arm not in ("trend", "both") or not trends.trended(self.pruner):
             return base
-        model = self.models[media]
-        tokens = None if is_smol(model) else self.layout[media].tokens  # the released curves are not those of smol
+        tokens = self.layout[media].tokens if world_of(self.models[media]).released else None
         known = trends.Known(self.settings.method, benchmark, media, tokens, self.own_trends(media))
         found, reading = known.choose(self.settings.trend), trends.READINGS.get(self.settings.trend)
         trend = self.fitted(media, found, reading) if isinstance(found, str) else found
@@ -296,7 +295,7 @@ class Resolved:
         model = self.models[media]
         asked = fitting.calibration(media, data, only, limit)
         known = {"method": self.settings.method, "model": f"{Path(model).name} {digest_of(model)}"}
-        own = world_of(self.models[media]) if data == self.heldout(media) else ""
+        own = world_of(self.models[media]).name if data == self.heldout(media) else ""
         return fitting.record(self.adapter(media), self.pruner, asked, data, how, known, own)
 
     def adapter(self, media: str) -> Any:

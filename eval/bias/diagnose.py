@@ -20,7 +20,7 @@ from eval.answering.checkpoints import digest_of
 from eval.bias import strength as bias
 from eval.bias.probe import Seen, watch
 from eval.bias.strength import Measured
-from eval.embedded import EMBEDDED, is_smol, named, world_of
+from eval.embedded import EMBEDDED, named, world_of
 from eval.reading.images import open_image
 from eval.reading.video import read_frames
 from eval.sample import Sample
@@ -29,7 +29,6 @@ from pruners.cut import top
 from pruners.models import adapter
 from pruners.models.request import Request
 from tiny import world
-from tiny.smol_world import smol_scene
 
 Array = np.ndarray[Any, np.dtype[Any]]
 HEAD_DRAWS = 200  # there are many heads
@@ -113,8 +112,8 @@ def looked_at(asked: DiagnosisSettings, model: str) -> tuple[Sequence[Any], str]
         return [BLANK] * asked.limit, "with words drawn at random in the places of visual tokens"
     if asked.images is not None:
         return found(asked.images, asked.limit, asked.video), f"{kind(asked)} of --images"
-    scene = smol_scene if is_smol(model) else world.scene
-    return drawn(asked.limit, asked.seed, asked.video, scene), f"drawn {kind(asked)} of the {world_of(model)}"
+    own = world_of(model)
+    return drawn(asked.limit, asked.seed, asked.video, own.scene), f"drawn {kind(asked)} of the {own.name}"
 
 
 def chosen(text: str, depth: int) -> list[int]:

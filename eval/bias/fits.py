@@ -47,12 +47,12 @@ def fit(
     chosen = Resolved(settings, [], {media: model})
     try:
         if how.kind == "prior":
-            place = named(out or folder_of(model) / BESIDE[0])
+            place = named(out or folder_of(chosen.models[media]) / BESIDE[0])
             tiled = chosen.layout[media].tokens is None
             measured_on = data or chosen.heldout(media)
             return prior(chosen.adapter(media), chosen.pruner, media, tiled, measured_on, place, limit)
         found = (_each if each else _together)(chosen, media, data, only, limit, how)
-        out = out or folder_of(model) / "trends.toml"
+        out = out or folder_of(chosen.models[media]) / "trends.toml"
         stored = _known(chosen, media)
     finally:
         chosen.close()

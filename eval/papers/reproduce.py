@@ -126,7 +126,7 @@ def held(task: Task) -> tuple[Task, list[str]]:
     task, data = replace(task, artefact=replace(task.artefact, runs=runs)), task.base.data
     found = tuple(name for name in task.benchmarks if benchmarks.get(name).lies_in(data or data_of(task.base.model)))
     if not found:
-        whose = f"the {world_of(task.base.model)}" if data is None else f"--data {data}"
+        whose = f"the {world_of(task.base.model).name}" if data is None else f"--data {data}"
         wanted = ", ".join(task.benchmarks)
         raise ValueError(f"{whose} holds none of {wanted}; docs/benchmarks.md says where each comes from")
     absent = [name for name in task.benchmarks if name not in found and data is not None]

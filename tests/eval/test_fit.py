@@ -222,6 +222,14 @@ def test_each_benchmark_beside_the_held_out_half(checkpoints, world, tmp_path, c
     assert [path.rsplit("/", 1)[1] for path in found["figures"]] == ["each.svg", "each.png"]
 
 
+def test_a_model_that_goes_by_a_name_keeps_its_trends_in_its_own_folder(checkpoints, world, tmp_path, monkeypatch):
+    shutil.copytree(checkpoints["image"], tmp_path / "made")
+    monkeypatch.setattr("eval.answering.resolved.named", lambda _: str(tmp_path / "made"))
+    words = ["--model", "smol", "--data", str(world), "--benchmarks", "pope", "--limit", "2"]
+    assert main(["fit", "--method", "fastv", *words]) == 0
+    assert [one["method"] for one in files.load(tmp_path / "made" / "trends.toml")] == ["fastv"]
+
+
 def test_a_prior_is_measured_where_the_cut_reads(checkpoints, world, tmp_path, capsys):
     out = tmp_path / "prior.json"
     words = ["--model", str(checkpoints["image"]), "--data", str(world), "--limit", "2", "--out", str(out), "--json"]

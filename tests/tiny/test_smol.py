@@ -171,7 +171,7 @@ def test_accuracy_counts_right_answers_of_every_kind(toy, monkeypatch):
 
 
 def test_smol_is_asked_questions_of_its_own_world(tmp_path, monkeypatch):
-    from eval.embedded import EMBEDDED, data_of, is_smol, world_of
+    from eval.embedded import EMBEDDED, data_of, world_of
     from tiny import benchmarks as tiny_benchmarks
     from tiny import smol_data
     from tiny.smol_train import SEEDS
@@ -180,9 +180,8 @@ def test_smol_is_asked_questions_of_its_own_world(tmp_path, monkeypatch):
     folder = tmp_path / "copy of smol"
     folder.mkdir()
     (folder / "origin.json").write_text('{"world": "smol"}')
-    assert is_smol("smol")
-    assert is_smol(folder)
-    assert world_of(folder) == "world of smol"
+    assert world_of("smol").name == world_of(folder).name == "world of smol"
+    assert world_of(folder).scene is smol_scene
     scored, heldout = (data_of(folder, "ci", half) for half in ("scored", "heldout"))
     assert scored != heldout
     assert scored == data_of("smol", "ci")
@@ -192,9 +191,7 @@ def test_smol_is_asked_questions_of_its_own_world(tmp_path, monkeypatch):
     assert min(smol_data.HALVES.values()) > trained + 10**8
 
     for other in (None, EMBEDDED["image"], tmp_path / "absent", "some/hub-id"):
-        assert not is_smol(other)
-        assert world_of(other) == "tiny world"
-    (folder / "origin.json").write_text("[1]")
-    assert not is_smol(folder)
-    (folder / "origin.json").write_text("no JSON")
-    assert not is_smol(folder)
+        assert world_of(other).name == "tiny world"
+    for told in ("[1]", "no JSON", '{"world": "another"}'):
+        (folder / "origin.json").write_text(told)
+        assert world_of(folder).name == "tiny world"

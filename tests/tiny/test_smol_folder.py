@@ -83,6 +83,9 @@ def test_a_finished_folder_is_made_once_and_again_when_it_was_damaged(parts, tmp
     other = smol_folder.finished(out, tmp_path / "kept")
     assert other != made
     assert (other / "trends.toml").is_file()
+    untaught = smol_folder.finished(out, tmp_path / "kept", bare=True)
+    assert untaught == other.with_name("smol-bare")
+    assert not (untaught / "trends.toml").exists()
 
 
 def test_another_language_model_is_refused(parts, tmp_path):
