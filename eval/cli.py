@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from debias.names import nearest
 from eval import embedded, versions
+from eval.fields import Misuse
 from eval.files import writable
 from eval.tables import Spoken, say, tell, tell_json
 
@@ -66,10 +67,6 @@ EXAMPLES = {
 
 
 WRITTEN = ("out", "plot", "judge_cache")  # flags that name a file or a folder to write
-
-
-class Misuse(ValueError):
-    """Flags that make no sense together: exit status 2."""
 
 
 class Parser(argparse.ArgumentParser):

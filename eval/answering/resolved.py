@@ -17,11 +17,11 @@ from eval.answering import beforehand, heap, trends
 from eval.answering.able import refusal
 from eval.answering.backends import Backend, Native
 from eval.answering.checkpoints import Layout, config_of, digest_of, folder_of, layout
-from eval.answering.fields import assembled
 from eval.answering.plan import world
 from eval.benchmarks.base import Benchmark
 from eval.bias import fitting
 from eval.embedded import EMBEDDED, data_of, named, world_of
+from eval.fields import assembled
 from eval.forks.backend import Fork
 from eval.forks.setup import code_of, described
 from eval.settings import UNPRUNED, Settings

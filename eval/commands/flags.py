@@ -12,7 +12,7 @@ from typing import Any
 from debias import names
 from debias.names import one_of
 from eval import benchmarks
-from eval.commands.fields import parse_fields
+from eval.fields import parse_fields
 from eval.serving.limits import Limits, Place
 from eval.settings import BACKENDS, DTYPES, FILLS, STAGES, JudgeSettings, Settings, several
 from pruners import catalogue

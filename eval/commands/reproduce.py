@@ -25,7 +25,7 @@ from typing import Any
 
 from eval.cli import Parser
 from eval.commands import flags
-from eval.commands.fields import parse_fields
+from eval.fields import parse_fields
 from eval.papers import artefacts
 from eval.papers.artefacts import Artefact
 from eval.settings import Settings

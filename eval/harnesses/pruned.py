@@ -24,8 +24,8 @@ from eval.answering.backends import Poison, greedy, what_was_kept
 from eval.answering.checkpoints import layout
 from eval.answering.plan import world
 from eval.answering.resolved import Resolved
-from eval.commands.fields import parse_fields
 from eval.embedded import EMBEDDED, named
+from eval.fields import parse_fields
 from eval.reading.images import open_image
 from eval.reading.video import Clips
 from eval.sample import Sample

@@ -4,8 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from eval.cli import Misuse
-from eval.commands.fields import flags_of, parse_fields
+from eval.fields import Misuse, flags_of, parse_fields
 from pruners import find, make
 from pruners.mis import MIS
 from pruners.scores import Scores

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 
 from debias import Debias, Padding, Trend
@@ -27,7 +28,7 @@ from pruners import make
 pytestmark = pytest.mark.forks
 NAMES = sorted(name for name, section in setups().items() if not section.patch)
 LLAVA = [name for name in NAMES if name != "illava"]
-BENCHMARK = SimpleNamespace(name="made up", conversation="vicuna_v1", max_new_tokens=4)
+BENCHMARK = SimpleNamespace(name="made up", conversation="vicuna_v1", max_new_tokens=4, media="image")
 ARMS = {
     "none": Debias(),
     "trend": Debias(Trend.exponential(0.02)),
@@ -43,6 +44,10 @@ FIELDS = {
     "tokencarve": {"keep": 20, "weight": 0.37},  # at 0.5 its points are half-integers, and ties are chance
     "vispruner": {"keep": 20},
 }
+TURNS = (  # conversations of two turns: the picture in the first, and in the second
+    "What is red? ASSISTANT: A block.</s>USER: And what is blue?",
+    "Is snow white? ASSISTANT: Yes.</s>USER: <image>\nWhat is blue?",
+)
 
 
 def there(name):
@@ -140,30 +145,33 @@ def start(name, checkpoint, longest=None, arms=ARMS, **fields):
     return Fork(name, pruner, checkpoint, lambda _, arm: arms[arm], longest=length)
 
 
+def native(checkpoint, pruner, arms):
+    """What parity needs of a resolved run."""
+    from pruners.models import adapter
+
+    loaded = adapter(checkpoint).load(checkpoint, dtype="float32", device="cpu")
+    return SimpleNamespace(
+        adapter=lambda _: loaded, pruner=pruner, debias=lambda _, arm: arms[arm], longest=lambda _: 4
+    )
+
+
 @pytest.mark.parametrize("name", LLAVA)
 def test_every_arm_agrees_with_the_native_method(checkpoint, pictures, name):
     from eval.forks.parity import compare
-    from pruners.models import adapter
 
     fork = start(name, checkpoint)
-    loaded = adapter(checkpoint).load(checkpoint, dtype="float32", device="cpu")
-    chosen = SimpleNamespace(
-        adapter=lambda _: loaded,
-        pruner=fork.pruner,
-        debias=lambda _, arm: ARMS[arm],
-        longest=lambda _: 4,
-    )
-    benchmark = SimpleNamespace(**vars(BENCHMARK), media="image")
-    shown = pictures[:2]
+    chosen = native(checkpoint, fork.pruner, ARMS)
+    shown = [*pictures[:2], *(pictures[0].but(text=text) for text in TURNS)]
     try:
         if not fork.patched:
             pytest.skip(f"third_party/{setups()[name].submodule} is not patched: bash scripts/apply_patches.sh {name}")
-        found = {arm: compare(chosen, fork, benchmark, shown, arm) for arm in ARMS}
-        kept = {arm: [fork.ask(sample, arm, benchmark)["kept"] for sample in shown] for arm in ARMS}
-        plain = compare(chosen, fork, benchmark, pictures, "unpruned")
+        found = {arm: compare(chosen, fork, BENCHMARK, shown, arm) for arm in ARMS}
+        kept = {arm: [fork.ask(sample, arm, BENCHMARK)["kept"] for sample in shown] for arm in ARMS}
+        plain = compare(chosen, fork, BENCHMARK, pictures, "unpruned")
     finally:
         fork.close()
     for arm, one in found.items():
+        print(f"{name}, {arm}: largest logit difference {one['logit_max']:.1e}")
         assert one["kept_same"] == len(shown), (arm, one)
         assert one["logit_max"] < 1e-4, (arm, one)
         # HiMAP's code has no cache and prunes again for every new token: only the first one is the same question.
@@ -179,24 +187,18 @@ def test_every_arm_agrees_with_the_native_method(checkpoint, pictures, name):
 def test_as_released_the_fork_agrees_with_the_native_method(checkpoint, pictures, tmp_path, name):
     """Also on a picture so wide that its masks leave next to nothing."""
     from eval.forks.parity import compare
-    from pruners.models import adapter
 
     arms = {arm: Debias.paper(name, None, arm, as_released=True) for arm in ("none", "padding", "both")}
     arms["both"] = replace(arms["both"], trend=Trend.exponential(0.02))  # the released ones are of 576 tokens
     Image.effect_noise((480, 20), 90).convert("RGB").save(tmp_path / "strip.png")
     shown = [*pictures[:2], Sample("strip", "What is red?", image=tmp_path / "strip.png")]
     fork = start(name, checkpoint, arms=arms)
-    loaded = adapter(checkpoint).load(checkpoint, dtype="float32", device="cpu")
-    chosen = SimpleNamespace(
-        adapter=lambda _: loaded, pruner=fork.pruner, debias=lambda _, arm: arms[arm], longest=lambda _: 4
-    )
-    benchmark = SimpleNamespace(**vars(BENCHMARK), media="image")
+    chosen, corrected = native(checkpoint, fork.pruner, arms), native(checkpoint, fork.pruner, ARMS)
     try:
         if not fork.patched:
             pytest.skip(f"third_party/{setups()[name].submodule} is not patched: bash scripts/apply_patches.sh {name}")
-        found = {arm: compare(chosen, fork, benchmark, shown, arm) for arm in arms}
-        ours = {arm: compare(SimpleNamespace(**{**vars(chosen), "debias": lambda _, arm: ARMS[arm]}), fork, benchmark,
-                             shown, arm) for arm in ("padding", "both")}  # fmt: skip
+        found = {arm: compare(chosen, fork, BENCHMARK, shown, arm) for arm in arms}
+        ours = {arm: compare(corrected, fork, BENCHMARK, shown, arm) for arm in ("padding", "both")}
     finally:
         fork.close()
     for arm, one in found.items():
@@ -204,6 +206,47 @@ def test_as_released_the_fork_agrees_with_the_native_method(checkpoint, pictures
         assert one["logit_max"] < 1e-4, (arm, one)
         assert name == "himap" or one["answers_same"] == len(shown), (arm, one)
     assert all(one["logit_max"] > 1e-4 for one in ours.values()), "our corrections change something"
+
+
+def test_sparsevlm_agrees_given_the_same_noise(checkpoint, pictures, tmp_path, monkeypatch):
+    """Two tokens that are each other's nearest have equal density; over there, noise decides which is the centre."""
+    from eval.forks import backend
+    from eval.forks.parity import compare
+    from pruners.methods import sparsevlm
+
+    # In place of random numbers: ones that prefer the later token, where the native method prefers the earlier.
+    rising = "import torch\ntorch.rand = lambda shape, **_: torch.arange(shape[-1]).expand(shape) / shape[-1]\n"
+    (tmp_path / "sitecustomize.py").write_text(rising)
+    own = backend.environment
+
+    def density_peaks(states, count):
+        distance = torch.cdist(states, states, compute_mode="donot_use_mm_for_euclid_dist") / states.shape[-1] ** 0.5
+        density = distance.topk(count, largest=False).values.square().mean(-1).neg().exp()
+        density += 1e-6 * torch.arange(len(states)) / len(states)
+        separation = torch.where(density > density[:, None], distance, distance.max()).amin(-1)
+        centres = (density * separation).argsort(descending=True)[:count]
+        labels = distance[centres].argmin(0)
+        labels[centres] = torch.arange(count)
+        return labels, centres
+
+    def environment(name):
+        python, path = own(name)
+        return python, os.pathsep.join([str(tmp_path), path])
+
+    monkeypatch.setattr(backend, "environment", environment)
+    fork = start("sparsevlm", checkpoint, keeps=(40, 10, 6))  # two clusters at the second cut
+    chosen = native(checkpoint, fork.pruner, ARMS)
+    try:
+        arms = ARMS if fork.patched else ["none"]
+        without = compare(chosen, fork, BENCHMARK, pictures[:2], "none")
+        monkeypatch.setattr(sparsevlm, "density_peaks", density_peaks)
+        found = {arm: compare(chosen, fork, BENCHMARK, pictures[:2], arm) for arm in arms}
+    finally:
+        fork.close()
+    for arm, same in found.items():
+        assert (same["kept_same"], same["answers_same"]) == (2, 2), (arm, same)
+        assert same["logit_max"] < 1e-4, (arm, same)
+    assert without["logit_max"] > 1e-4, "the noise decides something"
 
 
 @pytest.mark.parametrize("name", LLAVA)

@@ -3,7 +3,8 @@
     python tests/golden/record.py [NAME...]        needs `bash setup.sh --forks`
 
 Each case runs in a process of its own, in the fork's environment. Kept sets are read at the patches' `debias.kept`
-calls, with no debias set: the patched code then computes what the unpatched code does (tests/forks shows it).
+calls. Without an arm nothing is debiased: the patched code then computes what the unpatched code does (tests/forks
+shows it).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-# case -> (fork, options). Schedules are the published 128-token settings; fewer layers only where a fork allows it.
+# case -> (fork, options[, arm]). Schedules are the published 128-token settings; fewer layers where a fork allows it.
 CASES = {
     "fastv_mask": ("fastv", {"keep": 128, "layer": 2, "inplace": False, "cache": True}),
     "fastv_inplace": ("fastv", {"keep": 128, "layer": 2, "inplace": True, "cache": False}),
@@ -27,6 +28,9 @@ CASES = {
     "tokencarve": ("tokencarve", {"keep": 128, "mode": 0, "weight": 0.5}),
     "vispruner": ("vispruner", {"keep": 128, "important_ratio": 0.5}),
     "illava": ("illava", {"layer": 8, "keep": 0.7}),
+    "illava_trend": ("illava", {"layer": 8, "keep": 0.7}, "trend"),
+    "illava_padding": ("illava", {"layer": 8, "keep": 0.7}, "padding"),
+    "illava_both": ("illava", {"layer": 8, "keep": 0.7}, "both"),
 }
 SEEDS = 2  # the first ones without a tie
 STAGES = {"pyramiddrop": 3, "sparsevlm": 3, "himap": 2}
@@ -43,7 +47,7 @@ def record(case: str) -> None:
 
     import debias
 
-    method, options = CASES[case]
+    method, options, *arm = CASES[case]
     out, about, done, seed = {}, {"case": case, "fork": method, "options": repr(options)}, [], 0
     margins = watch_ties()
     while len(done) < SEEDS:
@@ -51,7 +55,8 @@ def record(case: str) -> None:
         kept, state = [], toy.weights(seed)
         debias.kept = lambda index, kept=kept, **_: kept.append(index.detach().clone())  # the call our patches insert
         margins.clear()
-        logits, answer = (decoder_step if method == "illava" else whole_model)(method, options, state, seed)
+        with debias.using(toy.debias(*arm), [debias.Span(toy.START, (24, 24), size=toy.SIZE)]):
+            logits, answer = (decoder_step if method == "illava" else whole_model)(method, options, state, seed)
         if min(margins, default=1.0) < CLEAR:
             print(f"{case}: seed {seed} has a tie (margin {min(margins):.1e}); which token stays is then chance")
             continue

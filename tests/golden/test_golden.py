@@ -19,7 +19,9 @@ from pruners import make
 
 HERE = Path(__file__).parent
 
-# What each recorded case is called here. Schedules are given in full: the defaults scale with depth.
+# Padding weighs in the merged token as in the authors' code.
+ILLAVA = {"keep": 0.7, "layer": 8, "tower_keep": 1.0, "silence_merge": False}
+# What each recorded case is called here, and its arm. Schedules are given in full: the defaults scale with depth.
 NATIVE = {
     "fastv_mask": ("fastv", {"keep": 128, "layer": 2, "mode": "mask"}),
     "fastv_inplace": ("fastv", {"keep": 128, "layer": 2}),
@@ -28,7 +30,10 @@ NATIVE = {
     "himap": ("himap", {"layer": 2, "second": 8, "keeps": (115, 90)}),
     "tokencarve": ("tokencarve", {"keep": 128, "layer": 2}),
     "vispruner": ("vispruner", {"keep": 128, "important_ratio": 0.5}),
-    "illava": ("illava", {"keep": 0.7, "layer": 8, "tower_keep": 1.0}),
+    "illava": ("illava", ILLAVA),
+    "illava_trend": ("illava", ILLAVA, "trend"),
+    "illava_padding": ("illava", ILLAVA, "padding"),
+    "illava_both": ("illava", ILLAVA, "both"),
 }
 GREEDY = {"do_sample": False, "eos_token_id": toy.TEXT["eos_token_id"], "pad_token_id": 0}
 
@@ -55,7 +60,7 @@ def models(tmp_path_factory):
 @pytest.mark.parametrize("case", NATIVE)
 @pytest.mark.parametrize("which", [0, 1])
 def test_kept_tokens_and_logits_are_those_of_the_authors_code(models, case, which):
-    method, fields = NATIVE[case]
+    method, fields, *arm = NATIVE[case]
     with safe_open(HERE / f"{case}.safetensors", "pt") as file:
         about = file.metadata()
         seed = json.loads(about["seeds"])[which]
@@ -63,7 +68,8 @@ def test_kept_tokens_and_logits_are_those_of_the_authors_code(models, case, whic
     model, digest = models(seed)
     assert about[f"weights.{seed}"] == digest, "toy.py draws other weights here than those the file was recorded with"
     inputs = {"input_ids": torch.tensor([spread(toy.prompt(seed))]), "pixel_values": toy.pixels(seed)}
-    with make(method, **fields)(model) as trace, torch.inference_mode():
+    pruner, debias = make(method, **fields), toy.debias(*arm)
+    with pruner(model, debias, [toy.SIZE]) as trace, torch.inference_mode():
         logits = model(**inputs).logits[0, -1]
     stages = sum(name.startswith("kept.") for name in recorded)
     assert len(trace.kept) == stages
@@ -74,7 +80,7 @@ def test_kept_tokens_and_logits_are_those_of_the_authors_code(models, case, whic
     torch.testing.assert_close(logits, recorded["logits"], atol=1e-4, rtol=0)
     if "answer" in recorded:
         answer = recorded["answer"].tolist()
-        with make(method, **fields)(model), torch.inference_mode():
+        with pruner(model, debias, [toy.SIZE]), torch.inference_mode():
             found = model.generate(**inputs, **GREEDY, max_new_tokens=len(answer))
         assert found[0, inputs["input_ids"].shape[1] :].tolist() == answer
 

@@ -1,7 +1,7 @@
 """The small random LLaVA that golden files speak of: rebuilt, bit for bit, wherever it is needed.
 
 Weights come from whole random numbers, which every platform draws alike; a digest in each golden file proves it.
-Runs in the forks' old environments too: torch only. Names and shapes are those of a Hugging Face LLaVA-1.5.
+Runs in the forks' old environments too: torch and debias only. Names and shapes are those of a Hugging Face LLaVA-1.5.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from debias import Debias, Padding, Trend
+
 START, TOKENS, IMAGE_ID, VOCAB = 35, 576, 126, 128
+SIZE = (640, 480)  # what the picture is taken to have been before it was made square
 TEXT: dict[str, Any] = {
     "model_type": "llama",
     "vocab_size": VOCAB,
@@ -125,6 +128,12 @@ def pixels(seed: int) -> Tensor:
     """[1, 3, 336, 336]: coarse blocks with noise on them."""
     coarse = draw("coarse", seed, 1, 3, 12, 12).repeat_interleave(28, 2).repeat_interleave(28, 3)
     return coarse + draw("fine", seed, 1, 3, 336, 336) / 2
+
+
+def debias(arm: str = "none") -> Debias:
+    """An arm with a trend steep enough to change what is kept."""
+    trend = Trend.exponential(0.004) if arm in ("trend", "both") else None
+    return Debias(trend, Padding() if arm in ("padding", "both") else None)
 
 
 def prompt(seed: int, words: int = 24) -> list[int]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from debias import Debias
 from eval.answering import trends
 from eval.answering.beforehand import cuts
-from eval.answering.fields import assembled
+from eval.fields import assembled
 from eval.harnesses.vllm.settings import Asked
 from eval.settings import UNPRUNED
 from pruners import Pruner

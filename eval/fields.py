@@ -1,5 +1,5 @@
-"""A method's fields from flags: --keep 64, --layer 3; for fields that are values of their own, --scores ratio and
---scores.shallow 3."""
+"""A method's fields, from flags and from plain values: --keep 64 is {"keep": 64}. The fields of a value that is itself
+a field have its name in front: --scores ratio --scores.shallow 3 is {"scores": "ratio", "scores.shallow": 3}."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ import dataclasses
 import io
 import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from debias.names import nearest
-from eval.cli import Misuse
-from pruners.catalogue import value_of
+from pruners.catalogue import find, make, value_of
+
+if TYPE_CHECKING:
+    from pruners import Pruner
+
+
+class Misuse(ValueError):
+    """Flags that make no sense together: exit status 2."""
 
 
 def flags_of(kind: type) -> list[str]:
@@ -101,3 +107,26 @@ def apart(words: Sequence[str], name: str) -> tuple[list[str], list[str], list[s
                 word = f"--{word[len(name) + 3 :]}"
         into.append(word)
     return plain, own, rest
+
+
+def assembled(method: str, values: Mapping[str, Any]) -> Pruner:
+    """The method with these fields, given as plain values."""
+    kind = find(method)
+    hints = typing.get_type_hints(kind)
+    inner: dict[str, dict[str, Any]] = {}
+    plain: dict[str, Any] = {}
+    for name, value in values.items():
+        head, _, part = name.replace("-", "_").partition(".")
+        value = tuple(value) if isinstance(value, list) else value
+        if part:
+            inner.setdefault(head, {})[part] = value
+        else:
+            plain[head] = value
+    for head, parts in inner.items():
+        nested = value_of(hints.get(head), plain.get(head))
+        if nested is None:
+            raise ValueError(f"{method} has no field {head} with fields of its own ({', '.join(parts)})")
+        if head in plain and plain[head] != nested.__name__.lower():
+            parts[dataclasses.fields(nested)[0].name] = plain[head]
+        plain[head] = nested(**parts)
+    return make(method, **plain)
