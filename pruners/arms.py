@@ -6,8 +6,8 @@ from typing import Literal
 
 from debias.names import ARMS
 
-# What makes a method's score: attention of the decoder, or of the vision tower; how the tokens lie among each other, as
-# they enter the decoder; or nothing that the picture shows.
+# What makes a method's score: attention of the decoder, or of the vision tower; how the tokens lie among each other; or
+# nothing that the picture shows.
 Reads = Literal["decoder", "vision", "vision and decoder", "tokens", "nothing"]
 
 

@@ -50,12 +50,14 @@ class Merged:
     own [m]: True where it is that token itself, False for a new one.
     fresh: indices of the rows of `hidden` that differ from the input (None: all). In the vision tower only those pass
     the MLP again.
+    size [m]: in the vision tower, how many patches each token stands for from now on, in attention too; None: one.
     """
 
     hidden: Tensor
     place: Tensor
     own: Tensor
     fresh: Tensor | None = None
+    size: Tensor | None = None
 
 
 def top(score: Tensor, count: int, first: Tensor | None = None) -> Tensor:

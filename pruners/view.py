@@ -308,7 +308,15 @@ class VisionView:
     stages: int  # how many such layers there are
     total: int  # patches of the whole image
     hidden: Tensor  # [n, C]
-    attention: Tensor  # [h, n, n] float32
+    query: Tensor  # [h, n, c] of the layer's attention, not scaled
+    keys: Tensor  # [h, n, c]
+    scale: float  # of their products
+    size: Tensor  # [n] how many patches each token stands for
     cls: int  # 1: the first token is the tower's CLS token; 0: it has none
     index: Tensor  # [n] raster index; -1: the CLS token
     valid: Tensor | None  # [n] False where a token is padding; None: nobody asked
+
+    @property
+    def attention(self) -> Tensor:
+        """[h, n, n] float32"""
+        return (self.query.float() @ self.keys.float().transpose(1, 2) * self.scale).softmax(-1)

@@ -53,6 +53,7 @@ class Vision:
         self.entering: Tensor | None = None
         self.attended: tuple[Tensor, Tensor] | None = None
         self.slots: Tensor | None = None  # [I, m] which of the tower's tokens are left
+        self.weights: Tensor | None = None  # [I, m] how many patches each stands for; None: one
         self.whole: Tensor | None = None  # [I, N] True where there is no padding
         self.tokens = 0
 
@@ -126,7 +127,8 @@ class Vision:
         return patches(self.adapter, self.attn, *self.starts[image], self.spans[image])
 
     # -- pruning inside ------------------------------------------------------------------------------------------------
-    def enter(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def enter(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Note what a layer gets, and let its attention see each key as often as the patches that it stands for."""
         self.entering = states_of(args, kwargs)
         if self.slots is None:
             images, self.tokens = self.entering.shape[:2]
@@ -134,6 +136,12 @@ class Vision:
             device = self.entering.device
             padded = self.debias.padding is not None
             self.whole = self.unpadded(images).to(device, non_blocking=True) if padded else None
+        if self.weights is None:
+            return None
+        mask = self.weights.log().to(self.entering.dtype)[:, None, None]
+        if len(args) > 1:
+            return (args[0], mask, *args[2:]), kwargs
+        return args, {**kwargs, "attention_mask": mask}
 
     def unpadded(self, images: int) -> Tensor:
         """[I, N] True where a patch shows the picture."""
@@ -153,11 +161,10 @@ class Vision:
         assert self.attended is not None
         assert self.slots is not None
         normed, result = self.attended
-        middle, done = self.entering + result, first(output)
-        states, slots = [], []
+        middle, done, held = self.entering + result, first(output), self.weights
+        states, slots, sizes = [], [], []
         for image in range(len(middle)):
             index = self.slots[image] - int(self.tower.cls)
-            query, key = heads(layer.self_attn, "q", normed[image]), heads(layer.self_attn, "k", normed[image])
             valid = None
             if self.whole is not None:
                 valid = self.whole[image].index_select(0, index.clamp(min=0)) | (index < 0)
@@ -168,7 +175,10 @@ class Vision:
                     stages=len(self.shrinking),
                     total=self.tokens - int(self.tower.cls),
                     hidden=middle[image],
-                    attention=(query.float() @ key.float().transpose(1, 2) * layer.self_attn.scale).softmax(-1),
+                    query=heads(layer.self_attn, "q", normed[image]),
+                    keys=heads(layer.self_attn, "k", normed[image]),
+                    scale=float(layer.self_attn.scale),
+                    size=torch.ones_like(index, dtype=torch.float32) if held is None else held[image],
                     cls=int(self.tower.cls),
                     index=index,
                     valid=valid,
@@ -180,6 +190,8 @@ class Vision:
             out[fresh] = again + layer.mlp(layer.layer_norm2(again))
             states.append(out)
             slots.append(self.slots[image].index_select(0, merged.place))
+            sizes += [] if merged.size is None else [merged.size]
+        self.weights = torch.stack(sizes) if sizes else None
         self.entering = self.attended = None
         self.slots, shrunk = torch.stack(slots), torch.stack(states)
         return (shrunk, *output[1:]) if isinstance(output, tuple) else shrunk

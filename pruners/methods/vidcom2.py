@@ -24,12 +24,17 @@ def unlike(states: Tensor, counted: Tensor, over: tuple[int, ...]) -> Tensor:
     return -torch.nn.functional.cosine_similarity(states, mean, dim=-1)
 
 
+def shares(unlike: Tensor, temperature: float) -> Tensor:
+    """[T] how much of an even share of the budget each frame has, by how `unlike` [T] the clip it is; sum T."""
+    return 1 + (unlike.double() / temperature).softmax(0) - 1 / len(unlike)
+
+
 @dataclass(frozen=True)
 class VidCom2(OfClips):
     """A token's score is how unlike the mean of the whole clip it is, plus how unlike the mean of its frame. A frame's
-    share of the budget is 1 + w - 1 / frames, where w is the softmax, over frames, of the mean of the first part.
+    share of the budget goes by the mean of the first part in it.
 
-    temperature: of that softmax.
+    temperature: of the softmax over frames that makes shares of these means.
     """
 
     temperature: float = 0.01
@@ -59,7 +64,6 @@ class VidCom2(OfClips):
             return torch.arange(len(score), device=score.device)
         clip, counted = self.parts(view)
         mean = (clip * counted).sum(1) / counted.sum(1).clamp_min(1)
-        share = 1 + (mean.double() / self.temperature).softmax(0) - 1 / len(mean)
         frame = numbers(view.span, score.device)
         last = frame < 0 if view.valid is None else (frame < 0) | ~view.valid
-        return shared(score, frame.clamp(min=0), share, view.count, last).sort().values
+        return shared(score, frame.clamp(min=0), shares(mean, self.temperature), view.count, last).sort().values

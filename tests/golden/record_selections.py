@@ -1,10 +1,11 @@
 """Record what selections of the authors' code choose from drawn features: numbers only.
 
-    python tests/golden/record_selections.py FOLDER
+    python tests/golden/record_selections.py FOLDER [CASE...]
 
-FOLDER holds clones of vbdi/divprune, Theia-4869/CDPruner, 42Shawn/LLaVA-PruMerge, obananas/HoloV and
-Tencent/SelfEvolvingAgent under
-these names. Single functions of theirs are run, on the CPU, in this environment; their packages are not imported.
+FOLDER holds clones of vbdi/divprune, Theia-4869/CDPruner, 42Shawn/LLaVA-PruMerge, obananas/HoloV,
+Tencent/SelfEvolvingAgent, facebookresearch/ToMe and xuyang-liu16/VidCom2 under these names. Cases may be named behind
+it: the others stay as they are. Single functions of theirs are run, on the CPU, in this environment; their packages are
+not imported.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 HERE = Path(__file__).resolve().parent
@@ -122,16 +124,57 @@ def prumerge(folder, out):
     out["prumerge.attention"], out["prumerge.merged"] = attention.contiguous(), made.contiguous()
 
 
-def main(folder):
-    out, about = {}, {}
-    for repository in ("divprune", "CDPruner", "SelfEvolvingAgent", "HoloV", "LLaVA-PruMerge"):
+def tome(folder, out):
+    """One matching of [CLS] and 64 patches, which some merged tokens are among; listed by their first channel."""
+    names = "do_nothing", "bipartite_soft_matching", "merge_wavg"
+    theirs = functions(folder, "ToMe", "tome/merge.py", *names)
+    for seed, count in ((1, 7), (2, 23), (3, 32)):
+        states, keys = draw("states", seed, 1, 65, 8), draw("keys", seed, 1, 65, 12)
+        size = draw("sizes", seed, 1, 65, 1).abs().mul(2).floor().add(1)
+        size[:, 0] = 1
+        merge, _ = theirs.bipartite_soft_matching(keys, count, class_token=True)
+        merged, held = theirs.merge_wavg(merge, states, size)
+        order = merged[0, :, 0].argsort()
+        out[f"tome.{seed}"] = torch.cat([merged[0], held[0]], 1)[order].contiguous()
+
+
+def vidcom2(folder, out):
+    """The share of each frame by how unlike it is, and its tokens by their likeness."""
+    names = "compute_scales", "select_outlier_indices"
+    theirs = functions(folder, "VidCom2", "token_compressor/vidcom2/vidcom2.py", *names)
+    for seed, ratio in ((1, 0.25), (2, 0.15)):
+        scales = theirs.compute_scales(draw("frames", seed, 8).mul(0.02), ratio)
+        kept = theirs.select_outlier_indices(draw("alike", seed, 8, 196), scales, 196)
+        out[f"vidcom2.{seed}.scales"] = scales
+        out[f"vidcom2.{seed}.counts"] = torch.tensor([len(one) for one in kept], dtype=torch.int16)
+        out[f"vidcom2.{seed}.kept"] = torch.cat(kept).to(torch.int16)
+
+
+# Which clone each case runs.
+CASES = {
+    divprune: "divprune",
+    cdpruner: "CDPruner",
+    vscan: "SelfEvolvingAgent",
+    holov: "HoloV",
+    prumerge: "LLaVA-PruMerge",
+    tome: "ToMe",
+    vidcom2: "VidCom2",
+}
+
+
+def main(folder, *wanted):
+    path = HERE / "selections.safetensors"
+    with safe_open(path, "pt") as kept:
+        about, out = dict(kept.metadata()), {name: kept.get_tensor(name) for name in kept.keys()}  # noqa: SIM118
+    for case, repository in CASES.items():
+        if wanted and case.__name__ not in wanted:
+            continue
         git = ["git", "-C", str(folder / repository), "rev-parse", "HEAD"]
         about[repository] = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    for case in (divprune, cdpruner, vscan, holov, prumerge):
         case(folder, out)
-    save_file(out, str(HERE / "selections.safetensors"), about)
+    save_file(out, str(path), about)
     print({name: tuple(value.shape) for name, value in out.items()})
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

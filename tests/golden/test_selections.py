@@ -16,8 +16,10 @@ from pruners.greedy import determinantal, farthest, likeness
 from pruners.methods.cdpruner import conditional
 from pruners.methods.holov import HoloV
 from pruners.methods.prumerge import gathered, outliers
+from pruners.methods.tome import merged
+from pruners.methods.vidcom2 import shares
 from pruners.methods.vscan import averaged
-from pruners.regions import evenly, regions
+from pruners.regions import evenly, rank_within, regions
 
 THEIRS = load_file(Path(__file__).with_name("selections.safetensors"))
 
@@ -65,3 +67,25 @@ def test_prumerge_merges_the_same():
     kept = attention.argsort(descending=True)[: len(wanted) - 1]
     torch.testing.assert_close(gathered(features, keys, attention, kept, 32), wanted[:-1], atol=1e-5, rtol=0)
     assert [int(outliers(attention**power)) for power in (1, 4, 8)] == THEIRS["prumerge.outliers"].tolist()
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_tome_matches_and_merges_the_same(seed):
+    """One matching. The authors then list what may leave before the rest, and deal anew by that order; ours keep the
+    raster's."""
+    wanted = THEIRS[f"tome.{seed}"]
+    states, keys = draw("states", seed, 1, 65, 8)[0], draw("keys", seed, 1, 65, 12)[0]
+    size = draw("sizes", seed, 1, 65, 1).abs().mul(2).floor().add(1)[0, 1:, 0]
+    found, held, _ = merged(states[1:], keys[1:], size, len(wanted) - 1)
+    ours = torch.cat([torch.cat([states[:1], found]), torch.cat([torch.ones(1), held])[:, None]], 1)
+    torch.testing.assert_close(ours[ours[:, 0].argsort()], wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("seed", "ratio"), [(1, 0.25), (2, 0.15)])
+def test_vidcom2_shares_and_chooses_the_same(seed, ratio):
+    """The authors round each frame's number by itself, so that the sum may be off by some; ours is exact."""
+    scales, counts, kept = (THEIRS[f"vidcom2.{seed}.{part}"] for part in ("scales", "counts", "kept"))
+    torch.testing.assert_close(ratio * shares(draw("frames", seed, 8).mul(0.02), 0.01).float(), scales)
+    alike, frame = draw("alike", seed, 8, 196), torch.arange(8).repeat_interleave(196)
+    ours = rank_within(-alike.flatten(), frame) < counts[frame]
+    assert (ours.nonzero()[:, 0] % 196).tolist() == kept.tolist()
