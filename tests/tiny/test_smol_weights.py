@@ -10,6 +10,7 @@ import importlib.util
 import pytest
 import torch
 
+from debias import Debias, Trend
 from eval.embedded import ASSETS, data_of, named
 from pruners import make, names
 from pruners.models import Request, adapter
@@ -68,6 +69,23 @@ def test_every_method_prunes_it_with_and_without_a_cache(model, prompts, method)
     assert kept == again
     assert all(0 < len(one) < 576 for one in kept[-1:])
     assert torch.allclose(first.logits[0], second.logits[0], atol=2e-3)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.0036])
+def test_fastv_keeps_what_transformers_own_attention_ranks_first(model, prompts, rate):
+    """Before layer 4, by what the last token gives to the picture at layer 3, with the trend and without."""
+    _, (encoded, *_) = prompts
+    model.model.set_attn_implementation("eager")
+    try:
+        with torch.inference_mode():
+            seen = model.model(**encoded.inputs, output_attentions=True).attentions[3]
+    finally:
+        model.model.set_attn_implementation("sdpa")
+    picture = encoded.inputs["input_ids"][0] == model.model.config.image_token_id
+    score = seen[0].double().mean(0)[-1, picture] * torch.exp(-rate * torch.arange(576.0, dtype=torch.float64))
+    with make("fastv", keep=64, layer=4)(model, Debias(Trend.exponential(rate)), sizes=encoded.sizes) as trace:
+        answered(model, encoded, 1)
+    assert sorted(trace.kept[-1][0].tolist()) == sorted(score.topk(64).indices.tolist())
 
 
 def test_everything_kept_is_the_plain_model(model, prompts):

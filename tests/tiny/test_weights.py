@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, VideoLlavaForConditionalGeneration
 
+from debias import trends
+from pruners import catalogue
 from tiny import folder, prompts, world
 from tiny.probe import Probe, asked, right
 
@@ -38,6 +40,12 @@ def percent(rows: list, said: list[str]) -> float:
 @pytest.fixture(scope="module")
 def said(probe, sample) -> list[str]:
     return [text for k in range(0, len(sample), 32) for text in probe.answers(sample[k : k + 32])]
+
+
+def test_smol_brings_a_trend_of_every_method_that_can_divide_by_one():
+    found = trends.load(ASSETS / "smol-llava" / "trends.toml")
+    assert {one["method"] for one in found} == {name for name in catalogue.names() if "trend" in catalogue.arms(name)}
+    assert {one["data"] for one in found} == {"world of smol, held-out half"}
 
 
 def test_folders_are_small_and_hold_no_pickle():
