@@ -68,9 +68,13 @@ class Method:
             return True
         return family.opens == "tokens" or (family.opens == "views" and not cls.prunes_tower())
 
+    def watches_tower(self) -> bool:
+        """Whether View.vision has to be there for the method as it is set."""
+        return self.reads_tower()
+
     def needs_tower(self, layers: int = 24) -> bool:
         """Whether a vision tower of so many layers has to run under the method's eyes: it reads it, or prunes in it."""
-        return self.reads_tower() or bool(self.vision_layers(layers))
+        return self.watches_tower() or bool(self.vision_layers(layers))
 
     # -- what a method says ----------------------------------------------------------------------------------------
     def cuts(self, layers: int) -> list[Cut]:

@@ -33,6 +33,7 @@ class Tokens:
     whole: Tensor | None = None  # [span.total] True where there is no padding; None: nobody asked
     on_host: Tensor | None = None  # the same on the CPU
     here: Tensor | None = None  # `raster` on the CPU, where it is known there
+    asked: Tensor | None = None  # ids of the text that follows this image, on the CPU
     memo: Any = None
 
     def __len__(self) -> int:
@@ -199,6 +200,12 @@ class View:
     def text(self) -> Tensor:
         """[T, D] hidden states of the text after the image; the order never changes, and rows="text" has R == T."""
         return self._states(self.text_slots[len(self.text_slots) - self.tokens.after :])
+
+    @property
+    def question(self) -> str:
+        """The words after the image, without what the model's template puts behind a question."""
+        assert self.tokens.asked is not None
+        return self.adapter.question(self.tokens.asked)
 
     @property
     def keys(self) -> Tensor:

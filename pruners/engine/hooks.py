@@ -90,7 +90,7 @@ class Run:
         self.handles: list[Any] = []
         self.watch = Watch(self.state, self.on_layer, self.on_attention)
         self.media: dict[str, Any] = {}
-        watched = pruner.reads_tower() or pruner.prunes_tower()
+        watched = pruner.watches_tower() or pruner.prunes_tower()
         self.vision = Vision(pruner, family, debias, self.sizes) if watched else None
         limits.refuse_unsupported(family, self.state.kernel)
         limits.refuse_reading(self.debias, pruner)
@@ -192,7 +192,8 @@ class Run:
             state.ids, state.padded = ids, real is not None
             places = self.adapter.slots(inputs, spans)
             state.beams = self.repeats([span for row in spans for span in row])
-            state.segments = [first_segment(spans, places, real, ids, state.beams, self.debias)]
+            read = inputs["input_ids"]
+            state.segments = [first_segment(spans, places, real, ids, state.beams, self.debias, read)]
             if self.vision is not None:
                 filmed = self.adapter.filmed(inputs, places)[:: state.beams]
                 once = spans[:: state.beams]
@@ -374,7 +375,7 @@ class Run:
         )
 
     def patches(self, tokens: Tokens) -> Patches | None:
-        if self.vision is None or not self.pruner.reads_tower() or tokens.span.index is not None:
+        if self.vision is None or not self.pruner.watches_tower() or tokens.span.index is not None:
             return None
         return self.vision.patches(tokens.image)
 

@@ -161,9 +161,15 @@ def take(states: Tensor, columns: Tensor) -> Tensor:
 
 
 def first_segment(
-    spans: list[list[Span]], places: list[list[Tensor]], real: Tensor | None, ids: Tensor, beams: int, debias: Debias
+    spans: list[list[Span]],
+    places: list[list[Tensor]],
+    real: Tensor | None,
+    ids: Tensor,
+    beams: int,
+    debias: Debias,
+    read: Tensor | None = None,
 ) -> Segment:
-    """The prompt as the model got it."""
+    """The prompt as the model got it. read: `ids` on the CPU."""
     device, late = ids.device, 0 if debias.release is None else debias.release.late
     places = [[at + late for at in row] for row in places]  # as released, the first text token counts as a patch
     images: list[list[Tokens]] = []
@@ -190,6 +196,7 @@ def first_segment(
                     own=None,
                     before=counted,
                     after=int((words > at[-1]).sum()),
+                    asked=None if read is None else read[row, words[words > at[-1]]],
                     contiguous=int(at[-1] - at[0]) == len(at) - 1,
                     whole=None if whole is None else whole.to(device, non_blocking=True),
                     on_host=whole,

@@ -27,7 +27,7 @@ class Vision:
         self.pruner, self.adapter, self.debias, self.sizes = pruner, adapter, debias, sizes
         self.tower = adapter.tower
         self.shrinking = list(pruner.vision_layers(self.tower.feature_layer + 1))
-        if pruner.reads_tower() and self.shrinking:
+        if pruner.watches_tower() and self.shrinking:
             raise ValueError(f"{pruner} both reads the vision tower's output and prunes inside it; it can do only one")
         if not pruner.serves(type(adapter)):
             kind = adapter.model.config.model_type
@@ -66,7 +66,7 @@ class Vision:
             handles.append(self.attn(number).register_forward_hook(self.attend, with_kwargs=True))
             handles.append(layer.register_forward_hook(partial(self.shrink, stage)))
         chosen = tower.layers[tower.feature_layer]
-        if self.pruner.reads_tower():
+        if self.pruner.watches_tower():
             for number in self.glances:
                 note = partial(self.glance, number)
                 handles.append(self.attn(number).register_forward_pre_hook(note, with_kwargs=True))

@@ -14,8 +14,11 @@ from torch import Tensor
 from pruners.arms import Reads
 from pruners.base import Pruner
 from pruners.checks import check_word
+from pruners.clip import words
 from pruners.cut import Cut
 from pruners.greedy import chosen, determinantal, likeness
+from pruners.method import Views
+from pruners.models.base import Adapter
 from pruners.view import View
 
 
@@ -35,17 +38,30 @@ class CDPruner(Pruner):
     """The most likely set of a determinantal point process over the projected tokens, found greedily.
 
     `relevance` of a token to the question: `tokens` is its mean cosine similarity with the words behind the picture, as
-    both enter the language model, which the authors use where there is no text tower; `none` is diversity alone.
+    both enter the language model, which the authors use where there is no text tower; `clip` compares the patches with
+    the question in the space of CLIP, turned round as the authors do; `none` is diversity alone.
+
+    clip: the checkpoint of CLIP that `relevance="clip"` reads: that of the model's own vision tower, with its text
+        tower.
     """
 
-    relevance: Literal["tokens", "none"] = "tokens"
+    relevance: Literal["tokens", "clip", "none"] = "tokens"
+    clip: str = "openai/clip-vit-large-patch14-336"
 
     positions: ClassVar[str] = "compact"
     reads: ClassVar[Reads] = "tokens"
+    views: ClassVar[Views] = "together"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_word("relevance of CDPruner", self.relevance, ("tokens", "none"))
+        check_word("relevance of CDPruner", self.relevance, ("tokens", "clip", "none"))
+
+    def watches_tower(self) -> bool:
+        return self.relevance == "clip"
+
+    def check(self, adapter: Adapter) -> None:
+        if self.relevance == "clip":
+            words(self.clip).check(adapter)
 
     def cuts(self, layers: int) -> list[Cut]:
         return [Cut(0, self.keep)]
@@ -53,8 +69,11 @@ class CDPruner(Pruner):
     def score(self, view: View) -> Tensor:
         if self.relevance == "none" or not view.tokens.after:
             return torch.ones(len(view.tokens), device=view.tokens.slots.device)
-        visual, words = (torch.nn.functional.normalize(part.float(), dim=-1) for part in (view.hidden, view.text))
-        return (visual @ words.T).mean(-1)
+        if self.relevance == "clip":
+            clip, patches = words(self.clip), view.vision.features
+            return -(clip.shown(patches) @ clip.said(view.question, patches.device).T).mean(-1)
+        visual, text = (torch.nn.functional.normalize(part.float(), dim=-1) for part in (view.hidden, view.text))
+        return (visual @ text.T).mean(-1)
 
     def select(self, score: Tensor, view: View) -> Tensor:
         if view.count >= len(score):

@@ -352,6 +352,14 @@ class Adapter:
         """One input of the model, of all media of a batch."""
         return torch.cat(parts)
 
+    def question(self, ids: Tensor) -> str:
+        """The words of a question that ends a prompt, without what the template puts behind it."""
+        behind = self.prompt(Request("\0")).rpartition("\0")[2]
+        rows = [ids.tolist(), self.tokenizer(behind, add_special_tokens=False).input_ids]
+        said, end = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        question: str = said.strip().removesuffix(end.strip())
+        return question.strip()
+
     def decode(self, ids: Tensor) -> list[str]:
         """The answers; `ids` without the prompt."""
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]

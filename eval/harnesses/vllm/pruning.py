@@ -20,6 +20,7 @@ from pruners import Pruner
 from pruners.budget import REFERENCE_TOKENS
 from pruners.engine.choose import choose
 from pruners.engine.sequence import Choice, Segment, first_segment
+from pruners.frames import OfClips
 from pruners.models import Adapter, family
 from pruners.models.folder import local
 from pruners.models.images import settings as pictures
@@ -137,7 +138,9 @@ def refuse(asked: Asked, pruner: Pruner, kind: type[Adapter], depth: int) -> Non
         raise ValueError(f"{name} takes tokens out inside the vision tower, which the engine runs whole; not served")
     if not pruner.serves(kind):
         raise ValueError(f"{name} cannot run on this model: the patches of its vision tower are not its tokens")
-    if pruner.reads_tower() and pruner.reads != "vision":
+    if isinstance(pruner, OfClips):
+        raise ValueError(f"{name} compares the frames of clips, and pictures are pruned in the engine; not served")
+    if pruner.watches_tower() and pruner.reads != "vision":
         raise ValueError(f"{name} reads the vision tower and the decoder, and the engine lets us do one; not served")
     if pruner.glances(depth):
         raise ValueError(f"{name} reads several layers of the vision tower, and one is at hand here; not served")
