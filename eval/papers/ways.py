@@ -14,15 +14,17 @@ from eval.comparing.contrast import LEVEL, SLOW_DRAWS, Contrast, contrasts
 from eval.comparing.results import Scored, results
 from eval.papers import artefacts
 from eval.papers.artefacts import Planned
+from eval.papers.grid import kept
 from eval.papers.task import Task
 from eval.scoring import statistics
 from eval.showing import charts, drawings
+from eval.showing.cells import canvas_of
 from eval.tables import Cell, Table, between, tenths
 from pruners import catalogue
 
 RAW = "raw"
 Block = tuple[str, int, int]  # method, budget, layer
-HEAD = ["way", "score", f"− {RAW}, 95 %", "", "p (Holm)", "could see", "tokens"]
+HEAD = ["way", "score", f"− {RAW}, 95 %", "", "p (Holm)", "could see", "recall", "tokens"]
 
 
 def ways(task: Task) -> list[Table]:
@@ -39,14 +41,14 @@ def ways(task: Task) -> list[Table]:
     order = dict.fromkeys(planned.way for planned in task.artefact.runs)
     for name, figure in drawn(compared, list(order)).items():
         drawings.save(figure, task.here / "figures" / name)
-    shown = [shown_block(at, by_way, compared) for at, by_way in found.items()]
+    shown = [shown_block(at, by_way, compared, canvas_of(task.checkpoint)) for at, by_way in found.items()]
     asked = ", ".join(one.benchmark.name for by_way in found.values() for one in next(iter(by_way.values())))
     names = ", ".join(dict.fromkeys(asked.split(", ")))
     notes = [
         f"score: the mean over {names}. {verdict.MARK}: differs from {RAW}, p < 0.05 after Holm's correction over the "
         f"{len(compared)} comparisons of all tables here. could see: the smallest true difference that so many "
-        "questions show four times in five at that level. tokens: what a layer sees, mean. docs/ways.md says what each "
-        "way computes.",
+        "questions show four times in five at that level. recall: share of the patches of what is asked about that "
+        "stay, where that is known. tokens: what a layer sees, mean. docs/ways.md says what each way computes.",
         *artefacts.sources(task.artefact),
     ]
     return [*shown[:-1], replace(shown[-1], notes=[*shown[-1].notes, *notes])] if shown else [empty(task, notes)]
@@ -85,25 +87,34 @@ def corrected(compared: Mapping[Any, Contrast]) -> dict[Any, Contrast]:
     }
 
 
-def shown_block(at: Block, by_way: Mapping[str, Sequence[Scored]], compared: Mapping[Any, Contrast]) -> Table:
+def shown_block(
+    at: Block, by_way: Mapping[str, Sequence[Scored]], compared: Mapping[Any, Contrast], canvas: Any
+) -> Table:
     """One method at one budget and layer, and a sentence about each way."""
     method, keep, layer = at
     rows: list[list[Cell]] = []
     said, strong = [], []
     for way, scored in by_way.items():
-        score, tokens = next(iter(arm_means(scored).values())), seen(scored)
+        score, rest = next(iter(arm_means(scored).values())), [recalled(scored, canvas), seen(scored)]
         one = compared.get((at, way))
         if one is None:
-            rows.append([way, score, None, "", None, None, tokens])
+            rows.append([way, score, None, "", None, None, *rest])
             continue
         if one.differs:
             strong.append(len(rows))
         least = None if one.differs or one.least is None else f"{tenths(one.least):.1f}"
         size, mark = between(one.delta, one.low, one.high), verdict.MARK if one.differs else ""
-        rows.append([way, score, size, mark, f"{one.p_holm or 0:.3f}", least, tokens])
+        rows.append([way, score, size, mark, f"{one.p_holm or 0:.3f}", least, *rest])
         said.append(f"{way}: {verdict.against(one, RAW)}")
     title = f"{catalogue.title(method)}, {keep} of 576 tokens, cut at layer {layer} of 32"
     return Table(title, HEAD, rows, said, strong)
+
+
+def recalled(scored: Sequence[Scored], canvas: Any) -> str | None:
+    """Share of the patches of what is asked about that stay, mean over the benchmarks that say where it is."""
+    told = [one for one in scored if any(sample.meta.get("boxes") for sample in one.samples)]
+    shares = [share[0] for one in told if (share := kept(one, next(iter(one.arms)), canvas)[0]) is not None]
+    return f"{sum(shares) / len(shares):.2f}" if shares else None
 
 
 def seen(scored: Sequence[Scored]) -> float | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.stats import norm
 
 from eval.cli import main
@@ -15,9 +17,11 @@ from eval.comparing.contrast import Contrast
 from eval.papers import artefacts, ways
 from eval.papers.task import Task, as_costly, moved
 from eval.papers.ways import block, corrected
+from eval.sample import Sample
 from eval.settings import Settings
 from eval.showing import charts
 from pruners import make
+from pruners.models.canvas import padded
 
 PRODUCT = artefacts.artefact("ways").product
 
@@ -125,6 +129,22 @@ def test_a_way_that_was_begun_and_could_not_be_done_is_left_out(tmp_path, monkey
     monkeypatch.setattr(ways, "results", lambda folder, data: [])
     (table,) = ways.ways(task)
     assert table.rows == []
+
+
+def test_recall_is_the_mean_over_benchmarks_that_say_where_things_are(tmp_path):
+    Image.new("RGB", (96, 96)).save(tmp_path / "a.png")  # 12 x 12 cells of 8 pixels
+
+    def scored(kept, **meta):
+        rows = [{"metadata": {"key": "q", "kept": [kept]}}]
+        return SimpleNamespace(samples=[Sample("q", "?", image=tmp_path / "a.png", meta=meta)],
+                               arms={"trend": SimpleNamespace(rows=rows)})  # fmt: skip
+
+    def canvas(size):
+        return padded(size, 12)
+
+    first_two = {"boxes": [[0, 0, 16, 8]]}
+    assert ways.recalled([scored("0,5", **first_two), scored("0-3", **first_two), scored("7")], canvas) == "0.75"
+    assert ways.recalled([scored("7")], canvas) is None
 
 
 def test_axes_belong_to_the_artefact_that_has_some(capsys):

@@ -12,8 +12,8 @@ import torch
 
 from debias import Debias, Trend
 from eval.embedded import ASSETS, data_of, named
-from pruners import make, names
-from pruners.models import Request, adapter
+from pruners import find, make, names
+from pruners.models import Request, adapter, family
 from tiny import smol
 from tiny.drawing import draw
 from tiny.smol_data import HALVES, asked
@@ -57,7 +57,7 @@ def test_it_answers_questions_about_whole_pictures(model, prompts):
     assert right >= 7, list(zip(texts, [question.answer for _, question in prompts[0]], strict=True))
 
 
-@pytest.mark.parametrize("method", names())
+@pytest.mark.parametrize("method", [name for name in names() if find(name).serves(family("llava"))])
 def test_every_method_prunes_it_with_and_without_a_cache(model, prompts, method):
     pruner = make(method, keep=0.2)
     _, (encoded, *_) = prompts
