@@ -17,6 +17,7 @@ from eval.answering.resolved import Resolved, resolve
 from eval.answering.store import Folder, may_be_written, writing
 from eval.answering.team import Team
 from eval.benchmarks.base import Benchmark
+from eval.bias.fitting import Probes
 from eval.comparing import compare
 from eval.comparing.contrast import DRAWS, Contrast
 from eval.comparing.results import Scored, not_judged, questions, results, unjudged
@@ -111,15 +112,17 @@ class Report:
         return said + "".join(map(tables.html, self._tables()))
 
 
-def evaluate(settings: Settings) -> Report:
+def evaluate(settings: Settings, probes: Probes | None = None) -> Report:
     """Answer, score and compare what `settings` describe.
 
+    probes: what was measured to fit trends; runs that are given the same dictionary measure nothing twice.
     Returns the run's Report; its folder holds the answers, the scores and the tables. A second call with equal settings
     goes on where the first one stopped, or returns the finished run. ValueError: something asked for cannot be done,
     which is said before a model is loaded wherever that can be known.
     """
     place = world()
     chosen = resolved(settings)
+    chosen.probes = chosen.probes if probes is None else probes
     loaded = prepared(chosen)
     run, out = named(chosen)
     team = Team(place, chosen.device) if settings.tensor_parallel or settings.zero else None

@@ -17,7 +17,7 @@ from eval.answering import beforehand, heap, trends
 from eval.answering.able import refusal
 from eval.answering.backends import Backend, Native
 from eval.answering.checkpoints import Layout, config_of, digest_of, folder_of, layout
-from eval.answering.plan import world
+from eval.answering.plan import digest, world
 from eval.benchmarks.base import Benchmark
 from eval.bias import fitting
 from eval.embedded import EMBEDDED, data_of, named, world_of
@@ -135,6 +135,7 @@ class Resolved:
         self._loaded: tuple[str, Any, Backend] | None = None
         self._fork: tuple[str, Fork] | None = None
         self._fitted: dict[tuple[str, str, Reading | None], Trend] = {}
+        self.probes: fitting.Probes = {}  # other runs may share it
 
     def _check_models(self) -> None:
         """Whatever of a checkpoint can be found wrong without building it; the authors' code has its own layouts."""
@@ -276,10 +277,9 @@ class Resolved:
         """A trend fitted now, on pictures that no benchmark scores."""
         if (media, kind, reading) not in self._fitted:
             log.info("fitting the trend of %s on held-out %ss", self.settings.method, media)
-            how = fitting.Fit(kind, reading=reading)
-            found, _ = self.record(media, self.heldout(media), None, None, how)
-            what = found.get("found", "trend")
-            log.info("fitted: %s, rate %.6f per token, r2 %.3f", what, found.get("rate", 0.0), found.get("r2", 0.0))
+            found, _ = self.record(media, self.heldout(media), None, None, fitting.Fit(kind, reading=reading))
+            seen = found.get("found", "trend"), found.get("rate", 0.0), found.get("r2", 0.0)
+            log.info("fitted: %s, rate %.6f per token, r2 %.3f", *seen)
             # Rounded, so that another process or a later start, whose sums differ in the last bit, divides by the same.
             self._fitted[media, kind, reading] = files.make(fitting.rounded(found), "fitted on the way")
         return self._fitted[media, kind, reading]
@@ -292,11 +292,24 @@ class Resolved:
         self, media: str, data: Path, only: Sequence[str] | None, limit: int | None, how: fitting.Fit
     ) -> tuple[dict[str, Any], torch.Tensor]:
         """A trend of the method on the model of one medium, as a record of a trends file; and the measured curve."""
-        model = self.models[media]
-        asked = fitting.calibration(media, data, only, limit)
+        asked, model = fitting.calibration(media, data, only, limit), self.models[media]
         known = {"method": self.settings.method, "model": f"{Path(model).name} {digest_of(model)}"}
-        own = world_of(self.models[media]).name if data == self.heldout(media) else ""
-        return fitting.record(self.adapter(media), self.pruner, asked, data, how, known, own)
+        own = world_of(model).name if data == self.heldout(media) else ""
+        probe = self._probe(media, data, asked, how.reading)
+        return fitting.record(self.adapter(media), self.pruner, probe, asked, data, how, known, own)
+
+    def _probe(self, media: str, data: Path, asked: fitting.Asked, reading: Reading | None) -> fitting.Probe:
+        """The scores of the first cut over some questions, measured once for every kind of trend and every budget."""
+        method = {one.name: getattr(self.pruner, one.name) for one in dataclasses.fields(self.pruner)}
+        if (
+            self.pruner.cuts(32)[0].source != "tower"
+        ):  # else what a first cut in the decoder ranks depends on the budget
+            del method["keep"]
+        facts = self.identity() | {"method": (self.settings.method, method), "trend": reading}
+        key = repr((facts, media, str(data), [(one.name, digest(samples)) for one, samples in asked]))
+        if key not in self.probes:
+            self.probes[key] = fitting.measure(self.adapter(media), self.pruner, asked, reading)
+        return self.probes[key]
 
     def adapter(self, media: str) -> Any:
         """The model for pictures or clips, loaded once; the other one leaves."""
@@ -325,12 +338,11 @@ class Resolved:
         return self._loaded[1]
 
     def share(self, other: Resolved) -> None:
-        """Take over the model that another configuration has loaded, and the trends that it fitted for this method."""
+        """Take over the model that another configuration has loaded, and what it measured to fit trends."""
         if other._loaded is not None:
             model, loaded, _ = other._loaded
             self._loaded = (model, loaded, self._native(loaded))
-        if other.pruner == dataclasses.replace(self.pruner, keep=other.pruner.keep):
-            self._fitted = other._fitted  # a trend is that of the first cut's scores, whatever is kept there
+        self.probes = other.probes
 
     def _native(self, loaded: Any) -> Native:
         settings = self.settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +67,13 @@ class Probe(Debias):
         return score
 
 
-def measure(
-    adapter: Any,
-    pruner: Any,
-    asked: Iterable[tuple[Benchmark, Sequence[Sample]]],
-    clips: Any = None,
-    reading: Reading | None = None,
-) -> Probe:
+Asked = Sequence[tuple[Benchmark, Sequence[Sample]]]
+Probes = dict[str, Probe]  # by everything that decides what was measured
+
+
+def measure(adapter: Any, pruner: Any, asked: Asked, reading: Reading | None = None) -> Probe:
     """The mean score of every position over the questions, one prefill each."""
-    probe = Probe(reading=reading)
+    probe, clips = Probe(reading=reading), Clips()
     for benchmark, samples in asked:
         for batch in batches(samples, 8):
             requests = []
@@ -126,7 +124,7 @@ def rotary(adapter: Any) -> dict[str, Any]:
     return {"head_dim": width, "theta": float(theta)}
 
 
-def calibration(media: str, data: Path, only: Sequence[str] | None = None, limit: int | None = QUESTIONS) -> list[Any]:
+def calibration(media: str, data: Path, only: Sequence[str] | None = None, limit: int | None = QUESTIONS) -> Asked:
     """(benchmark, questions) to measure on: benchmarks of one medium that `data` holds.
 
     limit: questions of each benchmark; None: a few, and more where the benchmarks are few.
@@ -143,15 +141,22 @@ def calibration(media: str, data: Path, only: Sequence[str] | None = None, limit
 
 
 def record(
-    adapter: Any, pruner: Any, asked: Sequence[Any], data: Path, how: Fit, known: Mapping[str, str], own: str = ""
+    adapter: Any,
+    pruner: Any,
+    probe: Probe,
+    asked: Asked,
+    data: Path,
+    how: Fit,
+    known: Mapping[str, str],
+    own: str = "",
 ) -> tuple[dict[str, Any], torch.Tensor]:
-    """One fitted trend with where it comes from, as a record of a trends file; and the curve.
+    """One trend fitted to what was measured, with where it comes from, as a record of a trends file; and the curve.
 
     asked: what `calibration` chose of `data`. known: the names of the method and of the model.
     own: the world whose held-out questions these are, where they are a model's own.
     """
     options = rotary(adapter) if how.kind == "rope" else {}
-    trend, curve, settled = fitted(measure(adapter, pruner, asked, Clips(), how.reading), how, **options)
+    trend, curve, settled = fitted(probe, how, **options)
     cut = next(cut for cut in pruner.cuts(len(adapter.decoder.layers)) if cut.source != "tower")
     return {
         "method": known["method"],

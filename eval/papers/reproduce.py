@@ -16,7 +16,7 @@ from eval import benchmarks, tables
 from eval.answering.checkpoints import layout
 from eval.answering.resolved import Resolved
 from eval.answering.store import Folder
-from eval.bias.fitting import prior
+from eval.bias.fitting import Probes, prior
 from eval.embedded import data_of, world_of
 from eval.evaluation import evaluate
 from eval.evaluation import planned as planned_run
@@ -136,6 +136,7 @@ def held(task: Task) -> tuple[Task, list[str]]:
 def answer(task: Task, dry: bool) -> dict[str, str]:
     """Answer what is not answered; returns what could not be done, and why."""
     failed = {}
+    probes: Probes = {}  # one measurement of a method at a layer serves all its budgets and kinds of trend
     for planned in task.artefact.runs:
         say(f"\n{task.artefact.name} / {planned.label}")
         try:
@@ -147,7 +148,7 @@ def answer(task: Task, dry: bool) -> dict[str, str]:
                 continue
             if planned.method == "d2pruner" and task.prior is not None:
                 prepare_prior(task, settings, task.prior)
-            found = evaluate(settings)
+            found = evaluate(settings, probes)
             if found.look is not None:
                 found.look.show(wide=False)
             if not found.complete:

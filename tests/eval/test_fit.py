@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from debias import Span, Trend
+from debias import Reading, Span, Trend
 from debias import trends as files
 from eval.answering.resolved import Resolved
 from eval.bias import fitting
@@ -16,6 +16,7 @@ from eval.bias.fits import table
 from eval.bias.fitting import Fit, Probe, fitted
 from eval.cli import main
 from eval.settings import Settings
+from pruners import catalogue, make
 from pruners.prior import Prior
 
 ONE_ANSWER = ("--benchmarks", "gqa", "--limit", "1", "--max-new-tokens", "2", "--arms", "trend")
@@ -53,7 +54,6 @@ def test_where_there_is_no_trend_nothing_is_divided():
 def test_questions_about_one_picture_are_one_group(checkpoints, world):
     from eval import benchmarks
     from eval.bias.fitting import measure
-    from pruners import make
     from pruners.models import adapter
 
     family = adapter(str(checkpoints["image"])).load(str(checkpoints["image"]))
@@ -191,6 +191,40 @@ def test_a_trend_on_the_way_takes_more_of_a_benchmark_that_is_alone(world):
 
     assert count(None) == fitting.QUICK
     assert count(["pope"]) == len(fitting.benchmarks.get("pope").load(world)) > fitting.QUICK
+
+
+def test_one_measurement_serves_all_kinds_of_trend_and_all_budgets(checkpoints, world, monkeypatch):
+    monkeypatch.setattr(Resolved, "heldout", lambda *_: world)
+    measured, measure = [], fitting.measure
+    monkeypatch.setattr(fitting, "QUICK", 2)
+    monkeypatch.setattr(fitting, "PICTURES", 2)
+    monkeypatch.setattr(fitting, "measure", lambda *given: measured.append(given) or measure(*given))
+
+    def trends(probes, method="fastv", keep=4, **fields):
+        chosen = Resolved(Settings(method, keep=keep, fields=fields), [], {"image": str(checkpoints["image"])})
+        chosen.probes = probes
+        found = [chosen.fitted("image", *how) for how in (("exponential",), ("average",), ("rope", Reading(heads=0.5)))]
+        chosen.close()
+        return found
+
+    shared = {}
+    first, other = trends(shared, keep=4), trends(shared, keep=9)
+    assert len(measured) == 2  # of both readings
+    assert [one.curve(36).tolist() for one in other] == [one.curve(36).tolist() for one in first]
+    alone = trends({}, keep=9)
+    assert [one.curve(36).tolist() for one in other] == [one.curve(36).tolist() for one in alone]
+    del measured[:]
+    trends(shared, layer=1)
+    trends(shared, method="himap")
+    trends(shared, method="vscan", keep=4)
+    trends(shared, method="vscan", keep=9)  # what leaves the tower, which the decoder's first cut then ranks, differs
+    assert len(measured) == 8
+
+
+def test_no_budget_moves_the_first_cut_in_the_decoder():
+    for name in catalogue.names():
+        first = [make(name, keep=keep).cuts(32)[0] for keep in (0.2, 0.5)]
+        assert len({(cut.layer, cut.source, cut.rows) for cut in first}) == 1, name
 
 
 def test_clips_are_fitted_over_frames_without_their_cls():
