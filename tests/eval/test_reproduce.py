@@ -21,6 +21,8 @@ from eval.comparing.results import results
 from eval.papers import artefacts, reproduce, strengths, sweeps
 from eval.papers.task import Task
 from eval.settings import Settings
+from pruners import find, names
+from pruners.models import family
 from pruners.models.canvas import padded, tiled
 from tiny import benchmarks as tiny_benchmarks
 
@@ -54,6 +56,14 @@ def test_artefacts_name_what_there_is():
         assert set(one.published) <= set(artefacts.tables())
         assert len({run.label for run in one.runs}) == len(one.runs)
         assert one.measure in reproduce.MEASURES
+
+
+@pytest.mark.parametrize(("name", "kind"), [("methods", "llava"), ("methods-video", "video_llava")])
+def test_every_method_that_its_model_can_run_is_in_the_table_of_methods(name, kind):
+    possible = {method for method in names() if find(method).serves(family(kind))}
+    runs = [run for run in KNOWN[name].runs if run.arms != ("unpruned",)]
+    assert {run.method for run in runs} == possible
+    assert {len([run for run in runs if run.method == method]) for method in possible} == {3}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Idefics3 and SmolVLM: tiles, the words between them, against the hub's processors."""
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 
 from pruners.models import Request
 from pruners.models.idefics3 import longest
+from pruners.models.smolvlm import spelled
 
 SIZES = [(40, 70), (131, 50), (200, 301), (84, 84), (300, 90), (640, 480), (97, 500), (1001, 999), (5000, 3)]
 HUBS = {"idefics3": Idefics3ImageProcessorPil, "smolvlm": SmolVLMImageProcessorPil}
@@ -109,3 +111,46 @@ def test_prompts(adapters, builders):
     assert one.encode([Request("Why?")]).inputs["input_ids"][0, 0] == one.tokenizer.bos_token_id
     with pytest.raises(ValueError, match="5 image tokens side by side, but a tile of a picture has 9"):
         one.spans({"input_ids": torch.tensor([[3, *[one.model.config.image_token_id] * 5, 4]])})
+
+
+@pytest.mark.parametrize("frames", [1, 8, 70])
+def test_a_clip_is_told_in_the_words_of_the_hub_processor(frames, adapters, builders, monkeypatch):
+    """Frame by frame under its time; the hub's processor reads numbers out with a package of its own."""
+    from transformers.models.smolvlm import processing_smolvlm
+    from transformers.video_utils import VideoMetadata
+
+    one = adapters("smolvlm")
+    pictures = [builders.picture(60, 40, seed) for seed in range(frames)]
+    words = {1: "one", 8: "eight", 70: "seventy"}
+    monkeypatch.setattr(processing_smolvlm, "num2words", words.get, raising=False)
+    signs = {"image_token": "<image>", "fake_image_token": "<fake_token_around_image>"}
+    hub = SimpleNamespace(image_seq_len=one.side**2, global_image_token="<global-img>", **signs)
+    told = VideoMetadata(total_num_frames=frames, fps=1, duration=frames, frames_indices=list(range(frames)))
+    given = {"pixel_values": np.zeros((1, frames)), "video_metadata": [told]}
+    text = processing_smolvlm.SmolVLMProcessor.replace_video_token(hub, given, 0)
+    encoded = one.encode([Request("What happens?", video=pictures)])
+    wanted = one.tokenizer(
+        f"User: {text}What happens?<end_of_utterance>\nAssistant:", add_special_tokens=False
+    ).input_ids
+    assert encoded.inputs["input_ids"][0].tolist() == [*one.begin(), *wanted]
+    assert encoded.inputs["pixel_values"].shape[:2] == (1, frames)
+    assert [(span.frames, len(span)) for span in one.spans(encoded.inputs)[0]] == [(1, one.side**2)] * frames
+
+
+def test_a_frame_is_squashed_to_a_tile(builders):
+    one, picture = builders.adapter("smolvlm"), builders.picture(90, 50)
+    one.processor.size = {"longest_edge": 84}
+    shown = one.clip([picture, builders.picture(90, 50, 1)]).inputs["pixel_values"]
+    assert torch.equal(shown[:, :1], one.picture(picture).inputs["pixel_values"])
+
+
+def test_numbers_are_spelled():
+    said = {
+        0: "zero",
+        13: "thirteen",
+        40: "forty",
+        99: "ninety-nine",
+        100: "one hundred",
+        128: "one hundred and twenty-eight",
+    }
+    assert {number: spelled(number) for number in said} == said
