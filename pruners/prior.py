@@ -1,25 +1,19 @@
-"""The average attention of a model over pictures: what D2Pruner divides by.
-
-python -m pruners.prior MODEL FOLDER_OF_IMAGES --out prior.json
-"""
+"""The average attention of a model over pictures: what D2Pruner divides by."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from debias import Span
-from pruners import models
 from pruners.methods.fastv import FastV
 from pruners.models import Adapter, Request
 from pruners.models.folder import tensors
@@ -30,7 +24,7 @@ if TYPE_CHECKING:
 PROMPT = "Please describe the provided image."
 CLIP_PROMPT = "Please describe the provided video."
 BESIDE = ("prior.json", "prior.safetensors")  # the second is what older versions wrote, and is still read
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+MEASURE = "python -m eval fit --method d2pruner --kind prior"
 
 
 @dataclass(frozen=True)
@@ -57,7 +51,7 @@ class Prior:
         if layer != self.layer:
             raise ValueError(
                 f"the prior was measured on the attention of layer {self.layer} (counted from 0) and the score reads "
-                f"layer {layer}; measure one for it with `python -m pruners.prior --layer {layer + 1}`"
+                f"layer {layer}; measure one for it with `{MEASURE} --layer {layer + 1}`"
             )
 
     def at(self, span: Span, layer: int, device: torch.device) -> Tensor:
@@ -69,7 +63,7 @@ class Prior:
         if len(table) != span.total:
             raise ValueError(
                 f"the prior has {len(table)} values and the image has {span.total} visual tokens; "
-                "measure one for this layout with `python -m pruners.prior`"
+                f"measure one for this layout with `{MEASURE}`"
             )
         return table[span.raster(device)]
 
@@ -88,7 +82,7 @@ class Prior:
         if path is None:
             raise ValueError(
                 f"no prior was given and {Path(folder, BESIDE[0])} does not exist; measure one with "
-                f"`python -m pruners.prior {folder or 'MODEL'} FOLDER_OF_IMAGES --out {Path(folder, BESIDE[0])}`"
+                f"`{MEASURE} --model {folder or 'MODEL'} --data FOLDER_OF_PICTURES`"
             )
         return _read(path, path.stat().st_mtime_ns)
 
@@ -97,7 +91,7 @@ class Prior:
         """Read what `save` wrote, or an older version of it."""
         path = Path(path)
         if not path.is_file():
-            raise ValueError(f"{path}: no such file; measure a prior with `python -m pruners.prior MODEL IMAGES`")
+            raise ValueError(f"{path}: no such file; measure a prior with `{MEASURE}`")
         try:
             found = _older(path) if path.suffix == ".safetensors" else json.loads(path.read_text(encoding="utf-8"))
             values = tuple(torch.tensor(found["values"], dtype=torch.float32).tolist())
@@ -186,47 +180,3 @@ def _read(path: Path, changed: int) -> Prior:
 @lru_cache(maxsize=32)
 def _table(prior: Prior, device: torch.device) -> Tensor:
     return torch.tensor(prior.values, device=device)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure a prior on a folder of images and write it."""
-    from PIL import Image as pillow
-
-    parser = argparse.ArgumentParser(prog="python -m pruners.prior", description=main.__doc__)
-    parser.add_argument("model", help="folder or hub name of a checkpoint")
-    parser.add_argument("images", type=Path, help="folder of pictures; the first --limit by name are used")
-    parser.add_argument("--out", type=Path, default=Path(BESIDE[0]))
-    parser.add_argument(
-        "--layer", type=int, default=2, help="the cut; the attention is that of the layer before (default 2)"
-    )
-    parser.add_argument("--limit", type=int, default=1000)
-    parser.add_argument("--prompt", default=PROMPT)
-    parser.add_argument("--tile", type=int, help="tokens of one tile, for models that see a varying number of tiles")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args(argv)
-    try:
-        named(options.out)
-    except ValueError as error:
-        parser.error(str(error))
-    paths = sorted(p for p in options.images.rglob("*") if p.suffix.lower() in PICTURES)[: options.limit]
-    try:
-        if options.out.exists() and not options.out.is_file():
-            raise ValueError(f"{options.out}: is there and is not a regular file; give another --out")
-        bound = models.adapter(options.model).load(options.model, device=options.device)
-        pictures = (pillow.open(path).convert("RGB") for path in paths)
-        prior = Prior.measure(bound, pictures, options.layer, options.prompt, options.tile)
-    except (OSError, ValueError) as error:
-        say(f"{options.images}: {error}", sys.stderr)
-        return 1
-    prior.save(options.out)
-    say(str(prior), sys.stdout)
-    return 0
-
-
-def say(text: str, where: TextIO) -> None:
-    """Without what a terminal would obey: file names and checkpoints come from strangers."""
-    print("".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text), file=where)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +20,7 @@ from eval.bias import strength as bias
 from eval.bias.probe import Seen, watch
 from eval.bias.strength import Measured
 from eval.embedded import EMBEDDED, named, world_of
-from eval.reading.images import open_image
-from eval.reading.video import read_frames
-from eval.sample import Sample
+from eval.reading.images import of_folder
 from eval.tables import say
 from pruners.cut import top
 from pruners.models import adapter
@@ -34,9 +31,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 HEAD_DRAWS = 200  # there are many heads
 FIT_SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
 REFITS = 40  # of a trend, for what its error does to a correlation
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 BLANK = Image.new("RGB", (64, 64))  # stands where words are drawn; a square, so that nothing is padding
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
 # Five requests; the first is the one that everything but the stability over prompts is measured with.
 PROMPTS = (
     "What colour is the circle?\nAnswer the question using a single word or phrase.",
@@ -111,7 +106,7 @@ def looked_at(asked: DiagnosisSettings, model: str) -> tuple[Sequence[Any], str]
             raise ValueError("--text-only looks at no picture; leave out --images and --video")
         return [BLANK] * asked.limit, "with words drawn at random in the places of visual tokens"
     if asked.images is not None:
-        return found(asked.images, asked.limit, asked.video), f"{kind(asked)} of --images"
+        return list(of_folder(asked.images, asked.limit, asked.video)), f"{kind(asked)} of --images"
     own = world_of(model)
     return drawn(asked.limit, asked.seed, asked.video, own.scene), f"drawn {kind(asked)} of the {own.name}"
 
@@ -314,13 +309,3 @@ def drawn(count: int, seed: int, video: bool = False, scene: Callable[[int], Any
     """Scenes of every aspect ratio; or clips of the tiny world, as lists of frames."""
     seeds = [2 * 10**9 + 10**6 * seed + number for number in range(count)]
     return [world.draw_clip(world.clip(one)) if video else world.draw(scene(one)) for one in seeds]
-
-
-def found(folder: Path, limit: int, video: bool = False) -> list[Any]:
-    """Pictures of a folder, or clips as lists of frames; the same ones every time."""
-    endings = VIDEOS if video else PICTURES
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in endings)
-    if not paths:
-        raise ValueError(f"{folder} holds no {'videos' if video else 'pictures'} ({', '.join(endings)})")
-    random.Random(0).shuffle(paths)
-    return [read_frames(path) if video else open_image(Sample(path.name, "", image=path)) for path in paths[:limit]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from eval import benchmarks
 from eval.answering.backends import greedy
 from eval.answering.plan import batches, limited
 from eval.benchmarks.base import Benchmark
-from eval.reading.images import open_clip, open_image
+from eval.reading.images import of_folder, open_clip, open_image
 from eval.reading.video import Clips
 from eval.sample import Sample
 from eval.settings import QUESTIONS
@@ -177,24 +177,24 @@ def record(
 def prior(
     adapter: Any, pruner: Any, media: str, tiled: bool, data: Path, out: Path, limit: int = 1000
 ) -> dict[str, Any]:
-    """The average attention that D2Pruner divides by, over the pictures or clips of the data, one of each.
+    """The average attention that D2Pruner divides by, over the pictures or clips of the data, one of each; `data` may
+    also be a plain folder of them.
 
     tiled: pictures are cut into tiles, as many as fit each; the average is that of a tile.
     """
-    shown: dict[str, Sample] = {}
-    for _, samples in calibration(media, data, None, limit):
-        for sample in samples:
-            shown.setdefault(str(sample.image or sample.video), sample)
-    chosen, clips = list(shown.values())[:limit], Clips()
-    tile = int(adapter.model.config.image_seq_length) if tiled else None
-    cut = pruner.cuts(len(adapter.decoder.layers))[0].layer
-    if media == "video":
-        found = Prior.measure(adapter, (open_clip(sample, clips) for sample in chosen), cut, CLIP_PROMPT)
+    film, clips = media == "video", Clips()
+    if any(benchmarks.get(name).lies_in(data) for name in benchmarks.NAMES):
+        asked = [sample for _, samples in calibration(media, data, None, limit) for sample in samples]
+        chosen = list({str(sample.image or sample.video): sample for sample in reversed(asked)}.values())[::-1][:limit]
+        shown: Iterable[Any] = (open_clip(sample, clips) if film else open_image(sample) for sample in chosen)
     else:
-        found = Prior.measure(adapter, (open_image(sample) for sample in chosen), cut, PROMPT, tile)
+        shown = of_folder(data, limit, film)
+    tile = int(adapter.model.config.image_seq_length) if tiled and not film else None
+    cut = pruner.cuts(len(adapter.decoder.layers))[0].layer
+    found = Prior.measure(adapter, shown, cut, CLIP_PROMPT if film else PROMPT, tile)
     out.parent.mkdir(parents=True, exist_ok=True)
     found.save(out)
-    what = "clips" if media == "video" else "pictures"
+    what = "clips" if film else "pictures"
     say(f"prior of layer {found.layer} over {found.images} {what} written to {out}")
     return {"kind": "prior", "layer": found.layer, what: found.images, "digest": found.digest, "file": str(out)}
 

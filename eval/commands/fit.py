@@ -33,7 +33,11 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     add("--method", default="fastv", help="the method whose first cut is measured; several with commas, or all")
     add("--model", help="a checkpoint folder or hub id (default: the embedded model)")
     add("--video", action="store_true", help="fit the video model on clips")
-    add("--data", help="a data root (default: the embedded world's held-out half; with --each its scored half)")
+    add(
+        "--data",
+        help="a data root, or with --kind prior a folder of pictures (default: the embedded world's held-out half; "
+        "with --each its scored half)",
+    )
     add("--benchmarks", help="names with commas (default: all that the data holds)")
     add("--limit", type=positive, default=QUESTIONS, help="questions of each benchmark (default %(default)s)")
     add("--kind", default="exponential", choices=[*FITTED, "prior"], help="what is fitted (default %(default)s)")

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import random
 import struct
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
 from eval.reading.read import Fault
-from eval.reading.video import Clips, playable
+from eval.reading.video import Clips, playable, read_frames
 from eval.sample import Sample
 from pruners.files import only_regular
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # no format that runs another program
 BROKEN = (OSError, ValueError, SyntaxError, IndexError, MemoryError, OverflowError, struct.error)  # Pillow's ways
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
 MAX_SIDE = 16_384
 MAX_PIXELS = 80_000_000
 
@@ -31,6 +36,17 @@ def open_image(sample: Sample, root: Path | None = None, pixels: int = MAX_PIXEL
             return eight_bits(image).convert("RGB")
         except BROKEN as error:
             raise ValueError(f"{name}: expected a whole {image.format} picture ({error})") from None
+
+
+def of_folder(folder: Path, limit: int, video: bool = False) -> Iterator[Any]:
+    """Pictures of a folder, or clips as lists of frames, read as they are asked for; the same ones every time."""
+    endings = VIDEOS if video else PICTURES
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in endings)
+    if not paths:
+        raise ValueError(f"{folder} holds no {'videos' if video else 'pictures'} ({', '.join(endings)})")
+    random.Random(0).shuffle(paths)
+    for path in paths[:limit]:
+        yield read_frames(path) if video else open_image(Sample(path.name, "", image=path))
 
 
 def eight_bits(image: Image.Image) -> Image.Image:

@@ -13,8 +13,8 @@ from pruners.scores import Kind, Scores
 
 @dataclass(frozen=True)
 class D2Pruner(DeepLayer):
-    """`prior`: the average attention, measured once for a model by `python -m pruners.prior`; by default the file
-    prior.json beside the checkpoint.
+    """`prior`: the average attention, measured once for a model (`python -m eval fit --kind prior`); by default the
+    file prior.json beside the checkpoint.
 
     `selection`: MIS(alpha=0.5) is for localisation; the authors answer questions with alpha=1.0, likeness alone.
     """

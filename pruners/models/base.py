@@ -18,18 +18,7 @@ from debias import Span
 from pruners.models import images, prompts
 from pruners.models.canvas import Canvas
 from pruners.models.folder import checked, local
-from pruners.models.loading import (
-    BITS,
-    built,
-    config_of,
-    fewer_bits,
-    in_parts,
-    kind,
-    known_kernel,
-    quickest,
-    sentences,
-    weighed,
-)
+from pruners.models.loading import loaded, sentences
 from pruners.models.request import IMAGE, VIDEO, Encoded, Request, Shown, Size, cut, left_padded, place
 from pruners.models.tower import Tower, heads
 from pruners.patches import Patches
@@ -244,31 +233,9 @@ class Adapter:
         """
         folder = local(path)
         shapes = checked(folder)
-        attention = None if attention == "auto" else attention
         with sentences(folder):
             processor, tokenizer = cls.load_processor(str(folder))
-            options: dict[str, Any] = {}
-            if dtype in BITS:
-                options["quantization_config"] = fewer_bits(BITS[str(dtype)], device)
-                dtype = torch.float32 if kind(device) == "cpu" else torch.bfloat16
-            config = config_of(folder)
-            kept: Any = config.dtype if dtype == "auto" else dtype
-            kept = getattr(torch, kept) if isinstance(kept, str) else kept
-            options["dtype"] = kept or torch.float32 if zero else dtype
-            # whatever the checkpoint says, in every part of it
-            config._attn_implementation = known_kernel(attention or quickest(device, kept))
-            weighed(folder, config, shapes)
-            if tensor_parallel > 1:
-                from transformers.distributed.configuration_utils import DistributedConfig
-
-                options["distributed_config"] = DistributedConfig(tp_size=tensor_parallel)
-            elif device is not None and not zero:
-                options["device_map"] = device
-
-            def whole() -> Any:
-                return built(folder, config, allow_missing, options)
-
-            model = in_parts(whole, options["dtype"]) if zero else whole()
+            model = loaded(folder, shapes, dtype, device, attention, tensor_parallel, zero, allow_missing)
         model.config._name_or_path = str(path)
         return cls(model.eval(), processor, tokenizer)
 

@@ -19,7 +19,6 @@ log = logging.getLogger("debias")
 HALF = (torch.float16, torch.bfloat16)
 BITS = {"8bit": 8, "4bit": 4}
 
-
 # The attention kernels, and the package that each needs: without it, transformers might fetch one from a hub.
 KERNELS = {
     "sdpa": "",
@@ -28,6 +27,41 @@ KERNELS = {
     "flash_attention_3": "flash_attn_interface",
     "flex_attention": "",
 }
+
+
+def loaded(
+    folder: Path,
+    shapes: Shapes,
+    dtype: torch.dtype | str,
+    device: str | torch.device | None,
+    attention: str | None,
+    tensor_parallel: int,
+    zero: bool,
+    allow_missing: bool,
+) -> Any:
+    """The model in a folder whose tensors have these shapes; the rest means what it means to Adapter.load."""
+    options: dict[str, Any] = {}
+    if dtype in BITS:
+        options["quantization_config"] = fewer_bits(BITS[str(dtype)], device)
+        dtype = torch.float32 if kind(device) == "cpu" else torch.bfloat16
+    config = config_of(folder)
+    kept: Any = config.dtype if dtype == "auto" else dtype
+    kept = getattr(torch, kept) if isinstance(kept, str) else kept
+    options["dtype"] = kept or torch.float32 if zero else dtype
+    asked = quickest(device, kept) if attention in (None, "auto") else str(attention)
+    config._attn_implementation = known_kernel(asked)  # whatever the checkpoint says, in every part of it
+    weighed(folder, config, shapes)
+    if tensor_parallel > 1:
+        from transformers.distributed.configuration_utils import DistributedConfig
+
+        options["distributed_config"] = DistributedConfig(tp_size=tensor_parallel)
+    elif device is not None and not zero:
+        options["device_map"] = device
+
+    def whole() -> Any:
+        return built(folder, config, allow_missing, options)
+
+    return in_parts(whole, options["dtype"]) if zero else whole()
 
 
 @contextmanager

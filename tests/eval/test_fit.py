@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from debias import Reading, Span, Trend
 from debias import trends as files
@@ -15,9 +16,11 @@ from eval.bias import fitting
 from eval.bias.fits import table
 from eval.bias.fitting import Fit, Probe, fitted
 from eval.cli import main
+from eval.reading.images import of_folder
 from eval.settings import Settings
 from pruners import catalogue, make
-from pruners.prior import Prior
+from pruners.models import Request, adapter
+from pruners.prior import PROMPT, Prior
 
 ONE_ANSWER = ("--benchmarks", "gqa", "--limit", "1", "--max-new-tokens", "2", "--arms", "trend")
 
@@ -270,6 +273,25 @@ def test_a_prior_is_measured_where_the_cut_reads(checkpoints, world, tmp_path, c
     assert main(["fit", "--method", "d2pruner", "--kind", "prior", *words]) == 0
     assert json.loads(capsys.readouterr().out)["layer"] == 1
     assert len(Prior.load(out).values) == 36
+
+
+def test_a_prior_is_the_mean_attention_over_the_pictures_of_a_plain_folder(checkpoints, tmp_path, capsys):
+    images, out, model = tmp_path / "images", tmp_path / "prior.json", str(checkpoints["image"])
+    words = ["--model", model, "--data", str(images), "--limit", "2", "--out", str(out), "--layer", "1", "--json"]
+    images.mkdir()
+    assert main(["fit", "--method", "d2pruner", "--kind", "prior", *words]) == 1
+    assert "holds no pictures" in capsys.readouterr().err
+    for number in range(3):
+        Image.effect_noise((60, 40), 90 + number).convert("RGB").save(images / f"{number}.png")
+    assert main(["fit", "--method", "d2pruner", "--kind", "prior", *words]) == 0
+    assert json.loads(capsys.readouterr().out)["pictures"] == 2
+    family, seen = adapter(model).load(model), []
+    for picture in of_folder(images, 2):
+        encoded = family.encode([Request(PROMPT, images=[picture])])
+        with make("fastv", keep=1.0, layer=1)(family) as trace, torch.inference_mode():
+            family.model(**encoded.inputs)
+        seen.append(trace.scores[0][0][0])
+    torch.testing.assert_close(torch.tensor(Prior.load(out).values), torch.stack(seen).mean(0), rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("trend", ["average", "rope-heads", "unrotated", "minus-black"])

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 import pruners
 from debias import Span
-from pruners.prior import Prior, main
+from pruners.prior import Prior
 
 CPU = torch.device("cpu")
 
@@ -61,12 +61,9 @@ def test_priors_of_older_versions_are_read(tmp_path):
     assert Prior.beside(model).values == pytest.approx((0.3,))
 
 
-def test_a_prior_is_never_written_where_weights_are_looked_for(tmp_path, capsys):
+def test_a_prior_is_never_written_where_weights_are_looked_for(tmp_path):
     with pytest.raises(ValueError, match=r"prior\.safetensors: a prior does not hold weights"):
         Prior((0.1,), layer=1, model="tiny").save(tmp_path / "prior.safetensors")
-    with pytest.raises(SystemExit):
-        main(["nowhere", str(tmp_path), "--out", str(tmp_path / "prior.safetensors")])
-    assert "a prior does not hold weights" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -96,36 +93,20 @@ def test_a_prior_of_clips_is_their_mean_attention(builders):
     torch.testing.assert_close(torch.tensor(prior.values), torch.stack(seen).mean(0), rtol=1e-4, atol=1e-7)
 
 
-def test_the_command_measures_what_a_cut_would_see(builders, tmp_path, capsys):
+def test_d2pruner_takes_the_prior_beside_the_checkpoint_or_the_one_given(builders, tmp_path):
     folder = builders.checkpoint("llava", tmp_path / "model")
     pictures = [builders.picture(60, 40, seed) for seed in range(3)]
-    (tmp_path / "images").mkdir()
-    for number, picture in enumerate(pictures):
-        picture.save(tmp_path / "images" / f"{number}.png")
-    out = folder / "prior.json"
     adapter = pruners.models.adapter(str(folder)).load(str(folder))
-    request = pruners.models.Request("What is it?", images=pictures[:1])
-    inputs = adapter.encode([request]).inputs
+    inputs = adapter.encode([pruners.models.Request("What is it?", images=pictures[:1])]).inputs
     with pytest.raises(ValueError, match="no prior was given"), pruners.make("d2pruner", keep=7)(adapter):
         adapter.model(**inputs)
-
-    command = [str(folder), str(tmp_path / "images"), "--out", str(out), "--limit", "2", "--device", "cpu"]
-    assert main(command) == 0
-    assert "images=2" in capsys.readouterr().out
-    prior = Prior.load(out)
-    seen = []
-    for picture in pictures[:2]:
-        encoded = adapter.encode([pruners.models.Request(prior.prompt, images=[picture])])
-        with pruners.make("fastv", keep=36, layer=2)(adapter) as trace:
-            adapter.model(**encoded.inputs)
-        seen.append(trace.scores[0][0][0])
-    torch.testing.assert_close(torch.tensor(prior.values), torch.stack(seen).mean(0), rtol=1e-4, atol=1e-7)
-
+    with pytest.raises(ValueError, match="no image"):
+        Prior.measure(adapter, [])
+    prior = Prior.measure(adapter, pictures[1:])
+    prior.save(folder / "prior.json")
     kept = []
-    for found in (None, prior, str(out)):  # beside the checkpoint, given, by name
+    for found in (None, prior, str(folder / "prior.json")):  # beside the checkpoint, given, by name
         with pruners.make("d2pruner", keep=7, prior=found)(adapter) as trace:
             adapter.model(**inputs)
         kept.append(trace.kept[0][0].tolist())
     assert kept[0] == kept[1] == kept[2]
-    assert main([str(folder), str(tmp_path / "nothing"), "--out", str(out), "--device", "cpu"]) == 1
-    assert "no image" in capsys.readouterr().err

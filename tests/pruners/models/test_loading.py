@@ -51,7 +51,9 @@ def test_the_quickest_kernel(machine, capability, packages, device, dtype, kerne
 def test_a_checkpoint_is_loaded_with_it(builders, tmp_path, monkeypatch):
     folder = builders.checkpoint("llava", tmp_path)
     asked = []
-    monkeypatch.setattr("pruners.models.base.quickest", lambda device, dtype: asked.append((device, dtype)) or "eager")
+    monkeypatch.setattr(
+        "pruners.models.loading.quickest", lambda device, dtype: asked.append((device, dtype)) or "eager"
+    )
     for given in (None, "auto"):
         assert adapter(folder).load(folder, attention=given).decoder.config._attn_implementation == "eager"
     assert asked == [(None, torch.float32)] * 2  # the checkpoint's own precision
