@@ -19,7 +19,7 @@ def independent(adjacent: Tensor, free: Tensor, wanted: int) -> tuple[Tensor, bo
     A node none of whose undecided neighbours comes before it will be picked by the walk whatever happens elsewhere;
     picking all of these at once, and striking out their neighbours, leaves a smaller problem of the same kind.
     """
-    before = adjacent & torch.ones_like(adjacent).tril(-1)
+    before = adjacent.tril()  # no node is next to itself
     picked = torch.zeros_like(free)
     rounds = 1 if free.device.type == "cpu" else 8  # a device is asked less often: rounds are cheap, an answer is not
     while True:
@@ -54,7 +54,7 @@ class MIS:
 
     def graph(self, features: Tensor, xy: Tensor, view: Tensor) -> Tensor:
         """[N, N] bool: who repeats whom. `xy` [N, 2] are patch places, `view` [N] says which picture they lie in."""
-        unit = torch.nn.functional.normalize(features.float(), dim=-1)
+        unit = torch.nn.functional.normalize(features.float())
         likeness = unit @ unit.T
         if self.rule == "semantic":
             edges = likeness > self.theta
@@ -76,20 +76,19 @@ class MIS:
         `silenced` tokens come after every other one, also after those that an edge has blocked.
         """
         n, pivots, size = len(score), max(1, int(self.r_pivot * keep)), 2 * keep
-        silenced = torch.zeros(n, dtype=torch.bool, device=score.device) if silenced is None else silenced
         order = score.argsort(descending=True, stable=True)
-        order = order[silenced[order].to(torch.uint8).argsort(stable=True)]
-        silenced, place = silenced[order], torch.arange(n, device=score.device)
-        pivot = place < pivots
+        if silenced is not None:
+            order = order[silenced[order].to(torch.uint8).argsort(stable=True)]
+        taken = torch.zeros_like(order, dtype=torch.bool)
+        taken[:pivots] = True
+        open_to = ~taken if silenced is None else ~(taken | silenced[order])
         while True:
-            graph, free = edges(order[:size]), (~pivot & ~silenced)[:size]
+            graph, free = edges(order[:size]), open_to[:size]
             if self.suppress_pivots:
-                free &= ~graph[:, :pivots].any(-1)
+                free = free & ~graph[:, :pivots].any(-1)
             picked, enough = independent(graph, free, keep - pivots)
             if enough or size >= n:
                 break
             size *= 2
-        rank = torch.full_like(place, 2)  # left over: fills what the independent set leaves open
-        rank[:size].masked_fill_(picked, 1)
-        rank = rank.masked_fill(silenced, 3).masked_fill(pivot, 0)
-        return order[rank.argsort(stable=True)[:keep]].sort().values
+        taken[:size] |= picked
+        return order[(~taken).to(torch.uint8).argsort(stable=True)[:keep]].sort().values  # the best fill what is left

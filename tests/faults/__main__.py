@@ -4,7 +4,7 @@ python tests/faults                    the long form: 300 kills
 python tests/faults --kills 20         fewer
 python tests/faults --only kills,judge
 python tests/faults --only judged_kills --kills 20      two processes, clips, and a judge behind them
-python tests/faults --only fuzz --seconds 3600 --seed 5  garbled inputs for every reader
+python tests/faults --only fuzz --inputs 1000000 --seconds 7200 --seed 5      garbled inputs for every reader
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ EVERY = {
     "nan": lambda lab, args: faults.nan(lab),
     "decoder": lambda lab, args: faults.decoder(lab),
     "judge": lambda lab, args: faults.judge(lab),
-    "fuzz": lambda lab, args: garbled(lab, args.seconds, args.seed),
+    "fuzz": lambda lab, args: fuzz(lab.world, lab.scratch / "given" / "llava", args.seconds, args.seed, args.inputs),
 }
 
 
@@ -44,16 +44,11 @@ def kills(lab: faults.Lab, times: int, seed: int) -> Counter[str]:
     return total
 
 
-def garbled(lab: faults.Lab, seconds: float, seed: int) -> Counter[str]:
-    scratch = lab.scratch / "garbled"
-    scratch.mkdir()
-    return fuzz(lab.world, lab.scratch / "given" / "llava", scratch, seconds, seed)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--seconds", type=float, default=300, help="of fuzzing (default %(default)s)")
+    parser.add_argument("--inputs", type=int, default=10**9, help="of fuzzing, if the seconds are enough for them")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help="some of " + ", ".join(EVERY))
     args = parser.parse_args()

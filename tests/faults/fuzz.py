@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import shutil
 import signal
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -164,13 +167,21 @@ def kept(path: Path) -> bool:
     return path.is_dir() or path.suffix in TEXTS
 
 
-def fuzz(world: Path, checkpoint: Path, scratch: Path, seconds: float, seed: int = 0) -> Counter[str]:
-    """Inputs for so many seconds, spread evenly over the readers by number."""
+def fuzz(world: Path, checkpoint: Path, seconds: float, seed: int = 0, inputs: float = inf) -> Counter[str]:
+    """So many inputs, or inputs for so many seconds, spread evenly over the readers by number.
+
+    They are written into memory where a machine has a folder for that: on a disk, most of the time goes into waiting.
+    """
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as scratch:
+        return garbled(list(targets(world, checkpoint, Path(scratch))), seconds, seed, inputs)
+
+
+def garbled(readers: list[tuple[str, bytes, Reader]], seconds: float, seed: int, inputs: float) -> Counter[str]:
     import warnings
 
     warnings.simplefilter("ignore")  # Pillow's, about pictures that are not what they say
     rng, counted, failures = random.Random(seed), Counter[str](), Counter[str]()
-    readers = list(targets(world, checkpoint, scratch))
     for _, good, read in readers:
         read(good)  # or there would be nothing to garble
 
@@ -179,7 +190,7 @@ def fuzz(world: Path, checkpoint: Path, scratch: Path, seconds: float, seed: int
 
     signal.signal(signal.SIGALRM, late)
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while time.monotonic() < end and counted["inputs"] < inputs:
         for name, good, read in readers:
             change = values_changed if rng.random() < 0.4 and "picture" not in name else bytes_changed
             data = change(rng, good)
@@ -191,11 +202,15 @@ def fuzz(world: Path, checkpoint: Path, scratch: Path, seconds: float, seed: int
                 counted["refused"] += 1
             except (Exception, Slow) as error:
                 counted["wrong"] += 1
-                failures[f"{name}: {type(error).__name__}: {str(error)[:150]}"] += 1
-                (scratch / f"failure{counted['wrong']}").write_bytes(data)
+                words = f"{name}: {type(error).__name__}: {str(error)[:150]}"
+                if not failures[words]:
+                    print(f"  {words}\n    {data[:2000]!r}", flush=True)
+                failures[words] += 1
             finally:
                 signal.alarm(0)
             counted["inputs"] += 1
+            if counted["inputs"] % 100_000 == 0:
+                print(f"  {dict(counted)}", flush=True)
     for failure, times in failures.most_common(20):
         print(f"  {times} x {failure}", flush=True)
     counted["readers"] = len(readers)

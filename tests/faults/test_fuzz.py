@@ -1,14 +1,15 @@
-"""A few seconds of what `python tests/faults --only fuzz` does for hours."""
+"""A little of what `python tests/faults --only fuzz` does for hours."""
 
 from fuzz import bytes_changed, fuzz, targets, values_changed
 
 
-def test_a_few_seconds_of_garbled_inputs(world, checkpoints, tmp_path):
-    counted = fuzz(world, checkpoints["image"], tmp_path, 8, seed=7)
+def test_garbled_inputs_are_read_or_refused(world, checkpoints):
+    counted = fuzz(world, checkpoints["image"], seconds=60, seed=7, inputs=2500)
     assert counted["wrong"] == 0
     assert counted["read"] > 0
     assert counted["refused"] > 0
-    assert counted["inputs"] == counted["read"] + counted["refused"] >= counted["readers"] > 40
+    assert counted["inputs"] == counted["read"] + counted["refused"] >= 2500
+    assert counted["readers"] > 40
 
 
 def test_every_benchmarks_questions_are_among_them(world, checkpoints, tmp_path):

@@ -4,13 +4,15 @@ python tests/mutants                        debias/, pruners/ and everything tha
 python tests/mutants debias/span.py         some modules
 python tests/mutants --only pruners         one of the groups: debias, pruners, benchmarks, scorers
 python tests/mutants --since HEAD~1         only lines that have changed since a commit
-python tests/mutants --only pruners --tests tests/pruners/test_mis.py pruners/mis.py      on some tests, in minutes
+python tests/mutants --only pruners --tests tests/pruners/test_mis.py pruners/mis.py      on some tests, in seconds
+python tests/mutants --only pruners --again LOG         only what survived an earlier run, whose output is in LOG
 python tests/mutants --list debias/span.py  the mistakes themselves
 
-No file is changed. A mistake inside a function is put into the running process: its tests are collected once, and each
-mistake gets a fork in which the function has the mistaken code. Every test that runs its line is tried, the quickest
-first. What survives that, and mistakes outside of functions, get a process that imports the mistaken module and runs
-whole test files. equivalent.txt lists the mistakes that change nothing, with the reason.
+No file is changed. A mistake inside a function is put into the running process: the tests are collected once, and the
+function gets the mistaken code. The tests that run its line are tried, each test's quickest case first, for half a
+second; what survives that gets a fork and --seconds of tests. Mistakes outside of functions, and in functions that only
+an import runs, get a process that imports the mistaken module. equivalent.txt lists the mistakes that change nothing,
+with the reason; they are not tried.
 """
 
 from __future__ import annotations
@@ -64,33 +66,43 @@ def main() -> int:
     parser.add_argument("--only", help=f"some of the groups, with commas: {', '.join(GROUPS)}")
     parser.add_argument("--since", metavar="COMMIT", help="only mistakes in lines that have changed since a commit")
     parser.add_argument("--tests", help="only these test files, with commas; others may notice what survives them")
+    parser.add_argument("--again", metavar="LOG", help="only mistakes that the output of an earlier run names")
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="of tests for one mistake, at most (default %(default)g)"
+    )
+    parser.add_argument(
+        "--memory", type=Path, metavar="FILE", help="keep there which test runs which line, for later runs"
+    )
     parser.add_argument("--list", action="store_true", help="list the mistakes and stop")
-    parser.add_argument("--quick", action="store_true", help="do not try survivors on whole test files")
+    parser.add_argument("--quick", action="store_true", help="pass over mistakes outside of functions")
+    parser.add_argument("--known", action="store_true", help="try what equivalent.txt lists as well")
     args = parser.parse_args()
     only = args.only.split(",") if args.only else list(GROUPS)
     if unknown := [name for name in only if name not in GROUPS]:
         parser.error(f"no group {unknown[0]!r}; there are {', '.join(GROUPS)}")
     if args.tests:
         GROUPS.update({name: (GROUPS[name][0], args.tests.split(",")) for name in only})
-    found = {group: chosen(group, args.modules, args.since) for group in only}
+    found = {group: chosen(group, args.modules, args.since, args.again) for group in only}
     if args.list:
         print(*(mutant for mutants in found.values() for mutant in mutants), sep="\n")
         return 0
     groups = [group for group in only if found[group]]
-    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("fork")) as pool:
-        counts = list(pool.map(tried, groups, repeat(args.modules), repeat(args.since), repeat(args.quick)))
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), multiprocessing.get_context("fork")) as pool:
+        counts = list(pool.map(tried, groups, repeat(args)))
     total = sum(counts, Counter())
     print(", ".join(f"{count} {what}" for what, count in total.items()))
-    return 1 if total["survived"] else 0
+    return 1 if total["left"] else 0
 
 
-def chosen(group: str, modules: Sequence[str] = (), since: str | None = None) -> list[Mutant]:
+def chosen(group: str, modules: Sequence[str], since: str | None, again: str | None) -> list[Mutant]:
     paths = {str(path.relative_to(ROOT)) for pattern in GROUPS[group][0] for path in ROOT.glob(pattern)}
+    log = None if again is None else Path(again).read_text(encoding="utf-8")
     found = []
     for path in sorted(paths if not modules else paths & set(modules)):
         lines = None if since is None else changed(path, since)
         for mutant in mutants(path, (ROOT / path).read_text(encoding="utf-8")):
-            if lines is None or mutant.line in lines:
+            named = log is None or f" {mutant.where}: {mutant.before} -> {mutant.after}" in log
+            if named and (lines is None or mutant.line in lines):
                 found.append(mutant)
     return found
 
@@ -112,27 +124,37 @@ def equivalent() -> dict[str, str]:
     return {name.strip(): why.strip() for name, why in pairs}
 
 
-def tried(group: str, modules: list[str], since: str | None, quick: bool) -> Counter[str]:
-    begun, known, found = time.monotonic(), equivalent(), chosen(group, modules, since)
-    inside = [mutant for mutant in found if mutant.function]
-    count = Counter(mutants=len(found), killed=len(found))
+def tried(group: str, args: argparse.Namespace) -> Counter[str]:
+    begun, known, found = time.monotonic(), equivalent(), chosen(group, args.modules, args.since, args.again)
+    tested = [mutant for mutant in found if args.known or mutant.name not in known]
+    inside = [mutant for mutant in tested if mutant.function]
 
     def say(words: str) -> None:
         print(f"{group}, {time.monotonic() - begun:.0f} s: {words}", flush=True)
 
     with tempfile.TemporaryDirectory() as own:  # others' tests clear away what the common folder holds
         os.environ["PYTEST_DEBUG_TEMPROOT"] = own
-        survivors, told = Collected(GROUPS[group][1], sorted({mutant.path for mutant in found})).survivors(inside)
-        say(f"{len(found)} mutants, {len(inside)} in functions, of which {len(inside) - len(survivors)} were killed")
-        doubtful = [mutant for mutant in found if mutant in survivors or not mutant.function]
-        for mutant in survivors if quick else fresh.survivors(doubtful, told, known):
-            listed = mutant.name in known
-            count["killed"] -= 1
-            count["equivalent" if listed else "survived"] += 1
-            if not listed:
-                say(f"survived: {mutant}")
-    say(", ".join(f"{n} {what}" for what, n in count.items()))
-    return count
+        paths = sorted({mutant.path for mutant in tested})
+        survivors, told = Collected(GROUPS[group][1], paths, args.seconds, args.memory).survivors(inside)
+        say(f"{len(inside)} mistakes in functions, of which {len(inside) - len(survivors)} were noticed")
+        if not args.quick:
+            unseen = [inside[number] for number in told.unseen]
+            doubtful = [mutant for mutant in tested if mutant in unseen or not mutant.function]
+            alive = list(fresh.survivors(doubtful, told, args.seconds))
+            survivors = [m for m in tested if m in alive or (m in survivors and m not in doubtful)]
+    for mutant in tested:
+        if mutant.name in known and mutant not in survivors:
+            say(f"listed as changing nothing, but noticed: {mutant}")
+    for mutant in (left := [mutant for mutant in survivors if mutant.name not in known]):
+        say(f"survived: {mutant}")
+    total: Counter[str] = Counter()
+    for path in sorted({mutant.path for mutant in found}):
+        here = [mutant for mutant in found if mutant.path == path]
+        listed, lost = sum(mutant.name in known for mutant in here), sum(mutant in left for mutant in here)
+        count = Counter(mistakes=len(here), noticed=len(here) - listed - lost, listed=listed, left=lost)
+        print(f"{path}: " + ", ".join(f"{number} {what}" for what, number in count.items()), flush=True)
+        total.update(count)
+    return total
 
 
 if __name__ == "__main__":

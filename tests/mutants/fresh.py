@@ -8,7 +8,8 @@ import importlib.machinery
 import importlib.util
 import os
 import sys
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
@@ -20,22 +21,29 @@ from trials import KILLED, OPTIONS, SURVIVED, Told, forget, forked, profile
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def survivors(mutants: Sequence[Mutant], told: Told, known: Container[str]) -> Iterator[Mutant]:
-    """Those with which all tests pass in a process that has imported the mistaken module, the quickest tests first.
+def survivors(mutants: Sequence[Mutant], told: Told, limit: float) -> Iterator[Mutant]:
+    """Those with which the tests pass in a process that has imported the mistaken module, for so many seconds.
 
-    First come the tests of the file that is nearest to the module; one of the `known` mistakes needs to pass no others.
+    First come the tests of the file that is nearest to the module, then all that are left, the quickest first.
     """
     for name in told.modules:  # once for all forks
         with contextlib.suppress(Exception):
             importlib.import_module(name)
-    if mutants and not passes(None, told.order):
+    if mutants and not passes(None, within(told, list(told.seconds), limit)):
         raise RuntimeError("the tests fail on the code as it is, in the order of their times")
     for done, mutant in enumerate(mutants):
         if done % 50 == 0:
             print(f"  {done} of {len(mutants)} in processes of their own", flush=True)
-        near = [name for name in told.order if name.split("::")[0] == told.nearest.get(mutant.path)]
-        if passes(mutant, near) and (mutant.name in known or passes(mutant, told.order)):
+        near = [name for name in told.seconds if name.split("::")[0] == told.nearest.get(mutant.path)]
+        first = within(told, near, limit)
+        rest = within(told, [name for name in told.seconds if name not in first], limit)
+        if passes(mutant, first) and passes(mutant, rest):
             yield mutant
+
+
+def within(told: Told, names: Sequence[str], limit: float) -> list[str]:
+    ends = accumulate(told.seconds[name] for name in names)
+    return [name for name, end in zip(names, ends, strict=True) if end <= limit]
 
 
 def passes(mutant: Mutant | None, order: Sequence[str]) -> bool:

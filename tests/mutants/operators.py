@@ -18,6 +18,7 @@ ARITHMETIC = {
 }  # fmt: skip
 PAIRS = ("min max", "any all", "amin amax", "argmin argmax", "floor ceil", "lower upper", "startswith endswith",
          "lstrip rstrip", "zeros_like ones_like", "zeros ones", "find rfind")  # fmt: skip
+STABLE = "stable"  # a keyword that is left alone: on a CPU every sort is stable, and only a GPU would show it
 NAMES = {a: b for pair in PAIRS for a, b in (pair.split(), reversed(pair.split()))}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -100,6 +101,8 @@ class Finder(ast.NodeVisitor):
             for name, value in ast.iter_fields(node):
                 if name in ("annotation", "returns", "format_spec", "exc"):  # types and messages
                     continue
+                if negative(node):  # one number
+                    continue
                 self.each(value if isinstance(value, list) else [value])
         self.statement = outer
 
@@ -136,6 +139,8 @@ class Finder(ast.NodeVisitor):
             return True
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             return True
+        if isinstance(node, ast.keyword) and node.arg == STABLE:
+            return True
         return isinstance(node, ast.Import | ast.ImportFrom | ast.Assert | ast.JoinedStr)
 
     # -- what is changed -----------------------------------------------------------------------------------------------
@@ -166,6 +171,8 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
                     yield ast.Compare(node.left, ops, node.comparators)
         case ast.BoolOp():
             yield ast.BoolOp(ast.Or() if isinstance(node.op, ast.And) else ast.And(), node.values)
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=value)) if negative(node):
+            yield ast.Constant(1 - value)  # type: ignore[operator]
         case ast.UnaryOp(op=ast.Not() | ast.USub() | ast.Invert()):
             yield node.operand
         case ast.BinOp() if type(node.op) in ARITHMETIC:
@@ -203,8 +210,13 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
             yield ast.Break()
         case ast.Call(keywords=[_, *_]):
             for i, keyword in enumerate(node.keywords):
-                if keyword.arg:
+                if keyword.arg and keyword.arg != STABLE:
                     yield ast.Call(node.func, node.args, [*node.keywords[:i], *node.keywords[i + 1 :]])
+
+
+def negative(node: ast.AST) -> bool:
+    """A number with its minus: of a last axis, say, which is axis 1 where there are two."""
+    return isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant)
 
 
 def plain(test: ast.expr) -> bool:

@@ -63,6 +63,16 @@ def test_a_mistake_is_compiled_and_undone(operators):
     assert answers[3:] == [[0, 2], [0, 2], [None, None], [-1, 2], [-1, 0], [1, 2]]
 
 
+def test_a_number_keeps_its_minus_and_stable_is_left_alone(operators):
+    found = operators.mutants("small.py", "def last(x):\n    x.sort(-1, stable=True, descending=True)")
+    assert [(m.before, m.after) for m in found] == [
+        ("x.sort(-1, stable=True, descending=True)", "pass"),
+        ("x.sort(-1, stable=True, descending=True)", "x.sort(-1, stable=True)"),
+        ("-1", "0"),
+        ("True", "False"),
+    ]
+
+
 def test_every_mistake_that_is_let_go_is_one(operators):
     """A line about code that has changed would let another mistake go."""
     root, lines = FILE.parents[2], FILE.with_name("equivalent.txt").read_text(encoding="utf-8").splitlines()

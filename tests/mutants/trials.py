@@ -16,6 +16,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import _lru_cache_wrapper, lru_cache
+from hashlib import sha256
+from itertools import accumulate
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
@@ -37,6 +39,9 @@ OPTIONS = (
     "tmp_path_retention_policy=none",
 )
 KILLED, SURVIVED = 1, 0
+OURS = ("debias", "eval", "pruners")
+Measured = tuple[bool, float, set[tuple[str, int]]]  # whether a test passed, its seconds, and the lines it runs
+HURRIED = 0.5  # seconds of tests for one mistake, before it gets a process of its own
 
 
 def forked(work: Callable[[], int], seconds: float, wall: float) -> int:
@@ -65,7 +70,8 @@ class Told:
     """What the process that has collected the tests tells about them."""
 
     left: list[int]  # numbers of the mistakes that no test has noticed
-    order: list[str]  # names of the tests, the quickest first
+    unseen: list[int]  # those among them whose line no test runs, or whose function cannot take them
+    seconds: dict[str, float]  # of each test, the quickest first
     nearest: dict[str, str]  # of a module: the file with the most tests that run it
     modules: list[str]  # what is imported meanwhile, and not ours
 
@@ -73,15 +79,15 @@ class Told:
 class Collected:
     """Tests that are collected once, in a process of their own."""
 
-    def __init__(self, tests: Sequence[str], paths: Sequence[str]) -> None:
-        self.tests, self.paths = tests, paths
+    def __init__(self, tests: Sequence[str], paths: Sequence[str], seconds: float, memory: Path | None) -> None:
+        self.tests, self.paths, self.seconds, self.memory = tests, paths, seconds, memory
 
     def survivors(self, mutants: Sequence[Mutant]) -> tuple[list[Mutant], Told]:
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
             try:
-                plugin = Plugin(self.paths, mutants, writer)
+                plugin = Plugin(self.paths, mutants, writer, self.seconds, self.memory)
                 pytest.main([*OPTIONS, *self.tests], plugins=[plugin])
             finally:
                 os._exit(0)
@@ -95,8 +101,10 @@ class Collected:
 
 
 class Plugin:
-    def __init__(self, paths: Sequence[str], mutants: Sequence[Mutant], writer: int) -> None:
-        self.paths, self.mutants, self.writer = paths, mutants, writer
+    def __init__(
+        self, paths: Sequence[str], mutants: Sequence[Mutant], writer: int, limit: float, memory: Path | None
+    ) -> None:
+        self.paths, self.mutants, self.writer, self.limit, self.memory = paths, mutants, writer, limit, memory
         self.out = os.fdopen(os.dup(1), "w", buffering=1)
 
     def pytest_sessionstart(self) -> None:
@@ -108,14 +116,29 @@ class Plugin:
             importlib.import_module(path.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
         self.functions = functions([str(ROOT / path) for path in self.paths])
         caches()
+        self.measure()
         gc.freeze()  # a fork that collects nothing copies nothing
         gc.disable()
-        self.measure()
         tests = [self.covering(mutant) for mutant in self.mutants]
-        left = [number for number in self.hurried(tests) if self.survives(self.mutants[number], tests[number])]
-        order = [self.items[number].nodeid for number in sorted(self.seconds, key=self.seconds.__getitem__)]
+        left: list[int] = []
+        for path in self.paths:
+            begun, numbers = time.monotonic(), [n for n, mutant in enumerate(self.mutants) if mutant.path == path]
+            doubtful = self.hurried(numbers, tests)
+            left += (found := [number for number in doubtful if self.survives(self.mutants[number], tests[number])])
+            words = f"{len(numbers)} mistakes in functions, {len(doubtful)} looked at twice, {len(found)} left"
+            print(f"  {path}: {words}, {time.monotonic() - begun:.0f} s", file=self.out)
+        times = {self.items[n].nodeid: self.seconds[n] for n in sorted(self.seconds, key=self.seconds.__getitem__)}
         with os.fdopen(self.writer, "wb") as pipe:
-            pickle.dump((left, order, self.nearest(), foreign()), pipe)
+            pickle.dump(
+                (
+                    left,
+                    [n for n in left if not tests[n] or not self.takes(self.mutants[n])],
+                    times,
+                    self.nearest(),
+                    foreign(),
+                ),
+                pipe,
+            )
         os._exit(0)
 
     def nearest(self) -> dict[str, str]:
@@ -127,57 +150,51 @@ class Plugin:
                 found[path] = files.most_common(1)[0][0]
         return found
 
-    def hurried(self, tests: Sequence[Sequence[int]]) -> list[int]:
-        """What survives the quickest tests, in one process for as many mutants as it bears."""
+    def hurried(self, numbers: Sequence[int], tests: Sequence[Sequence[int]]) -> list[int]:
+        """What survives a few tests, in one process for as many mutants as it bears."""
         left: list[int] = []
         done = 0
-        while done < len(tests):
+        while done < len(numbers):
             begin = done
             reader, writer = os.pipe()
             child = os.fork()
             if child == 0:
                 try:
-                    self.work(tests, done, writer)
+                    self.work(numbers[done:], tests, writer)
                 finally:
                     os._exit(0)
             os.close(writer)
             told = b""
             with os.fdopen(reader, "rb", buffering=0) as pipe:
-                while done < len(tests) and select.select([pipe], [], [], 120)[0] and (told := pipe.read(1)):
+                while done < len(numbers) and select.select([pipe], [], [], 120)[0] and (told := pipe.read(1)):
                     if told == b"a" and done > begin:  # what an earlier mistake left behind may have failed it
                         break
                     if told == b"s":
-                        left.append(done)
+                        left.append(numbers[done])
                     done += 1
                     if told == b"a":
                         break
-                    if done % 200 == 0:
-                        print(f"  {done} of {len(tests)}, {len(left)} for a second look", file=self.out)
                 else:
                     told = b""
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            if (
-                done < len(tests) and not told
-            ):  # it has crashed, or hangs: alone it will show whether it is the mistake's
-                print(f"    ended its process: {self.mutants[done]}", file=self.out)
-                left.append(done)
+            if done < len(numbers) and not told:  # it crashed, or hangs: alone it will show whether it is the mistake's
+                print(f"    ended its process: {self.mutants[numbers[done]]}", file=self.out)
+                left.append(numbers[done])
                 done += 1
-            print(f"  {done} of {len(tests)}, {len(left)} for a second look", file=self.out)
         return left
 
-    def work(self, tests: Sequence[Sequence[int]], begin: int, writer: int) -> None:
+    def work(self, numbers: Sequence[int], tests: Sequence[Sequence[int]], writer: int) -> None:
         limit = 8 << 30
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         signal.signal(signal.SIGPROF, stop)
         signal.signal(signal.SIGALRM, stop)
         killers: dict[object, list[int]] = defaultdict(list)  # what notices one mistake in a function is likely to
-        for number in range(begin, len(tests)):  # notice the next one
+        for number in numbers:  # notice the next one
             mutant = self.mutants[number]
             first = [test for test in reversed(killers[mutant.function]) if test in tests[number]][:5]
-            quick = [test for test in tests[number] if self.seconds[test] < 0.1]
             with self.mistaken(mutant) as taken:
-                tried = dict.fromkeys([*first, *quick] if taken else [])
+                tried = self.within([*first, *tests[number]], HURRIED) if taken else []
                 killer = next((test for test in tried if not self.passes(test)), None)
             if killer is not None and not self.passes(killer):  # it left something behind: again, in a new process
                 os.write(writer, b"a")
@@ -189,17 +206,27 @@ class Plugin:
                 known.append(killer)
             os.write(writer, b"s" if killer is None else b"k")
 
+    def within(self, tests: Sequence[int], limit: float) -> list[int]:
+        """The first of some tests, for so many seconds."""
+        ends = accumulate(self.seconds[test] for test in dict.fromkeys(tests))
+        return [test for test, end in zip(dict.fromkeys(tests), ends, strict=True) if end <= limit]
+
     def passes(self, test: int) -> bool:
         item = self.items[test]
         item.session._setupstate.teardown_exact(item)
         item._initrequest()
-        signal.setitimer(signal.ITIMER_PROF, 2 + 10 * self.seconds[test])
-        signal.setitimer(signal.ITIMER_REAL, 30 + 100 * self.seconds[test])  # it waits for something
+        # Again and again: hypothesis tries once more what has failed.
+        signal.setitimer(signal.ITIMER_PROF, 2 + 10 * self.seconds[test], 1)
+        signal.setitimer(signal.ITIMER_REAL, 30 + 100 * self.seconds[test], 5)  # it waits for something
         try:
             return passes(item, item.parent)  # what its neighbours share stays
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def takes(self, mutant: Mutant) -> bool:
+        with self.mistaken(mutant) as taken:
+            return taken
 
     @contextlib.contextmanager
     def mistaken(self, mutant: Mutant) -> Iterator[bool]:
@@ -222,51 +249,91 @@ class Plugin:
 
     def measure(self) -> None:
         """Which test runs which line, and how long it takes."""
+        known = self.remembered()
+        new = [number for number, item in enumerate(self.items) if item.nodeid not in known]
         reader, writer = os.pipe()
         if os.fork() == 0:
             with os.fdopen(writer, "wb") as pipe:
-                pickle.dump(self.traced(), pipe)
+                pickle.dump((self.traced(new), foreign()), pipe)
             os._exit(0)
         os.close(writer)
         with os.fdopen(reader, "rb") as pipe:
-            self.lines, self.seconds, failed = pickle.load(pipe)
-        for number in failed:
-            del self.seconds[number]
-            print(f"  fails on the code as it is, and is left out: {self.items[number].nodeid}", file=self.out)
+            measured, modules = pickle.load(pipe)
+        known.update(measured)
+        if self.memory:
+            files = {
+                *self.paths,
+                *(name.split("::")[0] for name in known),
+                *(at for *_, run in known.values() for at, _ in run),
+            }
+            self.memory.write_bytes(pickle.dumps(({file: digest(file) for file in files}, known)))
+        for name in modules:  # once for all forks
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
+        self.seconds, self.lines = {}, defaultdict(set)
+        for number, item in enumerate(self.items):
+            passed, self.seconds[number], lines = known[item.nodeid]
+            if not passed:
+                del self.seconds[number]
+                print(f"  fails on the code as it is, and is left out: {item.nodeid}", file=self.out)
+                continue
+            for place in lines:
+                self.lines[place].add(number)
         print(f"  {len(self.items)} tests, {sum(self.seconds.values()):.0f} s", file=self.out)
 
-    def traced(self) -> tuple[dict[tuple[str, int], set[int]], dict[int, float], list[int]]:
+    def remembered(self) -> dict[str, Measured]:
+        """What an earlier run measured; of a module that has changed since then only which tests run it at all."""
+        if not (self.memory and self.memory.exists()):
+            return {}
+        before, known = pickle.loads(self.memory.read_bytes())
+        same = {path for path, was in before.items() if digest(path) == was}
+        return {
+            name: (passed, seconds, {(path, line if path in same else 0) for path, line in lines})
+            for name, (passed, seconds, lines) in known.items()
+            if name.split("::")[0] in same
+        }
+
+    def traced(self, numbers: Sequence[int]) -> dict[str, Measured]:
         from coverage import Coverage
 
-        coverage = Coverage(data_file=None, include=[str(ROOT / path) for path in self.paths], config_file=False)
+        coverage = Coverage(data_file=None, include=[f"{ROOT}/{name}/*" for name in OURS], config_file=False)
         coverage.start()
-        seconds, failed = {}, []
-        for number, item in enumerate(self.items):
-            coverage.switch_context(str(number))
+        found = {}
+        for number, following in zip(numbers, [*numbers[1:], None], strict=True):
+            item = self.items[number]
+            coverage.switch_context(item.nodeid)
             begun, clock = sum(os.times()[:4]), time.monotonic()  # with the programs that it starts
-            if not passes(item, self.items[number + 1] if number + 1 < len(self.items) else None):
-                failed.append(number)
+            passed = passes(item, None if following is None else self.items[following])
             # A test that waits is no quick one; but on a busy machine all of them wait.
-            seconds[number] = max(sum(os.times()[:4]) - begun, (time.monotonic() - clock) / 8)
+            found[item.nodeid] = passed, max(sum(os.times()[:4]) - begun, (time.monotonic() - clock) / 8), set()
         coverage.stop()
         data = coverage.get_data()
-        lines: dict[tuple[str, int], set[int]] = defaultdict(set)
-        for path in self.paths:
-            for line, contexts in data.contexts_by_lineno(str(ROOT / path)).items():
-                lines[path, line] = {int(name) for name in contexts if name} - set(failed)
-        return dict(lines), seconds, failed
+        for file in data.measured_files():
+            path = str(Path(file).relative_to(ROOT))
+            for line, contexts in data.contexts_by_lineno(file).items():
+                for name in filter(None, contexts):
+                    found[name][2].add((path, line))
+        return found
 
     def covering(self, mutant: Mutant) -> list[int]:
+        """The tests that run a mistake's line: the quickest case of each test, then the second of each, and so on."""
         first, last = mutant.statement
-        tests = set().union(*(self.lines.get((mutant.path, line), ()) for line in range(first, last + 1)))
-        return sorted(tests, key=self.seconds.__getitem__)
+        tests = set().union(*(self.lines.get((mutant.path, line), ()) for line in (0, *range(first, last + 1))))
+        turn: Counter[str] = Counter()
+        order = []
+        for test in sorted(tests, key=self.seconds.__getitem__):
+            name = self.items[test].nodeid.split("[")[0]
+            order.append((turn[name], self.seconds[test], test))
+            turn[name] += 1
+        return [test for _, _, test in sorted(order)]
 
     def survives(self, mutant: Mutant, tests: Sequence[int]) -> bool:
-        """Whether every test that runs the line passes, in a process without a past."""
+        """Whether the tests that run the line pass, for so many seconds, in a process without a past."""
+        tests = self.within(tests, self.limit)
 
         def work() -> int:
             with self.mistaken(mutant) as taken:
-                items = [self.items[test] for test in reversed(tests) if taken]  # the slow ones are new to it
+                items = [self.items[test] for test in tests if taken]
                 following = [*items[1:], None]
                 return SURVIVED if all(map(passes, items, following)) else KILLED
 
@@ -307,7 +374,12 @@ def forget() -> None:
 @lru_cache(maxsize=1)
 def caches() -> list[Any]:
     found = [thing for thing in gc.get_objects() if type(thing) is _lru_cache_wrapper]
-    return [cache for cache in found if str(cache.__module__).split(".")[0] in ("debias", "eval", "pruners")]
+    return [cache for cache in found if str(cache.__module__).split(".")[0] in OURS]
+
+
+def digest(path: str) -> str:
+    file = ROOT / path
+    return sha256(file.read_bytes()).hexdigest() if file.exists() else ""
 
 
 def foreign() -> list[str]:

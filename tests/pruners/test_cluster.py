@@ -22,9 +22,14 @@ def by_hand(states, count):
     return labels, centres
 
 
-@pytest.mark.parametrize(("m", "count"), [(1, 1), (2, 1), (7, 2), (25, 3), (40, 5)])
-def test_equals_the_definition(m, count):
-    states = torch.randn(m, 8, generator=torch.Generator().manual_seed(m))
+@pytest.mark.parametrize(
+    ("m", "count", "scale", "shift"),
+    [(1, 1, 1, 0), (2, 1, 1, 0), (7, 2, 1, 0), (25, 3, 1, 0), (40, 5, 1, 0), (30, 4, 0.125, 0), (30, 4, 1, 4096)],
+)
+def test_equals_the_definition(m, count, scale, shift):
+    """Also where all are near each other, and where all are far from zero (whole numbers, so that no bit is lost)."""
+    states = torch.randn(m, 8, generator=torch.Generator().manual_seed(m)) * scale
+    states = (states * 64).round() / 64 + shift
     labels, centres = density_peaks(states, count)
     assert (labels.tolist(), centres.tolist()) == by_hand(states, count)
 

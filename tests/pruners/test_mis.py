@@ -62,6 +62,46 @@ def test_graph_rules():
     assert edges(rule="fused", alpha=0.1) == {(0, 2)}
 
 
+def test_the_graph_is_its_definition_pair_by_pair():
+    """Along the axes, so that likenesses meet theta, and distances the radius, exactly."""
+    generator = torch.Generator().manual_seed(3)
+    features = torch.eye(2)[torch.randint(0, 2, (30,), generator=generator)]
+    features = features * torch.randint(-3, 4, (30, 1), generator=generator)
+    xy = torch.randint(0, 5, (30, 2), generator=generator)
+    view = torch.randint(0, 2, (30,), generator=generator)
+    unit = torch.nn.functional.normalize(features)
+    for rule, theta, alpha, radius in [("semantic", 0.0, 0.5, 1.0), ("union", 0.0, 0.5, 2.0), ("fused", 0.5, 0.5, 3.0),
+                                       ("fused", 0.25, 0.75, 1.0), ("union", 1.0, 0.5, 1.5)]:  # fmt: skip
+        graph = MIS(rule=rule, theta=theta, alpha=alpha, radius=radius).graph(features, xy, view)
+        for i in range(30):
+            for j in range(30):
+                alike = float(unit[i] @ unit[j])
+                near = view[i] == view[j] and float((xy[i] - xy[j]).square().sum()) <= radius * radius
+                edge = {
+                    "semantic": alike > theta,
+                    "union": near or alike > theta,
+                    "fused": alpha * max(0.0, alike) + (1 - alpha) * near > theta,
+                }[rule]
+                assert bool(graph[i, j]) == (i != j and edge), (rule, i, j)
+
+
+def test_fields_are_checked():
+    with pytest.raises(ValueError, match=r"^unknown rule of MIS"):
+        MIS(rule="none")
+    with pytest.raises(ValueError, match=r"^r_pivot"):
+        MIS(r_pivot=1.5)
+    with pytest.raises(AttributeError):
+        MIS().theta = 0.5
+    assert MIS() == MIS(r_pivot=0.7, theta=0.8, alpha=0.5, rule="fused", suppress_pivots=True, radius=1.5)
+
+
+def test_the_first_pivot_is_the_only_one_at_a_share_of_nothing():
+    edges = torch.tensor([[0, 1, 0], [1, 0, 0], [0, 0, 0]], dtype=torch.bool)
+    score = torch.tensor([3.0, 2.0, 1.0])
+    assert MIS(r_pivot=0.0)(score, among(edges), 2).tolist() == [0, 2]
+    assert MIS(r_pivot=0.0, suppress_pivots=False)(score, among(edges), 2).tolist() == [0, 1]
+
+
 def test_picks_are_independent_and_pivots_stay():
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(100, 4, generator=generator)
@@ -90,6 +130,9 @@ def test_a_chain_takes_every_other_node():
     assert picked.nonzero()[:5, 0].tolist() == list(range(0, 10, 2))
     assert enough
     assert picked.sum() < 10  # nobody waited for the rest
+    picked, enough = independent(torch.zeros(3, 3, dtype=torch.bool), torch.ones(3, dtype=torch.bool), 3)
+    assert picked.all()
+    assert enough
 
 
 @pytest.mark.parametrize(("blocked", "asked"), [(0, [20]), (30, [20, 40]), (100, [20, 40, 80, 100])])
