@@ -10,15 +10,13 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
 import pytest
+from measured import ROOT, forget
 from operators import Mutant
-from trials import KILLED, OPTIONS, SURVIVED, Told, forget, forked, profile
-
-ROOT = Path(__file__).resolve().parents[2]
+from trials import KILLED, OPTIONS, SURVIVED, Told, forked, profile
 
 
 def survivors(mutants: Sequence[Mutant], told: Told, limit: float) -> Iterator[Mutant]:

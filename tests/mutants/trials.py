@@ -10,23 +10,18 @@ import pickle
 import resource
 import select
 import signal
-import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import _lru_cache_wrapper, lru_cache
-from hashlib import sha256
 from itertools import accumulate
 from pathlib import Path
 from types import CodeType, FunctionType
-from typing import Any
 
 import pytest
-from _pytest.runner import runtestprotocol
+from measured import ROOT, caches, foreign, measured, passes
 from operators import Mutant
 
-ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = (
     "-q",
     "-p",
@@ -39,8 +34,6 @@ OPTIONS = (
     "tmp_path_retention_policy=none",
 )
 KILLED, SURVIVED = 1, 0
-OURS = ("debias", "eval", "pruners")
-Measured = tuple[bool, float, set[tuple[str, int]]]  # whether a test passed, its seconds, and the lines it runs
 HURRIED = 0.5  # seconds of tests for one mistake, before it gets a process of its own
 
 
@@ -187,6 +180,11 @@ class Plugin:
     def work(self, numbers: Sequence[int], tests: Sequence[Sequence[int]], writer: int) -> None:
         limit = 8 << 30
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+        def stop(*_: object) -> None:  # a mistake that makes a test run for ever; raised, hypothesis would try it again
+            os.write(writer, b"a")
+            os._exit(0)
+
         signal.signal(signal.SIGPROF, stop)
         signal.signal(signal.SIGALRM, stop)
         killers: dict[object, list[int]] = defaultdict(list)  # what notices one mistake in a function is likely to
@@ -215,9 +213,8 @@ class Plugin:
         item = self.items[test]
         item.session._setupstate.teardown_exact(item)
         item._initrequest()
-        # Again and again: hypothesis tries once more what has failed.
-        signal.setitimer(signal.ITIMER_PROF, 2 + 10 * self.seconds[test], 1)
-        signal.setitimer(signal.ITIMER_REAL, 30 + 100 * self.seconds[test], 5)  # it waits for something
+        signal.setitimer(signal.ITIMER_PROF, 1 + 10 * self.seconds[test])
+        signal.setitimer(signal.ITIMER_REAL, 30 + 100 * self.seconds[test])  # it waits for something
         try:
             return passes(item, item.parent)  # what its neighbours share stays
         finally:
@@ -248,72 +245,20 @@ class Plugin:
                 function.__code__ = right
 
     def measure(self) -> None:
-        """Which test runs which line, and how long it takes."""
-        known = self.remembered()
-        new = [number for number, item in enumerate(self.items) if item.nodeid not in known]
-        reader, writer = os.pipe()
-        if os.fork() == 0:
-            with os.fdopen(writer, "wb") as pipe:
-                pickle.dump((self.traced(new), foreign()), pipe)
-            os._exit(0)
-        os.close(writer)
-        with os.fdopen(reader, "rb") as pipe:
-            measured, modules = pickle.load(pipe)
-        known.update(measured)
-        if self.memory:
-            files = {
-                *self.paths,
-                *(name.split("::")[0] for name in known),
-                *(at for *_, run in known.values() for at, _ in run),
-            }
-            self.memory.write_bytes(pickle.dumps(({file: digest(file) for file in files}, known)))
+        known, modules = measured(self.items, self.paths, self.memory)
         for name in modules:  # once for all forks
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
-        self.seconds, self.lines = {}, defaultdict(set)
+        self.seconds: dict[int, float] = {}
+        self.lines: dict[tuple[str, int], set[int]] = defaultdict(set)
         for number, item in enumerate(self.items):
-            passed, self.seconds[number], lines = known[item.nodeid]
-            if not passed:
-                del self.seconds[number]
+            if item.nodeid not in known:
                 print(f"  fails on the code as it is, and is left out: {item.nodeid}", file=self.out)
                 continue
+            self.seconds[number], lines = known[item.nodeid]
             for place in lines:
                 self.lines[place].add(number)
         print(f"  {len(self.items)} tests, {sum(self.seconds.values()):.0f} s", file=self.out)
-
-    def remembered(self) -> dict[str, Measured]:
-        """What an earlier run measured; of a module that has changed since then only which tests run it at all."""
-        if not (self.memory and self.memory.exists()):
-            return {}
-        before, known = pickle.loads(self.memory.read_bytes())
-        same = {path for path, was in before.items() if digest(path) == was}
-        return {
-            name: (passed, seconds, {(path, line if path in same else 0) for path, line in lines})
-            for name, (passed, seconds, lines) in known.items()
-            if name.split("::")[0] in same
-        }
-
-    def traced(self, numbers: Sequence[int]) -> dict[str, Measured]:
-        from coverage import Coverage
-
-        coverage = Coverage(data_file=None, include=[f"{ROOT}/{name}/*" for name in OURS], config_file=False)
-        coverage.start()
-        found = {}
-        for number, following in zip(numbers, [*numbers[1:], None], strict=True):
-            item = self.items[number]
-            coverage.switch_context(item.nodeid)
-            begun, clock = sum(os.times()[:4]), time.monotonic()  # with the programs that it starts
-            passed = passes(item, None if following is None else self.items[following])
-            # A test that waits is no quick one; but on a busy machine all of them wait.
-            found[item.nodeid] = passed, max(sum(os.times()[:4]) - begun, (time.monotonic() - clock) / 8), set()
-        coverage.stop()
-        data = coverage.get_data()
-        for file in data.measured_files():
-            path = str(Path(file).relative_to(ROOT))
-            for line, contexts in data.contexts_by_lineno(file).items():
-                for name in filter(None, contexts):
-                    found[name][2].add((path, line))
-        return found
 
     def covering(self, mutant: Mutant) -> list[int]:
         """The tests that run a mistake's line: the quickest case of each test, then the second of each, and so on."""
@@ -344,48 +289,12 @@ class Plugin:
         return survived
 
 
-class Slow(BaseException):
-    """A mistake that makes a test run for ever."""
-
-
-def stop(*_: object) -> None:
-    raise Slow
-
-
 def profile() -> None:
     from hypothesis import Phase, settings
 
     phases = (Phase.explicit, Phase.generate)  # a failure need not be small
     settings.register_profile("mutants", deadline=None, database=None, derandomize=True, phases=phases)
     settings.load_profile("mutants")
-
-
-def passes(item: pytest.Item, following: pytest.Item | pytest.Collector | None) -> bool:
-    forget()
-    return not any(report.failed for report in runtestprotocol(item, log=False, nextitem=following))
-
-
-def forget() -> None:
-    """Empties what our functions remember from call to call: what one test leaves there hides a line from the next."""
-    for cache in caches():
-        cache.cache_clear()
-
-
-@lru_cache(maxsize=1)
-def caches() -> list[Any]:
-    found = [thing for thing in gc.get_objects() if type(thing) is _lru_cache_wrapper]
-    return [cache for cache in found if str(cache.__module__).split(".")[0] in OURS]
-
-
-def digest(path: str) -> str:
-    file = ROOT / path
-    return sha256(file.read_bytes()).hexdigest() if file.exists() else ""
-
-
-def foreign() -> list[str]:
-    """The modules that are imported and not ours, in the order they came."""
-    ours = {path.stem for path in ROOT.iterdir()} | {"conftest", "__main__"}
-    return [name for name in sys.modules if name.partition(".")[0] not in ours]
 
 
 def functions(paths: Sequence[str]) -> dict[tuple[str, tuple[str, int]], list[FunctionType]]:

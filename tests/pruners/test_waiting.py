@@ -12,6 +12,9 @@ import torch
 
 from debias import Debias, Padding, Trend
 from eval.speed import waits
+from pruners import cluster, cut, greedy, mis, regions, scores
+from pruners.mis import MIS
+from pruners.suppression import Suppression
 
 DOOR = [("download", at) for at in waits.DOOR]
 NEEDED = {
@@ -40,6 +43,48 @@ def answer(model, inputs, between=lambda: None, steps=2):
         out = model(input_ids=token, attention_mask=mask, past_key_values=out.past_key_values, use_cache=True)
         logits.append(out.logits)
     return logits
+
+
+def far_calls():
+    """(function, arguments): what methods choose and group by, each on small tensors."""
+    generator = torch.Generator().manual_seed(5)
+    n = 12
+    score, rows = torch.rand(n, generator=generator), torch.randn(n, 4, generator=generator)
+    some, place = torch.arange(n) % 4 > 0, torch.arange(n)
+    xy, labels = torch.stack([place % 4, place // 4], 1), place % 3
+    near = rows @ rows.T
+    edges = (near > 0.5).fill_diagonal_(False)
+    return [
+        (cluster.density_peaks, (rows, 3)),
+        (cluster.members, (labels, 3)),
+        (cluster.cluster_means, (rows, labels, 3)),
+        (cut.top, (score, 5, some)),
+        (cut.others, (n, place[::2])),
+        (greedy.farthest, (1 - near, 5, some)),
+        (greedy.farthest, (near, 0)),
+        (greedy.determinantal, (near, 5, some)),
+        (greedy.determinantal, (near, 0)),
+        (regions.regions, (xy, 2)),
+        (regions.evenly, (score, labels, 5, some)),
+        (regions.shared, (score, labels, score[:3], 5, some)),
+        (Suppression().pull, (rows, xy, labels)),
+        (Suppression(), (score, near.clamp(0, 1), 5, some)),
+        (Suppression(), (score, near.clamp(0, 1), 0)),
+        (MIS().graph, (rows, xy, labels)),
+        (mis.independent, (edges | edges.T, some, 3)),
+        (scores.entropy, (score,)),
+    ]  # fmt: skip
+
+
+def test_what_is_made_on_the_way_lies_where_the_input_lies(pretend):
+    for function, given in far_calls():
+        expected = function(*given)
+        with pretend.watching():
+            sent = [x.to(pretend.FAR, non_blocking=True) if isinstance(x, torch.Tensor) else x for x in given]
+            found = function(*sent)
+        for one, other in zip(*(x if isinstance(x, tuple) else (x,) for x in (found, expected)), strict=True):
+            one = one.here if isinstance(other, torch.Tensor) else one
+            torch.testing.assert_close(one, other, msg=str(function))
 
 
 def ours(found):
