@@ -166,10 +166,9 @@ def config(family, layers=4, text="qwen2", **changes):
             llm |= {"bos_token_id": None, "eos_token_id": token("<|im_end|>")}
         return transformers.InternVLConfig(
             vision_config={**vision, "image_size": [size, size], "patch_size": [14, 14]},
-            text_config=llm,
             image_token_id=token("<IMG_CONTEXT>"),
             image_seq_length=(size // 28) ** 2,
-            **{"tie_word_embeddings": False, **changes},
+            **{"text_config": llm, "tie_word_embeddings": False, **changes},
         )
     ids = {
         "image_token_id": token("<|image_pad|>"),
@@ -186,9 +185,8 @@ def config(family, layers=4, text="qwen2", **changes):
         return transformers.Qwen2VLConfig(vision_config=vision, text_config=llm, **ids)
     if family == "qwen2_5_vl":
         vision |= {"patch_size": 14, "window_size": 56, "fullatt_block_indexes": [1, 3]}
-        return transformers.Qwen2_5_VLConfig(
-            vision_config=vision, text_config=_mrope(vocab, layers, "qwen2_5_vl_text", **ends), **ids
-        )
+        llm = _mrope(vocab, layers, "qwen2_5_vl_text", **ends)
+        return transformers.Qwen2_5_VLConfig(**{"vision_config": vision, "text_config": llm, **ids})
     if family == "qwen3_vl":
         vision |= {"patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1, 2]}
         llm = _mrope(vocab, layers, "qwen3_vl_text", head_dim=8, **ends)

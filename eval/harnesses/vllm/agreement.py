@@ -26,6 +26,7 @@ from eval.harnesses.vllm.settings import VARIABLE, read
 from eval.settings import UNPRUNED
 from eval.tables import Table, between, show, tell_json
 from pruners.models import Request, adapter
+from pruners.models.internvl import InternVL
 from tiny import world
 from tiny.probe import asked, right
 from tiny.questions import KINDS
@@ -87,9 +88,9 @@ def ours(family: Any, asking: Sequence[Question], pruning: Pruning, at_once: int
             else:
                 with pruning.pruner(family.model, pruning.debias, sizes=batch.sizes) as trace:
                     out = family.model.generate(**batch.inputs, **options)
-                for pixels, stayed in zip(batch.inputs["pixel_values"], trace.kept[0], strict=True):
-                    kept[fingerprint(pixels)] = stayed.tolist()
-        said += [ended(row) for row in out[:, batch.inputs["input_ids"].shape[1] :].tolist()]
+                for one, stayed in zip(asking[start:], trace.kept[0], strict=False):
+                    kept[fingerprint(family.picture(one.image).inputs["pixel_values"])] = stayed.tolist()
+        said += [ended(family, row) for row in out[:, batch.inputs["input_ids"].shape[1] :].tolist()]
     return said, kept
 
 
@@ -119,17 +120,19 @@ def theirs(engine: Any, family: Any, asking: Iterable[Question], setting: dict[s
     return done, kept
 
 
-def ended(ids: list[int], end: int = 2) -> list[int]:
+def ended(family: Any, ids: Sequence[int]) -> list[int]:
     """An answer up to its end."""
-    return ids[: ids.index(end) + 1] if end in ids else ids
+    ends = {family.model.generation_config.eos_token_id, family.tokenizer.eos_token_id}
+    return list(ids[: next((at for at, token in enumerate(ids, 1) if token in ends), len(ids))])
 
 
 def prompt(family: Any, question: Question) -> list[int]:
-    """The ids as our adapter makes them, with one token for the picture."""
+    """The ids as our adapter makes them, with one token for the picture, and without the marks that vLLM adds."""
     picture = int(family.model.config.image_token_id)
     ids = family.encode([Request(question.text, [question.image])]).inputs["input_ids"][0].tolist()
     first = ids.index(picture)
-    return [token for at, token in enumerate(ids) if token != picture or at == first]
+    marks = family.tokenizer.convert_tokens_to_ids(["<img>", "</img>"]) if isinstance(family, InternVL) else []
+    return [token for at, token in enumerate(ids) if token not in marks and (token != picture or at == first)]
 
 
 def compared(engine: Any, family: Any, asking: Sequence[Question], setting: dict[str, Any]) -> dict[str, Any]:
@@ -137,7 +140,7 @@ def compared(engine: Any, family: Any, asking: Sequence[Question], setting: dict
     pruning = Prunings(MODEL, family.model.config)(read(setting, "setting"))
     said, kept = ours(family, asking, pruning)
     done, seen = theirs(engine, family, asking, setting)
-    answers = [list(one.outputs[0].token_ids) for one in done]
+    answers = [ended(family, one.outputs[0].token_ids) for one in done]
     marks = [
         np.array([float(right(one.kind, text, one.answer)) for one, text in zip(asking, texts, strict=True)])
         for texts in (family.decode(said), family.decode(answers))

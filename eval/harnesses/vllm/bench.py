@@ -29,6 +29,11 @@ from eval.speed.shapes import SHAPES, Shape
 from eval.tables import Table, show, tell_json
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "processor_config.json")
+SETTINGS = (
+    '{"method": "vispruner", "keep": 0.25}',
+    '{"method": "vispruner", "keep": 0.1}',
+    '{"method": "fastv", "keep": 0.25, "arm": "padding", "scout": 2}',
+)
 ANSWER = 128  # tokens of an answer, where requests that fit are counted
 
 
@@ -130,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m eval.harnesses.vllm.bench", description=__doc__.split("\n\n")[0])
     parser.add_argument(
-        "settings", nargs="+", help='as a server takes them, such as \'{"method": "vispruner", "keep": 128}\''
+        "settings", nargs="*", default=list(SETTINGS), help=f"as a server takes them (default: {' '.join(SETTINGS)})"
     )
     parser.add_argument("--model", help="a checkpoint folder or hub id; without it, random weights of --shape")
     parser.add_argument("--shape", default="mid", choices=[name for name, shape in SHAPES.items() if shape.tower])

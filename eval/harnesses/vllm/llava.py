@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from vllm.model_executor.models.llava import (
-    LlavaDummyInputsBuilder,
     LlavaForConditionalGeneration,
     LlavaMultiModalProcessor,
     LlavaProcessingInfo,
@@ -11,7 +10,7 @@ from vllm.model_executor.models.llava import (
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from eval.harnesses.vllm.model import Debiased
-from eval.harnesses.vllm.processor import Ready, Sized
+from eval.harnesses.vllm.processor import Dummies, Ready, Sized
 from eval.harnesses.vllm.scout import Reads
 from eval.harnesses.vllm.tower import Opens
 from pruners.models.llava import Llava
@@ -29,7 +28,7 @@ class Served(Opens, Reads, Llava):
     """The family's adapter on vLLM's model."""
 
 
-@MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=LlavaDummyInputsBuilder)
+@MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=Dummies)
 class DebiasedLlava(Debiased, LlavaForConditionalGeneration):  # type: ignore[misc]
     """vLLM's own model; what its tower makes of a picture is pruned before anything else sees it."""
 

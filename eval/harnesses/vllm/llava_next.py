@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from torch import Tensor
-from vllm.model_executor.models.llava import LlavaDummyInputsBuilder
 from vllm.model_executor.models.llava_next import (
     LlavaNextForConditionalGeneration,
     LlavaNextMultiModalProcessor,
@@ -12,7 +11,7 @@ from vllm.model_executor.models.llava_next import (
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from eval.harnesses.vllm.model import Debiased
-from eval.harnesses.vllm.processor import Ready, Sized
+from eval.harnesses.vllm.processor import Dummies, Ready, Sized
 from eval.harnesses.vllm.scout import Reads
 from eval.harnesses.vllm.tower import Opens
 from pruners.models.llava_next import LlavaNext
@@ -34,7 +33,7 @@ class Served(Opens, Reads, LlavaNext):
     """The family's adapter on vLLM's model."""
 
 
-@MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=LlavaDummyInputsBuilder)
+@MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=Dummies)
 class DebiasedLlavaNext(Debiased, LlavaNextForConditionalGeneration):  # type: ignore[misc]
     """vLLM's own model; what its tower makes of a picture is pruned before anything else sees it."""
 

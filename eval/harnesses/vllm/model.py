@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from eval.harnesses.vllm import scout
+from eval.harnesses.vllm.positions import Placed, together
 from eval.harnesses.vllm.processor import KEY, OURS, PROMPT, SOURCE, text_of
 from eval.harnesses.vllm.pruning import Pruning, Prunings, survivors
 from eval.harnesses.vllm.settings import read
@@ -18,16 +19,30 @@ from pruners.engine.seen import Seen, patches
 from pruners.models import Adapter
 
 
-class Debiased:
+class Debiased(Placed):
     """Over one of vLLM's models."""
 
     Served: type[Adapter]  # the family's adapter, over what vLLM calls its parts
-    config: Any
+    rows: ClassVar[str] = ""  # the input that says how many rows of `pixel_values` each picture has; "": one entry each
+    behind: Any = None  # as tower.watched() takes it
     language_model: Any
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        if vllm_config.parallel_config.pipeline_parallel_size > 1:
+            raise ValueError("where pictures' tokens stand is known to the first pipeline stage alone; use one stage")
+        compiled = vllm_config.compilation_config
+        if compiled.cudagraph_mm_encoder or compiled.compile_mm_encoder:
+            raise ValueError("a vision tower that runs as a graph shows us nothing; leave it as vLLM has it by default")
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
         self.prunings = Prunings(str(vllm_config.model_config.model), self.config)
+
+    def pixels(self, given: Mapping[str, Any]) -> Sequence[Tensor]:
+        """What the tower gets of each picture."""
+        if not self.rows:
+            return list(given["pixel_values"])
+        counts = given[self.rows].reshape(len(given[self.rows]), -1).prod(-1)
+        parts: Sequence[Tensor] = given["pixel_values"].split(counts.tolist())
+        return parts
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
         """For each picture [m, D]: the tokens that go on."""
@@ -36,14 +51,16 @@ class Debiased:
         asked = [self.prunings(read(text_of(key), KEY)) for key in kwargs[KEY]]
         own = {name: value for name, value in kwargs.items() if name not in OURS}
         adapter, found, start = self.Served(self), [], 0
+        pixels, named = self.pixels(own), (*OURS, *self.Served.media)
         with ExitStack() as inside:
             reads = any(one.reads_tower for one in asked)
-            runs = inside.enter_context(watched(adapter.tower)) if reads else []
+            runs = inside.enter_context(watched(adapter.tower, self.behind)) if reads else []
             whole = super().embed_multimodal(**own)  # type: ignore[misc]
         for number, (pruning, tokens) in enumerate(zip(asked, whole, strict=True)):
-            mine = {name: value[number] for name, value in kwargs.items()}
-            found.append(self.pruned(pruning, adapter, tokens, mine, runs, start))
-            start += views(mine["pixel_values"])
+            mine = {name: kwargs[name][number] for name in named if name in kwargs} | {"pixel_values": pixels[number]}
+            kept, place = self.pruned(pruning, adapter, tokens, mine, runs, start)
+            found.append(together(kept, self.places(pruning, mine, place)))
+            start += views(pixels[number])
         return found
 
     def pruned(
@@ -54,10 +71,11 @@ class Debiased:
         mine: Mapping[str, Any],
         runs: list[Seen],
         start: int,
-    ) -> Tensor:
-        """What goes on of one picture's tokens [N, D]. mine: what came with it. start: its first row in the tower."""
+    ) -> tuple[Tensor, Tensor]:
+        """What goes on of one picture's tokens [N, D], and which of them these are, or stand for. mine: what came with
+        it. start: its first row in the tower."""
         if pruning.pruner is None:
-            return tokens
+            return tokens, torch.arange(len(tokens), device=tokens.device)
         picture = int(self.config.image_token_id)
         ids = alone(picture, len(tokens), tokens.device)
         if pruning.reads_prompt:
@@ -69,18 +87,20 @@ class Debiased:
         embeds = embeds.index_copy(0, segment.images[0][0].slots, tokens.to(embeds.dtype))
         if pruning.reads_tower:
             span = segment.images[0][0].span
-            known = patches(adapter, lambda number: adapter.tower.layers[number].self_attn, runs[0], start, span)
+            tower = adapter.tower
+            known = patches(adapter, lambda n: getattr(tower.layers[n], tower.attention), runs[0], start, span)
             choice = pruning.choose(pruning.view(adapter, segment, embeds, patches=known))
         else:
-            choice = scout.chosen(pruning, adapter, self.language_model.model, segment, embeds)
+            positions = self.everywhere(mine, segment.images[0][0].slots, len(embeds))
+            choice = scout.chosen(pruning, adapter, segment, embeds, positions)
         if Pruning.note is not None:
             Pruning.note(mine, choice)
-        return survivors(choice, tokens)
+        return survivors(choice, tokens), choice.place
 
 
 def views(pixels: Tensor) -> int:
     """Rows of the tower's batch that show a picture."""
-    return len(pixels) if pixels.dim() == 4 else 1
+    return 1 if pixels.dim() == 3 else len(pixels)
 
 
 def alone(picture: int, tokens: int, device: torch.device) -> Tensor:

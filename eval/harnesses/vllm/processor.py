@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import BatchFeature
 from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.parse import ImageEmbeddingItems
-from vllm.multimodal.processing import PromptReplacement
+from vllm.multimodal.processing import BaseDummyInputsBuilder, PromptReplacement, PromptUpdateDetails
 
 from eval.harnesses.vllm.pruning import Pruning, Prunings
 from eval.harnesses.vllm.settings import EXAMPLE, Asked, read, told
@@ -42,14 +42,31 @@ class Sized:
         if not hasattr(self, "_prunings"):
             model = self.ctx.model_config  # type: ignore[attr-defined]
             self._prunings = Prunings(str(model.model), model.hf_config)
+            self._prunings.adapter.tokenizer = self.ctx.tokenizer  # type: ignore[attr-defined]
         return self._prunings
 
     @property
     def asked(self) -> Asked:
         return server(self.prunings.config)
 
+    def get_supported_mm_limits(self) -> Mapping[str, int | None]:
+        return {"image": None}
+
     def get_num_image_tokens(self, **size: Any) -> int:
         return self.prunings(self.asked).count(super().get_num_image_tokens(**size))  # type: ignore[misc]
+
+
+class Dummies(BaseDummyInputsBuilder[Any]):  # type: ignore[misc]  # vLLM need not be installed where types are checked
+    """Pictures of the most tokens, for which the engine plans its memory."""
+
+    def get_dummy_text(self, mm_counts: Mapping[str, int]) -> str:
+        token: str = self.info.get_tokenizer().convert_ids_to_tokens(int(self.info.get_hf_config().image_token_id))
+        return token * mm_counts.get("image", 0)
+
+    def get_dummy_mm_data(self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Any) -> Mapping[str, Any]:
+        largest = self.info.get_image_size_with_most_features()
+        count = mm_counts.get("image", 0)
+        return {"image": self._get_dummy_images(width=largest.width, height=largest.height, num_images=count)}
 
 
 class Ready:
@@ -62,15 +79,25 @@ class Ready:
         own = given.pop(ASKED, None)
         asked = self.info.asked if own is None else read(own, f"mm_processor_kwargs, {ASKED}")
         given[ASKED] = asked.key
-        if self.info.prunings(asked).reads_prompt:  # what cannot be done is refused here
-            if inputs.mm_data_items.get_count("image", strict=False) > 1:
+        pictures = inputs.mm_data_items.get_count("image", strict=False)
+        if self.info.prunings(asked).reads_prompt and pictures:  # what cannot be done is refused here
+            if pictures > 1:
                 raise ValueError(f"{asked.method} reads the prompt, and takes one picture in it")
-            given[PROMPT] = list(inputs.prompt)
+            given[PROMPT] = self.marked(list(inputs.prompt))
         return super().apply(replace(inputs, hf_processor_mm_kwargs=given), timing_ctx)  # type: ignore[misc]
 
     def pruning(self, hf_kwargs: Mapping[str, object]) -> Pruning:
         found: Pruning = self.info.prunings(read(str(hf_kwargs[ASKED]), ASKED))
         return found
+
+    @property
+    def token(self) -> int:
+        """The id that stands for a picture."""
+        return int(self.info.get_hf_config().image_token_id)
+
+    def marked(self, ids: list[int]) -> list[int]:
+        """Ids with a picture's tokens in them, and the marks around these that vLLM adds for the family."""
+        return ids
 
     def one(self, name: str, value: torch.Tensor) -> torch.Tensor:
         """What belongs to one picture of an adapter's input."""
@@ -79,12 +106,13 @@ class Ready:
     def _call_hf_processor(self, hf_data: Mapping[str, object], hf_kwargs: Mapping[str, object]) -> BatchFeature:
         adapter = self.info.prunings.adapter
         given: Any = hf_data["images"]
-        shown = [adapter.picture(opened(image)) for image in given]
+        pictures = [opened(image) for image in given]
+        shown = [adapter.picture(picture) for picture in pictures]
         ready: dict[str, Any] = {
             name: [self.one(name, picture.inputs[name]) for picture in shown] for name in shown[0].inputs
         }
-        ready[SOURCE] = torch.tensor([picture.sizes[0] for picture in shown])
-        ready[TOKENS] = torch.tensor([len(picture.ids) for picture in shown])
+        ready[SOURCE] = torch.tensor([picture.size for picture in pictures])
+        ready[TOKENS] = torch.tensor([picture.ids.count(self.token) for picture in shown])
         ready[KEY] = [written(str(hf_kwargs[ASKED]))] * len(shown)
         if PROMPT in hf_kwargs:
             ready[PROMPT] = [torch.tensor(hf_kwargs[PROMPT])] * len(shown)
@@ -101,13 +129,13 @@ class Ready:
     def _get_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, object], out_mm_kwargs: Any
     ) -> Sequence[Any]:
-        pruning, token = self.pruning(hf_processor_mm_kwargs), int(self.info.get_hf_config().image_token_id)
+        pruning, token = self.pruning(hf_processor_mm_kwargs), self.token
         most = self.info.prunings(self.info.asked)
 
-        def placeholders(item: int) -> list[int]:
+        def placeholders(item: int) -> Any:
             images = mm_items["image"]
             if isinstance(images, ImageEmbeddingItems):  # made elsewhere, and taken as they are
-                return [token] * int(images.get_feature_size(item))
+                return placed(int(images.get_feature_size(item)))
             tokens = int(out_mm_kwargs["image"][item][TOKENS].data)
             count = pruning.count(tokens)
             if count > most.count(tokens):
@@ -115,7 +143,10 @@ class Ready:
                     f"{ASKED}: {count} tokens of a picture are asked for, and the server was started for "
                     f"{most.count(tokens)} at most"
                 )
-            return [token] * count
+            return placed(count)
+
+        def placed(count: int) -> Any:
+            return PromptUpdateDetails.select_token_id(self.marked([token] * count), token)
 
         return [PromptReplacement(modality="image", target=[token], replacement=placeholders)]
 

@@ -47,6 +47,7 @@ class Pruning:
         self.layers = 0  # how many of the decoder's are run ahead of the engine
         self.reads_tower = False
         self.reads_prompt = False  # whether the text decides what is left of the picture
+        self.renumbers = False  # whether what is left is numbered without gaps
         if asked.arm != UNPRUNED:
             tokens = kind.picture_tokens(config.to_dict())
             self.pruner = made(asked, tokens)
@@ -56,11 +57,15 @@ class Pruning:
             self.layers = asked.scout or 0
             self.reads_prompt = self.pruner.reads in ("decoder", "tokens")
             self.reads_tower = self.pruner.reads_tower()
+            self.renumbers = self.pruner.positions == "compact" and kind.renumbers
             self.debias = debias_of(asked, self.pruner, model, tokens)
 
     def count(self, tokens: int) -> int:
         """How many tokens go on of a picture of so many."""
-        return tokens if self.pruner is None else min(tokens, self.pruner.counts(self.depth, tokens)[0])
+        count = tokens if self.pruner is None else min(tokens, self.pruner.counts(self.depth, tokens)[0])
+        if not count:
+            raise ValueError(f"{self.asked.key} leaves nothing of a picture of {tokens} tokens")
+        return count
 
     def segment(self, adapter: Adapter, ids: Tensor, media: Mapping[str, Tensor], size: Size) -> Segment:
         """A prompt [n] with one picture, whole, as the mechanism sees it; everything lies where `ids` do."""

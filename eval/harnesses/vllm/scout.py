@@ -28,6 +28,10 @@ class Reads:
     model: Any
 
     @property
+    def inner(self) -> Any:
+        return self.model
+
+    @property
     def decoder(self) -> Any:
         return self.model.language_model.model
 
@@ -42,22 +46,23 @@ class Reads:
         return normed(attn, which, torch.unflatten(part, -1, (-1, attn.head_dim)))
 
 
-def chosen(pruning: Pruning, adapter: Adapter, decoder: Any, segment: Segment, embeds: Tensor) -> Choice:
-    """What the method keeps of the picture in a prompt whose embeddings are [n, D]."""
+def chosen(pruning: Pruning, adapter: Adapter, segment: Segment, embeds: Tensor, positions: Tensor) -> Choice:
+    """What the method keeps of the picture in a prompt whose embeddings are [n, D]. positions: as the decoder's layers
+    take them."""
     assert pruning.pruner is not None
-    cut, positions = pruning.pruner.cuts(pruning.depth)[0], torch.arange(len(embeds), device=embeds.device)
+    cut, layers = pruning.pruner.cuts(pruning.depth)[0], adapter.decoder.layers
     if type(pruning.pruner).start is not Method.start:
         view = pruning.view(adapter, segment, embeds, stage=-1)
         segment.images[0][0].memo = pruning.pruner.start(view)
     looks, hidden = {}, embeds
     for number in range(pruning.layers):
-        layer = decoder.layers[number]
+        layer = layers[number]
         states = layer.input_layernorm(hidden)
         if number in cut.looks:
             looks[number] = look(adapter, cut, layer.self_attn, segment, states, positions)
         hidden = through(layer, hidden, states, positions)
     if pruning.layers and cut.source == "same":
-        layer = decoder.layers[cut.layer]
+        layer = layers[cut.layer]
         states = layer.input_layernorm(hidden)
         looks[cut.layer] = look(adapter, cut, layer.self_attn, segment, states, positions)
     return pruning.choose(pruning.view(adapter, segment, hidden, looks))
@@ -91,8 +96,18 @@ def look(adapter: Adapter, cut: Cut, attn: Any, segment: Segment, states: Tensor
 
 def tables(attn: Any, positions: Tensor) -> tuple[Tensor, Tensor]:
     """cos, sin [1, n, d] as an adapter's `rotate` takes them."""
-    cos, sin = attn.rotary_emb.cos_sin_cache[positions].float().chunk(2, dim=-1)
-    return cos.repeat(1, 2)[None], sin.repeat(1, 2)[None]
+    cos, sin = (
+        along(half, attn).repeat(1, 2)[None]
+        for half in attn.rotary_emb.cos_sin_cache[positions].float().chunk(2, dim=-1)
+    )
+    return cos, sin
+
+
+def along(table: Tensor, attn: Any) -> Tensor:
+    """[n, c] of a table [n, c], or [3, n, c] where positions have three axes and each turns channels of its own."""
+    if table.dim() == 2:
+        return table
+    return torch.cat([part[axis] for axis, part in enumerate(table.split(attn.rotary_emb.mrope_section, -1))], -1)
 
 
 def parts(attn: Any, states: Tensor) -> list[Tensor]:

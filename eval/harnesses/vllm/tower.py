@@ -1,4 +1,4 @@
-"""What CLIP's tower in vLLM knows of pictures: features, and the attention of [CLS] at the layer they come from."""
+"""What a vision tower in vLLM knows of pictures: features, and the attention at the layer that methods read."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from vllm.model_executor.models.clip import CLIPVisionModel
 
 from pruners.engine.seen import Seen
 from pruners.models.tower import Tower
+
+TURNED = "rotary_pos_emb_cos"  # what a tower's attention is given where it turns its queries and keys
 
 
 class Opens:
@@ -32,7 +34,7 @@ class Opens:
         return Tower(module, layers, len(layers) - 1)
 
     def looking(self, attn: Any, asking: Tensor, states: Tensor, tables: Any) -> tuple[Tensor, Tensor, Tensor]:
-        query, key = parts(attn, asking)[0], parts(attn, states)[1]
+        query, key = parts(attn, attn.qkv_proj, asking)[0], parts(attn, attn.qkv_proj, states)[1]
         return query, key, key
 
     def project(self, features: Tensor) -> Tensor:
@@ -41,17 +43,29 @@ class Opens:
 
 
 @contextmanager
-def watched(tower: Tower) -> Iterator[list[Seen]]:
-    """What the tower sees while the block runs, one entry for each run."""
-    layer, runs = tower.layers[tower.feature_layer], []
+def watched(tower: Tower, behind: Any = None) -> Iterator[list[Seen]]:
+    """What the tower sees while the block runs, one entry for each run. behind: the module that gets what the tower
+    hands on, where vLLM may run the layer before it as a graph, in which no hook is heard."""
+    looked, runs = getattr(tower.layers[tower.looked_at], tower.attention), []
 
     def enter(module: Any, args: Any, kwargs: Any) -> None:
-        runs.append(Seen(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0], None, []))
+        states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        if TURNED not in kwargs:
+            runs.append(Seen(states, None, []))
+            return
+        half = (kwargs[TURNED], kwargs[TURNED.replace("cos", "sin")])
+        cos, sin = (table.repeat(1, 2) for table in half)
+        runs.append(Seen(states[:, 0], (cos, sin), []))
 
-    def leave(module: Any, args: Any, output: Tensor) -> None:
-        runs[-1].features = output
+    def leave(module: Any, args: Any, output: Tensor | None = None) -> None:
+        features = args[0] if output is None else output
+        runs[-1].features = features if runs[-1].tables is None else features[:, 0]
 
-    hooks = [layer.self_attn.register_forward_pre_hook(enter, with_kwargs=True), layer.register_forward_hook(leave)]
+    hooks = [looked.register_forward_pre_hook(enter, with_kwargs=True)]
+    if behind is None:
+        hooks.append(tower.layers[tower.feature_layer].register_forward_hook(leave))
+    else:
+        hooks.append(behind.register_forward_pre_hook(leave))
     try:
         yield runs
     finally:
@@ -59,10 +73,11 @@ def watched(tower: Tower) -> Iterator[list[Seen]]:
             hook.remove()
 
 
-def parts(attn: Any, states: Tensor) -> list[Tensor]:
-    """Queries, keys and values [h, n, c] of normed [n, C], of all heads, also where several processes hold them."""
-    found = []
-    for part in attn.qkv_proj(states)[0].chunk(3, dim=-1):
+def parts(attn: Any, fused: Any, states: Tensor) -> list[Tensor]:
+    """Queries, keys and values [h, n, c] of normed [n, C], of all heads, also where several processes hold them. fused:
+    the attention's layer that projects all three."""
+    found, width = [], attn.head_dim if hasattr(attn, "head_dim") else attn.hidden_size_per_attention_head
+    for part in fused(states)[0].chunk(3, dim=-1):
         whole = tensor_model_parallel_all_gather(part) if attn.tp_size > 1 else part
-        found.append(torch.unflatten(whole, -1, (-1, attn.head_dim)).transpose(0, 1))
+        found.append(torch.unflatten(whole, -1, (-1, width)).transpose(0, 1))
     return found
