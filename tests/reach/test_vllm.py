@@ -38,9 +38,7 @@ def family():
 def engine():
     before = dict(os.environ)
     os.environ.update(agreement.ENVIRONMENT)
-    from vllm import LLM
-
-    yield LLM(FOLDER, **agreement.ENGINE)
+    yield agreement.engine_for(FOLDER, 144)
     os.environ.clear()
     os.environ.update(before)
 

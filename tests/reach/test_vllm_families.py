@@ -55,10 +55,9 @@ def family(checkpoint):
 def engine(checkpoint):
     before = dict(os.environ)
     os.environ.update(agreement.ENVIRONMENT)
-    from vllm import LLM
     from vllm.distributed import cleanup_dist_env_and_memory
 
-    engine = LLM(checkpoint, **{**agreement.ENGINE, "max_num_batched_tokens": 512, "max_model_len": 512})
+    engine = agreement.engine_for(checkpoint, 336)
     yield engine
     del engine
     cleanup_dist_env_and_memory()

@@ -1,9 +1,10 @@
-"""The engine beside our own path, on the embedded model: which tokens stay, what is said, and how often it is right.
+"""The engine beside our own path, on an embedded model: which tokens stay, what is said, and how often it is right.
 
   python -m eval.harnesses.vllm.agreement '{"method": "vispruner"}' '{"method": "fastv", "keep": 0.25, "scout": 2}'
+  python -m eval.harnesses.vllm.agreement --model smol --questions 48 '{"method": "vispruner", "keep": 0.25}'
 
-Every question is asked about a drawn picture of its own, in shapes from 1:1 to 1:3. Who is right is compared in pairs,
-with a 95 % interval.
+Every question is asked about a drawn picture of its own; of the tiny model's, in shapes from 1:1 to 1:3, of smol's, two
+in three are no squares. Who is right is compared in pairs, with a 95 % interval.
 """
 
 from __future__ import annotations
@@ -20,24 +21,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from eval.embedded import EMBEDDED
+from eval.embedded import EMBEDDED, is_smol, named
 from eval.harnesses.vllm.pruning import Pruning, Prunings
 from eval.harnesses.vllm.settings import VARIABLE, read
 from eval.settings import UNPRUNED
 from eval.tables import Table, between, show, tell_json
 from pruners.models import Request, adapter
 from pruners.models.internvl import InternVL
-from tiny import world
+from tiny import smol_data, world
 from tiny.probe import asked, right
 from tiny.questions import KINDS
 
 MODEL = str(EMBEDDED["image"])
 SIZES = ((96, 96), (64, 96), (96, 48), (120, 90), (33, 96))
 FIRST = world.TEST + 610_000_000  # scenes that nothing else is asked about
+FIRST_SMOL = 1_700_000_000
 LONGEST = 4  # tokens of an answer
-ENGINE = {"dtype": "float32", "enforce_eager": True, "max_model_len": 320, "max_num_seqs": 8}
-# 160 tokens a step: a question of 153 does not go beside another one whole, so prompts are read in chunks
-ENGINE |= {"max_num_batched_tokens": 160}
+ENGINE = {"dtype": "float32", "enforce_eager": True, "max_num_seqs": 8}
 ENVIRONMENT = {
     VARIABLE: json.dumps({"arm": UNPRUNED}),  # the most that a request may ask for
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process, where we see what it keeps
@@ -68,6 +68,20 @@ def questions(count: int) -> list[Question]:
         Question(kind, text, world.draw(scene).resize(SIZES[number % len(SIZES)]), answer)
         for number, (kind, scene, text, answer) in enumerate(chosen)
     ]
+
+
+def of_smol(count: int) -> list[Question]:
+    """The same from smol's world."""
+    found = smol_data.asked(FIRST_SMOL, count, padded=2 * count // 3)
+    return [Question(one.kind, one.text, world.draw(scene), one.answer) for scene, one in found]
+
+
+def engine_for(model: str, tokens: int) -> Any:
+    """An engine in this process, for a model whose pictures have so many tokens. A whole question does not go beside
+    another one into a step, so that prompts are read in chunks."""
+    from vllm import LLM
+
+    return LLM(model, **ENGINE, max_model_len=tokens + 176, max_num_batched_tokens=tokens + 16)
 
 
 def fingerprint(pixels: Tensor) -> int:
@@ -135,9 +149,11 @@ def prompt(family: Any, question: Question) -> list[int]:
     return [token for at, token in enumerate(ids) if token not in marks and (token != picture or at == first)]
 
 
-def compared(engine: Any, family: Any, asking: Sequence[Question], setting: dict[str, Any]) -> dict[str, Any]:
+def compared(
+    engine: Any, family: Any, model: str, asking: Sequence[Question], setting: dict[str, Any]
+) -> dict[str, Any]:
     """Both paths on the same questions."""
-    pruning = Prunings(MODEL, family.model.config)(read(setting, "setting"))
+    pruning = Prunings(model, family.model.config)(read(setting, "setting"))
     said, kept = ours(family, asking, pruning)
     done, seen = theirs(engine, family, asking, setting)
     answers = [ended(family, one.outputs[0].token_ids) for one in done]
@@ -169,6 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m eval.harnesses.vllm.agreement", description=__doc__)
     parser.add_argument("settings", nargs="+", help="as a server takes them, each one JSON object")
+    parser.add_argument("--model", default=MODEL, help="a folder, or smol (default: the embedded LLaVA)")
     parser.add_argument("--questions", type=int, default=200)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
@@ -177,11 +194,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     os.environ.update(ENVIRONMENT)
-    from vllm import LLM
-
-    family, engine = adapter(MODEL).load(MODEL, device="cpu"), LLM(MODEL, **ENGINE)
-    asking = questions(args.questions)
-    rows = [compared(engine, family, asking, setting) for setting in settings]
+    model = named(args.model)
+    family = adapter(model).load(model, device="cpu")
+    asking = (of_smol if is_smol(model) else questions)(args.questions)
+    engine = engine_for(model, len(family.picture(asking[0].image).ids))
+    rows = [compared(engine, family, model, asking, setting) for setting in settings]
     if args.json:
         tell_json(rows)
         return 0

@@ -33,6 +33,10 @@ class Debiased(Placed):
         compiled = vllm_config.compilation_config
         if compiled.cudagraph_mm_encoder or compiled.compile_mm_encoder:
             raise ValueError("a vision tower that runs as a graph shows us nothing; leave it as vLLM has it by default")
+        if getattr(compiled.cudagraph_mode, "name", "") == "FULL":
+            raise ValueError(
+                "in a graph of whole prompts pictures have no places; take cudagraph_mode FULL_AND_PIECEWISE"
+            )
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
         self.prunings = Prunings(str(vllm_config.model_config.model), self.config)
 
