@@ -106,7 +106,7 @@ def vllm(session: nox.Session) -> None:
     """The plugin inside vLLM, in the environment that users make."""
     session.run("bash", "scripts/vllm.sh", external=True)
     env = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    for name in ("vllm", "vllm_families", "vllm_server"):  # an engine is for a process of its own
+    for name in ("vllm", "vllm_families", "vllm_parallel", "vllm_server"):  # an engine is for a process of its own
         command = [".venv-vllm/bin/python", "-m", "pytest", "-q", f"tests/reach/test_{name}.py"]
         session.run(*command, *session.posargs, env=env, external=True)
 

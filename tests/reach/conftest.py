@@ -42,3 +42,42 @@ def answers(photos):
         return texts, kept
 
     return ask
+
+
+@pytest.fixture(scope="session")
+def survivors():
+    """What a model says to a prompt without the other tokens of its picture: the reference for a scout."""
+    import torch
+
+    from eval.harnesses.vllm import agreement
+    from pruners.models import Request
+
+    def said(family, question, kept, compact=False):
+        """Step by step and without a cache. kept: raster indices; compact: positions are numbered anew."""
+        inputs = family.encode([Request(question.text, [question.image])]).inputs
+        ids = inputs["input_ids"][0]
+        layers, seen = family.decoder, {}
+        hook = layers.register_forward_pre_hook(lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True)
+        with torch.inference_mode():
+            family.model(**{name: value for name, value in inputs.items() if name != "attention_mask"})
+            hook.remove()
+            embeds, positions = seen["inputs_embeds"], seen.get("position_ids")
+            positions = torch.arange(len(ids))[None] if positions is None else positions
+            picture = (ids == family.model.config.image_token_id).nonzero()[:, 0]
+            here = torch.ones(len(ids), dtype=torch.bool)
+            here[picture] = False
+            here[picture[kept]] = True
+            embeds, positions = embeds[:, here], positions[..., here]
+            if compact:
+                positions = torch.arange(embeds.shape[1])[None]
+            answer = []
+            for _ in range(agreement.LONGEST):
+                mask = torch.ones(embeds.shape[:2], dtype=torch.long)  # without it, gaps are taken for other prompts
+                states = layers(inputs_embeds=embeds, position_ids=positions, attention_mask=mask, use_cache=False)[0]
+                answer.append(int(family.model.lm_head(states[:, -1]).argmax()))
+                new = family.model.get_input_embeddings()(torch.tensor([answer[-1:]]))
+                embeds = torch.cat([embeds, new], 1)
+                positions = torch.cat([positions, torch.full_like(positions[..., -1:], positions.max() + 1)], -1)
+        return agreement.ended(family, answer)
+
+    return said

@@ -86,7 +86,7 @@ def test_methods_before_the_decoder_keep_and_say_what_our_own_path_does(engine, 
 
 @pytest.mark.parametrize("setting", SCOUTS, ids=lambda setting: setting["method"])
 def test_a_scout_keeps_what_the_method_keeps_and_what_stays_keeps_its_positions(
-    engine, family, pruning, questions, setting
+    engine, family, pruning, questions, survivors, setting
 ):
     _, kept = ours(family, questions, pruning(setting), at_once=1)
     done, seen = theirs(engine, family, questions, setting)
@@ -95,35 +95,6 @@ def test_a_scout_keeps_what_the_method_keeps_and_what_stays_keeps_its_positions(
     for question, one in zip(questions, done, strict=True):
         stayed = kept[agreement.fingerprint(family.picture(question.image).inputs["pixel_values"])]
         assert ended(family, one.outputs[0].token_ids) == survivors(family, question, stayed, compact)
-
-
-def survivors(family, question, kept, compact):
-    """What the model says to a prompt without the other tokens of its picture, step by step and without a cache."""
-    inputs = family.encode([Request(question.text, [question.image])]).inputs
-    ids = inputs["input_ids"][0]
-    layers, seen = family.decoder, {}
-    hook = layers.register_forward_pre_hook(lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True)
-    with torch.inference_mode():
-        family.model(**{name: value for name, value in inputs.items() if name != "attention_mask"})
-        hook.remove()
-        embeds, positions = seen["inputs_embeds"], seen.get("position_ids")
-        positions = torch.arange(len(ids))[None] if positions is None else positions
-        picture = (ids == family.model.config.image_token_id).nonzero()[:, 0]
-        here = torch.ones(len(ids), dtype=torch.bool)
-        here[picture] = False
-        here[picture[kept]] = True
-        embeds, positions = embeds[:, here], positions[..., here]
-        if compact:
-            positions = torch.arange(embeds.shape[1])[None]
-        said = []
-        for _ in range(agreement.LONGEST):
-            mask = torch.ones(embeds.shape[:2], dtype=torch.long)  # without it, gaps are taken for other prompts
-            states = layers(inputs_embeds=embeds, position_ids=positions, attention_mask=mask, use_cache=False)[0]
-            said.append(int(family.model.lm_head(states[:, -1]).argmax()))
-            new = family.model.get_input_embeddings()(torch.tensor([said[-1:]]))
-            embeds = torch.cat([embeds, new], 1)
-            positions = torch.cat([positions, positions[..., -1:].amax() + torch.ones_like(positions[..., -1:])], -1)
-    return ended(family, said)
 
 
 def test_pictures_of_different_shapes_have_different_lengths(engine, family, questions):

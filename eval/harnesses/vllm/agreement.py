@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from eval.embedded import EMBEDDED, is_smol, named
+from eval.embedded import EMBEDDED, SMOL, named, origin
 from eval.harnesses.vllm.pruning import Pruning, Prunings
 from eval.harnesses.vllm.settings import VARIABLE, read
 from eval.settings import UNPRUNED
@@ -76,12 +77,12 @@ def of_smol(count: int) -> list[Question]:
     return [Question(one.kind, one.text, world.draw(scene), one.answer) for scene, one in found]
 
 
-def engine_for(model: str, tokens: int) -> Any:
-    """An engine in this process, for a model whose pictures have so many tokens. A whole question does not go beside
-    another one into a step, so that prompts are read in chunks."""
+def engine_for(model: str, tokens: int, **more: Any) -> Any:
+    """An engine for a model whose pictures have so many tokens; `more` are vLLM's own options. A whole question does
+    not go beside another one into a step, so that prompts are read in chunks."""
     from vllm import LLM
 
-    return LLM(model, **ENGINE, max_model_len=tokens + 176, max_num_batched_tokens=tokens + 16)
+    return LLM(model, **ENGINE, max_model_len=tokens + 176, max_num_batched_tokens=tokens + 16, **more)
 
 
 def fingerprint(pixels: Tensor) -> int:
@@ -196,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.update(ENVIRONMENT)
     model = named(args.model)
     family = adapter(model).load(model, device="cpu")
-    asking = (of_smol if is_smol(model) else questions)(args.questions)
+    asking = (of_smol if origin(Path(model)).get("world") == SMOL else questions)(args.questions)
     engine = engine_for(model, len(family.picture(asking[0].image).ids))
     rows = [compared(engine, family, model, asking, setting) for setting in settings]
     if args.json:

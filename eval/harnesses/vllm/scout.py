@@ -42,7 +42,7 @@ class Reads:
         """[..., H, d] of all heads, also where several processes hold them."""
         part = parts(attn, states)["qkv".index(which)]
         if get_tensor_model_parallel_world_size() > 1:
-            part = tensor_model_parallel_all_gather(part)
+            part = tensor_model_parallel_all_gather(part.contiguous())
         return normed(attn, which, torch.unflatten(part, -1, (-1, attn.head_dim)))
 
 

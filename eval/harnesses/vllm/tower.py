@@ -78,6 +78,6 @@ def parts(attn: Any, fused: Any, states: Tensor) -> list[Tensor]:
     the attention's layer that projects all three."""
     found, width = [], attn.head_dim if hasattr(attn, "head_dim") else attn.hidden_size_per_attention_head
     for part in fused(states)[0].chunk(3, dim=-1):
-        whole = tensor_model_parallel_all_gather(part) if attn.tp_size > 1 else part
+        whole = tensor_model_parallel_all_gather(part.contiguous()) if attn.tp_size > 1 else part
         found.append(torch.unflatten(whole, -1, (-1, width)).transpose(0, 1))
     return found
