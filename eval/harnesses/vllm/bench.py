@@ -23,7 +23,8 @@ import numpy as np
 from PIL import Image
 
 from eval.embedded import EMBEDDED
-from eval.harnesses.vllm.settings import VARIABLE, read
+from eval.harnesses.vllm.agreement import ENVIRONMENT
+from eval.harnesses.vllm.settings import read
 from eval.settings import UNPRUNED
 from eval.speed.shapes import SHAPES, Shape
 from eval.tables import Table, show, tell_json
@@ -155,8 +156,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if folder is None:
             folder = scratch
             written(SHAPES[args.shape], Path(scratch))
-        os.environ[VARIABLE] = plain  # the most that a request may ask for
-        os.environ["VLLM_LOGGING_STREAM"] = "ext://sys.stderr"
+        own = {name: value for name, value in os.environ.items() if name.startswith("VLLM_")}
+        os.environ.update(ENVIRONMENT | own)
         from vllm import LLM
 
         engine = LLM(
