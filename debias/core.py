@@ -50,7 +50,7 @@ class Debias:
         if self.release is not None and self.stages != "first":
             raise ValueError("the authors' release debiases the first cut alone; leave stages at 'first'")
         if self.release is not None and self.trend is not None and self.trend.kind in ("online", "offset", "blank"):
-            raise ValueError(f"the authors' release has no {self.trend.kind} trend; give one that was fitted before")
+            raise ValueError(f"the authors' release has no {self.trend.kind} trend; give a trend fitted before")
         if self.release is not None and self.reading is not None:
             raise ValueError("the authors' release reads attention as the method does; leave out reading")
 
@@ -58,7 +58,7 @@ class Debias:
     def paper(
         cls, method: str, benchmark: Optional[str] = None, arm: str = "both", as_released: bool = False
     ) -> Debias:
-        """The paper's setting of a method on a benchmark; without one, with the mean of the method's rates.
+        """The paper's setting of a method on a benchmark; without a benchmark, with the mean of the method's rates.
 
         as_released: what the release's code computes, to the last token; docs/differences.md lists what that changes.
         """
@@ -110,7 +110,7 @@ class Debias:
         valid: [V] False where a token is padding, for a padding rule that the span cannot answer ("sink").
 
         Stages count cuts from 0; below 0 they lie in the vision tower. A silenced token is never preferred to a valid
-        one: it gets a number just below the lowest one, falling with its position (for role "weigh": zero).
+        one: it gets a number just below the lowest score, falling with its position (for role "weigh": zero).
         """
         if not self.acts(stage, role):
             return score

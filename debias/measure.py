@@ -88,7 +88,7 @@ class Measure:
         return trend
 
     def save(self, path: Union[str, Path]) -> None:
-        """Write a safetensors file; a reader never meets half of one."""
+        """Write a safetensors file; a reader never meets half a file."""
         from safetensors.torch import save_file
 
         path = Path(path)

@@ -45,7 +45,7 @@ _ARM_ALIASES: Dict[str, str] = {"paper": "none", "before": "padding", "after": "
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """What a message about an unknown `word` goes on with: the known name that it is nearest to, if one is near."""
+    """What a message about an unknown `word` goes on with: the known name that it is nearest to, if any is near."""
     close = get_close_matches(str(word), [str(name) for name in known], cutoff=0.5)
     return f" (did you mean {close[0]}?)" if close else ""
 

@@ -145,7 +145,7 @@ class Padding:
             whole = self.whole(what)
             if what.index is None:
                 return whole
-            # The slot behind the last one belongs to index -1, a token that is not a patch.
+            # The slot behind the last belongs to index -1, a token that is not a patch.
             return torch.cat([whole, whole.new_ones(1)]).to(what.index.device)[what.index]
         size, grid = (what, grid) if grid is not None else what
         size, grid = pair(size, "size (width, height)"), pair(grid, "grid (rows, columns)")

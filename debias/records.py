@@ -21,7 +21,7 @@ EVERY = "*"  # stands for every benchmark of a method
 def parse(text: str, name: str) -> List[Dict[str, Any]]:
     """The records of a trends file: [[trend]] tables of key = value, the value JSON: a part of TOML that reads easily.
 
-    A table [trend.between] below one belongs to it.
+    A table [trend.between] belongs to the trend above it.
     """
     records: List[Dict[str, Any]] = []
     table: Dict[str, Any] = {}

@@ -31,7 +31,7 @@ S = TypeVar("S", bound=Shape)
 class Settled:
     """What pictures say about a trend.
 
-    trend   what to divide by: the fitted one, or weights of 1
+    trend   what to divide by: the fitted trend, or weights of 1
     fitted  the fit itself
     rise    log of last over first of the fit, and its 95 % interval over pictures
     rates   [1 + draws] the rate of all pictures, then of every resample
@@ -78,7 +78,7 @@ def none(trend: S) -> S:
 
 
 def _slopes(trends: List[Trend]) -> Tensor:
-    """[fits, 1 or 2] rates; the second one is that over frames."""
+    """[fits, 1 or 2] rates; the second is that over frames."""
     rows = [[trend.rate] + ([trend.between.rate] if trend.between is not None else []) for trend in trends]
     return torch.tensor(rows, dtype=torch.float64)
 

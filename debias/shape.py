@@ -144,7 +144,7 @@ class Shape:
 
     @classmethod
     def factorised(cls: Type[S], within: S, between: Shape) -> S:
-        """For clips: one trend inside every frame, times another one over the frames."""
+        """For clips: one trend inside every frame, times another over the frames."""
         return replace(within, scope="factorised", between=between)
 
     def per_frame(self: S) -> S:

@@ -16,7 +16,7 @@ T = TypeVar("T", bound="Trend")
 
 @dataclass(frozen=True, eq=False, repr=False)  # both as a shape's
 class Trend(Shape):
-    """A shape, and the ways to get one: by its numbers, as the authors released it, or fitted to attention."""
+    """A shape, and the ways to get it: by its numbers, as the authors released it, or fitted to attention."""
 
     @classmethod
     def published(cls: Type[T], method: str, benchmark: Optional[str] = None) -> T:

@@ -70,7 +70,7 @@ WRITTEN = ("out", "plot", "judge_cache")  # flags that name a file or a folder t
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with a usage of one line, the nearest name for a misspelt one, and examples kept as written."""
+    """argparse with a usage of one line, the nearest name for a misspelt name, and examples kept as written."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs = {"formatter_class": argparse.RawDescriptionHelpFormatter, **kwargs, "allow_abbrev": False}

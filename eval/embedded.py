@@ -43,7 +43,7 @@ class World:
 
 
 def world_of(model: str | Path | None) -> World:
-    """The world of a model: smol's own, by the model's name or by what its folder says, or the tiny one."""
+    """The world of a model: smol's own, by the model's name or by what its folder says, or the tiny world."""
     from tiny import benchmarks, smol_data, smol_world, world
 
     if model in (SMOL, BARE) or (model is not None and origin(Path(model)).get("world") == SMOL):
@@ -52,7 +52,7 @@ def world_of(model: str | Path | None) -> World:
 
 
 def origin(folder: Path) -> dict[str, Any]:
-    """What a folder of ours says about where it comes from; {} of every other one."""
+    """What a folder of ours says about where it comes from; {} of every other folder."""
     try:
         told = json.loads((folder / "origin.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):  # none, or somebody else's file of this name

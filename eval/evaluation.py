@@ -37,7 +37,7 @@ class Report:
     """The results of an evaluation. A notebook shows them as tables."""
 
     run: str  # the name of the run: a digest of everything that decides its numbers
-    folder: Path | None  # the run folder; None in a process that leaves the writing to another one
+    folder: Path | None  # the run folder; None in a process that leaves the writing to another
     open: int = 0  # answers that other processes still have to give; nothing is scored before they are there
     scored: Sequence[Scored] = ()  # every benchmark with its questions, and the answers and scores of every arm
     look: compare.Look | None = None  # the comparison of the arms: its tables and its verdict
@@ -117,7 +117,7 @@ def evaluate(settings: Settings, probes: Probes | None = None) -> Report:
 
     probes: what was measured to fit trends; runs that are given the same dictionary measure nothing twice.
     Returns the run's Report; its folder holds the answers, the scores and the tables. A second call with equal settings
-    goes on where the first one stopped, or returns the finished run. ValueError: something asked for cannot be done,
+    goes on where the first stopped, or returns the finished run. ValueError: something asked for cannot be done,
     which is said before a model is loaded wherever that can be known.
     """
     place = world()
@@ -233,7 +233,7 @@ def finish(folder: Folder, names: Sequence[str], chosen: Resolved, grader: Judge
     )
     found = Report(info["run"], folder.path, open_, throughput=meter.summary())
     if open_ > 0:
-        say(f"{open_} answers of other processes are still to come; the last one to finish writes the scores")
+        say(f"{open_} answers of other processes are still to come; the last to finish writes the scores")
         return found
     scored = results(folder, judge=grader)
     if not scored:

@@ -57,12 +57,12 @@ class Settings:
     limit: int | None = None  # at most so many questions of each benchmark
     max_new_tokens: int | None = None  # longest answer; None: each benchmark's own
     trend: str = "auto"  # which trend to divide by: auto, published, online, a way of fitting, or a trends file
-    padding: str = "auto"  # by which rule padding is told; auto: each method's released one. See docs/ways.md
+    padding: str = "auto"  # by which rule padding is told; auto: each method's released rule. See docs/ways.md
     as_released: bool = False  # compute what the authors' release computes, without our corrections
     stages: str = "first"  # which cuts are debiased: first or all
     dtype: str = "auto"  # auto (the checkpoint's; float32 on a CPU), float32, float16, bfloat16, 8bit or 4bit
     attention: str = "auto"  # the attention kernel: auto, sdpa, eager or flash_attention_2
-    device: str | None = None  # cpu, cuda, cuda:1 or auto; None: a GPU when there is one
+    device: str | None = None  # cpu, cuda, cuda:1 or auto; None: a GPU, where the machine has any
     fill: Literal["mean", "constant", "random", "mirror"] = "mean"  # what the border shows that makes pictures square
     max_patches: int | None = None  # at most so many tiles of a picture, where the family cuts tiles
     batch_size: int = 8  # questions at once; answers do not depend on it

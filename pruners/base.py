@@ -31,7 +31,7 @@ class Pruner(Method):
         Leave generate's use_cache on: without a cache every new token is a prompt of its own and ranks anew, which a
         warning says.
 
-        model: a Hugging Face model, or an adapter of one.
+        model: a Hugging Face model, or its adapter.
         debias: what is done to the score; None: nothing.
         sizes: (width, height) before padding of every image of the batch, in prompt order; read only when `debias`
         silences padding.

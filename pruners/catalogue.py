@@ -47,7 +47,7 @@ def names() -> list[str]:
 
 
 def named(name: str) -> str:
-    """The method that is meant by a name in any spelling ("PDrop"), or a ValueError with the nearest one."""
+    """The method that is meant by a name in any spelling ("PDrop"), or a ValueError with the nearest name."""
     known = names()
     if name in known:
         return name
@@ -75,7 +75,7 @@ def fields(name: str) -> list[Field]:
 
 
 def check_field(name: str, field: str) -> None:
-    """A ValueError with the nearest field, unless the method has this one."""
+    """A ValueError with the nearest field, unless the method has this field."""
     check_word(f"field of {named(name)}", field, [known.name for known in fields(name)])
 
 
@@ -118,7 +118,7 @@ def make(name: str, **values: Any) -> Pruner:
 
 
 def value_of(hint: Any, name: Any) -> Any:
-    """The dataclass that a field may hold: of several the one that is named, or else the first; None: it holds none."""
+    """The dataclass that a field may hold: of several that which is named, or else the first; None: it holds none."""
     kinds: list[Any] = [part for part in typing.get_args(hint) if dataclasses.is_dataclass(part)]
     return next((kind for kind in kinds if kind.__name__.lower() == name), kinds[0] if kinds else None)
 

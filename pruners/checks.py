@@ -14,7 +14,7 @@ def check_share(name: str, value: float) -> None:
 
 
 def check_word(what: str, word: str, known: Sequence[str]) -> None:
-    """A ValueError that names the nearest known word, unless this is a known one."""
+    """A ValueError that names the nearest known word, unless this word is known."""
     one_of(what, word, known)
 
 

@@ -41,7 +41,7 @@ class Words:
         if (config.model_type, config.hidden_size) != (own.model_type, own.hidden_size):
             raise ValueError(
                 f"the vision tower of this model is {config.model_type} of width {config.hidden_size}, and that of "
-                f"{self.path} is {own.model_type} of width {own.hidden_size}: its text tower belongs to another one"
+                f"{self.path} is {own.model_type} of width {own.hidden_size}: its text tower belongs to another model"
             )
         if adapter.tokenizer is None:
             raise ValueError("the words of a question are read by a tokenizer: prune an adapter, not its model alone")

@@ -20,7 +20,7 @@ class Cut:
     keep: an int keeps that many tokens of each image, a float that share of its original tokens (1: one, 1.0: all).
     source: whose attention the score reads, that of the layer before or that of this layer itself. "tower": the vision
         tower's, in a method that reads the decoder at a later cut; no trend is divided out there, and that later cut is
-        the first one to a debias.
+        the first to a debias.
     rows: the query rows; "last" is the prompt's last token, "text" all text after the image, "visual" the image itself.
     also: earlier layers whose attention the score reads too (see View.attend).
     """
@@ -46,8 +46,8 @@ class Merged:
     """The tokens of one image that go on after a cut, when they are not simply the kept ones.
 
     hidden [m, D]: in the order they go on.
-    place [m]: the token (0..V-1) whose position and raster index each one takes; a recycled one takes its centre's.
-    own [m]: True where it is that token itself, False for a new one.
+    place [m]: the token (0..V-1) whose position and raster index each takes; a recycled token takes its centre's.
+    own [m]: True where it is that token itself, False for a new token.
     fresh: indices of the rows of `hidden` that differ from the input (None: all). In the vision tower only those pass
     the MLP again.
     size [m]: in the vision tower, how many patches each token stands for from now on, in attention too; None: one.

@@ -35,7 +35,7 @@ def chosen(view: View, choose: Callable[[int, Tensor | None], Tensor]) -> Tensor
 def farthest(distance: Tensor, count: int, among: Tensor | None = None) -> Tensor:
     """`count` tokens in the order in which they are chosen, by the `distance` [N, N] between any two.
 
-    The first is the one whose nearest neighbour is farthest away, each further one that whose nearest chosen token is.
+    The first is the token whose nearest neighbour is farthest away, each next that whose nearest chosen token is.
     Ties go to the earlier token. Only tokens `among` [N] are chosen, or counted as neighbours; there are `count`.
     """
     outside = torch.zeros_like(distance[0], dtype=torch.bool) if among is None else ~among
@@ -52,7 +52,7 @@ def farthest(distance: Tensor, count: int, among: Tensor | None = None) -> Tenso
 
 
 def determinantal(kernel: Tensor, count: int, among: Tensor | None = None) -> Tensor:
-    """`count` tokens in the order in which they are chosen, each the one that adds most to the determinant of the
+    """`count` tokens in the order in which they are chosen, each that which adds most to the determinant of the
     `kernel` [N, N] (symmetric, positive semidefinite) of all chosen ones: the most likely set of a determinantal point
     process, greedily.
 

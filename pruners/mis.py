@@ -73,7 +73,7 @@ class MIS:
         """Ascending indices of `keep` tokens: pivots, then the independent set, then the best of what is left.
 
         `edges` gives the graph of some of the tokens: pairs are compared among the best alone, while these are enough.
-        `silenced` tokens come after every other one, also after those that an edge has blocked.
+        `silenced` tokens come after every other token, also after those that an edge has blocked.
         """
         n, pivots, size = len(score), max(1, int(self.r_pivot * keep)), 2 * keep
         order = score.argsort(descending=True, stable=True)

@@ -31,7 +31,7 @@ class Patches:
         return Patches(self.attention[:, tokens], self.features[tokens], self.keys[:, tokens], cls, glances)
 
     def views(self) -> Iterator[Tensor]:
-        """On the CPU, the tokens of each view, of the first one first."""
+        """On the CPU, the tokens of each view, view by view."""
         assert self.view is not None
         for number in range(int(self.view.max()) + 1):
             yield (self.view == number).nonzero()[:, 0]

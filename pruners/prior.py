@@ -149,7 +149,7 @@ class Prior:
 
 
 def lying_in(folder: Path | str) -> Path | None:
-    """The prior in a checkpoint's folder, if there is one."""
+    """The prior in a checkpoint's folder, if any."""
     return next((path for name in BESIDE if (path := Path(folder, name)).is_file()), None)
 
 

@@ -15,7 +15,7 @@ def regions(xy: Tensor, across: int) -> Tensor:
 
 
 def rank_within(score: Tensor, region: Tensor) -> Tensor:
-    """[V] how many tokens of the same region come before each one by `score`; ties go to the earlier token."""
+    """[V] how many tokens of the same region come before it by `score`; ties go to the earlier token."""
     order = score.argsort(descending=True, stable=True)
     order = order[region[order].argsort(stable=True)]
     there = region[order]

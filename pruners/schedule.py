@@ -21,9 +21,9 @@ def depths(published: Sequence[int], layers: int, reference: int = 32) -> tuple[
 
 
 def check_keeps(keeps: Sequence[int] | None, cuts: int) -> None:
-    """A ValueError unless there is a count for every cut, none above the one before."""
+    """A ValueError unless there is a count for every cut, none above the count before."""
     if keeps is not None and (len(keeps) != cuts or min(keeps) < 0 or list(keeps) != sorted(keeps, reverse=True)):
-        raise ValueError(f"keeps={keeps}: give {cuts} counts, one for each cut, none larger than the one before")
+        raise ValueError(f"keeps={keeps}: give {cuts} counts, one for each cut, none larger than the count before")
 
 
 def budgets(keep: Budget, tokens: int, published: Mapping[int, Sequence[int]]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Score arithmetic of the deep-layer studies: one layer's attention, compared with an earlier one's or with a prior."""
+"""Score arithmetic of the deep-layer studies: a layer's attention, compared with an earlier layer's or a prior."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Scores:
     """A value: which arithmetic, on which shallow layer, with or without the rotary embedding.
 
     `shallow` counts layers of a 32-layer decoder, as a cut does: 2 is the attention just before the third layer.
-    `weight` is the share of the deep layer in `weighted` and the share of the shallow one that `residual` takes off.
+    `weight` is the share of the deep layer in `weighted` and the share of the shallow layer that `residual` takes off.
     """
 
     kind: Kind = "raw"
@@ -62,7 +62,7 @@ class Scores:
 
 
 def entropy(attention: Tensor) -> Tensor:
-    """Entropy in nats of attention [..., V] after it is made to sum to one."""
+    """Entropy in nats of attention [..., V] after it is made to sum to 1."""
     share = attention / attention.sum(-1, keepdim=True).clamp_min(1e-30)
     return -(share * share.clamp_min(1e-30).log()).sum(-1)
 

@@ -112,7 +112,7 @@ class Look:
         else:
             rows = self.rows[row]
             mine = slice(None)
-            if self.kind == "text":  # recorded for the row's first image; a later one is followed by the last of them
+            if self.kind == "text":  # recorded for the row's first image; a later image is followed by the last of them
                 mine = slice(len(rows) - tokens.after, None)
             elif self.kind == "visual":
                 mine = slice(tokens.before, tokens.before + len(tokens))
@@ -249,7 +249,7 @@ class View:
         valid = self.valid
         if valid is None:
             return None
-        if not self.debiaser.padding.placed:  # type: ignore[union-attr]  # there is one, where something is silenced
+        if not self.debiaser.padding.placed:  # type: ignore[union-attr]  # there is padding, where something is silenced
             return valid.cpu()
         known, here = self.tokens.on_host, self.tokens.here
         if known is not None and here is not None:

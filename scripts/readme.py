@@ -118,13 +118,13 @@ def number(value: float | None) -> str:
 
 
 def interval(one: Mapping[str, Any]) -> str:
-    """The difference with its interval, bold where it counts as one."""
+    """The difference with its interval, bold where it counts as a difference."""
     shown = between(*one["difference"]) if one["difference"] else "–"
     return f"**{shown}**" if one["differs"] else shown
 
 
 def study_block(told: Mapping[str, Any]) -> str:
-    """What the study found: the verdict, and the scores of every cut with the planned comparison of `both`."""
+    """What the study shows: the verdict, and the scores of every cut with the planned comparison of `both`."""
     first, *others = told["comparisons"]
     found = {(one["benchmark"], one["b"]): one for one in (first, *others)}
     rows = []

@@ -38,7 +38,7 @@ def _videos(root: Path, lots: Lots, name: str, pattern: str, kinds: tuple[str, .
         number += 1
         if not questions:
             continue
-        # a second question about the same clip, where it has one: videos are groups
+        # a second question about the same clip, where there is any: videos are groups
         others = tuple(k for k in kinds if k != kind)
         questions += world.clip_questions(clip, 1, others)[:1]
         path = folder / pattern.format(number)

@@ -173,7 +173,7 @@ def _ocr(scene: Scene, rng: random.Random) -> list[str]:
 
 
 def pope(root: Path, lots: Lots) -> None:
-    """Two questions a picture and category: of a pair that is there, and of one that is not."""
+    """Two questions a picture and category: of a pair that is there, and of a pair that is not."""
     pictures = max(4, lots.n // 6)
     scenes = [scene for scene, _ in zip(lots.scenes(things=(5, 9), form=None), range(pictures), strict=False)]
     seen = [sorted({(t.colour, t.shape) for t in scene.things}) for scene in scenes]

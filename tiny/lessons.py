@@ -95,7 +95,7 @@ def _turn(question: Question, scene: Scene, rng: random.Random, form: str) -> Tu
 
 
 def turn(skill: Skill, scene: Scene, lot: int) -> Turn | None:
-    """A question and its answer, None when the scene does not allow one."""
+    """A question and its answer, None when the scene does not allow it."""
     rng = random.Random(lot)
     kind = rng.choice(skill.kinds)
     if kind == "refer":

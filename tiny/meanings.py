@@ -45,7 +45,7 @@ def numbers(group: str, tokens: PreTrainedTokenizerFast) -> list[int]:
 
 
 def directions(n: int) -> torch.Tensor:
-    """Unrelated words: a direction each, or, where there are many, the two ends of one."""
+    """Unrelated words: a direction each, or, where there are many, the two ends of a direction."""
     if n <= 12:
         return torch.eye(n)
     half = torch.eye((n + 1) // 2)

@@ -22,7 +22,7 @@ CHINESE = {
 
 @dataclass(frozen=True)
 class Question:
-    """`answer` is the plain answer (with `options`, the text of the right one); `boxes` is the evidence, in pixels."""
+    """`answer` is the plain answer (with `options`, the text of the right option); `boxes`: the evidence, in pixels."""
 
     kind: str
     text: str
@@ -275,7 +275,7 @@ def with_options(question: Question, scene: Scene, rng: random.Random, n: int = 
         return None
     wrong = [value for value in answers if value != question.answer]
     seen = [value for value in wrong if any(value in (t.colour, t.shape) for t in scene.things)]
-    # options that are somewhere in the picture come first: the answer is not the only one to be seen
+    # options that are somewhere in the picture come first: the answer is not the only thing to be seen
     rng.shuffle(seen)
     rest = [value for value in wrong if value not in seen]
     rng.shuffle(rest)
@@ -285,7 +285,7 @@ def with_options(question: Question, scene: Scene, rng: random.Random, n: int = 
 
 
 def _misread(answer: str, rng: random.Random) -> list[str]:
-    """Answers that differ from the true one in one character."""
+    """Answers that differ from the true answer in one character."""
     if len(answer) == 1 and answer.isdigit():
         return [str(number) for number in range(8)]
     found = {answer}

@@ -324,7 +324,7 @@ STAGES: dict[str, Callable[..., None]] = {
 
 
 def everything(run: Path, steps: int, device: str, to: Path | None = None) -> None:
-    """All stages in order; one that is through already is left as it is."""
+    """All stages in order; a stage that is through already is left as it is."""
     for stage, work in STAGES.items():
         print(f"{stage}: begins", flush=True)
         work(run, steps or STEPS.get(stage, 0), device, **({"to": to} if stage.endswith("save") else {}))

@@ -117,7 +117,7 @@ def _benchmark(
                 open_ = set(lacking)
                 times: list[float] = []
                 for key, text, metadata in backend.answer(batch, arm, job.benchmark):
-                    times.append(metadata.pop("ms", 0.0))  # never in a row: it is another one every time
+                    times.append(metadata.pop("ms", 0.0))  # never in a row: it differs every time
                     if key in open_:
                         open_.remove(key)
                         facts = {"benchmark": name, "arm": arm, "run": run.name, **metadata}

@@ -63,7 +63,7 @@ def folder_of(model: str) -> Path:
 
 
 def like(model: str) -> str:
-    """The folder beside it, or the known checkpoint, that a misspelt one is nearest to."""
+    """The folder beside it, or the known checkpoint, that a misspelt name is nearest to."""
     beside = Path(model).parent
     folders = [str(path) for path in beside.iterdir() if path.is_dir()] if beside.is_dir() else []
     return nearest(model, [*known_checkpoints(), *folders])

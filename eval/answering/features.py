@@ -97,7 +97,7 @@ class Features:
                 return original(*args, **kwargs)
             if self._batch[0] != keys:
                 self._batch = keys, {}
-            name = argument, tuple(pixels.shape)  # a clip's method may call the pictures' one
+            name = argument, tuple(pixels.shape)  # a clip's method may call that of pictures
             if name not in self._batch[1]:
                 self._batch[1][name] = original(*args, **kwargs)
                 self.encoded += 1

@@ -44,7 +44,7 @@ class Meter:
 
 
 class Watch:
-    """Inside the block, samples how busy this process's GPU is; samples nothing without one, or without pynvml."""
+    """Inside the block, samples how busy this process's GPU is; samples nothing without a GPU, or without pynvml."""
 
     def __init__(self, meter: Meter, device: str, every: float = 0.5) -> None:
         self.meter, self.device, self.every = meter, device, every

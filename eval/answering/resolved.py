@@ -77,7 +77,7 @@ def pruner_of(settings: Settings, layouts: Iterable[Layout]) -> Pruner:
 
 
 def _possible(settings: Settings, found: list[Benchmark], models: dict[str, str]) -> list[Benchmark]:
-    """The benchmarks that the method can do on these models. One that was asked for by name must be among them."""
+    """The benchmarks that the method can do on these models. Any that was asked for by name must be among them."""
     kept: list[Benchmark] = []
     reasons = []
     for media in dict.fromkeys(benchmark.media for benchmark in found):
@@ -190,11 +190,11 @@ class Resolved:
             return
         flag = "--zero" if settings.zero else "--tensor-parallel"
         if settings.zero and settings.tensor_parallel:
-            raise ValueError("--zero and --tensor-parallel are two ways to hold one model together; choose one")
+            raise ValueError("--zero and --tensor-parallel are two ways to hold one model together; choose either")
         if settings.backend == "fork":
             raise ValueError(f"{flag} belongs to the native backend; the authors' code runs on one device")
         if self.device == "auto":
-            raise ValueError(f"--device auto spreads a model in one process, {flag} over several; choose one")
+            raise ValueError(f"--device auto spreads a model in one process, {flag} over several; choose either")
 
     def _check_prefix(self) -> None:
         """Refuse --share-prefix for a method whose arms share no layer, before anything is loaded."""
@@ -312,7 +312,7 @@ class Resolved:
         return self.probes[key]
 
     def adapter(self, media: str) -> Any:
-        """The model for pictures or clips, loaded once; the other one leaves."""
+        """The model for pictures or clips, loaded once; the other model leaves."""
         if self._loaded is None or self._loaded[0] != self.models[media]:
             from transformers.utils import logging as noise
 

@@ -1,6 +1,6 @@
 """A run folder: `run.json`, and one append-only `<benchmark>/<arm>.<shard>.jsonl` per process.
 
-A row is written whole before the next one is begun, so whatever kills a process leaves at most one torn last line. A
+A row is written whole before the next is begun, so whatever kills a process leaves at most one torn last line. A
 machine that goes down can leave more: missing ends, and zeros where data never reached the disk. Both are left out by
 readers and taken out by the shard's owner when it comes back, which answers those questions again. Any other broken
 line stops with the file and the line.
@@ -73,7 +73,7 @@ def torn(line: bytes) -> bool:
 
 
 def mend(path: Path) -> None:
-    """Take out what a crash tore. The file is replaced by a whole one, so that nothing else can be lost by that."""
+    """Take out what a crash tore. A whole file takes its place, so that nothing else can be lost by that."""
     with open(path, "rb") as file:
         if not any(map(torn, file)):
             return
@@ -83,7 +83,7 @@ def mend(path: Path) -> None:
 
 
 def replace(path: Path, lines: Iterable[bytes]) -> None:
-    """Write a file so that a reader sees the old one or the new one, never half of it, also after a power cut."""
+    """Write a file so that a reader sees the old file or the new file, never half of it, also after a power cut."""
     draft = writable(path).with_name(f".{path.name}.{os.getpid()}")
     try:
         with writing(path), open(draft, "wb") as file:
@@ -288,5 +288,5 @@ def _lock(file: IO[Any]) -> bool:
     except OSError as error:
         raise ValueError(
             f"{file.name}: the file system has no locks ({error.strerror}), so two processes might write one shard. "
-            "Give an --out on another one."
+            "Give an --out on another file system."
         ) from None

@@ -1,4 +1,4 @@
-"""Which trend an arm divides by: the model's own fitted one, a published one, one fitted on the way, or none."""
+"""Which trend an arm divides by: the model's own, a published trend, a trend fitted on the way, or none."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Known:
     own: Path | None  # the trends that came with the model
 
     def choose(self, mode: str) -> Trend | str | None:
-        """The trend that there is, or the kind of the one that has to be fitted; None: nothing is divided."""
+        """The trend that there is, or the kind of trend that has to be fitted; None: nothing is divided."""
         if mode == "unrotated" or mode in BLANKS:
             return BLANKS.get(mode)
         if mode == "online":
@@ -97,7 +97,7 @@ class Known:
         return KINDS.get(mode, "exponential")
 
     def _published_on(self) -> str | None:
-        """The benchmark's own curve where there is one; otherwise the mean of the method's rates."""
+        """The benchmark's own curve where it has any; otherwise the mean of the method's rates."""
         known = {one["benchmark"] for one in files.load() if one["method"] == self.method}
         return self.benchmark if self.benchmark in known or files.EVERY in known else None
 

@@ -139,7 +139,7 @@ class Benchmark:
         return found
 
     def score(self, rows: Iterable[Row], samples: Sequence[Sample], judge: Any = None) -> Score:
-        """Scores answer rows. A question without an answer is wrong, and counted. `judge`: for those that need one."""
+        """Scores answer rows. A question without an answer is wrong, and counted. `judge`: where benchmarks need it."""
         self.require_truth(samples)
         return self.tally(samples, self.answers(rows, samples), self.item)
 
@@ -236,7 +236,7 @@ def mean(items: Array, where: Array | None = None) -> Statistic:
 
 
 def all_right(samples: Sequence[Sample], items: Array) -> tuple[Array, Array]:
-    """For groups that count as one: (1 where the whole group is right, 1 at the first sample of each group)."""
+    """For groups that count as a whole: (1 where the whole group is right, 1 at the first sample of each group)."""
     right: dict[str, float] = {}
     first: dict[str, int] = {}
     for index, (sample, item) in enumerate(zip(samples, items.tolist(), strict=True)):

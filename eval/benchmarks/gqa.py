@@ -84,7 +84,7 @@ def _steps(sample: Sample) -> str:
 
 
 def _distribution(samples: Sequence[Sample], found: Mapping[str, str]) -> float | None:
-    """Distance of the answers' distribution from the true one: chi-square by global group, question mean / 100."""
+    """Distance between the answers' and the true distribution: chi-square by global group, question mean / 100."""
     gold: dict[str, Counter[str]] = {}
     ours: dict[str, Counter[str]] = {}
     for sample in samples:

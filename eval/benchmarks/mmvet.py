@@ -1,4 +1,4 @@
-"""MM-Vet: 218 open questions that a language model grades; without one, an offline stand-in under its own name."""
+"""MM-Vet: 218 open questions that a language model grades; without a grader, an offline stand-in under its own name."""
 
 from __future__ import annotations
 

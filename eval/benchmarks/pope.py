@@ -108,7 +108,7 @@ def said(answer: str) -> str:
 
 
 def asked(text: str) -> str:
-    """What is asked about. The wording around it differs between versions of POPE ("imange" in the old one)."""
+    """What is asked about. The wording around it differs between versions of POPE ("imange" in the old version)."""
     line = " ".join(text.partition("\n")[0].lower().split())
     match = re.fullmatch(r"is there an? (.+?) in the iman?ge ?\??", line)
     return match[1] if match else line.replace("imange", "image")

@@ -36,7 +36,7 @@ class Refcoco(Benchmark):
     def read(
         self, home: Path, faults: Faults, media: bool, split: str = "", style: str = "llava", frame: str = ""
     ) -> Iterator[Sample]:
-        """`split`: one of the set's; by default every one whose file is there.
+        """`split`: one of the set's; by default every split whose file is there.
 
         `style`: the wording, llava or internvl. `frame`: what answers are relative to, the padded square (LLaVA-1.5,
         the default of its style) or the original picture.
@@ -103,7 +103,7 @@ class Refcoco(Benchmark):
 
 
 def overlap(sample: Sample, answer: str, frame: str) -> float | None:
-    """1 where the answer's box covers the true one; None without a box."""
+    """1 where the answer's box covers the true box; None without a box."""
     box = find_box(answer)
     return None if box is None else float(iou(to_pixels(box, sample.meta["size"], frame), sample.target) >= 0.5)
 

@@ -45,7 +45,7 @@ class Textvqa(Benchmark):
                 yield Sample(id, text, root / name, group=name, target=truth[key], key=key, root=root)
 
     def key(self, row: Row) -> str:
-        # LLaVA's question id is the picture's: only with the question, which the prompt holds, does it name one.
+        # LLaVA's question id is the picture's: only with the question, which the prompt holds, does it name a question.
         if not isinstance(row.get("prompt"), str):
             raise ValueError(
                 f"textvqa: the answer for {row_id(row)!r} has no prompt; expected one that holds the question"

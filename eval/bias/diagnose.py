@@ -32,7 +32,7 @@ HEAD_DRAWS = 200  # there are many heads
 FIT_SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
 REFITS = 40  # of a trend, for what its error does to a correlation
 BLANK = Image.new("RGB", (64, 64))  # stands where words are drawn; a square, so that nothing is padding
-# Five requests; the first is the one that everything but the stability over prompts is measured with.
+# Five requests; everything but the stability over prompts is measured with the first.
 PROMPTS = (
     "What colour is the circle?\nAnswer the question using a single word or phrase.",
     "How many red shapes are there?\nAnswer the question using a single word or phrase.",
@@ -50,12 +50,12 @@ class DiagnosisSettings:
     video: bool = False  # clips instead of pictures
     text_only: bool = False  # random words in the places of visual tokens: the language model's own bias
     images: Path | None = None  # a folder of pictures, or of videos; None: the tiny world's
-    prompts: Path | None = None  # a text file, one request a line; the first is the main one
+    prompts: Path | None = None  # a text file, one request a line; the first is the main request
     limit: int = 256  # how many pictures
     keep: float = 0.11  # tokens that would be kept: a count, or a share below 1
     layers: str | None = None  # as in 1,7,15; None: all
     heads: bool = False  # also the rise of every head
-    device: str | None = None  # None: a GPU when there is one
+    device: str | None = None  # None: a GPU, where the machine has any
     seed: int = 0  # another seed draws other pictures
     batch_size: int = 8
 
@@ -177,7 +177,7 @@ def correlation(values: Array, seed: int, unsure: Settled | None) -> Measured:
 
 def refitted(values: Array, unsure: Settled) -> Iterator[Array]:
     """Values that were divided by a trend, as fits to resampled pictures would have divided them."""
-    rates = unsure.rates[:: max(1, len(unsure.rates) // REFITS)].numpy()  # the first one is the fit itself
+    rates = unsure.rates[:: max(1, len(unsure.rates) // REFITS)].numpy()  # the first is the fit itself
     for rate in rates:
         yield values * np.exp((rates[0] - rate) * np.arange(values.shape[1]))
 
@@ -199,7 +199,7 @@ def rise(
 
 
 def first_half(seen: Seen, scores: Array) -> Settled:
-    """The trend that the arms divide by: fitted to the first half of the pictures, if they agree on one."""
+    """The trend that the arms divide by: fitted to the first half of the pictures, if they agree on any."""
     half = len(scores) // 2
     return settle(torch.as_tensor(without_padding(seen, scores)[:half]), special(seen), draws=bias.DRAWS)
 

@@ -43,7 +43,7 @@ def strengths(result: Mapping[str, Any]) -> Table:
         f"{np.log(result['tokens']):.2f}.",
     ]
     if result["left_out"]:
-        notes.append(f"{result['left_out']} were left out: a trend belongs to one layout, and theirs is another one")
+        notes.append(f"{result['left_out']} were left out: a trend belongs to one layout, and theirs is another")
     without = [str(layer["layer"]) for layer in result["layers"] if not layer["trend"]["found"]]
     if without:
         notes.append(

@@ -123,7 +123,7 @@ def first_cut(family: Adapter, pruner: Pruner, requests: Sequence[Request], batc
 
 
 def commonest(rows: Sequence[Array], spans: Sequence[Span]) -> Seen:
-    """Those of the commonest layout: a trend belongs to one, where tiles or clips make several."""
+    """Those of the commonest layout: a trend belongs to one layout, and tiles or clips make several."""
     lengths = [len(span) for span in spans]
     common = max(sorted(set(lengths)), key=lengths.count)
     chosen = [number for number, length in enumerate(lengths) if length == common]

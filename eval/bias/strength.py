@@ -20,7 +20,7 @@ from debias import Span, Trend
 Array = np.ndarray[Any, np.dtype[Any]]
 Measured = tuple[float, float, float]  # value, and its 95 % interval
 DRAWS = 1000
-STEEPEST = 200.0  # of a tilt: everything at one end has no finite one
+STEEPEST = 200.0  # of a tilt: everything at one end has no finite tilt
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def shuffled(scores: Array, ignore: Array | None = None, seed: int = 0) -> Array
 
 
 def entropy(scores: Array) -> Array:
-    """[samples] in nats, of each row made to sum to one; divide by log(tokens) to compare layouts."""
+    """[samples] in nats, of each row made to sum to 1; divide by log(tokens) to compare layouts."""
     share = np.nan_to_num(scores / np.nansum(scores, 1, keepdims=True))
     return np.asarray(-np.where(share > 0, share * np.log(np.where(share > 0, share, 1)), 0).sum(1))
 

@@ -40,7 +40,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
         help="random words in the places of visual tokens: the bias of the language model itself",
     )
     parser.add_argument("--images", type=Path, help="folder of pictures, or of videos (default: the tiny world's)")
-    parser.add_argument("--prompts", type=Path, help="text file, one request a line; the first is the main one")
+    parser.add_argument("--prompts", type=Path, help="text file, one request a line; the first is the main request")
     parser.add_argument("--limit", type=positive, default=256, help="how many pictures (default: %(default)s)")
     parser.add_argument(
         "--keep",

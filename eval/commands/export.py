@@ -44,7 +44,7 @@ def export(
 ) -> dict[str, Any]:
     """Writes one benchmark's submission, reads it again, and says what it holds: file, records, missing."""
     if name not in OFFICIAL:
-        raise ValueError(f"{name} has no submission file; those that have one: {', '.join(OFFICIAL)}")
+        raise ValueError(f"{name} has no submission file; benchmarks that do: {', '.join(OFFICIAL)}")
     benchmark, split = get(name), split or OFFICIAL[name]
     samples = benchmark.load(data, media=False, split=split) if split else benchmark.load(data, media=False)
     home = benchmark.home(Path(data))

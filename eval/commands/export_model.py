@@ -1,4 +1,4 @@
-"""Write one of the embedded models as a plain Hugging Face checkpoint, for any tool that reads one.
+"""Write one of the embedded models as a plain Hugging Face checkpoint, for any tool that reads them.
 
 examples:
   python -m eval export-model smol DIR

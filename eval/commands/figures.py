@@ -24,7 +24,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
         "sources", nargs="+", type=Path, metavar="RUN_OR_JSON", help="run folders; files of diagnose --out"
     )
     parser.add_argument("--out", type=Path, help="where the figures go (default: figures/ in the first run folder)")
-    parser.add_argument("--layer", type=int, help="layer of a diagnosis (default: the one before FastV's cut)")
+    parser.add_argument("--layer", type=int, help="layer of a diagnosis (default: the layer before FastV's cut)")
     parser.add_argument("--data", help="where the annotations are now, when they moved")
     parser.add_argument("--sample", metavar="KEY", help="draw what was kept of this question's picture, and only that")
     parser.add_argument("--arms", help="of --sample, with commas (default: all)")

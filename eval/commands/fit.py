@@ -10,7 +10,7 @@ examples:
   python -m eval fit --method fastv --model llava-hf/llava-1.5-7b-hf --out fastv-7b.toml --plot fastv-7b
   python -m eval fit --method fastv --model DIR --data playground/data/eval --benchmarks gqa --limit 500 --out gqa.toml
   python -m eval fit --method himap --each --model DIR --data playground/data/eval --out himap.toml
-  python -m eval fit --method fastv --video --scope factorised       clips: one trend within frames, one over them
+  python -m eval fit --method fastv --video --scope factorised       clips: one trend within frames, another over them
   python -m eval run --method fastv --model DIR --trend gqa.toml ...
 """
 
@@ -61,7 +61,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def one(args: argparse.Namespace, method: str) -> dict[str, Any]:
-    """Fit to one method, write the file, show and draw what was found."""
+    """Fit to one method, write the file, show and draw the result."""
     if args.each and not args.out:
         raise ValueError("--each fits to questions that are scored; name the file that may hold such trends with --out")
     only = sets(args.benchmarks) if args.benchmarks else None

@@ -86,7 +86,7 @@ def choosing(parser: argparse.ArgumentParser) -> None:
     )
     add("--benchmarks", help=f"names with commas (default: all that --data holds): {', '.join(benchmarks.NAMES)}")
     add("--model", help="a checkpoint folder or hub id (default: the embedded model)")
-    add("--video-model", help="the model for the video benchmarks (default: --model, or the embedded one)")
+    add("--video-model", help="the model for the video benchmarks (default: --model, or the embedded model)")
     add("--data", help="the data root, LLaVA's playground/data/eval (default: the embedded tiny world)")
     add("--full", action="store_true", help="all of the embedded data, not the subset")
     add(
@@ -171,7 +171,7 @@ def placing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device",
         type=device,
-        help="cpu, cuda, cuda:1, or auto to spread a large model (default: cuda when there is one)",
+        help="cpu, cuda, cuda:1, or auto to spread a large model (default: cuda where there is a GPU)",
     )
 
 
@@ -207,7 +207,7 @@ def there(name: str) -> None:
 
 
 def methods(text: str) -> list[str]:
-    """The methods that a flag names: one, several with commas, or all."""
+    """The methods that a flag names: a single name, several with commas, or all."""
     wanted = known() if text == "all" else [name.strip() for name in text.split(",")]
     return [one_of("method", name, known()) for name in dict.fromkeys(wanted)]
 
@@ -229,7 +229,7 @@ def of_methods() -> set[str]:
 def judging(parser: argparse.ArgumentParser) -> None:
     """The flags that name a judge."""
     group = parser.add_argument_group(
-        "judge", "for MM-Vet and the video benchmarks; without one, their offline stand-ins"
+        "judge", "for MM-Vet and the video benchmarks; without a judge, their offline stand-ins"
     )
     add = group.add_argument
     add(
@@ -244,7 +244,7 @@ def judging(parser: argparse.ArgumentParser) -> None:
 
 
 def judge(args: argparse.Namespace) -> JudgeSettings | None:
-    """The judge that the flags name, if they name one."""
+    """The judge that the flags name, if any."""
     if not args.judge_url and not args.judge_model:
         return None
     if not args.judge_url or not args.judge_model:

@@ -7,7 +7,7 @@ examples:
 
 Per arm: the share of kept tokens that both keep (stage by stage, and how many questions keep exactly the same ones),
 the largest and mean difference of the logits of the prompt's last token, and how many answers are the same text.
-Needs `bash setup.sh --forks METHOD`. Without it, docs/differences.md and tests/golden say what was found.
+Needs `bash setup.sh --forks METHOD`. Without it, docs/differences.md and tests/golden hold the results.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ examples:
   python -m eval reproduce main --model llava-hf/llava-1.5-7b-hf --data playground/data/eval
   python -m eval reproduce main --as-released --model ...      also as the release's code computes it
   python -m eval reproduce main --list                         what of it is done, and what is missing
-  python -m eval reproduce all --limit 8                       every one after the other
+  python -m eval reproduce all --limit 8                       all of them, in turn
   python -m eval reproduce grid --model smol --runs '*-64'     only some of its runs
   python -m eval reproduce methods --benchmarks gqa,pope       only some of its benchmarks
   python -m eval reproduce ways --axis budgets=64,128 --axis methods=fastv      another part of its runs

@@ -56,13 +56,13 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def having(settings: Settings) -> Sequence[str]:
-    """Of the arms that several methods are asked for, those that this one has."""
+    """Of the arms that several methods are asked for, those that this method has."""
     own = (UNPRUNED, *catalogue.find(settings.method).arms())
     return [arm for arm in settings.arms if arm in own] or settings.arms
 
 
 def one(settings: Settings, args: argparse.Namespace) -> dict[str, Any]:
-    """One method: what was found is shown, and returned."""
+    """One method: the results are shown, and returned."""
     from eval.evaluation import evaluate
 
     if args.dry_run:

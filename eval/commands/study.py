@@ -27,7 +27,7 @@ def command(parser: argparse.ArgumentParser) -> Work:
     add("--model", help="another model than the plan's; confirms nothing")
     add("--dtype", default="auto", help="another precision than the plan's; confirms nothing")
     add("--batch-size", type=flags.positive, default=8, help="questions at once (default %(default)s)")
-    add("--device", type=flags.device, help="cpu, cuda, cuda:1 (default: cuda when there is one)")
+    add("--device", type=flags.device, help="cpu, cuda, cuda:1 (default: cuda where there is a GPU)")
     add("--out", type=Path, help="where runs and tables go (default: runs/study/NAME, with --rehearse NAME-rehearsal)")
     return work
 

@@ -24,7 +24,7 @@ from pruners.catalogue import names as methods
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
     add = parser.add_argument
-    add("--kit", required=True, help="the folder of VLMEvalKit, the one with run.py")
+    add("--kit", required=True, help="the folder of VLMEvalKit, with run.py in it")
     add("--method", default="fastv", help=f"one of {', '.join(methods())}")
     add("--arms", default="none,both", help="of none, trend, padding, both, unpruned (default %(default)s)")
     add("--model", help="a checkpoint folder or hub id (default: the embedded model)")

@@ -150,7 +150,7 @@ def look(title: str, scored: Sequence[Scored], draws: int = DRAWS, baseline: str
 def looked(
     scores: Sequence[Table], found: Sequence[Contrast], draws: int, failed: int = 0, every: bool = False
 ) -> Look:
-    """What a comparison shows; `every`: of all arms, not only of the one with the most debiasing."""
+    """What a comparison shows; `every`: of all arms, not only of the arm with the most debiasing."""
     arms = list(dict.fromkeys(one.b for one in found))
     about = arms if every else [arm for arm in [verdict.main_arm(arms)] if arm is not None]
     said = "\n".join(verdict.verdict(found, arm) for arm in about)
@@ -187,7 +187,7 @@ def within(found: Sequence[Scored], baseline: str, draws: int = DRAWS, seed: int
 def across(
     references: Sequence[tuple[Folder, str]], data: str | None, judge: Any, draws: int, seed: int, common: bool = False
 ) -> tuple[list[Contrast], int]:
-    """Arms of several runs against the first one named, on the benchmarks they share; and answers without a grade.
+    """Arms of several runs against the first that is named, on the benchmarks they share; and answers without a grade.
 
     common: compare on the questions that both were asked.
     """

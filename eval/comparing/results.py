@@ -78,7 +78,7 @@ def ungraded(found: Iterable[Result]) -> set[str]:
 
 
 def without(one: Scored, left: set[str], judge: Any) -> Scored:
-    """Scored without some questions: arms are compared on the same ones, so what one has no grade for leaves all."""
+    """Scored without some questions: arms are compared on the same, so a question without a grade in one leaves all."""
     if not left:
         return one
     samples = [sample for sample in one.samples if sample.key not in left]

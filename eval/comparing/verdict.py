@@ -19,7 +19,7 @@ RULE = (
 
 
 def main_arm(arms: Sequence[str]) -> str | None:
-    """The compared arm that a verdict is about: the method's full debiasing, or else the last one."""
+    """The compared arm that a verdict is about: the method's full debiasing, or else the last arm."""
     others = [arm for arm in arms if arm != UNPRUNED] or list(arms)
     return next((arm for arm in ("both", "padding") if arm in others), others[-1] if others else None)
 

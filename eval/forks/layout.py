@@ -1,4 +1,4 @@
-"""The two layouts of a LLaVA-1.5 or Video-LLaVA: Hugging Face's, and the original one that the authors' code reads.
+"""The two layouts of a LLaVA-1.5 or Video-LLaVA: Hugging Face's, and the original that the authors' code reads.
 
 Imported by the evaluation and, in the forks' own environments, by the worker: torch and safetensors only.
 """
@@ -108,7 +108,7 @@ def theta(text: dict[str, Any]) -> float:
 
 
 def original_config(config: dict[str, Any], tower: str) -> dict[str, Any]:
-    """config.json of the original layout for a Hugging Face one; `tower` is the folder of LLaVA's vision tower."""
+    """config.json of the original layout for a Hugging Face config; `tower` is the folder of LLaVA's vision tower."""
     text, vision, kind = config["text_config"], config["vision_config"], config.get("model_type")
     if text.get("model_type", "llama") != "llama" or kind not in ("llava", "video_llava"):
         raise ValueError(

@@ -41,7 +41,7 @@ class Setup:
 
     @property
     def patched(self) -> bool:
-        """Whether our lines are in; a file that is neither the pinned one nor our result is refused."""
+        """Whether our lines are in; a file that is neither as pinned nor our result is refused."""
         if self.patch is not None:
             return setup(self.patch).patched
         found: set[bool] = set()

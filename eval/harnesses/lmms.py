@@ -17,7 +17,7 @@ from lmms_eval.api.model import lmms
 from eval.answering.progress import Progress
 from eval.harnesses.pruned import Pruned, Rows, decoding
 
-BLANK_LINE = "\n\n"  # what tasks stop at that name nothing; answers of several paragraphs would lose all but one
+BLANK_LINE = "\n\n"  # what tasks stop at that name nothing; answers of several paragraphs would lose all but the first
 ONLY_GENERATION = "the model debias generates answers and gives no likelihoods; take the task's generative variant"
 
 

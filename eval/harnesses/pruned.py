@@ -47,8 +47,8 @@ class Answer:
 class Pruned:
     """A model with a method in one arm.
 
-    settings: what answers; of its arms the last one, or all the debiasing that means something to the method.
-    benchmark: whose published trend to divide by; without one, the mean of the method's rates.
+    settings: what answers; of its arms the last, or all the debiasing that means something to the method.
+    benchmark: whose published trend to divide by; None: the mean of the method's rates.
     """
 
     def __init__(self, settings: Settings, benchmark: str | None = None, like: Pruned | None = None) -> None:
@@ -83,7 +83,7 @@ class Pruned:
     ) -> Pruned:
         """The model that a harness's own arguments name.
 
-        pretrained: a checkpoint folder or hub id; without one, the embedded model. given: HARNESS, and the method's
+        pretrained: a checkpoint folder or hub id; None: the embedded model. given: HARNESS, and the method's
         fields as a command line has them, such as keep=64 or layers="2-10-20".
         """
         method = one_of("method", method, methods())
@@ -202,7 +202,7 @@ class Rows:
 
 
 def picture_of(source: Any) -> Image.Image:
-    """A picture in memory, or one that is read within the bounds that all of ours are."""
+    """A picture in memory, or a file that is read within the bounds that all of ours are."""
     if isinstance(source, Image.Image):
         return source.convert("RGB")
     if isinstance(source, str | Path):

@@ -87,7 +87,7 @@ def listed(path: Path, faults: Faults | None = None, field: str = "") -> Iterato
         if not isinstance(value, list):
             raise ValueError(f"expected a list of records, found {_kind(value)}")
         if not value:
-            raise ValueError("expected a list of records, found an empty one")
+            raise ValueError("expected a list of records, found an empty list")
         for number, record in enumerate(value, 1):
             with faults.at(path, f"record {number}"):
                 yield f"record {number}", _record(record)

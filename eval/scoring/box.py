@@ -1,4 +1,4 @@
-"""Boxes: finding one in an answer, bringing it into the picture's pixels, and comparing two."""
+"""Boxes: finding a box in an answer, bringing it into the picture's pixels, and comparing two."""
 
 from __future__ import annotations
 

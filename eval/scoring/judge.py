@@ -294,7 +294,7 @@ def verdict_in(rules: Rules, reply: str) -> dict[str, Any]:
 
 
 def _readable(rules: Rules, verdict: Verdict) -> bool:
-    """Whether a cached verdict is one; a file can hold anything, and older ones hold failures, which are none."""
+    """Whether a cached entry is a verdict; a file can hold anything, and older files hold failures, too."""
     try:
         return verdict.value is not None and rules.parse(verdict.value) == verdict.value
     except (ValueError, KeyError, TypeError, OverflowError):
@@ -318,7 +318,7 @@ def _wait(state: Any, longest: float) -> float:
 
 
 def judge_of(settings: JudgeSettings | None) -> Judge | None:
-    """The judge that the settings name, if they name one."""
+    """The judge that the settings name, if any."""
     if settings is None:
         return None
     return Judge(settings.url, settings.model, settings.cache, settings.key_variable, timeout=settings.timeout)

@@ -66,7 +66,7 @@ def read(path: Path, question: str, model: str) -> Request:
         return Request(question, [open_image(Sample(question, question, path))])
     found = layout(named(model))
     if not found.family.takes_clips():
-        raise ValueError(f"{path}: models of type {found.kind} take pictures, not clips; name another one with --model")
+        raise ValueError(f"{path}: models of type {found.kind} take pictures, not clips; name another with --model")
     return Request(question, video=read_frames(path))
 
 

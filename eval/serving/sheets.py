@@ -35,7 +35,7 @@ def sheet(adapter: Any, request: Request, spans: Sequence[Span]) -> Sheet:
 
 
 def _clip(adapter: Any, frames: Sequence[Image.Image], spans: Sequence[Span]) -> Sheet:
-    """The frames side by side, as the model sees them. Where several frames make one token, the first one is shown."""
+    """The frames side by side, as the model sees them. Where several frames make one token, the first is shown."""
     groups = sum(span.frames for span in spans)
     deep = math.ceil(len(frames) / groups)
     shown = [adapter.window(frames[min(number * deep, len(frames) - 1)]) for number in range(groups)]

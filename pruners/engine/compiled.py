@@ -60,7 +60,7 @@ class Compiled:
         return out
 
     def made(self, inputs: dict[str, Any]) -> Any:
-        """The compiled step for such inputs; the one that has not been asked for longest makes room."""
+        """The compiled step for such inputs; the step that has not been asked for longest makes room."""
         lengths = tuple(getattr(layer, "max_cache_len", None) for layer in self.state.cache.layers)
         key = (self.state.pruner, repr(self.options), inputs["input_ids"].shape, lengths)
         steps = _made.setdefault(self.model, OrderedDict())

@@ -330,7 +330,7 @@ class Run:
         return self.go_on(segment, choices, cut.layer, hidden)
 
     def go_on(self, segment: Segment, choices: list[list[Choice]], start: int, hidden: Tensor) -> Tensor:
-        """Begin a new segment with what was chosen of the last one; returns its hidden states."""
+        """Begin a new segment with what was chosen of the last; returns its hidden states."""
         state = self.state
         if state.step == 0:
             for choice in (choice for row in choices[:: state.beams] for choice in row):

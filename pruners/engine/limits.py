@@ -97,7 +97,7 @@ def warn_anew(before: Tensor | None, ids: Tensor) -> None:
 
 
 def is_empty(cache: Any, trusted: bool) -> bool:
-    """Whether nothing was read yet. A static cache would have to ask the device; one that this run filled need not."""
+    """Whether nothing was read yet. A static cache would have to ask the device, unless this run filled it."""
     if cache is None:
         return True
     seen = cache.get_seq_length()

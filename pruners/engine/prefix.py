@@ -1,7 +1,7 @@
 """The layers before the first cut, run once for a batch and handed to every arm that asks it.
 
 No debias acts before the first cut, so all arms of a method agree there to the last bit. The first `with` block that is
-given a Prefix fills it; a later one whose first layer would get the same states takes from it what those layers made.
+given a Prefix fills it; a later block whose first layer would get the same states takes from it what those layers made.
 """
 
 from __future__ import annotations

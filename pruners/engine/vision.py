@@ -28,7 +28,7 @@ class Vision:
         self.tower = adapter.tower
         self.shrinking = list(pruner.vision_layers(self.tower.feature_layer + 1))
         if pruner.watches_tower() and self.shrinking:
-            raise ValueError(f"{pruner} both reads the vision tower's output and prunes inside it; it can do only one")
+            raise ValueError(f"{pruner} both reads the vision tower's output and prunes inside it; it cannot do both")
         if not pruner.serves(type(adapter)):
             kind = adapter.model.config.model_type
             raise ValueError(
@@ -48,7 +48,7 @@ class Vision:
         self.seen: list[Seen] = []  # one for each run: over pictures, over clips
         self.starts: list[tuple[Seen, int]] = []  # per image of the batch, where in which run it begins
         self.glanced: list[tuple[int, Tensor]] = []  # (layer, normed input of its attention) of the run that goes on
-        self.over = False  # the prompt was read: the next run belongs to another one
+        self.over = False  # the prompt was read: the next run belongs to another prompt
         self.features: Tensor | None = None  # output of the feature layer
         self.entering: Tensor | None = None
         self.attended: tuple[Tensor, Tensor] | None = None

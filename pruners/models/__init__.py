@@ -32,7 +32,7 @@ def family(model_type: str) -> type[Adapter]:
         known = families()
         raise ValueError(
             f"no adapter for models of type {model_type!r}{nearest(model_type, known)}; there are {', '.join(known)}; "
-            "docs/new_model.md tells how to add one"
+            "docs/new_model.md tells how to add a family"
         )
     return found
 

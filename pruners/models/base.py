@@ -227,7 +227,7 @@ class Adapter:
         """Model, processor and tokenizer of a checkpoint folder or hub id. device="auto" spreads a large model over
         what the machine has, layer by layer; tensor_parallel=N splits every layer over the N processes of a launch;
         zero=True gives each of them a part of every weight, put together while a layer runs (DeepSpeed).
-        attention: None or "auto" takes the quickest kernel that is installed. dtype: a torch one, its name, "auto" for
+        attention: None or "auto" takes the quickest kernel that is installed. dtype: torch's, its name, "auto" for
         the checkpoint's, or "8bit" or "4bit" for the decoder's weights (everything else in bfloat16 on a GPU).
         allow_missing: go on where the checkpoint lacks tensors of the model, or has others; what is lacking is random.
         """
@@ -256,14 +256,14 @@ class Adapter:
         return images.settings(path), AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
     def setting(self, name: str, video: bool = False) -> Any:
-        """A number for preparing pictures, or clips: the checkpoint's, else the family's published one."""
+        """A number for preparing pictures, or clips: the checkpoint's, else what the family published."""
         kind = "video_processor" if video else "image_processor"
         value = getattr(getattr(self.processor, kind, None if video else self.processor), name, None)
         return self.prepared[f"video_{name}" if video else name] if value is None else value
 
     @property
     def conversations(self) -> tuple[str, ...]:
-        """The templates that the model was trained on, the usual one first."""
+        """The templates that the model was trained on, the usual template first."""
         return ("vicuna_v1", "llava_v1")
 
     def prompt(self, request: Request) -> str:

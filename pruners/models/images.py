@@ -68,7 +68,7 @@ def square(image: Image.Image, colour: Colour, fill: Fill = "mean") -> Image.Ima
     """Padded to a square, the picture in the middle; the odd pixel of border goes right or below.
 
     fill: what the border shows. mean: `colour`, as the models were trained; constant: black; random: noise, other noise
-    for every picture and the same for one each time; mirror: the picture mirrored at its edges, as often as it takes.
+    for every picture, always the same for each; mirror: the picture mirrored at its edges, as often as needed.
     """
     image = image.convert("RGB")
     return image if image.width == image.height else bands(image, colour, fill)(0, max(image.size))

@@ -82,7 +82,7 @@ class InternVL(Adapter):
 
     def joined(self, patches: Patches) -> Patches:
         """A token shows 2 x 2 patches: their attention and keys are averaged, their features lie side by side. [CLS] is
-        a single one, of which the projector can make no token."""
+        a single patch, of which the projector can make no token."""
         ratio = float(self.model.config.downsample_ratio)
         fold, side = round(1 / ratio), self.side
         features = patches.features

@@ -214,7 +214,7 @@ def in_parts(load: Callable[[], Any], dtype: torch.dtype) -> Any:
         "bf16": {"enabled": dtype == torch.bfloat16},
         "fp16": {"enabled": dtype == torch.float16},
     }
-    living = HfDeepSpeedConfig(settings)  # transformers loads in parts as long as there is one
+    living = HfDeepSpeedConfig(settings)  # transformers loads in parts as long as this lives
     model = load()
     del living
     deepspeed.initialize(model=model, config_params=settings)

@@ -29,7 +29,7 @@ class Request:
 
     @property
     def media(self) -> dict[str, int]:
-        """How many pictures and clips there are, by the marker that stands for one."""
+        """How many pictures and clips there are, by their marker."""
         return {IMAGE: len(self.images), VIDEO: int(self.video is not None)}
 
 

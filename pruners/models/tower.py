@@ -13,7 +13,7 @@ from torch import Tensor
 class Tower:
     """The vision tower: its encoder layers, the layer whose output is used, and whether token 0 is a CLS token.
 
-    looks: the layer whose attention methods read; None: the one whose output is used. It must be a layer in which every
+    looks: the layer whose attention methods read; None: that whose output is used. It must be a layer in which every
     patch of a view sees every other.
     whole: all the layers in which it does; None: it always does.
     """

@@ -21,7 +21,7 @@ from pruners.models.tower import Tower
 
 
 class VideoLlava(Llava):
-    """Pictures are padded to a square; frames are scaled and cropped to one, so that a clip has no padding.
+    """Pictures are padded to a square; frames are scaled and cropped to a square, so that a clip has no padding.
 
     Which frames stand for a clip is the caller's choice (the authors take linspace(0, n - 1, 8)).
     """

@@ -108,7 +108,7 @@ def test_releases_of_mmbench_with_fewer_columns(tmp_path):
 
 
 def test_a_benchmark_without_a_submission_file(tmp_path):
-    with pytest.raises(ValueError, match="gqa has no submission file; those that have one: vqav2, vizwiz, mmbench"):
+    with pytest.raises(ValueError, match="gqa has no submission file; benchmarks that do: vqav2, vizwiz, mmbench"):
         export("gqa", tmp_path / "a", tmp_path, tmp_path / "b")
 
 

@@ -109,7 +109,7 @@ def test_answer_files_in_every_form(tmp_path):
         (b"", "expected one JSON record per line, found an empty file"),
         (b'{"question_id": 1, "text": "a"}\n{"question_id": 2, "te', r"line 2: expected JSON \(Unterminated"),
         (b"[1]", "record 1: expected a JSON object, found a whole number"),
-        (b"[]", "expected a list of records, found an empty one"),
+        (b"[]", "expected a list of records, found an empty list"),
         (b'"x"', "line 1: expected a JSON object, found a string"),
         (b'{"question_id": 1, "text": "\xff"}', "expected UTF-8 text"),
         (b"[" * 100_000, "nested too deep"),
