@@ -67,7 +67,7 @@ class Look:
 
     def keys(self, row: int, rotary: bool = True) -> Tensor:
         """[H_kv, n, d]"""
-        cos, sin = self._rotary(row)
+        cos, sin = self.rotary_of(row)
         if self.states is not None:
             fresh = self.adapter.keys(self.attn, self.states[row]).transpose(0, 1)
             return self.adapter.rotate(fresh, cos, sin) if rotary else fresh
@@ -104,7 +104,7 @@ class Look:
     def _weights(self, tokens: Tokens, rotary: bool) -> Tensor:
         """[H, R, n]"""
         row = tokens.row
-        query, (cos, sin) = self.queries[row], self._rotary(row)
+        query, (cos, sin) = self.queries[row], self.rotary_of(row)
         valid = None if self.valid is None else self.valid[row]
         if self.kind == "last":
             cos, sin = cos[-1:], sin[-1:]
@@ -124,7 +124,8 @@ class Look:
             query = self.adapter.rotate(query, cos, sin)
         return attention_rows(query, self.keys(row, rotary), self.adapter.scale(self.attn), allowed)
 
-    def _rotary(self, row: int) -> tuple[Tensor, Tensor]:
+    def rotary_of(self, row: int) -> tuple[Tensor, Tensor]:
+        """[n, d] cosines and sines of one row of the batch."""
         cos, sin = self.rotary
         return cos[row if len(cos) > 1 else 0], sin[row if len(sin) > 1 else 0]
 
@@ -199,7 +200,7 @@ class View:
     @property
     def text(self) -> Tensor:
         """[T, D] hidden states of the text after the image; the order never changes, and rows="text" has R == T."""
-        return self._states(self.text_slots[len(self.text_slots) - self.tokens.after :])
+        return self._states(self._after)
 
     @property
     def question(self) -> str:
@@ -215,15 +216,24 @@ class View:
     @property
     def text_keys(self) -> Tensor:
         """[H_kv, T, d] the same of the text after the image."""
-        return self._at(
-            self.text_slots[len(self.text_slots) - self.tokens.after :],
-            self._look(None).keys(self.sample, self.reading.rope),
-        )
+        return self._at(self._after, self._look(None).keys(self.sample, self.reading.rope))
 
     @property
     def values(self) -> Tensor:
         """[H_kv, V, d] values of the layer that is looked at."""
         return self._own(self._look(None).values(self.sample))
+
+    @property
+    def text_values(self) -> Tensor:
+        """[H_kv, T, d] the same of the text after the image."""
+        return self._at(self._after, self._look(None).values(self.sample))
+
+    @property
+    def rotary(self) -> tuple[Tensor, Tensor]:
+        """[V, d] the cosines and the sines that the rotary embedding turns the image's queries and keys by."""
+        slots = self.tokens.slots
+        cos, sin = (table.index_select(0, slots.to(table.device)) for table in self._look(None).rotary_of(self.sample))
+        return cos.to(slots.device), sin.to(slots.device)
 
     @property
     def valid(self) -> Tensor | None:
@@ -283,6 +293,11 @@ class View:
     def project(self, features: Tensor) -> Tensor:
         """[m, C] features of the vision tower as [m, D] tokens of the language model."""
         return self.adapter.project(features) if len(features) else self.hidden[:0]
+
+    @property
+    def _after(self) -> Tensor:
+        """[T] the slots of the text after the image."""
+        return self.text_slots[len(self.text_slots) - self.tokens.after :]
 
     def _own(self, states: Tensor) -> Tensor:
         """[H_kv, V, d] the image's of [H_kv, n, d], of all heads."""

@@ -18,7 +18,7 @@ FIELDS = {"d2pruner": {"scores": "ratio", "layer": 3}}  # there is no measured p
 METHODS = {name: {"keep": 0.3, **FIELDS.get(name, {})} for name in pruners.names()}
 FAMILIES = tuple(pruners.models.families())
 # These go through the engine as others do.
-ALIKE = ("cdpruner", "dart", "divprune", "holov", "prumerge", "prumergeplus", "vidcom2")
+ALIKE = ("cdpruner", "dart", "divprune", "holov", "ivcprune", "prumerge", "prumergeplus", "vidcom2")
 KERNELS = ("sdpa", "eager")
 CACHES = ("dynamic", "static")
 DRAWN = 2
