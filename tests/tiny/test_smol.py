@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -195,3 +198,16 @@ def test_smol_is_asked_questions_of_its_own_world(tmp_path, monkeypatch):
     for told in ("[1]", "no JSON", '{"world": "another"}'):
         (folder / "origin.json").write_text(told)
         assert world_of(folder).name == "tiny world"
+
+
+def test_the_table_of_ways_in_the_docs_is_that_of_the_run():
+    root = Path(__file__).parents[2]
+    told = json.loads((root / "assets" / "studies" / "smol-ways-results.json").read_text(encoding="utf-8"))
+    lines = (root / "docs" / "smol.md").read_text(encoding="utf-8").splitlines()
+    rows = [line for line in lines if line.count(" | ") == 6]
+    shown = {row.split(" | ")[0].removeprefix("| "): row.replace("**", "") for row in rows}
+    for table in told["tables"]:
+        for way, score, size, mark, *_, recall, _ in table["rows"]:
+            assert f" {size or f'{score:.1f}'} | {recall} |" in shown[way], (table["title"], way)
+            assert not mark or f"**{size}**" in "\n".join(rows)
+    assert len(shown) == 19  # a head and eighteen ways
