@@ -197,15 +197,7 @@ def shortened(one):
     if one.measure == "budgets":
         low = min(run.keep for run in runs if run.keep)
         runs = tuple(run for run in runs if run.keep in (None, low) or (run.method, run.keep) == ("fastv", 2 * low))
-        some = (
-            "unpruned",
-            "random",
-            "grid",
-            "fastv",
-            "divprune",
-            "evs",
-            "vidcom2",
-        )  # all others run in test_scripts.py
+        some = ("unpruned", "random", "grid", "fastv", "divprune", "evs", "vidcom2")  # scripts run every method
         runs = tuple(run for run in runs if run.label.split("-")[0] in some)
     return replace(one, benchmarks=one.benchmarks[:2], runs=runs)
 

@@ -3,9 +3,9 @@
     python tests/golden/record_selections.py FOLDER [CASE...]
 
 FOLDER holds clones of vbdi/divprune, Theia-4869/CDPruner, 42Shawn/LLaVA-PruMerge, obananas/HoloV,
-Tencent/SelfEvolvingAgent, facebookresearch/ToMe and xuyang-liu16/VidCom2 under these names. Cases may be named behind
-it: the others stay as they are. Single functions of theirs are run, on the CPU, in this environment; their packages are
-not imported.
+Tencent/SelfEvolvingAgent, facebookresearch/ToMe and xuyang-liu16/VidCom2 under these names. DART's repository could not
+be had: FOLDER/DART holds DART.py, a copy of the file with its choice. Cases may be named behind it: the others stay as
+they are. Single functions of theirs are run, on the CPU, in this environment; their packages are not imported.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 from toy import draw  # noqa: E402
 
-HEAD = """import math
+HEAD = """from __future__ import annotations
+import math
 from typing import *
 import numpy as np
 import torch
@@ -150,6 +151,20 @@ def vidcom2(folder, out):
         out[f"vidcom2.{seed}.kept"] = torch.cat(kept).to(torch.int16)
 
 
+def dart(folder, out):
+    """Keys of a single head: with several, the file lays them out head by head, and its rows are no tokens."""
+    theirs = functions(folder, "DART", "DART.py", "get_retained_image_token")
+    about = {"K": 2, "image_token_start_index": 5, "image_token_length": 144, "pivot_image_token": 4}
+    for seed, count in ((1, 56), (2, 24)):
+        states, keys = draw("states", seed, 1, 170, 24), draw("keys", seed, 1, 170, 1, 16)
+        size = keys.abs().sum((0, 2, 3))
+        pivots = [*(size[5:149].topk(4).indices + 5).tolist(), *(size[149:].topk(4).indices + 149).tolist()]
+        settings = {**about, "pivot_text_token": 4, "max_num_trunction": count}
+        kept = theirs.get_retained_image_token(SimpleNamespace(DART_config=settings, text_length=None), states, keys)
+        out[f"dart.{seed}"] = kept.sort().values.to(torch.int16)
+        out[f"dart.{seed}.turns"] = torch.tensor(list(set(pivots).copy()), dtype=torch.int16)  # the order of a set
+
+
 # Which clone each case runs.
 CASES = {
     divprune: "divprune",
@@ -159,6 +174,7 @@ CASES = {
     prumerge: "LLaVA-PruMerge",
     tome: "ToMe",
     vidcom2: "VidCom2",
+    dart: "DART",
 }
 
 
@@ -170,7 +186,8 @@ def main(folder, *wanted):
         if wanted and case.__name__ not in wanted:
             continue
         git = ["git", "-C", str(folder / repository), "rev-parse", "HEAD"]
-        about[repository] = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+        known = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+        about[repository] = known or "a copy"
         case(folder, out)
     save_file(out, str(path), about)
     print({name: tuple(value.shape) for name, value in out.items()})

@@ -14,6 +14,7 @@ from toy import draw
 from pruners.cut import top
 from pruners.greedy import determinantal, farthest, likeness
 from pruners.methods.cdpruner import conditional
+from pruners.methods.dart import least_alike
 from pruners.methods.holov import HoloV
 from pruners.methods.prumerge import gathered, outliers
 from pruners.methods.tome import merged
@@ -89,3 +90,16 @@ def test_vidcom2_shares_and_chooses_the_same(seed, ratio):
     alike, frame = draw("alike", seed, 8, 196), torch.arange(8).repeat_interleave(196)
     ours = rank_within(-alike.flatten(), frame) < counts[frame]
     assert (ours.nonzero()[:, 0] % 196).tolist() == kept.tolist()
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_dart_chooses_the_same_from_pivot_to_pivot(seed):
+    """The authors take pivots in the order of a set; ours in that of their size."""
+    wanted, turns = THEIRS[f"dart.{seed}"].long() - 5, THEIRS[f"dart.{seed}.turns"].long()
+    states, size = draw("states", seed, 1, 170, 24)[0], draw("keys", seed, 1, 170, 1, 16).abs().sum((0, 2, 3))
+    image, text = top(size[5:149], 4), top(size[149:], 4) + 149
+    assert sorted(turns.tolist()) == [*(image + 5).tolist(), *text.tolist()]
+    unit = normalize(states, dim=-1)
+    free = torch.ones(144, dtype=torch.bool).index_fill(0, image, False)
+    more = least_alike(unit[turns] @ unit[5:149].T, len(wanted) - 4, free)
+    assert torch.cat([image, more]).sort().values.tolist() == wanted.tolist()
