@@ -2,42 +2,131 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from debias import Debias, Trend
 from debias.names import ARMS
+from eval.answering import trends
 from eval.answering.checkpoints import config_of
-from eval.settings import Settings
-from pruners.engine.limits import checked
+from eval.settings import UNPRUNED, Settings
+from pruners import Pruner
+from pruners.engine.limits import checked, refuse_reading, refuse_sinks
+from pruners.engine.prefix import check_shared
 from pruners.models import Adapter, families, family
+from pruners.models.folder import checked as checked_folder
+from pruners.models.loading import known_kernel
 
 BYTES = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "8bit": 1.0, "4bit": 0.5}
 
 
-def check_arms(method: str, trended: bool, asked: Sequence[str]) -> None:
-    """ValueError for an arm that the method does not have."""
-    odd = [arm for arm in asked if arm in ARMS and arm not in ("none", "padding")]
-    if odd and not trended:
-        raise ValueError(
-            f"--arms {odd[0]}: {method} reads no attention of the decoder, so there is no trend to divide by; "
-            "it has the arms none and padding"
-        )
+@dataclass(frozen=True)
+class Shape:
+    """A checkpoint by its configuration: name, visual tokens (None: it depends on the picture), layers."""
+
+    name: str
+    tokens: int | None
+    depth: int
+    tower: int
+
+    @classmethod
+    def of(cls, model: str, tokens: int | None) -> Shape:
+        config = config_of(model)
+        depth = (config.get("text_config") or config).get("num_hidden_layers", 32)
+        return cls(Path(model).name, tokens, depth, (config.get("vision_config") or {}).get("num_hidden_layers", 24))
 
 
-def check_fill(settings: Settings, chosen: Sequence[type[Adapter]]) -> None:
-    """ValueError for another filling of a border that a family does not add, or that the authors' code adds itself."""
-    if settings.fill == "mean":
-        return
+def check_models(settings: Settings, models: Iterable[str]) -> None:
+    """Whatever of a checkpoint can be seen wrong without building it; the authors' code has its own layouts."""
     if settings.backend == "fork":
+        return
+    if settings.attention != "auto":
+        known_kernel(settings.attention)
+    for model in models:
+        if Path(model).is_dir():
+            checked_folder(Path(model))
+
+
+def check_arms(settings: Settings, pruner: Pruner, arms: Sequence[str]) -> None:
+    """ValueError for an arm that the method does not have, or that the authors' release cannot compute."""
+    odd = [arm for arm in arms if arm in ARMS and arm not in ("none", "padding")]
+    if odd and not trends.trended(pruner):
         raise ValueError(
-            f"--fill {settings.fill} belongs to the native backend; the authors' code pads pictures itself"
+            f"--arms {odd[0]}: {type(pruner).__name__} reads no attention of the decoder, so there is no trend to "
+            "divide by; it has the arms none and padding"
         )
-    if not all(one.fills for one in chosen):
+    if settings.as_released:
+        trend = Trend.online() if settings.trend == "online" else None
+        for arm in arms:
+            released = Debias.paper(settings.method, None, "none" if arm == UNPRUNED else arm, as_released=True)
+            replace(released, stages=settings.stages, trend=trend or released.trend)
+
+
+def check_reading(settings: Settings, pruner: Pruner) -> None:
+    """ValueError for another reading of attention, or of padding, where nobody can read it so."""
+    padding = trends.padded(settings.padding)
+    if padding is not None:
+        if settings.as_released:
+            raise ValueError("--padding: the authors' release tells padding by its own rules; leave it out")
+        if not padding.placed and settings.backend == "fork":
+            raise ValueError("--padding sink reads hidden states, which only our own methods can do")
+        refuse_sinks(Debias(padding=padding), pruner.cuts(32))
+    mode, reading = settings.trend, trends.READINGS.get(settings.trend)
+    if reading is None and mode not in trends.BLANKS:
+        return
+    if settings.backend == "fork" or settings.as_released:
+        raise ValueError(f"--trend {mode} measures attention in another way, which only our own methods can do")
+    refuse_reading(Debias(reading=reading), pruner)
+
+
+def check_split(settings: Settings, split: int, device: str, dtype: str) -> None:
+    """ValueError for a model in `split` processes that cannot be held so."""
+    if dtype.endswith("bit") and (settings.backend == "fork" or split > 1):
+        raise ValueError(f"--dtype {dtype} belongs to the native backend in one process a model")
+    if split == 1:
+        return
+    if settings.zero and settings.tensor_parallel:
+        raise ValueError("--zero and --tensor-parallel are two ways to hold one model together; choose either")
+    if device == "auto":
+        flag = "--zero" if settings.zero else "--tensor-parallel"
+        raise ValueError(f"--device auto spreads a model in one process, {flag} over several; choose either")
+
+
+def check_fork(settings: Settings) -> None:
+    """ValueError for what the authors' code cannot do."""
+    reasons = {
+        "--zero": (settings.zero, "runs on one device"),
+        "--tensor-parallel": (settings.tensor_parallel, "runs on one device"),
+        "--share-prefix": (settings.share_prefix, "runs every arm whole"),
+        f"--fill {settings.fill}": (settings.fill != "mean", "pads pictures itself"),
+    }
+    for flag, (asked, why) in reasons.items():
+        if asked and settings.backend == "fork":
+            raise ValueError(f"{flag} belongs to the native backend; the authors' code {why}")
+
+
+def check_pictures(settings: Settings, chosen: Sequence[type[Adapter]]) -> None:
+    """ValueError for a filling of borders that a family does not add, or a limit on tiles that it does not cut."""
+    if settings.fill != "mean" and not all(kind.fills for kind in chosen):
         padded = ", ".join(name for name in families() if family(name).fills)
         raise ValueError(f"--fill {settings.fill} belongs to families that pad pictures to a square: {padded}")
+    if settings.max_patches and not all(kind.cuts_tiles for kind in chosen):
+        tiled = ", ".join(name for name in families() if family(name).cuts_tiles)
+        raise ValueError(f"--max-patches belongs to families that cut a picture into so many tiles: {tiled}")
+
+
+def check_sizes(shape: Shape, pruner: Pruner, share_prefix: bool) -> None:
+    """ValueError for a budget or a layer that a model does not have, and for arms that share no layer of it."""
+    cuts(pruner, shape.name, shape.tokens, shape.depth)
+    if share_prefix:
+        try:
+            check_shared(pruner, shape.depth, shape.tower)
+        except ValueError as error:
+            raise ValueError(f"{error}; leave out --share-prefix") from None
 
 
 def cuts(pruner: Any, model: str, tokens: int | None, depth: int) -> None:

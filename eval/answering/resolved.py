@@ -16,7 +16,7 @@ from eval import benchmarks
 from eval.answering import beforehand, heap, trends
 from eval.answering.able import refusal
 from eval.answering.backends import Backend, Native
-from eval.answering.checkpoints import Layout, config_of, digest_of, folder_of, layout
+from eval.answering.checkpoints import Layout, digest_of, folder_of, layout
 from eval.answering.plan import digest, world
 from eval.benchmarks.base import Benchmark
 from eval.bias import fitting
@@ -28,11 +28,7 @@ from eval.settings import UNPRUNED, Settings
 from eval.tables import say
 from pruners import Pruner, find
 from pruners.budget import REFERENCE_TOKENS
-from pruners.engine.limits import refuse_reading, refuse_sinks
-from pruners.engine.prefix import check_shared
-from pruners.models import adapter, families, family
-from pruners.models.folder import checked
-from pruners.models.loading import known_kernel
+from pruners.models import adapter
 
 log = logging.getLogger("debias")
 
@@ -117,97 +113,25 @@ class Resolved:
         self.device = settings.device or (f"cuda:{own_gpu(world().local)}" if torch.cuda.is_available() else "cpu")
         self.dtype = "float32" if settings.dtype == "auto" and self.device == "cpu" else settings.dtype
         self.layout = {media: layout(model) for media, model in self.models.items()}
-        self._check_models()
+        beforehand.check_models(settings, self.models.values())
         self.pruner = pruner_of(settings, self.layout.values())
         own = [arm for arm in self.pruner.arms() if arm != "trend" or not settings.as_released]
         self.arms = list(settings.arms) or own
-        beforehand.check_arms(type(self.pruner).__name__, trends.trended(self.pruner), self.arms)
-        self._check_sizes()
-        self._check_release()
-        self._check_reading()
-        self._check_split()
-        if settings.share_prefix:
-            self._check_prefix()
-        beforehand.check_fill(settings, [one.family for one in self.layout.values()])
-        if settings.max_patches and not all(one.family.cuts_tiles for one in self.layout.values()):
-            tiled = ", ".join(name for name in families() if family(name).cuts_tiles)
-            raise ValueError(f"--max-patches belongs to families that cut a picture into so many tiles: {tiled}")
+        beforehand.check_arms(settings, self.pruner, self.arms)
+        beforehand.check_reading(settings, self.pruner)
+        beforehand.check_split(settings, self.split, self.device, self.dtype)
+        beforehand.check_fork(settings)
+        beforehand.check_pictures(settings, [one.family for one in self.layout.values()])
+        for media, model in self.models.items():
+            shape = beforehand.Shape.of(model, self.layout[media].tokens)
+            beforehand.check_sizes(shape, self.pruner, settings.share_prefix)
+            if self.device != "auto" and self.split == 1:
+                needed = beforehand.weights(model, self.dtype)
+                beforehand.memory(model, needed, self.device, "use a smaller model, --dtype bfloat16 or another device")
         self._loaded: tuple[str, Any, Backend] | None = None
         self._fork: tuple[str, Fork] | None = None
         self._fitted: dict[tuple[str, str, Reading | None], Trend] = {}
         self.probes: fitting.Probes = {}  # other runs may share it
-
-    def _check_models(self) -> None:
-        """Whatever of a checkpoint can be found wrong without building it; the authors' code has its own layouts."""
-        if self.settings.backend == "fork":
-            return
-        if self.settings.attention != "auto":
-            known_kernel(self.settings.attention)
-        for model in self.models.values():
-            if Path(model).is_dir():
-                checked(Path(model))
-
-    def _check_sizes(self) -> None:
-        """Refuse budgets and layers that a model does not have, and a model that does not fit."""
-        for media, model in self.models.items():
-            config = config_of(model)
-            depth = (config.get("text_config") or config).get("num_hidden_layers", 32)
-            beforehand.cuts(self.pruner, Path(model).name, self.layout[media].tokens, depth)
-            if self.device != "auto" and self.split == 1:
-                needed = beforehand.weights(model, self.dtype)
-                beforehand.memory(model, needed, self.device, "use a smaller model, --dtype bfloat16 or another device")
-
-    def _check_release(self) -> None:
-        """Refuse what the authors' release cannot compute."""
-        if self.settings.as_released:
-            trend = Trend.online() if self.settings.trend == "online" else None
-            for arm in self.arms:
-                found = Debias.paper(self.settings.method, None, "none" if arm == UNPRUNED else arm, as_released=True)
-                dataclasses.replace(found, stages=self.settings.stages, trend=trend or found.trend)
-
-    def _check_reading(self) -> None:
-        """Refuse another reading of attention where nobody can read it so."""
-        mode = self.settings.trend
-        padding = trends.padded(self.settings.padding)
-        if padding is not None and self.settings.as_released:
-            raise ValueError("--padding: the authors' release tells padding by its own rules; leave it out")
-        if padding is not None and not padding.placed and self.settings.backend == "fork":
-            raise ValueError("--padding sink reads hidden states, which only our own methods can do")
-        if padding is not None:
-            refuse_sinks(Debias(padding=padding), self.pruner.cuts(32))
-        reading = trends.READINGS.get(mode)
-        if reading is None and mode not in trends.BLANKS:
-            return
-        if self.settings.backend == "fork" or self.settings.as_released:
-            raise ValueError(f"--trend {mode} measures attention in another way, which only our own methods can do")
-        refuse_reading(Debias(reading=reading), self.pruner)
-
-    def _check_split(self) -> None:
-        settings = self.settings
-        if self.dtype.endswith("bit") and (settings.backend == "fork" or self.split > 1):
-            raise ValueError(f"--dtype {self.dtype} belongs to the native backend in one process a model")
-        if self.split == 1:
-            return
-        flag = "--zero" if settings.zero else "--tensor-parallel"
-        if settings.zero and settings.tensor_parallel:
-            raise ValueError("--zero and --tensor-parallel are two ways to hold one model together; choose either")
-        if settings.backend == "fork":
-            raise ValueError(f"{flag} belongs to the native backend; the authors' code runs on one device")
-        if self.device == "auto":
-            raise ValueError(f"--device auto spreads a model in one process, {flag} over several; choose either")
-
-    def _check_prefix(self) -> None:
-        """Refuse --share-prefix for a method whose arms share no layer, before anything is loaded."""
-        if self.settings.backend == "fork":
-            raise ValueError("--share-prefix belongs to the native backend; the authors' code runs every arm whole")
-        for model in self.models.values():
-            config = config_of(model)
-            depth = (config.get("text_config") or {}).get("num_hidden_layers", 32)
-            tower = (config.get("vision_config") or {}).get("num_hidden_layers", 24)
-            try:
-                check_shared(self.pruner, depth, tower)
-            except ValueError as error:
-                raise ValueError(f"{error}; leave out --share-prefix") from None
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the numbers, in plain words; it names the run."""

@@ -54,14 +54,7 @@ def broken(failed: int) -> str:
 def failures(found: Sequence[Scored]) -> int:
     """Questions that some arm could not answer: a broken picture is one fault, however many arms met it."""
     return sum(
-        len(
-            {
-                row["metadata"]["key"]
-                for result in one.arms.values()
-                for row in result.rows
-                if "error" in row["metadata"]
-            }
-        )
+        len({row["metadata"]["key"] for arm in one.arms.values() for row in arm.rows if "error" in row["metadata"]})
         for one in found
     )
 
@@ -80,24 +73,8 @@ def arm_means(found: Sequence[Scored]) -> dict[str, float | None]:
     return means
 
 
-HEAD = [
-    "benchmark",
-    "arm",
-    "score",
-    "Δ",
-    "95 % low",
-    "95 % high",
-    "p",
-    "p (Holm)",
-    "differs",
-    "could see",
-    "up",
-    "down",
-    "n",
-    "groups",
-    "broken",
-    "tokens",
-]
+HEAD = ["benchmark", "arm", "score", "Δ", "95 % low", "95 % high", "p", "p (Holm)", "differs", "could see", "up",
+        "down", "n", "groups", "broken", "tokens"]  # fmt: skip
 
 
 def contrast_table(found: Sequence[Contrast], draws: int, failed: int = 0) -> Table:

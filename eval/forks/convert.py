@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from eval.forks import layout
+from eval.tables import say
 
 TOWER = "clip-vision-tower"  # VisPruner's builder takes a tower for a CLIP by its name
 SHARD = 4 << 30
@@ -162,11 +163,6 @@ def main() -> int:
         return 1
     say(f"{args.target} holds the {made} layout")
     return 0
-
-
-def say(text: str) -> None:
-    """Without what a terminal would obey; the worker's Python is too old for eval.tables."""
-    print("".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text), file=sys.stderr)
 
 
 if __name__ == "__main__":
