@@ -2,7 +2,8 @@
 
     nox                             the Pythons, the lowest versions, release and types, one after the other
     nox -s python-3.12              one Python, with the newest versions that the ranges allow
-    nox -s "lowest(transformers)"   the lowest supported transformers, or torch
+    nox -s lowest                   the lowest supported torch
+    nox -s floor                    the versions of requirements-floor.txt, with the lowest supported transformers
     nox -s release                  sdist and wheel: built, checked, installed into an empty environment and run
     nox -s types                    mypy --strict
     nox -s audit                    known vulnerabilities of the pinned versions, where the index has such data
@@ -28,7 +29,7 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 # The mechanism's own tests; those of the evaluation do not look at a decoder layer.
 MECHANISM = ("tests/debias", "tests/pruners")
 
-nox.options.sessions = ["python", "lowest", "release", "types"]
+nox.options.sessions = ["python", "lowest", "floor", "release", "types"]
 nox.options.error_on_missing_interpreters = False
 
 
@@ -56,10 +57,16 @@ def python(session: nox.Session) -> None:
 
 
 @nox.session(python="3.11")
-@nox.parametrize("package", ["torch", "transformers"], ids=["torch", "transformers"])
-def lowest(session: nox.Session, package: str) -> None:
-    """The lower end of a range; `python` tries the upper ends."""
-    tests(session, MECHANISM, f"{package}=={bound(package)}")
+def lowest(session: nox.Session) -> None:
+    """The lower end of torch's range; `python` tries the upper ends."""
+    tests(session, MECHANISM, f"torch=={bound('torch')}")
+
+
+@nox.session(python="3.12")
+def floor(session: nox.Session) -> None:
+    """Exactly the versions of requirements-floor.txt; writes tests/floor.txt."""
+    tests(session, ("tests/debias", "tests/pruners", "tests/eval/test_gpu.py"), "-r", "requirements-floor.txt")
+    session.run("python", "tests/test_floor.py", env={"PYTHONPATH": "."})
 
 
 @nox.session(python="3.11")

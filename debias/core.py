@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Optional, Tuple
+from typing import NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -25,6 +25,15 @@ from debias.trend import Trend
 ROLES = ("select", "recycle", "vision", "weigh")
 _DOWN = -float("inf")
 _WHOLE = {16: torch.int16, 32: torch.int32, 64: torch.int64}
+
+
+class Terms(NamedTuple):
+    """What a debias does to a score of V tokens."""
+
+    weight: Optional[Tensor] = None  # [V] is multiplied, ...
+    offset: bool = False  # ... or, where this is True, subtracted
+    valid: Optional[Tensor] = None  # [V] False: silenced, ...
+    step: Optional[Tensor] = None  # [V] ... so many representable numbers below the lowest score
 
 
 @dataclass(frozen=True)
@@ -114,17 +123,36 @@ class Debias:
         """
         if not self.acts(stage, role):
             return score
-        trend = None if role == "vision" else self.trend
         if score.shape[-1] != len(span):
             raise ValueError(
                 f"the score has {score.shape[-1]} entries in its last axis and the span has {len(span)} visual tokens"
             )
         if not score.is_floating_point():
             raise ValueError(f"a score must be floating point; got {score.dtype}")
-        index = None if span.index is None else span.raster(score.device)
         if self.release is not None:
+            index, trend = None if span.index is None else span.raster(score.device), self.trend
             weight = None if trend is None else pick(slots_weight(trend, span.total, span.frames, score.device), index)
             return self.release(score, self.mask(span), weight)
+        terms = self.terms(score, span, stage, role, valid)
+        if terms.weight is not None:
+            # Weights are float32, and so is the product with a half.
+            score = (score - terms.weight if terms.offset else score * terms.weight).to(score.dtype)
+            if terms.offset and role == "weigh":
+                score = score.clamp(min=0)  # what is summed or averaged weighs nothing at least
+        if terms.valid is None:
+            return score
+        if role == "weigh":
+            return torch.where(terms.valid, score, torch.zeros_like(score))
+        assert terms.step is not None
+        return silence(score, terms.valid, terms.step)
+
+    def terms(
+        self, score: Tensor, span: Span, stage: int = 0, role: str = "select", valid: Optional[Tensor] = None
+    ) -> Terms:
+        """What this debias does to a score [..., V] of the span, in numbers; the arguments are those of a call."""
+        index, trend = None if span.index is None else span.raster(score.device), self.trend
+        if not self.acts(stage, role) or not len(span):
+            return Terms()
         mask = None if self.padding is None else slots_valid(self.padding, *layout(span), score.device)
         if self.padding is None or self.padding.placed:
             valid = None
@@ -132,24 +160,16 @@ class Debias:
             raise ValueError(
                 "silencing sinks takes hidden states, which are not at hand here; use another padding rule"
             )
-        if (trend is None and mask is None and valid is None) or not len(span):
-            return score
-        if trend is not None:
-            if trend.kind == "online":
-                weight = own(score, span, mask, index)
-            else:
-                weight = pick(slots_weight(trend, span.total, span.frames, score.device), index)
-            # Weights are float32, and so is the product with a half.
-            score = (score - weight if trend.kind == "offset" else score * weight).to(score.dtype)
-            if trend.kind == "offset" and role == "weigh":
-                score = score.clamp(min=0)  # what is summed or averaged weighs nothing at least
         if mask is not None:
             valid = pick(mask, index)
-        if valid is None:
-            return score
-        if role == "weigh":
-            return torch.where(valid, score, torch.zeros_like(score))
-        return silence(score, valid, pick(slots_step(span.total, score.dtype, score.device), index))
+        step = None if valid is None else pick(slots_step(span.total, score.dtype, score.device), index)
+        if trend is None or role == "vision":
+            return Terms(None, False, valid, step)
+        if trend.kind == "online":
+            weight = own(score, span, mask, index)
+        else:
+            weight = pick(slots_weight(trend, span.total, span.frames, score.device), index)
+        return Terms(weight, trend.kind == "offset", valid, step)
 
     def mask(self, span: Span) -> Optional[Tensor]:
         """[V] True where a token is not padding, as the release has it, which may be nowhere; None: it has no mask."""

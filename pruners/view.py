@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from debias import Debias, Reading, Span
+from debias.core import Terms
 from debias.padding import sinks
 from pruners.cut import Cut, Rows, top
-from pruners.engine.attention import all_heads, allowed_columns, attention_rows
+from pruners.engine.attention import all_heads, allowed_columns, attended, attention_rows
 from pruners.models.base import Adapter
 from pruners.patches import Patches
 
@@ -87,22 +88,18 @@ class Look:
 
     def weights(self, tokens: Tokens, rotary: bool = True) -> Tensor:
         """[H, R, V] softmax weights of this image's query rows on its tokens."""
-        return self._own(self._weights(tokens, rotary), tokens)
-
-    def mean(self, tokens: Tokens, shares: Tensor | None) -> Tensor:
-        """[V] the same, summed over the rows by their [R] shares: one product, where `weights` would copy them all."""
-        weights = self._weights(tokens, True)
-        heads, rows, columns = weights.shape
-        shares = (weights.new_ones(rows) if shares is None else shares.to(weights)) / heads
-        shares = shares.expand(heads, -1).reshape(1, 1, -1)
-        return self._own(shares @ weights.reshape(1, heads * rows, columns), tokens)[:, 0].mean(0)
-
-    def _own(self, weights: Tensor, tokens: Tokens) -> Tensor:
+        weights = attention_rows(*self._asked(tokens, rotary))
         own = weights.index_select(2, tokens.slots.to(weights.device)).to(tokens.slots.device)
         return all_heads(own, self.adapter.model)
 
-    def _weights(self, tokens: Tokens, rotary: bool) -> Tensor:
-        """[H, R, n]"""
+    def mean(self, tokens: Tokens, shares: Tensor | None) -> Tensor:
+        """[V] the same, the mean of the heads, summed over the rows by their [R] shares."""
+        query, keys, scale, allowed = self._asked(tokens, True)
+        own = attended(query, keys, scale, tokens.slots.to(keys.device), allowed, shares)
+        return all_heads(own[None].to(tokens.slots.device), self.adapter.model).mean(0)
+
+    def _asked(self, tokens: Tokens, rotary: bool) -> tuple[Tensor, Tensor, float, Tensor | None]:
+        """Query [H, R, d], keys [H_kv, n, d], scale, and which columns are allowed [R or 1, n]."""
         row = tokens.row
         query, (cos, sin) = self.queries[row], self.rotary_of(row)
         valid = None if self.valid is None else self.valid[row]
@@ -122,7 +119,7 @@ class Look:
         query = query.transpose(0, 1)
         if rotary:
             query = self.adapter.rotate(query, cos, sin)
-        return attention_rows(query, self.keys(row, rotary), self.adapter.scale(self.attn), allowed)
+        return query, self.keys(row, rotary), self.adapter.scale(self.attn), allowed
 
     def rotary_of(self, row: int) -> tuple[Tensor, Tensor]:
         """[n, d] cosines and sines of one row of the batch."""
@@ -273,9 +270,17 @@ class View:
 
     def debias(self, score: Tensor, role: str = "select") -> Tensor:
         """This cut's debias of a score of its tokens, or of another order of them, such as one of recycling."""
+        return self.debiaser(score, self.span, *self._turn(role))
+
+    def terms(self, score: Tensor) -> Terms:
+        """What `debias` does to a score, in numbers."""
+        return self.debiaser.terms(score, self.span, *self._turn("select"))
+
+    def _turn(self, role: str) -> tuple[int, str, Tensor | None]:
+        """Which debias this is: the cut's number, the role, and [V] what is silenced where sizes cannot say."""
         role = "vision" if role == "select" and self.cut.source == "tower" else role
         sunk = self.debiaser.padding is not None and not self.debiaser.padding.placed
-        return self.debiaser(score, self.span, self.turn, role, self.valid if sunk else None)
+        return self.turn, role, self.valid if sunk else None
 
     @property
     def places(self) -> tuple[Tensor, Tensor]:

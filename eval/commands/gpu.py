@@ -34,6 +34,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 def work(args: argparse.Namespace) -> dict[str, Any]:
     if args.rehearse:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks for one
+        os.environ["TRITON_INTERPRET"] = "1"  # before a kernel is read
     import torch
 
     from eval.speed.gpu import pages, running, steps

@@ -8,6 +8,7 @@ examples:
   python -m eval speed --compiled --method fastv              decoding with a static cache, beside the usual one
   python -m eval speed --import runs/gpu/speed.json           what `eval gpu` measured, into docs/speed.md and README
   python -m eval speed --waits --method fastv,d2pruner        who makes the host wait, on a GPU
+  python -m eval speed --fused --shape llava-1.5-7b           score and choice by the fused kernels and by plain torch
   python -m eval speed --debias                               one debias call beside one 7B decoder layer
   python -m eval speed --precision bfloat16,float16,8bit      how often precision changes which tokens stay
 
@@ -60,6 +61,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     )
     add("--out", type=Path, help="also write the result to this JSON file")
     add("--debias", action="store_true", help="only time one debias call")
+    add("--fused", action="store_true", help="only time score and choice by the fused kernels and by plain torch")
     add("--parts", action="store_true", help="only time scoring, debiasing, selecting and merging")
     add("--precision", metavar="KINDS", help="only compare kept tokens: bfloat16,float16,8bit,4bit")
     add("--compiled", action="store_true", help="only time decoding with a static cache, whose step is compiled")

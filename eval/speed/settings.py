@@ -33,6 +33,7 @@ class SpeedSettings:
     memory: bool = False  # peak memory on a CPU too, in a process for each variant
     shared_layers: bool = False  # one layer's random weights for all layers
     debias: bool = False  # only time one debias call
+    fused: bool = False  # only time score and choice by the fused kernels and by plain torch
     compiled: bool = False  # only time decoding with a static cache, whose step is compiled
     waits: bool = False  # only say who makes the host wait for a GPU
     parts: bool = False  # only time scoring, debiasing, selecting and merging

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from eval.answering import beforehand
-from eval.speed import authors, compiled, debiasing, parts, precision, waits
+from eval.speed import authors, compiled, debiasing, fusing, parts, precision, waits
 from eval.speed.drawn import build
 from eval.speed.measure import Variant, fitting, machine, matrix_rate, measure, own_peak, peaks
 from eval.speed.settings import SpeedSettings
@@ -23,6 +23,8 @@ def report(asked: SpeedSettings) -> dict[str, Any]:
     device = torch.device(asked.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if asked.debias:
         return debiasing.report(asked, device)
+    if asked.fused:
+        return fusing.report(asked, device)
     if asked.against:
         return authors.report(asked, device)
     if asked.precision:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pruners.checks import check_score
 from pruners.cut import Merged
+from pruners.engine.attention import fuses, kernels
 from pruners.engine.sequence import Choice
 from pruners.method import Method
 from pruners.view import View
@@ -21,8 +22,7 @@ def choose(pruner: Method, view: View, dtype: torch.dtype | None) -> Choice:
     if split and pruner.views == "each":
         return _by_views(pruner, view, dtype)
     view.raw = _scored(pruner, view, dtype)
-    view.score = view.debias(view.raw)
-    kept = pruner.select(view.score, view)
+    view.score, kept = _ranked(pruner, view, view.raw)
     return Choice(view.tokens, kept, pruner.merge(view, kept), (view.raw, view.score))
 
 
@@ -30,6 +30,16 @@ def _scored(pruner: Method, view: View, dtype: torch.dtype | None) -> Tensor:
     raw = pruner.score(view)
     check_score(pruner, raw.shape, len(view.tokens))
     return raw if dtype is None else raw.to(dtype)
+
+
+def _ranked(pruner: Method, view: View, raw: Tensor) -> tuple[Tensor, Tensor]:
+    """The debiased score and what stays. One kernel does both where a method takes just the best tokens."""
+    plain = raw.dtype == torch.float32 and view.debiaser.release is None and type(pruner).select is Method.select
+    if plain and fuses(raw.device, len(raw)):
+        score, kept = kernels().best(raw, view.terms(raw), view.count)
+        return score, kept
+    view.score = view.debias(raw)
+    return view.score, pruner.select(view.score, view)
 
 
 def _by_views(pruner: Method, view: View, dtype: torch.dtype | None) -> Choice:

@@ -23,4 +23,4 @@ class FastV(Pruner):
         return [Cut(self.layer, self.keep)]
 
     def score(self, view: View) -> Tensor:
-        return view.attention[:, 0].mean(0)
+        return view.attended()

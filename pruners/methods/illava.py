@@ -68,7 +68,7 @@ class ILLaVA(Pruner):
         return [Cut(at_depth(8, layers) if self.layer is None else self.layer, self.keep)]
 
     def score(self, view: View) -> Tensor:
-        return view.attention[:, 0].mean(0)
+        return view.attended()
 
     def merge(self, view: View, kept: Tensor) -> Merged | None:
         assert view.score is not None

@@ -55,7 +55,7 @@ class PyramidDrop(Pruner):
         return [int(min(first, tokens) / 2**i + 1e-6) for i in range(len(edges) - 1)]
 
     def score(self, view: View) -> Tensor:
-        return view.attention[:, 0].mean(0)
+        return view.attended()
 
     def own_count(self, layers: int, tokens: int) -> float:
         return self.mean_count(layers, tokens)

@@ -92,7 +92,7 @@ class TokenCarve(Pruner):
         return {}  # select puts the merged states here for merge to hand on
 
     def score(self, view: View) -> Tensor:
-        return view.attention[:, 0].mean(0)
+        return view.attended()
 
     def select(self, score: Tensor, view: View) -> Tensor:
         if view.count >= len(score):

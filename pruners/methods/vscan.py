@@ -81,7 +81,7 @@ class VScan(Pruner):
         return (at_depth(5, layers, reference=24) if self.shallow is None else self.shallow,)
 
     def score(self, view: View) -> Tensor:
-        return view.attention[:, 0].mean(0) if view.stage else view.vision.attention.mean(0)
+        return view.attended() if view.stage else view.vision.attention.mean(0)
 
     def select(self, score: Tensor, view: View) -> Tensor:
         if view.stage or view.count >= len(score):

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from eval.speed import authors, compiled, debiasing, parts, throughput, variants, waits
+from eval.speed import authors, compiled, debiasing, fusing, parts, throughput, variants, waits
 from eval.tables import Table, markdown
 
 MARKS = {True: "yes", False: "NO", None: "–"}
@@ -56,6 +56,7 @@ def table_of(part: dict[str, Any]) -> Table | None:
         "throughput": throughput.table,
         "--debias": debiasing.table,
         "--against": authors.table,
+        "--fused": fusing.table,
         "--compiled": compiled.table,
         "--waits": waits.table,
         "--parts": parts.table,

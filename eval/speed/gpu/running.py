@@ -161,7 +161,7 @@ def inside(part: Part) -> dict[str, Any]:
 def beside(part: Part, rehearse: bool) -> dict[str, Any]:
     """Another program, in a process that ends with this one's part; its last lines are the result."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
-    env |= {"PYTHONUNBUFFERED": "1", **({"GPU_REHEARSAL": "1"} if rehearse else {})}
+    env |= {"PYTHONUNBUFFERED": "1", **({"GPU_REHEARSAL": "1", "TRITON_INTERPRET": "1"} if rehearse else {})}
     words, last = [sys.executable, "-m", *part.words], deque[str](maxlen=LINES)
     with subprocess.Popen(
         words, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from eval.forks.setup import ROOT, environment, setups
 from pruners import names
+from pruners.engine.attention import lacking
 
 SHARE = "0.25"  # of the visual tokens, where their number changes
 SECONDS = 460.0  # of one step; what is written at its end takes the rest of eight minutes
@@ -65,6 +66,8 @@ class Part:
                 environment(self.fork)
         except ValueError as error:
             return str(error)
+        if "triton" in self.needs and (why := lacking()):
+            return why
         missing = [name for name in self.needs if importlib.util.find_spec(name) is None]
         if missing:
             return f"{', '.join(missing)} is not installed here"
@@ -80,9 +83,12 @@ def part(name: str, words: str, *more: str, needs: tuple[str, ...] = (), fork: s
 def smoke(scale: Scale, out: Path) -> list[Part]:
     """Does everything run: the tests that need a GPU, and whether anybody waits for it."""
     far = "cpu" if scale is REHEARSAL else "cuda"
-    tests = "pytest -q -p no:cacheprovider tests/pruners/test_gpu.py tests/debias/test_debias.py -k"
+    files = "tests/pruners/test_gpu.py tests/pruners/test_fused.py tests/debias/test_debias.py"
     waits = f"eval speed --waits --shape {scale.small} --keep {scale.keep} --method {scale.every} --arms both"
-    return [part("tests", tests, f"test_gpu or {far}"), part("waits", f"{waits} --batch-size 2")]
+    return [
+        part("tests", f"pytest -q -p no:cacheprovider {files} -k", f"test_gpu or test_fused or {far}"),
+        part("waits", f"{waits} --batch-size 2"),
+    ]
 
 
 def speed(scale: Scale, out: Path) -> list[Part]:
@@ -99,6 +105,8 @@ def speed(scale: Scale, out: Path) -> list[Part]:
         part("decoding", f"{base} --method {few} --arms both --keep 575 --batch-size {first},{last} {long}"),
         part("parts", f"{base} --parts --keep {scale.keep} --method {every} --arms both"),
         part("debias", f"eval speed --debias --shape {scale.shape} --tokens {scale.tokens} --rounds {scale.rounds}"),
+        part("fused kernels", f"eval speed --fused --shape {scale.shape} --keep {SHARE} --tokens {scale.tokens} "
+             f"--rounds {scale.rounds}", needs=("triton",)),
         part("tokens", f"{share} --arms none,both --batch-size {first},{last} --tokens {most} --decode {scale.decode}"),
         part("compiled", f"{base} --compiled --keep {scale.keep} --method fastv --arms both {long}"),
         part("kernels", f"{whole} --method {few} --arms both --attention sdpa,eager --batch-size {first}"),

@@ -67,6 +67,14 @@ def speed(parts: dict[str, Any]) -> Lines:
     if "debias" in parts:
         dear = max(row["percent_of_prefill"] for row in parts["debias"]["rows"])
         yield f"one debias call takes under {DEBIAS} % of a prefill", f"at most {dear:.5f} %", dear < DEBIAS
+    if "fused kernels" in parts:
+        rows = parts["fused kernels"]["rows"]
+        dear = max(row["percent"]["fused"] for row in rows)
+        yield f"fused, score and choice take under {SCORE} % of a prefill", f"at most {dear:.3f} %", dear < SCORE
+        faster = ", ".join(f"{row['ratio']:.2f} times at {row['tokens']} tokens" for row in rows)
+        yield "the fused kernels are faster than plain torch", faster, all(row["ratio"] > 1 for row in rows)
+        strays = max(row["other_tokens"] for row in rows)
+        yield "the fused kernels keep the same tokens", f"{strays} others at most", strays == 0
     if "compiled" in parts:
         rows = [row for row in parts["compiled"]["rows"] if row["cache"] == "static"]
         base, *others = rows

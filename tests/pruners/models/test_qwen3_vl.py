@@ -41,7 +41,10 @@ def pruned_by_hand(one, inputs, layer, kept, span):
             hidden = block(hidden, position_embeddings=tables, attention_mask=mask)
             if number < len(vision.deepstack_features):
                 extra = torch.zeros(ids.shape[1], hidden.shape[-1])
-                extra[visual] = torch.cat(vision.deepstack_features[number])
+                features = torch.cat(
+                    tuple(vision.deepstack_features[number])
+                )  # in transformers 5.17 not yet by picture
+                extra[visual] = features.view(-1, hidden.shape[-1])
                 hidden = hidden + extra[columns]
         return one.model.lm_head(one.decoder.norm(hidden))
 
