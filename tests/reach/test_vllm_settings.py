@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from eval.embedded import EMBEDDED
 from eval.harnesses.vllm import settings
@@ -137,3 +140,52 @@ def test_every_model_that_is_registered_is_there():
         module, kind = place.split(":")
         tree = ast.parse((root / module.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8"))
         assert kind in {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_places_come_through_the_engine_in_every_precision(dtype):
+    from eval.harnesses.vllm.positions import BASE, apart, together
+
+    line = torch.arange(BASE**2)
+    places = torch.stack([torch.zeros_like(line), line, line.flip(0)], 1)
+    tokens = torch.randn(len(places), 5).to(getattr(torch, dtype))
+    same, found = apart(together(tokens, places), 5)
+    assert torch.equal(same, tokens)
+    assert torch.equal(found, places)
+    assert not apart(tokens, 5)[1].any()  # embeddings made elsewhere
+
+
+def test_positions_match_those_of_the_whole_prompt_token_by_token(prunings):
+    """Against counting: text, pictures of every kind of setting with marks around them, embeddings made elsewhere."""
+    from eval.harnesses.vllm.positions import Placed
+    from eval.harnesses.vllm.pruning import KEY, TOKENS, written
+
+    class Model(Placed):
+        config = prunings.config
+
+    model, rng = Model(), random.Random(0)
+    model.prunings = prunings
+    known = [None, read(arm="unpruned"), read(method="vispruner", keep=0.25), read(method="fastv", keep=9, scout=2)]
+    for _ in range(20):
+        features, expected, at = [], [], 0
+        length = 0
+        for _ in range(rng.randrange(4)):
+            text = rng.randrange(5)
+            expected += range(at, at + text)
+            at, offset = at + text, length + text
+            asked = rng.choice(known)
+            kept = 7 if asked is None else prunings(asked).count(144)
+            mark = rng.randrange(2)
+            where = torch.tensor([False] * mark + [True] * kept + [False] * mark)
+            data = {} if asked is None else {KEY: written(asked.key), TOKENS: torch.tensor(144)}
+            data = {name: SimpleNamespace(data=value) for name, value in data.items()}
+            place = SimpleNamespace(offset=offset, length=len(where), is_embed=where if mark else None)
+            features.append(SimpleNamespace(data=data, mm_position=place))
+            extent = 144 if asked is not None and asked.method == "fastv" else kept
+            own = range(at + mark, at + mark + kept) if asked is None else [at + mark] * kept
+            expected += [*range(at, at + mark), *own, *range(at + mark + extent, at + 2 * mark + extent)]
+            at, length = at + 2 * mark + extent, offset + len(where)
+        expected += range(at, at + 3)
+        positions, ahead = model.get_mrope_input_positions(range(len(expected)), features)
+        assert positions.tolist() == [expected] * 3
+        assert ahead == at + 3 - len(expected)

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from eval.harnesses.vllm import scout
 from eval.harnesses.vllm.positions import Placed, together
-from eval.harnesses.vllm.processor import KEY, OURS, PROMPT, SOURCE, text_of
-from eval.harnesses.vllm.pruning import Pruning, Prunings, survivors
+from eval.harnesses.vllm.pruning import KEY, OURS, PROMPT, SOURCE, Pruning, Prunings, survivors, text_of
 from eval.harnesses.vllm.settings import read
 from eval.harnesses.vllm.tower import watched
 from pruners.engine.seen import Seen, patches

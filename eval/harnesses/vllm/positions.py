@@ -14,8 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from eval.harnesses.vllm.processor import KEY, TOKENS, text_of
-from eval.harnesses.vllm.pruning import Pruning, Prunings
+from eval.harnesses.vllm.pruning import KEY, TOKENS, Pruning, Prunings, text_of
 from eval.harnesses.vllm.settings import read
 
 AXES = 3  # of vLLM's positions

@@ -18,12 +18,10 @@ from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.parse import ImageEmbeddingItems
 from vllm.multimodal.processing import BaseDummyInputsBuilder, PromptReplacement, PromptUpdateDetails
 
-from eval.harnesses.vllm.pruning import Pruning, Prunings
+from eval.harnesses.vllm.pruning import KEY, OURS, PROMPT, SOURCE, TOKENS, Pruning, Prunings, written
 from eval.harnesses.vllm.settings import EXAMPLE, Asked, read, told
 
-ASKED, PROMPT = "debias", "debias_prompt"  # among the keyword arguments of a request
-SOURCE, TOKENS, KEY = "debias_source", "debias_tokens", "debias_key"  # what else travels with a picture
-OURS = (SOURCE, TOKENS, KEY, PROMPT)
+ASKED = "debias"  # among the keyword arguments of a request
 
 
 def server(config: Any) -> Asked:
@@ -159,13 +157,3 @@ def opened(image: Any) -> Image.Image:
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ValueError(f"expected a picture, or [height, width, 3] bytes; found {pixels.dtype} {list(pixels.shape)}")
     return Image.fromarray(pixels)
-
-
-def written(text: str) -> torch.Tensor:
-    """A text as a tensor, because tensors are what travels with a picture."""
-    return torch.tensor(list(text.encode()), dtype=torch.uint8)
-
-
-def text_of(tensor: torch.Tensor) -> str:
-    """The text again."""
-    return bytes(tensor.tolist()).decode()

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from debias import Debias
@@ -27,6 +28,9 @@ from pruners.models.images import settings as pictures
 from pruners.models.request import Size
 from pruners.patches import Patches
 from pruners.view import Look, View
+
+# What travels with a picture through the engine, besides what the model gets.
+SOURCE, TOKENS, KEY, PROMPT = OURS = ("debias_source", "debias_tokens", "debias_key", "debias_prompt")
 
 
 class Pruning:
@@ -188,3 +192,13 @@ def debias_of(asked: Asked, pruner: Pruner, model: str, tokens: int | None) -> D
 def survivors(choice: Choice, tokens: Tensor) -> Tensor:
     """[m, D] what goes on of a picture's [N, D] tokens."""
     return tokens.index_select(0, choice.kept) if choice.merged is None else choice.merged.hidden
+
+
+def written(text: str) -> Tensor:
+    """A text as a tensor, because tensors are what travels with a picture."""
+    return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+
+def text_of(tensor: Tensor) -> str:
+    """The text again."""
+    return bytes(tensor.tolist()).decode()
