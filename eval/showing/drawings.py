@@ -121,8 +121,8 @@ def trends(curves: Mapping[str, Sequence[float]], title: str, found: bool) -> Fi
         axes = drawn.subplots(1, 3, sharey=True)
         for axis, (name, label) in zip(axes, labels.items(), strict=True):
             values = np.array(curves[name])
-            axis.plot(values, color=colour("none"), linewidth=0.8)
-            good = values > 0
+            good = values > 0  # nothing was seen at the others, such as corners that are padding in every picture
+            axis.plot(np.where(good, values, np.nan), color=colour("none"), linewidth=0.8)
             slope, level = np.polyfit(np.flatnonzero(good), np.log(values[good]), 1)
             line = np.exp(level + slope * np.arange(len(values)))
             axis.plot(line, color=colour("both"), linewidth=1.6, label=f"rise {slope * (len(values) - 1):+.2f}")

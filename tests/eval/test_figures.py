@@ -118,6 +118,13 @@ def test_frequency_shows_what_was_kept():
     assert [axis.get_title("left") for axis in drawn.axes[:4]] == list(ARMS)
 
 
+def test_trends_have_gaps_where_nothing_was_seen():
+    curve = np.exp(0.01 * np.arange(144))
+    curve[[0, 7]] = 0
+    drawn = drawings.trends(dict.fromkeys(("raw", "average", "exponential"), curve.tolist()), "title", True)
+    assert np.flatnonzero(np.isnan(drawn.axes[0].lines[0].get_ydata())).tolist() == [0, 7]
+
+
 def test_trends_print_the_rise_that_was_planted():
     curve = np.exp(0.01 * np.arange(144)).tolist()
     drawn = drawings.trends({"raw": curve, "average": [1.0] * 144, "exponential": curve[::-1]}, "title", False)
