@@ -17,9 +17,8 @@ from typing import Any, List, Optional, Sequence, Tuple, TypeVar
 import torch
 from torch import Tensor
 
-from debias.fit import fit_shapes
 from debias.shape import Shape
-from debias.trend import Trend
+from debias.trend import Trend, fit_all
 
 DRAWS = 1000
 LEAST_R2 = 0.05
@@ -62,7 +61,7 @@ def settle(
     about one, because whole pictures are drawn. `ignore`, and what else there is to say, as for Trend.fit.
     """
     curves = resampled(pictures, groups, draws, seed)
-    trends = fit_shapes(Trend, curves, "exponential", ignore, **how)
+    trends = fit_all(curves, "exponential", ignore, **how)
     fitted, slopes = trends[0], _slopes(trends)
     low, high = torch.quantile(slopes[1:], torch.tensor([0.025, 0.975], dtype=slopes.dtype), dim=0)
     sure = bool(((low > 0) | (high < 0)).any()) and (fitted.r2 or 0.0) >= LEAST_R2

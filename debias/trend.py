@@ -52,11 +52,7 @@ def fit_all(
     curves: Union[Tensor, Sequence[Sequence[float]]],
     kind: str = "exponential",
     ignore: Optional[Tensor] = None,
-    weights: Optional[Tensor] = None,
-    scope: str = "sequence",
-    frames: int = 1,
-    refine: bool = False,
-    **options: Any,
+    **how: Any,
 ) -> List[Trend]:
     """One trend for each of the curves [B, N], all in one go; what the arguments mean stands at Trend.fit."""
-    return fit.fit_shapes(Trend, curves, kind, ignore, weights, scope, frames, refine, **options)
+    return fit.fit_shapes(Trend, curves, kind, ignore, **how)

@@ -213,10 +213,12 @@ def state_table(task: Task, found: Mapping[str, Mapping[str, Any]]) -> Table:
     return Table(task.artefact.title, ["run", "state", "answers", "of", "as a command"], rows)
 
 
-ANSWERED = ("scores", "gains", "budgets", "iou", "grid", "ways")  # measures of answers, so that the runs come first
+# Measures of answers, so that the runs come first.
+ANSWERED = ("scores", "gains", "fillings", "budgets", "iou", "grid", "ways")
 MEASURES: dict[str, Callable[[Task], list[Table]]] = {
     "scores": measures.scores,
     "gains": sweeps.gains,
+    "fillings": sweeps.fillings,
     "ways": ways.ways,
     "budgets": budgets.budgets,
     "strength": strengths.strength,

@@ -1,14 +1,17 @@
-"""What debiasing gains, run by run, beside the gains that were published."""
+"""What debiasing gains, run by run, beside the gains that were published; and what the border shows."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from eval.answering.store import Folder
 from eval.bias.strength import Measured, interval
+from eval.comparing import verdict
 from eval.comparing.averages import AVERAGES
+from eval.comparing.contrast import LEVEL
 from eval.comparing.results import Scored, results
-from eval.papers import artefacts, measures
+from eval.papers import artefacts, measures, ways
 from eval.papers.artefacts import Planned
 from eval.papers.budgets import Side, debiased, gap, signed
 from eval.papers.task import Task
@@ -48,6 +51,38 @@ def gains(task: Task) -> list[Table]:
         notes.append("No gain of these runs is published as a number.")
     title = f"{task.artefact.title}: differences"
     return [*measures.scores(task), Table(title, ["run", "whose", *columns, "questions"], rows, notes)]
+
+
+def fillings(task: Task) -> list[Table]:
+    """The scores of every run, and every filling of the border, seen or silenced, against the first one, seen."""
+    sides: dict[str, list[Scored]] = {}
+    for planned in task.artefact.runs:
+        if (task.folder(planned) / "run.json").exists():
+            scored = results(Folder(task.folder(planned)), task.base.data)
+            for arm, word in (("none", "seen"), ("padding", "silenced")):
+                one_arm = [replace(one, arms={arm: one.arms[arm]}) for one in scored if arm in one.arms]
+                if one_arm:
+                    sides[f"{planned.label}, {word}"] = one_arm
+    if not sides:
+        return measures.scores(task)
+    first, *others = sides
+    compared = ways.corrected(
+        {name: ways.against(sides[first], sides[name], (first, name), task.base.draws) for name in others}
+    )
+    rows: list[list[Any]] = [[name, *ways.told(one)] for name, one in compared.items()]
+    strong = [place for place, one in enumerate(compared.values()) if one.differs]
+    notes = [
+        *(f"{name}: {verdict.against(one, first)}" for name, one in compared.items()),
+        "means over the benchmarks, paired by question, 95 %: bootstrap over pictures. "
+        f"{verdict.MARK}: p < {LEVEL:g} after Holm's correction "
+        f"over these {len(compared)}. could see: the smallest true difference that so many questions "
+        "show four times in five at that level.",
+    ]
+    if compared:
+        figure = charts.forest([replace(one, benchmark=name) for name, one in compared.items()])
+        drawings.save(figure, task.here / "figures" / "fillings")
+    head = ["border", f"− {first}, 95 %", "", "p (Holm)", "could see"]
+    return [*measures.scores(task), Table(f"{task.artefact.title}: differences", head, rows, notes, strong)]
 
 
 def of_run(scored: list[Scored]) -> dict[str, Measured]:

@@ -13,6 +13,7 @@ from eval.embedded import EMBEDDED, named
 from eval.papers.artefacts import REFCOCO, Artefact, Planned
 from eval.settings import Settings
 from pruners import catalogue, make
+from pruners.budget import tokens_kept
 from pruners.models import Adapter
 from pruners.prior import BESIDE, lying_in
 from pruners.schedule import at_depth, depths
@@ -75,6 +76,24 @@ class Task:
     def folder(self, planned: Planned) -> Path:
         return self.out / self.artefact.folder / planned.label
 
+    @property
+    def layers(self) -> int:
+        """Of the model's decoder."""
+        config = config_of(self.checkpoint)
+        layers: int = (config.get("text_config") or config)["num_hidden_layers"]
+        return layers
+
+    def place(self, planned: Planned) -> str:
+        """What a run at a depth keeps and where it cuts on this model, in words."""
+        settings, tokens = self.settings(planned), layout(self.checkpoint).tokens
+        assert settings.keep is not None
+        first = make(planned.method, keep=settings.keep, **settings.fields).cuts(self.layers)[0].layer
+        kept = f"{tokens_kept(settings.keep, tokens)} of {tokens}" if tokens else f"{settings.keep:.0%} of the"
+        told = f"{catalogue.title(planned.method)}, {kept} tokens, cut before layer {first} of {self.layers}"
+        if (tokens, self.layers) == (planned.of, LAYERS):
+            return told
+        return f"{told} ({planned.keep} and {planned.depth} for {planned.of} and {LAYERS})"
+
     def settings(self, planned: Planned) -> Settings:
         """The run. Budgets and depths that belong to another model are carried over in proportion."""
         tokens = layout(self.checkpoint).tokens
@@ -86,9 +105,7 @@ class Task:
             keep = keep / planned.of
         fields = dict(planned.fields)
         if planned.depth is not None:
-            config = config_of(self.checkpoint)
-            layers = (config.get("text_config") or config)["num_hidden_layers"]
-            fields |= moved(planned, planned.method, layers)
+            fields |= moved(planned, planned.method, self.layers)
         if planned.method == "d2pruner" and self.prior is not None:
             fields["prior"] = str(self.prior)
         options = dict(self.base.options)

@@ -35,13 +35,15 @@ def ways(task: Task) -> list[Table]:
             scored = [one for one in results(Folder(task.folder(planned)), task.base.data) if one.arms]
             if scored:  # else it was begun, and could not be done
                 found.setdefault(block(planned), {})[planned.way or RAW] = scored
-    compared = corrected({(at, way): against_raw(found[at][RAW], scored, way, task.base.draws)
+    compared = corrected({(at, way): against(found[at][RAW], scored, (RAW, way), task.base.draws)
                           for at, by_way in found.items() if RAW in by_way
                           for way, scored in by_way.items() if way != RAW})  # fmt: skip
     order = dict.fromkeys(planned.way for planned in task.artefact.runs)
     for name, figure in drawn(compared, list(order)).items():
         drawings.save(figure, task.here / "figures" / name)
-    shown = [shown_block(at, by_way, compared, canvas_of(task.checkpoint)) for at, by_way in found.items()]
+    titles = {block(planned): task.place(planned) for planned in task.artefact.runs if not planned.way}
+    canvas = canvas_of(task.checkpoint)
+    shown = [shown_block(at, by_way, compared, canvas, titles[at]) for at, by_way in found.items()]
     asked = ", ".join(one.benchmark.name for by_way in found.values() for one in next(iter(by_way.values())))
     names = ", ".join(dict.fromkeys(asked.split(", ")))
     notes = [
@@ -64,14 +66,17 @@ def block(planned: Planned) -> Block:
     return method, int(keep), int(layer.removeprefix("L"))
 
 
-def against_raw(raw: Sequence[Scored], other: Sequence[Scored], way: str, draws: int) -> Contrast:
-    """A way against the untouched score on the benchmarks that both answered: the last one is their average."""
+def against(first: Sequence[Scored], other: Sequence[Scored], names: tuple[str, str], draws: int) -> Contrast:
+    """One side against another, each of one arm, on the benchmarks that both answered: the average where several."""
     sides = {one.benchmark.name: one for one in other}
     pairs = []
-    for one in raw:
+    for one in first:
         if one.benchmark.name in sides:
-            a, b = ((next(iter(side.arms.values()))) for side in (one, sides[one.benchmark.name]))
-            pairs.append((one.benchmark, one.samples, replace(a, label=RAW), replace(b, label=way)))
+            a, b = (
+                replace(next(iter(side.arms.values())), label=name)
+                for side, name in zip((one, sides[one.benchmark.name]), names, strict=True)
+            )
+            pairs.append((one.benchmark, one.samples, a, b))
     return contrasts(pairs, min(draws, SLOW_DRAWS))[-1]
 
 
@@ -88,10 +93,9 @@ def corrected(compared: Mapping[Any, Contrast]) -> dict[Any, Contrast]:
 
 
 def shown_block(
-    at: Block, by_way: Mapping[str, Sequence[Scored]], compared: Mapping[Any, Contrast], canvas: Any
+    at: Block, by_way: Mapping[str, Sequence[Scored]], compared: Mapping[Any, Contrast], canvas: Any, title: str
 ) -> Table:
     """One method at one budget and layer, and a sentence about each way."""
-    method, keep, layer = at
     rows: list[list[Cell]] = []
     said, strong = [], []
     for way, scored in by_way.items():
@@ -102,12 +106,16 @@ def shown_block(
             continue
         if one.differs:
             strong.append(len(rows))
-        least = None if one.differs or one.least is None else f"{tenths(one.least):.1f}"
-        size, mark = between(one.delta, one.low, one.high), verdict.MARK if one.differs else ""
-        rows.append([way, score, size, mark, f"{one.p_holm or 0:.3f}", least, *rest])
+        rows.append([way, score, *told(one), *rest])
         said.append(f"{way}: {verdict.against(one, RAW)}")
-    title = f"{catalogue.title(method)}, {keep} of 576 tokens, cut at layer {layer} of 32"
     return Table(title, HEAD, rows, said, strong)
+
+
+def told(one: Contrast) -> list[Cell]:
+    """A comparison in cells: the difference with its interval, the mark, p, and what could have been seen."""
+    least = None if one.differs or one.least is None else f"{tenths(one.least):.1f}"
+    size, mark = between(one.delta, one.low, one.high), verdict.MARK if one.differs else ""
+    return [size, mark, f"{one.p_holm or 0:.3f}", least]
 
 
 def recalled(scored: Sequence[Scored], canvas: Any) -> str | None:

@@ -21,6 +21,7 @@ from eval.comparing.results import results
 from eval.papers import artefacts, reproduce, strengths, sweeps
 from eval.papers.task import Task
 from eval.settings import Settings
+from eval.tables import between
 from pruners import find, names
 from pruners.models import family
 from pruners.models.canvas import padded, tiled
@@ -157,6 +158,24 @@ def test_gains_are_those_of_compare(answered):
     assert [one.delta for one in contrasts] == pytest.approx([measured[0] for measured in found.values()])
 
 
+def test_every_filling_is_compared_with_the_first_one_seen(answered, tmp_path, monkeypatch):
+    scored = [replace(one, arms={"none": one.arms["none"], "padding": one.arms["both"]}) for one in results(answered)]
+    task = Task(replace(KNOWN["padding"], runs=KNOWN["padding"].runs[:2]), tmp_path, Settings(), ("pope", "gqa"))
+    for planned in task.artefact.runs:
+        task.folder(planned).mkdir(parents=True)
+        (task.folder(planned) / "run.json").write_text("{}")
+    monkeypatch.setattr(sweeps, "results", lambda *_: scored)
+    monkeypatch.setattr(sweeps.measures, "scores", lambda _: [])
+    (table,) = sweeps.fillings(task)
+    whole = compare.within(scored, "none", SLOW_DRAWS)[-1]
+    shown, after_holm = between(whole.delta, whole.low, whole.high), f"{min(1.0, 3 * whole.p):.3f}"
+    expected = {"mean, silenced": (shown, after_holm), "constant, seen": ("+0.0 [0.0, 0.0]", "1.000")}
+    expected["constant, silenced"] = expected["mean, silenced"]
+    assert {row[0]: (row[1], row[3]) for row in table.rows} == expected
+    assert table.notes[1].startswith("constant, seen: scores as mean, seen does on every question")
+    assert (task.here / "figures" / "fillings.svg").is_file()
+
+
 def test_a_published_row_belongs_to_one_setting():
     ratio = {run.label: run for run in KNOWN["ratio"].runs}
     rows = artefacts.published(("ratio",))
@@ -218,6 +237,7 @@ FIGURES = {
     "budgets": ["gains"],
     "strength": ["strength"],
     "activations": ["activations"],
+    "padding": ["fillings"],
     "layers-sweep": ["gains"],
     "grid": ["layers-64"],
 }

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from scipy.stats import norm
 
+from eval.answering.checkpoints import layout
 from eval.cli import main
 from eval.comparing import verdict
 from eval.comparing.contrast import Contrast
@@ -86,6 +87,16 @@ def test_what_stands_in_for_a_method_leaves_as_many_tokens(depth):
     assert method.mean_count(32, 576) == pytest.approx(wanted, abs=0.5)
     settings = Task(artefacts.artefact("ways"), Path("x"), Settings(), ("gqa",)).settings(run)
     assert settings.keep == as_costly(run) / 576
+
+
+def test_a_block_says_what_is_kept_and_where_it_is_cut_on_this_model(monkeypatch):
+    task = Task(artefacts.artefact("ways"), Path("x"), Settings(), ("gqa",))
+    shallow, deep = (PRODUCT.narrowed([f"layers={layer}"]).runs()[0] for layer in (2, 8))
+    assert task.place(shallow) == "FastV, 32 of 144 tokens, cut before layer 1 of 12 (128 and 2 for 576 and 32)"
+    assert task.place(deep) == "FastV, 32 of 144 tokens, cut before layer 3 of 12 (128 and 8 for 576 and 32)"
+    monkeypatch.setattr("eval.papers.task.layout", lambda model: replace(layout(model), tokens=576))
+    monkeypatch.setattr("eval.papers.task.config_of", lambda _: {"num_hidden_layers": 32})
+    assert task.place(shallow) == "FastV, 128 of 576 tokens, cut before layer 2 of 32"
 
 
 def test_correction_is_holms_over_all_and_what_could_be_seen_is_told_at_its_level():
