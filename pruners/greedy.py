@@ -17,7 +17,7 @@ NEVER = -float("inf")
 
 def likeness(features: Tensor) -> Tensor:
     """[N, N] cosine similarity of the rows of `features` [N, C], in float32 at least."""
-    unit = torch.nn.functional.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
+    unit = torch.nn.functional.normalize(features.to(torch.promote_types(features.dtype, torch.float32)))
     return unit @ unit.T
 
 
@@ -71,7 +71,7 @@ def determinantal(kernel: Tensor, count: int, among: Tensor | None = None) -> Te
         before = basis[:step]
         along = torch.addmm(kernel.index_select(0, best), before.index_select(1, best).T, before, alpha=-1)
         along = along * left.index_select(1, best).rsqrt()
-        basis[step : step + 1] = along
+        basis[step] = along[0]
         left = torch.addcmul(left, along, along, value=-1)
         spare.index_fill_(0, best, NEVER)
         order.append(best)

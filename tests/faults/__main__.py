@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # `fuzz` reads in this process
@@ -23,7 +24,7 @@ from fuzz import fuzz
 
 EVERY = {
     "kills": lambda lab, args: kills(lab, args.kills, args.seed),
-    "judged_kills": lambda lab, args: faults.judged_kills(lab, max(1, args.kills // 10), args.seed),
+    "judged_kills": lambda lab, args: kills(lab, args.kills, args.seed, faults.judged_kills),
     "full_disk": lambda lab, args: faults.full_disk(lab),
     "read_only": lambda lab, args: faults.read_only(lab),
     "two_runs": lambda lab, args: faults.two_runs(lab),
@@ -35,11 +36,11 @@ EVERY = {
 }
 
 
-def kills(lab: faults.Lab, times: int, seed: int) -> Counter[str]:
+def kills(lab: faults.Lab, times: int, seed: int, some: Callable[..., Counter[str]] = faults.kills) -> Counter[str]:
     """In tens, so that a long run shows how it goes."""
     total: Counter[str] = Counter()
     while total["kills"] < times:
-        total += faults.kills(lab, min(10, times - total["kills"]), seed + total["kills"])
+        total += some(lab, min(10, times - total["kills"]), seed + total["kills"])
         print(f"  {dict(total)}", flush=True)
     return total
 

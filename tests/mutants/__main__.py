@@ -148,8 +148,9 @@ def tried(group: str, args: argparse.Namespace) -> Counter[str]:
     for mutant in (left := [mutant for mutant in survivors if mutant.name not in known]):
         say(f"survived: {mutant}")
     total: Counter[str] = Counter()
+    counted = inside if args.quick else tested
     for path in sorted({mutant.path for mutant in found}):
-        here = [mutant for mutant in found if mutant.path == path]
+        here = [m for m in found if m.path == path and (m in counted or m.name in known)]
         listed, lost = sum(mutant.name in known for mutant in here), sum(mutant in left for mutant in here)
         count = Counter(mistakes=len(here), noticed=len(here) - listed - lost, listed=listed, left=lost)
         print(f"{path}: " + ", ".join(f"{number} {what}" for what, number in count.items()), flush=True)
