@@ -30,6 +30,8 @@ BENCHMARKS: Tuple[str, ...] = (
 )
 ARMS: Tuple[str, ...] = ("none", "trend", "padding", "both")
 FITTED: Tuple[str, ...] = ("exponential", "rope", "inverse_cubic", "average")  # kinds of trend that can be fitted
+PICTURES: Tuple[str, ...] = ("black", "mean", "noise")  # without content: what a blank trend is measured on
+RULES: Tuple[str, ...] = ("area", "even", "bilinear", "antialiased", "cropped", "sink")  # by which padding is told
 SCOPES: Tuple[str, ...] = ("sequence", "frame", "factorised")  # what its index counts through
 
 # Spellings found in papers, scripts and file names; looked up after lower-casing and dropping "-", "_" and spaces.

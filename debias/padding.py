@@ -9,9 +9,9 @@ from typing import Any, Callable, Dict, Optional, Tuple
 import torch
 from torch import Tensor
 
+from debias.names import RULES
 from debias.span import Span, pair
 
-RULES = ("area", "even", "bilinear", "antialiased", "cropped", "sink")
 SINK = 20.0  # times its root mean square that a hidden state of a sink reaches
 
 

@@ -11,10 +11,9 @@ from typing import Optional, Sequence, Tuple, Type, TypeVar, Union
 import torch
 from torch import Tensor
 
-from debias.names import SCOPES
+from debias.names import PICTURES, SCOPES
 
 KINDS = ("exponential", "inverse_cubic", "table", "offset", "rope", "online", "blank")
-PICTURES = ("black", "mean", "noise")  # without content: what a blank trend is measured on
 S = TypeVar("S", bound="Shape")
 
 

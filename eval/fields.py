@@ -1,112 +1,126 @@
 """A method's fields, from flags and from plain values: --keep 64 is {"keep": 64}. The fields of a value that is itself
-a field have its name in front: --scores ratio --scores.shallow 3 is {"scores": "ratio", "scores.shallow": 3}."""
+a field have its name in front: --scores ratio --scores.shallow 3 is {"scores": "ratio", "scores.shallow": 3}.
+
+Flags are read by what the method's file says of its fields, so that no torch is loaded for a wrong one.
+"""
 
 from __future__ import annotations
 
+import ast
 import dataclasses
-import io
-import re
 import typing
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from debias.names import nearest
-from pruners.catalogue import find, make, value_of
+from pruners import catalogue
+from pruners.catalogue import Class, Field, find, make, value_of
 
 if TYPE_CHECKING:
     from pruners import Pruner
+
+PLAIN = {"int": int, "float": float, "str": str}
+CONSTANTS: Mapping[str, Mapping[str, Any]] = {"bool": {"True": True, "False": False}, "None": {"None": None}}
 
 
 class Misuse(ValueError):
     """Flags that make no sense together: exit status 2."""
 
 
-def flags_of(kind: type) -> list[str]:
-    """The flags of a dataclass's fields."""
-    hints = typing.get_type_hints(kind)
-    named = [(field.name.replace("_", "-"), hints[field.name]) for field in dataclasses.fields(kind) if field.init]
-    return [flag for name, hint in named for flag in (f"--{name}", *([f"--no-{name}"] if hint is bool else []))]
+def parse_fields(method: str, words: Sequence[str]) -> dict[str, Any]:
+    """The fields of a method that the flags give: {"keep": 64, "scores": "ratio", "scores.shallow": 3}."""
+    given = list(apart(words))
+    chosen = {flag: values[0] for flag, values in given if values}
+    known = {}
+    for field in catalogue.fields(method):
+        known[_flag(field.name)] = field.name, field
+        held = {kind.node.name.lower(): catalogue.fields_of(kind) for kind in catalogue.kinds(field) if _is_value(kind)}
+        named = chosen.get(_flag(field.name), "")
+        for inner in held.get(named, next(iter(held.values()), [])):
+            known[_flag(f"{field.name}.{inner.name}")] = f"{field.name}.{inner.name}", inner
+    found: dict[str, Any] = {}
+    for flag, values in given:
+        plain = "--" + flag[2:].replace("no-", "", 1) if flag not in known and "no-" in flag else flag
+        if plain not in known or (plain != flag and known[plain][1].annotation != "bool"):
+            own = [flag for flag in known if "." not in flag]
+            raise Misuse(f"{catalogue.title(method)} has no flag {flag}{nearest(flag, known)}; it has {', '.join(own)}")
+        name, field = known[plain]
+        found[name] = read(flag, field, values) if plain == flag else False
+    return found
 
 
-def parse_fields(kind: type, words: Sequence[str], program: str) -> dict[str, Any]:
-    """The fields of a dataclass that the flags give, with their values."""
-    own = flags_of(kind)
-    for word in words:
-        flag = word.split("=")[0].split(".")[0].replace("_", "-")
-        if word.startswith("--") and flag not in own:
-            raise Misuse(f"{kind.__name__} has no flag {flag}{nearest(flag, own)}; it has {', '.join(own)}")
-    hints = typing.get_type_hints(kind)
-    heads = (word[2:].split("=")[0].split(".")[0].replace("_", "-") for word in words if word.startswith("--"))
-    rest, given = list(words), {name for head in heads for name in (head, head.removeprefix("no-"))}
-    nested: dict[str, Any] = {}
-    for field in dataclasses.fields(kind):
-        if value_of(hints[field.name], None) is None:
-            continue
-        plain, own, rest = apart(rest, field.name)
-        inner = value_of(hints[field.name], plain[0] if plain else None)
-        if own:
-            first = dataclasses.fields(inner)[0].name  # --scores ratio --scores.shallow 3: the name is its kind
-            named = plain and plain[0] == inner.__name__.lower()  # --selection suppression --selection.radius 3
-            words = [f"--{first}", *plain, *own] if plain and not named else own
-            nested[field.name] = parsed(inner, words, f"{program} --{field.name}", under=f"{field.name}.")
-        elif plain:
-            nested[field.name] = plain[0]
-    simple: list[Any] = [
-        (field.name, hints[field.name], dataclasses.field(default=field.default, default_factory=field.default_factory))
-        for field in dataclasses.fields(kind)
-        if field.init and not any(map(dataclasses.is_dataclass, typing.get_args(hints[field.name])))
-    ]
-    flat = parsed(dataclasses.make_dataclass(kind.__name__, simple), rest, program, kind.__doc__)
-    found = {name: getattr(flat, name) for name, _, _ in simple if name.replace("_", "-") in given}
-    kind(**found, **nested)  # what the class itself refuses is refused here
-    return {**found, **nested}
+def apart(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Every flag with its values, from --flag value, --flag=value and --flag one two."""
+    at = [*(i for i, word in enumerate(words) if word.startswith("--")), len(words)]
+    if stray := words[: at[0]]:
+        raise Misuse(f"unexpected {' '.join(stray)}: a value needs its flag before it")
+    for i, end in pairwise(at):
+        flag, equals, value = words[i].partition("=")
+        yield flag.replace("_", "-"), [*([value] if equals else []), *words[i + 1 : end]]
 
 
-def parsed(kind: Any, words: Sequence[str], program: str, about: str | None = None, under: str = "") -> Any:
-    """A dataclass from its flags. What tyro draws a box around is said in one line."""
-    import tyro
-
-    said = io.StringIO()
-    try:
-        with redirect_stderr(said):
-            return tyro.cli(kind, args=list(words), prog=program, description=about)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-    lines = [line.strip("│╭╮╰╯─ ") for line in said.getvalue().splitlines()]
-    hint = next((found for line in lines if (found := re.fullmatch(r"(--[\w.-]+) (\S+)", line))), None)
-    if hint is None:
-        raise Misuse(" ".join(line for line in lines if line))
-    apart = [part for word in words for part in word.split("=", 1)]
-    given = next((after for word, after in pairwise([*apart, "nothing"]) if word == hint[1]), "nothing")
-    flag = f"--{under}{hint[1][2:]}"
-    raise Misuse(f"{flag} {given}: expected {hint[2]}, as in {flag} {_default_of(kind, hint[1])}")
+def read(flag: str, field: Field, values: Sequence[str]) -> Any:
+    """The value of a field, from what stands behind its flag."""
+    kinds = catalogue.kinds(field)
+    if field.annotation == "bool" and not values:
+        return True
+    for kind in kinds:
+        with suppress(ValueError):
+            return _value(kind, values)
+    default = field.default.strip("()'").replace("',", "").replace(",", "") or "..."
+    example = f", as in {flag} {default}" if default not in ("None", "True", "False") else ""
+    expected = " or ".join(dict.fromkeys(filter(None, map(_called, kinds))))
+    raise Misuse(f"{' '.join([flag, *values]) if values else f'{flag} without a value'}: expected {expected}{example}")
 
 
-def _default_of(kind: Any, flag: str) -> Any:
-    name = flag.removeprefix("--").replace("-", "_")
-    return next((field.default for field in dataclasses.fields(kind) if field.name == name), "...")
+def _value(kind: ast.expr | Class, values: Sequence[str]) -> Any:
+    """The values as this kind, or a ValueError."""
+    if isinstance(kind, ast.Subscript) and ast.unparse(kind.value) == "tuple":
+        inner = kind.slice.elts if isinstance(kind.slice, ast.Tuple) else [kind.slice]
+        many = ast.unparse(inner[-1]) == "..."
+        parts = [inner[0]] * len(values) if many else inner
+        return tuple(_value(part, [value]) for part, value in zip(parts, values, strict=True))
+    (value,) = values
+    if isinstance(kind, Class):
+        words: Mapping[str, Any] = {kind.node.name.lower(): kind.node.name.lower()}
+    elif isinstance(kind, ast.Subscript):  # Literal["one"], Literal["one", "two"]
+        listed = kind.slice.elts if isinstance(kind.slice, ast.Tuple) else [kind.slice]
+        words = {word: word for word in map(ast.literal_eval, listed)}
+    elif ast.unparse(kind) in PLAIN:
+        return PLAIN[ast.unparse(kind)](value)
+    else:
+        words = CONSTANTS.get(ast.unparse(kind), {})
+    if value not in words:
+        raise ValueError(value)
+    return words[value]
 
 
-def apart(words: Sequence[str], name: str) -> tuple[list[str], list[str], list[str]]:
-    """(value of --name, flags --name.X as --X, everything else)."""
-    plain: list[str] = []
-    own: list[str] = []
-    rest: list[str] = []
-    into = rest
-    for word in words:
-        if word.startswith("--"):
-            flag, equals, value = word.partition("=")
-            into = plain if flag == f"--{name}" else own if flag.startswith(f"--{name}.") else rest
-            if into is plain:
-                plain += [value] if equals else []
-                continue
-            if into is own:
-                word = f"--{word[len(name) + 3 :]}"
-        into.append(word)
-    return plain, own, rest
+def _called(kind: ast.expr | Class) -> str:
+    """A kind in words; nothing for what nobody types."""
+    if isinstance(kind, Class):
+        return kind.node.name.lower()
+    said = ast.unparse(kind)
+    words = {"int": "a whole number", "float": "a number", "str": "a word", "bool": "no value", "None": ""}
+    if said in words:
+        return words[said]
+    head, _, inner = said.rstrip("]").partition("[")
+    if head == "Literal":
+        return inner.replace("'", "").replace(", ", " or ")
+    if head != "tuple":
+        return said
+    numbers = "whole numbers" if inner.startswith("int") else "numbers"
+    return numbers if inner.endswith("...") else f"{inner.count(',') + 1} {numbers}"
+
+
+def _is_value(kind: ast.expr | Class) -> TypeGuard[Class]:
+    """Whether a kind is a class that flags can make: all its fields have defaults."""
+    return isinstance(kind, Class) and all(inner.default for inner in catalogue.fields_of(kind))
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def assembled(method: str, values: Mapping[str, Any]) -> Pruner:

@@ -1,6 +1,7 @@
 """Run a notebook's code from top to bottom without Jupyter, and write what its cells show into it.
 
 python examples/run_notebook.py examples/tour.ipynb
+python examples/run_notebook.py examples/tour.ipynb --repository OWNER/NAME    with a badge that opens it in Colab
 """
 
 from __future__ import annotations
@@ -35,6 +36,29 @@ def run(notebook: dict[str, Any]) -> dict[str, Any]:
     return {"cells": cells, "metadata": METADATA, "nbformat": 4, "nbformat_minor": 5}
 
 
+def in_colab(notebook: dict[str, Any], path: str, repository: str) -> dict[str, Any]:
+    """The notebook with two cells in front: a badge that opens it in Colab, and what installs the package there.
+
+    path: of the notebook, from the root of the repository. repository: OWNER/NAME on GitHub.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise ValueError(f"--repository {repository}: expected OWNER/NAME")
+    badge = "https://colab.research.google.com/assets/colab-badge.svg"
+    opens = f"https://colab.research.google.com/github/{repository}/blob/main/{path}"
+    install = f'%pip install -q "attention-debiasing @ git+https://github.com/{repository}"'
+    code = {"cell_type": "code", "execution_count": None, "outputs": []}
+    front = [
+        {"cell_type": "markdown", "id": "colab-1", "metadata": {}, "source": [f"[![Open in Colab]({badge})]({opens})"]},
+        {**code, "id": "colab-2", "metadata": {}, "source": [install]},
+    ]
+    return {**notebook, "cells": [*front, *without_colab(notebook)["cells"]]}
+
+
+def without_colab(notebook: dict[str, Any]) -> dict[str, Any]:
+    """The notebook without those two cells."""
+    return {**notebook, "cells": [cell for cell in notebook["cells"] if not cell.get("id", "").startswith("colab-")]}
+
+
 def outputs(source: str, space: dict[str, Any], count: int) -> list[dict[str, Any]]:
     """What one cell prints, and the value of its last line if that is an expression."""
     tree, printed = ast.parse(source), io.StringIO()
@@ -66,8 +90,12 @@ def read(path: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebook", type=Path)
-    path = parser.parse_args().notebook
-    path.write_text(json.dumps(run(read(path)), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    parser.add_argument("--repository", metavar="OWNER/NAME", help="on GitHub; adds a badge and an installation")
+    args = parser.parse_args()
+    made = run(without_colab(read(args.notebook)))
+    if args.repository:
+        made = in_colab(made, args.notebook.as_posix(), args.repository)
+    args.notebook.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

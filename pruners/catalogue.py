@@ -32,6 +32,7 @@ class Field(NamedTuple):
     name: str
     annotation: str
     default: str
+    module: str  # where it is written
 
 
 class Class(NamedTuple):
@@ -60,8 +61,13 @@ def named(name: str) -> str:
 
 def fields(name: str) -> list[Field]:
     """The fields of a method in the order of its dataclass: those of its bases first, each with its latest default."""
+    return fields_of(_class(named(name)))
+
+
+def fields_of(one: Class) -> list[Field]:
+    """The same for any dataclass of this package."""
     found: dict[str, Field | None] = {}
-    for kind in reversed(_line(*_class(named(name)))):
+    for kind in reversed(_line(*one)):
         if not any("dataclass" in ast.unparse(decorator) for decorator in kind.node.decorator_list):
             continue  # what it annotates is no field
         for variable, annotation, value in _said(kind):
@@ -69,9 +75,25 @@ def fields(name: str) -> list[Field]:
                 continue
             classwide = annotation.startswith("ClassVar")  # keeps its place for a field that a subclass makes of it
             found[variable] = (
-                None if classwide else Field(variable, annotation, "" if value is None else ast.unparse(value))
+                None
+                if classwide
+                else Field(variable, annotation, "" if value is None else ast.unparse(value), kind.module)
             )
     return [field for field in found.values() if field is not None]
+
+
+def kinds(field: Field) -> list[ast.expr | Class]:
+    """What a field may hold: the members of its annotation's union, each an expression or a class of this package."""
+    return _members(field.module, ast.parse(field.annotation, mode="eval").body)
+
+
+def _members(module: str, part: ast.expr) -> list[ast.expr | Class]:
+    if isinstance(part, ast.BinOp):
+        return [*_members(module, part.left), *_members(module, part.right)]
+    meant = _meant(module, part.id) if isinstance(part, ast.Name) else None
+    if meant is None or isinstance(meant, Class):
+        return [meant or part]
+    return _members(*meant)  # Budget = int | float
 
 
 def check_field(name: str, field: str) -> None:
@@ -159,13 +181,21 @@ def _line(module: str, node: ast.ClassDef) -> list[Class]:
 
 def _resolved(module: str, name: str) -> Class | None:
     """The class that a name stands for in a module of this package."""
+    meant = _meant(module, name)
+    return meant if isinstance(meant, Class) else None
+
+
+def _meant(module: str, name: str) -> Class | tuple[str, ast.expr] | None:
+    """The class, or the module and the expression, that a name stands for in a module of this package."""
     for node in ast.walk(_tree(module)):
         if isinstance(node, ast.ClassDef) and node.name == name:
             return Class(module, node)
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == name:
+            return module, node.value
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "pruners":
             for alias in node.names:
                 if (alias.asname or alias.name) == name:
-                    return _resolved(node.module, alias.name)
+                    return _meant(node.module, alias.name)
     return None
 
 

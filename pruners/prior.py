@@ -16,14 +16,13 @@ from torch import Tensor
 from debias import Span
 from pruners.methods.fastv import FastV
 from pruners.models import Adapter, Request
-from pruners.models.folder import tensors
+from pruners.models.folder import BESIDE, tensors
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 PROMPT = "Please describe the provided image."
 CLIP_PROMPT = "Please describe the provided video."
-BESIDE = ("prior.json", "prior.safetensors")  # the second is what older versions wrote, and is still read
 MEASURE = "python -m eval fit --method d2pruner --kind prior"
 
 

@@ -25,13 +25,13 @@ show() { # FIGURE CAPTION [FOLDER]: a figure that the last command made, in FOLD
 mkdir -p "$out"
 do_ diagnose --heads --out "$at/diagnosis.json"
 do_ figures "$at/diagnosis.json" --out "$out"
-show attention-maps "Mean attention over the picture: as the model gives it, without padding, divided by the fitted exponential."
+show attention-maps "Mean attention over the picture, as a multiple of an even share: as the model gives it, without padding, divided by the exponential if one was found."
 show attention-trends "Attention by position, raw, divided by the average of other pictures, and by the exponential fitted to them, if they agree on one."
 show attention-layers "Every layer in every arm with 95 % intervals, which carry the error of the fit; before the rotary embedding; what chance gives; crosses: no trend here."
 show attention-heads "Rise of every head, with the rotary embedding and before it."
 show fit-error "Standard error of a fitted rise against the number of pictures it is fitted to, layer by layer."
-do_ fit --method fastv --out "$at/fastv.toml" --plot "$out/fit"
-show fit "Mean scores of held-out pictures by position, the trend fitted to them, and the stored one."
+do_ fit --method fastv --layer 1 --out "$at/layer1.toml" --plot "$out/fit"
+show fit "Mean scores of held-out pictures by position, and the trend fitted to them, for a cut before layer 1. Before layer 2, where FastV cuts by default, this model has no trend, and the stored weights are 1 (dots)."
 
 reproduced methods
 methods=$at/methods
@@ -39,9 +39,11 @@ fastv=$methods/fastv-128
 show budget "Accuracy against budget: every method in every arm; random and grid look at nothing." "$methods/figures"
 show debias-by-method "What debiasing changes, by method and budget, with paired 95 % intervals." "$methods/figures"
 show debiased-random-by-method "Debiased methods against random tokens that avoid the padding, too." "$methods/figures"
-do_ figures "$fastv" --out "$out"
-show scores "FastV with 128 of 576 tokens: every benchmark in every arm (MME / 20)."
-show selection-frequency "How often FastV keeps each place of the padded square, by aspect ratio and arm."
+do_ run --method fastv --benchmarks gqa,vqav2,textvqa,pope,vizwiz,mmvet,refcoco --limit "$questions" --batch-size 32 \
+  --report-samples 0 --out "$at/fastv"
+do_ figures "$at/fastv" --out "$out"
+show scores "FastV with 128 of 576 tokens, and the unpruned model: benchmarks by arm, with 95 % intervals over pictures."
+show selection-frequency "How often FastV keeps each place of the padded square, for the commonest aspect ratio of each orientation, whose edge is dashed. Arms that keep the same share a column."
 # The question that debiasing wins and whose picture has the widest border; any key would do.
 sample=$("$PYTHON" - "$fastv" <<'PYTHON'
 import sys

@@ -158,9 +158,7 @@ def typed(words, whole):
     given = vars(args)
     for method in flags.methods(given["method"]) if given.get("method") else ():
         if given.get("fields") and words[0] != "reproduce":
-            from pruners import find
-
-            parse_fields(find(method), given["fields"], "test")
+            parse_fields(method, given["fields"])
     for arm in (given.get("arms") or "").split(","):
         assert not arm or arm == "unpruned" or names.arm(arm)
     for benchmark in (given.get("benchmarks") or "").split(","):

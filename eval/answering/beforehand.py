@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from debias import Debias, Trend
-from debias.names import ARMS
-from eval.answering import trends
+from eval.answering import early, trends
 from eval.answering.checkpoints import config_of
 from eval.settings import UNPRUNED, Settings
 from pruners import Pruner
@@ -35,9 +34,8 @@ class Shape:
 
     @classmethod
     def of(cls, model: str, tokens: int | None) -> Shape:
-        config = config_of(model)
-        depth = (config.get("text_config") or config).get("num_hidden_layers", 32)
-        return cls(Path(model).name, tokens, depth, (config.get("vision_config") or {}).get("num_hidden_layers", 24))
+        tower = (config_of(model).get("vision_config") or {}).get("num_hidden_layers", 24)
+        return cls(Path(model).name, tokens, early.depth_of(model), tower)
 
 
 def check_models(settings: Settings, models: Iterable[str]) -> None:
@@ -51,14 +49,9 @@ def check_models(settings: Settings, models: Iterable[str]) -> None:
             checked_folder(Path(model))
 
 
-def check_arms(settings: Settings, pruner: Pruner, arms: Sequence[str]) -> None:
+def check_arms(settings: Settings, arms: Sequence[str]) -> None:
     """ValueError for an arm that the method does not have, or that the authors' release cannot compute."""
-    odd = [arm for arm in arms if arm in ARMS and arm not in ("none", "padding")]
-    if odd and not trends.trended(pruner):
-        raise ValueError(
-            f"--arms {odd[0]}: {type(pruner).__name__} reads no attention of the decoder, so there is no trend to "
-            "divide by; it has the arms none and padding"
-        )
+    early.check_arms(settings)
     if settings.as_released:
         trend = Trend.online() if settings.trend == "online" else None
         for arm in arms:
@@ -132,8 +125,7 @@ def check_sizes(shape: Shape, pruner: Pruner, share_prefix: bool) -> None:
 def cuts(pruner: Any, model: str, tokens: int | None, depth: int) -> None:
     """ValueError for a budget or a layer that the model does not have."""
     keep = getattr(pruner, "keep", None)
-    if keep == 0:
-        raise ValueError("--keep 0 leaves nothing of a picture; give a count of at least 1, or a share such as 0.25")
+    early.check_keep(keep)
     if isinstance(keep, int) and tokens is not None and keep > tokens:
         raise ValueError(f"--keep {keep}: {model} sees a picture as {tokens} tokens; give at most so many, or a share")
     checked(pruner, depth)

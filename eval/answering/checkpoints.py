@@ -12,9 +12,9 @@ from typing import Any
 
 from debias.names import nearest
 from eval.files import cache_home
-from pruners.models import Adapter, families, family, kind_of, known_checkpoints
-from pruners.models.folder import READ, config_in, opened
-from pruners.prior import BESIDE
+from pruners import models
+from pruners.models import families, family, kind_of, known_checkpoints
+from pruners.models.folder import BESIDE, READ, config_in, local, opened
 
 REMEMBERED = 1 << 20  # bytes; smaller files are quicker read than looked up
 
@@ -27,14 +27,14 @@ class Layout:
 
     kind: str
     tokens: int | None
-    family: type[Adapter] = Adapter  # of a checkpoint for the authors' code alone, what holds for any
+    family: type[models.Adapter]  # of a checkpoint for the authors' code alone, what holds for any
 
 
 def layout(model: str) -> Layout:
     """Which family a checkpoint is of, and its visual tokens; some are for the authors' code alone, without adapter."""
     config = config_of(model)
     kind = kind_of(config)
-    known = family(kind) if kind in families() else Adapter
+    known = family(kind) if kind in families() else models.Adapter
     return Layout(kind, known.picture_tokens(config), known)
 
 
@@ -52,14 +52,10 @@ def folder_of(model: str) -> Path:
         raise ValueError(
             f"{model}: no such folder{like(model)}; expected a checkpoint folder or a hub id such as {EXAMPLE}"
         )
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
     try:
-        return Path(hf_hub_download(model, "config.json")).parent
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        kind = type(error).__name__
-        raise ValueError(f"{model}: neither a folder nor a model that the hub gives ({kind}){like(model)}") from None
+        return local(model, only="config.json")
+    except ValueError as error:
+        raise ValueError(f"{error}{like(model)}") from None
 
 
 def like(model: str) -> str:

@@ -12,8 +12,7 @@ import torch
 
 from debias import Debias, Reading, Trend
 from debias import trends as files
-from eval import benchmarks
-from eval.answering import beforehand, heap, trends
+from eval.answering import beforehand, early, heap, trends
 from eval.answering.able import refusal
 from eval.answering.backends import Backend, Native
 from eval.answering.checkpoints import Layout, digest_of, folder_of, layout
@@ -24,6 +23,7 @@ from eval.embedded import EMBEDDED, data_of, named, world_of
 from eval.fields import assembled
 from eval.forks.backend import Fork
 from eval.forks.setup import code_of, described
+from eval.reading.parquet import laid_out
 from eval.settings import UNPRUNED, Settings
 from eval.tables import say
 from pruners import Pruner, find
@@ -35,15 +35,9 @@ log = logging.getLogger("debias")
 
 def resolve(settings: Settings) -> Resolved:
     """The run that `settings` describe, on the benchmarks that their data holds."""
-    if settings.data is None:
-        data = data_of(settings.model, "full" if settings.full else "default")
-    elif not settings.data.is_dir():
-        raise ValueError(
-            f"--data {settings.data}: no such folder; expected LLaVA's playground/data/eval, or a folder like it"
-        )
-    else:
-        data = settings.data
-    found = _benchmarks(settings.benchmarks, data)
+    early.check(settings)
+    data = laid_out(settings.data) if settings.data else data_of(settings.model, "full" if settings.full else "default")
+    found = early.lying_in(data, settings.benchmarks)
     chosen = {media: str(folder) for media, folder in EMBEDDED.items()}
     if settings.model:
         chosen = {"image": settings.model, "video": settings.video_model or settings.model}
@@ -90,16 +84,6 @@ def _possible(settings: Settings, found: list[Benchmark], models: dict[str, str]
     return kept
 
 
-def _benchmarks(wanted: Sequence[str], data: Path) -> list[Benchmark]:
-    if wanted:
-        found = [benchmarks.get(name) for name in wanted]
-    else:
-        found = [benchmark for benchmark in map(benchmarks.get, benchmarks.NAMES) if benchmark.lies_in(data)]
-        if not found:
-            raise ValueError(f"--data {data} holds none of the benchmarks; expected folders such as {data}/pope")
-    return sorted(found, key=lambda benchmark: benchmark.media)  # one model after the other
-
-
 class Resolved:
     """A run with everything worked out. Models are loaded when their first question is asked, one at a time.
 
@@ -117,7 +101,7 @@ class Resolved:
         self.pruner = pruner_of(settings, self.layout.values())
         own = [arm for arm in self.pruner.arms() if arm != "trend" or not settings.as_released]
         self.arms = list(settings.arms) or own
-        beforehand.check_arms(settings, self.pruner, self.arms)
+        beforehand.check_arms(settings, self.arms)
         beforehand.check_reading(settings, self.pruner)
         beforehand.check_split(settings, self.split, self.device, self.dtype)
         beforehand.check_fork(settings)

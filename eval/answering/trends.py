@@ -9,9 +9,8 @@ from typing import Any
 
 from debias import Padding, Reading, Trend
 from debias import trends as files
-from debias.names import nearest
-from debias.padding import RULES
-from debias.shape import PICTURES
+from debias.names import PICTURES
+from eval.settings import TRENDS
 
 # What is fitted now.
 KINDS = {
@@ -26,7 +25,6 @@ READINGS = {"unrotated": Reading(rope=False), "rope-heads": Reading(heads=14 / 3
 # What is measured on pictures without content, for every layout and length of prompt.
 BLANKS = {f"blank-{picture}": Trend.blank(picture) for picture in PICTURES}
 BLANKS |= {f"minus-{picture}": Trend.blank(picture, subtract=True) for picture in PICTURES}
-MODES = ("auto", "published", "online", *KINDS, "unrotated", *BLANKS)
 
 
 def padded(mode: str) -> Padding | None:
@@ -34,10 +32,6 @@ def padded(mode: str) -> Padding | None:
     rule, colon, number = mode.partition(":")
     if mode == "auto":
         return None
-    if rule not in RULES or (colon and rule != "sink"):
-        raise ValueError(
-            f"--padding {mode}: expected auto, {', '.join(RULES)}, or sink:THRESHOLD{nearest(rule, RULES)}"
-        )
     try:
         return (Padding.sink(float(number)) if colon else Padding.sink()) if rule == "sink" else Padding(rule=rule)
     except ValueError as error:
@@ -53,14 +47,9 @@ def identity(mode: str, stages: str = "first", as_released: bool = False, paddin
         return f"{identity(mode, stages)}, as released"
     if stages != "first":
         return f"{identity(mode)}, {stages} cuts"
-    if mode in MODES:
+    if mode in TRENDS:
         return mode
     path = Path(mode)
-    if not path.is_file():
-        raise ValueError(
-            f"--trend {mode}: no such file{nearest(mode, MODES)}; expected {', '.join(MODES)}, "
-            "or a trends file that `fit` wrote"
-        )
     return f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
 
 
@@ -87,7 +76,7 @@ class Known:
             return Trend.online()
         if mode == "published":
             return Trend.published(self.method, self._published_on())
-        if mode not in MODES:
+        if mode not in TRENDS:
             return files.find(self.method, self.benchmark, mode)
         if mode == "auto":
             if self.own is not None and any(one["method"] == self.method for one in files.load(self.own)):

@@ -14,6 +14,7 @@ from eval.reading.read import Faults, label, listed, want
 from eval.sample import Sample
 
 ENDINGS = (".mp4", ".avi", ".mov", ".mkv")
+CLIPS = (*ENDINGS, ".webm")  # what is taken for a clip where no benchmark says it
 
 
 class VideoQA(Judged):

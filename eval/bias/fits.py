@@ -19,7 +19,8 @@ from eval.embedded import EMBEDDED, data_of
 from eval.settings import QUESTIONS, Settings
 from eval.showing import drawings
 from eval.tables import Table, say, show
-from pruners.prior import BESIDE, named
+from pruners.models.folder import BESIDE
+from pruners.prior import named
 
 HELDOUT = "held-out"
 Found = dict[str, tuple[dict[str, Any], torch.Tensor]]  # where it was measured -> record, curve

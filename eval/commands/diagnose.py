@@ -27,6 +27,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from eval.answering.checkpoints import folder_of
 from eval.commands.flags import placing, positive
 from eval.tables import show
 
@@ -58,6 +59,9 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    if args.model is not None:
+        folder_of(args.model)  # says what is wrong with it before torch is loaded
+
     from eval.bias import diagnosis
     from eval.bias.diagnose import DiagnosisSettings, diagnose
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from eval.answering.store import Folder
 from eval.tables import say
 
 
@@ -35,10 +36,13 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
-    from eval.showing import drawings, figures, kept
-
     files = [path for path in args.sources if path.suffix == ".json"]
     folders = [path for path in args.sources if path.suffix != ".json"]
+    for path in folders:
+        Folder(path).info()
+
+    from eval.showing import drawings, figures, kept
+
     out = args.out or ((folders[0] if folders else files[0].parent) / "figures")
     made: dict[str, Any] = {}
     if args.sample is not None:

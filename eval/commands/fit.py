@@ -65,11 +65,11 @@ def one(args: argparse.Namespace, method: str) -> dict[str, Any]:
     if args.each and not args.out:
         raise ValueError("--each fits to questions that are scored; name the file that may hold such trends with --out")
     only = sets(args.benchmarks) if args.benchmarks else None
+    settings = flags.settings(args, method, out=None)
 
     from eval.bias.fits import fit
     from eval.bias.fitting import Fit
 
     how = Fit(args.kind, args.scope, args.refine)
-    settings = flags.settings(args, method, out=None)
     out = None if args.out is None else Path(args.out)
     return fit(settings, how, video=args.video, only=only, each=args.each, out=out, plot=args.plot)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from debias import names
 from debias.names import one_of
-from eval import benchmarks
+from eval import benchmarks, versions
+from eval.answering import early
 from eval.fields import parse_fields
 from eval.serving.limits import Limits, Place
 from eval.settings import BACKENDS, DTYPES, FILLS, STAGES, JudgeSettings, Settings, several
@@ -259,26 +261,27 @@ def settings(args: argparse.Namespace, method: str, **more: Any) -> Settings:
     given = vars(args)
     names_ = [field.name for field in dataclasses.fields(Settings) if field.name in given and field.name != "fields"]
     found: dict[str, Any] = {name: given[name] for name in names_ if given[name] is not None}
-    own = parse_fields(catalogue.find(method), getattr(args, "fields", []), f"python -m eval run --method {method}")
+    own = parse_fields(method, getattr(args, "fields", []))
     if "option" in given:
         found["options"] = options(given["option"])
     if "judge_url" in given:
         found["judge"] = judge(args)
-    return Settings(**{**found, "method": method, "keep": own.pop("keep", None), "fields": own, **more})
+    asked = Settings(**{**found, "method": method, "keep": own.pop("keep", None), "fields": own, **more})
+    early.check(asked)
+    return asked
 
 
 def device(text: str) -> str:
     """The value of --device, when there is such a device."""
-    import torch  # not at the top: help pages are quicker without
+    if not re.fullmatch(r"auto|cpu|mps|xpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"expected cpu, cuda, cuda:1 or auto, not {text}")
+    if not text.startswith("cuda"):
+        return text
+    if (build := versions.of("torch")).endswith("+cpu"):
+        raise argparse.ArgumentTypeError(f"{text} is not there: torch {build} sees no GPU; leave it out")
+    import torch  # not at the top: messages and help pages are quicker without
 
-    if text == "auto":
-        return text
-    try:
-        wanted = torch.device(text)
-    except RuntimeError:
-        raise argparse.ArgumentTypeError(f"expected cpu, cuda, cuda:1 or auto, not {text}") from None
-    if wanted.type != "cuda":
-        return text
+    wanted = torch.device(text)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not count:
         raise argparse.ArgumentTypeError(f"{text} is not there: torch {torch.__version__} sees no GPU; leave it out")

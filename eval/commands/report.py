@@ -3,6 +3,7 @@
 examples:
   python -m eval report runs/fastv                    writes runs/fastv/report.html
   python -m eval report runs/fastv --samples 50 --out page.html
+  python -m eval report runs/fastv --tensorboard events --wandb pruning
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
     parser.add_argument(
         "--draws", type=flags.positive, default=Settings.draws, help="bootstrap draws (default %(default)s)"
     )
+    parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="also write the scores for TensorBoard")
+    parser.add_argument(
+        "--wandb", metavar="PROJECT", help="also for Weights & Biases: offline, unless WANDB_MODE says otherwise"
+    )
     flags.judging(parser)
     return work
 
@@ -36,14 +41,20 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     from eval.comparing import compare
     from eval.comparing.results import results, unjudged
     from eval.scoring import judge as judging
-    from eval.showing.report import write
 
     folder = Folder(args.run)
     scored = results(folder, args.data, judge=judging.judge_of(flags.judge(args)))
     if not scored:
         raise ValueError(f"{folder.path} holds no scored rows to report; run its benchmarks first")
+    from eval.showing import trackers
+    from eval.showing.report import write
+
     seen = compare.look("Scores", scored, args.draws)
     out = Path(args.out) if args.out else folder.path / "report.html"
     written = write(folder, scored, seen, out, args.samples, args.data)
     say(f"wrote {out}")
+    if args.tensorboard:
+        say(f"for TensorBoard: {trackers.to_tensorboard(scored, seen, args.tensorboard)}")
+    if args.wandb:
+        say(f"for Weights & Biases: {trackers.to_wandb(folder, scored, seen, args.wandb)}")
     return {"report": str(out), "samples": written, **({"exit": 1} if unjudged(scored) else {})}

@@ -29,7 +29,6 @@ from eval.fields import parse_fields
 from eval.papers import artefacts
 from eval.papers.artefacts import Artefact
 from eval.settings import Settings
-from pruners import catalogue
 
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
@@ -66,12 +65,12 @@ def of_runs() -> set[str]:
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
-    from eval.papers import reproduce
-
     if args.name is None:
         if not args.list:
             raise ValueError("name an artefact, or ask for the list of them: --list")
-        return reproduce.overview()
+        from eval.papers.reproduce import overview
+
+        return overview()
     if args.name == "all":
         done = {name: one(artefact, args) for name, artefact in artefacts.artefacts().items()}
         return {"artefacts": done, "exit": max(found.get("exit", 0) for found in done.values())}
@@ -96,7 +95,6 @@ def common(artefact: Artefact, args: argparse.Namespace) -> tuple[Settings, dict
     flags.running(parser)
     given, words = parser.parse_known_args(args.fields)
     given.model, given.data, given.limit, given.fields = args.model, args.data, args.limit, []
-    kinds = {planned.method: catalogue.find(planned.method) for planned in artefact.runs}
-    fields = {name: parse_fields(kind, words, f"{parser.prog} --method {name}") for name, kind in kinds.items()}
+    fields = {planned.method: parse_fields(planned.method, words) for planned in artefact.runs}
     keep = next((found.pop("keep") for found in fields.values() if "keep" in found), None)
     return replace(flags.settings(given, "fastv"), keep=keep), fields, bool(given.dry_run)

@@ -17,6 +17,7 @@ from typing import Any
 from eval.benchmarks import NAMES, get
 from eval.commands import flags
 from eval.comparing.results import not_judged
+from eval.reading.parquet import laid_out
 from eval.sample import Score, read_rows
 from eval.scoring import judge as judging
 from eval.scoring.judge import Judge
@@ -65,7 +66,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 
     def work(args: argparse.Namespace) -> dict[str, Any]:
         score = score_file(
-            args.benchmark, args.answers, args.data, judging.judge_of(flags.judge(args)), **options(args)
+            args.benchmark, args.answers, laid_out(args.data), judging.judge_of(flags.judge(args)), **options(args)
         )
         if not args.json:
             tell(as_text(score))

@@ -16,7 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from eval.benchmarks.video import CLIPS
 from eval.commands.flags import loading, positive, settings
+from eval.files import writable
+from eval.reading.images import open_image
+from eval.sample import Sample
 from eval.showing.terminal import KINDS
 from pruners.catalogue import names as known
 
@@ -36,7 +40,16 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    out = args.out or Path(f"{args.picture.stem}-{args.method}.png")
+    if out.suffix != ".png":
+        raise ValueError(f"--out {out}: expected a name that ends in .png")
+    if not writable(out).parent.is_dir():
+        raise ValueError(f"--out {out}: the folder {out.parent} is not there")
+    if not args.picture.is_file():
+        raise ValueError(f"{args.picture}: no such picture or clip")
+    if args.picture.suffix.lower() not in CLIPS:
+        open_image(Sample(args.question, args.question, args.picture))
+    asked = settings(args, args.method)
     from eval.serving.one import show
 
-    out = args.out or Path(f"{args.picture.stem}-{args.method}.png")
-    return show(args.picture, args.question, settings(args, args.method), out, args.terminal)
+    return show(args.picture, args.question, asked, out, args.terminal)

@@ -30,15 +30,17 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    asked = [flags.settings(args, method) for method in flags.methods(args.method)]
+
     import torch
 
     from eval.speed.throughput import measure, table
 
     rows = []
-    for method in flags.methods(args.method):
+    for settings in asked:
         for threads in args.threads:
             torch.set_num_threads(threads)
-            rows += measure(flags.settings(args, method), threads, args.rounds)
+            rows += measure(settings, threads, args.rounds)
     result = {"rounds": args.rounds, "rows": rows}
     show(table(result))
     return result

@@ -112,6 +112,19 @@ def contrast(
     return found, drawn, swapped
 
 
+def alone(
+    benchmark: Benchmark, samples: Sequence[Sample], result: Result, draws: int = SLOW_DRAWS
+) -> tuple[float, float, float]:
+    """One arm's value with its 95 % interval: the arm against one that gets everything wrong and so has the value 0.
+
+    With a single picture there is no interval, and the value stands for its ends.
+    """
+    wrong = replace(result.score, items=dict.fromkeys(result.score.items, 0.0), value=0.0)
+    found, _, _ = contrast(benchmark, samples, replace(result, score=wrong), result, draws)
+    value = result.score.value
+    return value, value if found.low is None else found.low, value if found.high is None else found.high
+
+
 def _own_metric(
     benchmark: Benchmark, samples: Sequence[Sample], items_a: Any, items_b: Any, place: Any
 ) -> statistics.Value:

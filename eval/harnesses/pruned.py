@@ -30,7 +30,7 @@ from eval.reading.images import open_image
 from eval.reading.video import Clips
 from eval.sample import Sample
 from eval.settings import HARNESS, UNPRUNED, Settings
-from pruners import find
+from pruners import catalogue
 from pruners import names as methods
 from pruners.models import Request
 from pruners.models.request import IMAGE, VIDEO
@@ -87,7 +87,7 @@ class Pruned:
         fields as a command line has them, such as keep=64 or layers="2-10-20".
         """
         method = one_of("method", method, methods())
-        fields = [field.name for field in dataclasses.fields(find(method))]
+        fields = [field.name for field in catalogue.fields(method)]
         words: list[str] = []
         found: dict[str, Any] = {}
         for name, value in given.items():
@@ -96,7 +96,7 @@ class Pruned:
                 found |= {} if value is None else {name: str(value)}
             else:
                 words += [] if value is None else as_flag(name, value)
-        own = parse_fields(find(method), words, f"the model's arguments for {method}")
+        own = parse_fields(method, words)
         arms = [] if arm is None else [arm]
         model = None if pretrained is None else str(pretrained)
         return cls(

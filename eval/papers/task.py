@@ -15,7 +15,8 @@ from eval.settings import Settings
 from pruners import catalogue, make
 from pruners.budget import tokens_kept
 from pruners.models import Adapter
-from pruners.prior import BESIDE, lying_in
+from pruners.models.folder import BESIDE
+from pruners.prior import lying_in
 from pruners.schedule import at_depth, depths
 
 LAYERS = 32  # of LLaVA-1.5-7B, which published layers are counted in

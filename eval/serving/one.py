@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.answering.checkpoints import layout
-from eval.benchmarks.video import ENDINGS
+from eval.benchmarks.video import CLIPS
 from eval.embedded import EMBEDDED, named
-from eval.files import writable
 from eval.harnesses.pruned import Pruned
 from eval.reading.images import open_image
 from eval.reading.video import read_frames
@@ -25,7 +24,6 @@ from eval.tables import show as table
 from pruners import catalogue
 from pruners.models import Request
 
-CLIPS = (*ENDINGS, ".webm")
 LONGEST = 64  # tokens of an answer, where the settings leave it open
 
 
@@ -35,10 +33,6 @@ def show(path: Path, question: str, settings: Settings, out: Path, how: str = "a
 
     Returns what was answered and kept in each arm, and where the figure lies.
     """
-    if out.suffix != ".png":
-        raise ValueError(f"--out {out}: expected a name that ends in .png")
-    if not writable(out).parent.is_dir():
-        raise ValueError(f"--out {out}: the folder {out.parent} is not there")
     how = terminal.kind(how)
     clip = path.suffix.lower() in CLIPS
     if settings.model is None:

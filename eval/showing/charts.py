@@ -15,31 +15,32 @@ from matplotlib.ticker import MaxNLocator
 from eval.bias.strength import Measured
 from eval.comparing.contrast import Contrast, scale
 from eval.comparing.verdict import MARK
-from eval.showing.drawings import MORE_COLOURS, STYLE, colour, figure
+from eval.showing.drawings import ARM_COLOURS, MORE_COLOURS, STYLE, colour, figure
 from pruners import catalogue
 
 Line = Iterable[tuple[float, float]]
 BASELINES = tuple(catalogue.title(name) for name in catalogue.baselines())
 
 
-def dots(points: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Every benchmark in every arm: a line a benchmark, narrow enough for a phone."""
-    arms = sorted({arm: None for by_arm in points.values() for arm in by_arm}, key=lambda arm: arm != "unpruned")
-    drawn = figure(4.4, 0.24 * len(points) + 1.1)
+def dots(points: Mapping[str, Mapping[str, Measured]]) -> Figure:
+    """Every benchmark in every arm with its 95 % interval, narrow enough for a phone."""
+    arms = [arm for arm in ARM_COLOURS if any(arm in by_arm for by_arm in points.values())]
+    apart = 0.8 / len(arms)
+    drawn = figure(4.4, (0.12 * len(arms) + 0.1) * len(points) + 1.1)
     with matplotlib.rc_context(STYLE):
         axis = drawn.subplots()
-        for row, by_arm in enumerate(points.values()):
-            axis.hlines(row, min(by_arm.values()), max(by_arm.values()), color="#999999", linewidth=0.7)
         for number, arm in enumerate(arms):
             rows = [row for row, by_arm in enumerate(points.values()) if arm in by_arm]
-            values = [by_arm[arm] for by_arm in points.values() if arm in by_arm]
-            face = "none" if arm == "unpruned" else colour(arm, number)
-            # Arms that score alike lie on each other: the earlier ones are larger.
-            axis.scatter(values, rows, 16 + 8 * (len(arms) - number), facecolor=face, edgecolor=colour(arm, number),
-                         linewidth=1, label=arm, zorder=2)  # fmt: skip
+            value, low, high = np.array([by_arm[arm] for by_arm in points.values() if arm in by_arm]).T
+            place = np.array(rows) + apart * (number - (len(arms) - 1) / 2)
+            axis.errorbar(value, place, xerr=[value - low, high - value], fmt="o", color=colour(arm), markersize=3,
+                          linewidth=1, label=arm)  # fmt: skip
+        for row in range(1, len(points)):
+            axis.axhline(row - 0.5, color="#cccccc", linewidth=0.5)
         axis.set_yticks(range(len(points)), list(points))
+        axis.tick_params(axis="y", length=0)
         axis.invert_yaxis()
-        axis.set_xlabel("score")
+        axis.set_xlabel("score, with its 95 % interval")
         drawn.legend(ncols=min(3, len(arms)), loc="outside lower center", fontsize=8)
     return drawn
 
@@ -70,9 +71,7 @@ def radar(methods: Mapping[str, Mapping[str, float]]) -> Figure:
     drawn = figure(4.8, 4.4)
     with matplotlib.rc_context(STYLE):
         axis: Any = drawn.add_subplot(projection="polar")
-        every = [methods[name][arm] for name in names for arm in ("none", "both")]
-        low, high = min(every), max(every)
-        margin = max(0.5, 0.15 * (high - low))
+        high = max(methods[name][arm] for name in names for arm in ("none", "both"))
         for arm in ("none", "both"):
             values = [methods[name][arm] for name in names]
             ring = np.append(angles, angles[0]), [*values, values[0]]
@@ -82,11 +81,11 @@ def radar(methods: Mapping[str, Mapping[str, float]]) -> Figure:
         labels = [f"{name}\n{methods[name]['none']:.1f} → {methods[name]['both']:.1f}" for name in names]
         axis.set_xticks(angles, labels)
         for angle, text in zip(angles, axis.get_xticklabels(), strict=True):  # away from the circle
-            text.set_horizontalalignment(
-                "center" if abs(np.cos(angle)) < 0.7 else "left" if np.cos(angle) > 0 else "right"
-            )
-        axis.set_ylim(low - 2 * margin, high + margin)
-        axis.tick_params(axis="x", pad=6)
+            across, up = np.cos(angle), np.sin(angle)
+            text.set_horizontalalignment("center" if abs(across) < 0.3 else "left" if across > 0 else "right")
+            text.set_verticalalignment("center" if abs(up) < 0.3 else "bottom" if up > 0 else "top")
+        axis.set_ylim(0, 10 * math.ceil(high / 10))
+        axis.tick_params(axis="x", pad=2)
         axis.tick_params(axis="y", labelsize=7, labelcolor="#666666")
         axis.set_rlabel_position(180 / len(names))
         axis.spines["polar"].set_color("#BBBBBB")

@@ -15,6 +15,7 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from eval.answering.store import decode
 from eval.bias.strength import mean as interval
@@ -88,7 +89,8 @@ def vector(drawn: Figure) -> bytes:
 
 
 def maps(curves: Mapping[str, Sequence[float]], grid: tuple[int, int], title: str) -> Figure:
-    """Mean attention over the picture, before and after each step, on one colour scale that shows small values."""
+    """Mean attention over the picture, before and after each step, as a multiple of what a token would get if all got
+    the same. One colour scale for all, which grows with its power 0.4, so that small values are told apart."""
     shown = {
         "with padding": "as the model gives it",
         "raw": "without padding",
@@ -106,8 +108,9 @@ def maps(curves: Mapping[str, Sequence[float]], grid: tuple[int, int], title: st
             axis.set_title(label, fontsize=9)
             axis.set_xticks([])
             axis.set_yticks([])
-        ticks = (high * np.linspace(0, 1, 5) ** 2.5).tolist()  # evenly spaced
-        drawn.colorbar(image, ax=list(axes), shrink=0.8, label="attention / mean", ticks=ticks, format="%.2g")
+        ticks = [0, *(tick for tick in (0.1, 0.3, 1, 3, 10, 30, 100) if tick <= high)]
+        bar = drawn.colorbar(image, ax=list(axes), shrink=0.8, ticks=ticks, format="%.2g")
+        bar.set_label("times an even share\n(colours: its power 0.4)", fontsize=8)
         drawn.suptitle(title, x=0.02, ha="left", fontsize=10)
     return drawn
 
@@ -237,31 +240,48 @@ def heads(reports: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def frequency(rows: Iterable[Mapping[str, Any]], side: int) -> Figure:
-    """How often each place of the grid is kept at the last cut: arms by aspect ratio."""
-    shapes = {"portrait": [], "square": [], "landscape": []}  # type: dict[str, list[Any]]
+    """How often each place of the grid is kept at the last cut: arms by aspect ratio, of each orientation the commonest
+    one, whose edge is dashed. Arms that keep the same everywhere share a column."""
+    shapes: dict[str, dict[float, dict[str, list[tuple[int, ...]]]]] = {"portrait": {}, "square": {}, "landscape": {}}
+    every: dict[str, list[tuple[int, ...]]] = {}
     for row in rows:
-        width, height = row["metadata"]["size"]
+        (width, height), arm = row["metadata"]["size"], row["metadata"]["arm"]
         shape = "square" if width == height else "portrait" if width < height else "landscape"
-        shapes[shape].append((row["metadata"]["arm"], decode(row["metadata"]["kept"][-1])))
-    arms = [arm for arm in ARM_COLOURS if any(found == arm for entries in shapes.values() for found, _ in entries)]
-    drawn = figure(1.7 * len(arms) + 1.2, 5.2)
+        kept = tuple(place for place in decode(row["metadata"]["kept"][-1]) if place < side * side)
+        shapes[shape].setdefault(round(width / height, 2), {}).setdefault(arm, []).append(kept)
+        every.setdefault(arm, []).append(kept)
+    alike: dict[Any, list[str]] = {}
+    for arm in (arm for arm in ARM_COLOURS if arm in every):
+        alike.setdefault(tuple(every[arm]), []).append(arm)
+    lines = {}
+    for shape, ratios in shapes.items():
+        if ratios:
+            ratio = max(ratios, key=lambda one: max(map(len, ratios[one].values())))
+            lines[f"{shape} {ratio:.2g} : 1" if ratio != 1 else shape] = ratio, ratios[ratio]
+    shares = {}
+    for name, (_, by_arm) in lines.items():
+        for arms in alike.values():
+            mine = by_arm.get(arms[0], [])
+            counts = np.bincount([place for kept in mine for place in kept], minlength=side * side)
+            shares[name, arms[0]] = (counts / max(1, len(mine))).reshape(side, side), len(mine)
+    drawn = figure(2.0 * len(alike) + 1.4, 1.8 * len(lines) + 0.2)
     with matplotlib.rc_context(STYLE):
-        axes = drawn.subplots(len(shapes), len(arms), squeeze=False)
-        for line, (shape, entries) in enumerate(shapes.items()):
-            for column, (axis, arm) in enumerate(zip(axes[line], arms, strict=True)):
-                mine = [kept for found, kept in entries if found == arm]
-                counts = np.zeros(side * side)
-                for kept in mine:
-                    counts[[place for place in kept if place < side * side]] += 1
-                picture = (counts / max(1, len(mine))).reshape(side, side)
-                image = axis.imshow(picture, cmap="cividis", vmin=0, vmax=1)
-                axis.set_xticks([])
-                axis.set_yticks([])
-                if line == 0:
-                    axis.set_title(arm, fontsize=9)
-                if column == 0:
-                    axis.set_ylabel(f"{shape}\nn = {len(mine)}")
-        drawn.colorbar(image, ax=axes, shrink=0.5, label="how often kept")
+        axes = drawn.subplots(len(lines), len(alike), squeeze=False)
+        high = max(float(share.max()) for share, _ in shares.values())
+        for line, (name, (ratio, _)) in zip(axes, lines.items(), strict=True):
+            for axis, arms in zip(line, alike.values(), strict=True):
+                share, count = shares[name, arms[0]]
+                image = axis.imshow(share, cmap="cividis", vmin=0, vmax=high)
+                across, down = side * min(1.0, ratio), side * min(1.0, 1 / ratio)
+                if ratio != 1:
+                    corner = (side - across) / 2 - 0.5, (side - down) / 2 - 0.5
+                    axis.add_patch(Rectangle(corner, across, down, fill=False, edgecolor="white", linestyle="--"))
+                axis.set(xticks=[], yticks=[])
+                if axis is line[0]:
+                    axis.set_ylabel(f"{name}\nn = {count}")
+                if axis in axes[0]:
+                    axis.set_title(", ".join(arms), fontsize=9)
+        drawn.colorbar(image, ax=axes, shrink=0.6, label="how often kept")
     return drawn
 
 
@@ -288,7 +308,7 @@ def overlay(picture: Any, kept: Sequence[int] | None, canvas: Canvas) -> Any:
         x1, y1, x2, y2 = np.round(canvas.cells[place] * zoom).astype(int).tolist()
         if x1 < x2 and y1 < y2:
             pen.rectangle((x1, y1, x2 - 1, y2 - 1), fill=255)
-    dimmed = Image.blend(whole, Image.new("RGB", size, (255, 255, 255)), 0.75)
+    dimmed = Image.blend(whole, Image.new("RGB", size), 0.78)  # as the report's cards
     return Image.composite(whole, dimmed, mask)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from eval.answering.store import Folder
-from eval.comparing.contrast import scale
+from eval.bias.strength import Measured
+from eval.comparing.contrast import alone, scale
 from eval.comparing.results import Scored, results
 from eval.reading.read import read_json
 from eval.showing import charts, drawings
@@ -63,7 +64,7 @@ def run_figures(scored: Sequence[Scored], info: Mapping[str, Any]) -> dict[str, 
     squares = [one for one in scored if one.benchmark.media == "image"]
     rows = [row for one in squares for arm in one.arms.values() for row in arm.rows
             if {"kept", "size", "arm"} <= row["metadata"].keys()]  # fmt: skip
-    made = {"scores": charts.dots(points(scored))}
+    made = {"scores": charts.dots(measured(scored))}
     side = math.isqrt(next(iter(tokens)) or 0) if len(tokens) == 1 else 0
     if rows and side and {side * side} == tokens:
         made["selection-frequency"] = drawings.frequency(rows, side)
@@ -76,6 +77,17 @@ def points(scored: Sequence[Scored]) -> dict[str, dict[str, float]]:
         one.benchmark.name: {arm: result.score.value / scale(one.benchmark.name) for arm, result in one.arms.items()}
         for one in scored
     }
+
+
+def measured(scored: Sequence[Scored]) -> dict[str, dict[str, Measured]]:
+    """The same with 95 % intervals."""
+    found: dict[str, dict[str, Measured]] = {}
+    for one in scored:
+        shrink = scale(one.benchmark.name)
+        for arm, result in one.arms.items():
+            value, low, high = alone(one.benchmark, one.samples, result)
+            found.setdefault(one.benchmark.name, {})[arm] = value / shrink, low / shrink, high / shrink
+    return found
 
 
 def together(runs: Mapping[Path, tuple[Mapping[str, Any], list[Scored]]]) -> dict[str, Figure]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -17,7 +18,7 @@ class FastV(Pruner):
     columns are hidden, and every generated token ranks them anew by its own attention."""
 
     layer: int = 2
-    mode: str = "gather"  # type: ignore[misc]
+    mode: Literal["gather", "mask"] = "gather"  # type: ignore[misc]
 
     def cuts(self, layers: int) -> list[Cut]:
         return [Cut(self.layer, self.keep)]

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
+from debias.late import loader
 from debias.names import nearest
-from pruners.models.base import Adapter
 from pruners.models.folder import config_in, local
 from pruners.models.refused import REFUSED
-from pruners.models.request import Encoded, Request
+
+if TYPE_CHECKING:
+    from pruners.models.base import Adapter
+    from pruners.models.request import Encoded, Request
+else:  # torch is loaded with the first family, not with the package
+    __getattr__, __dir__ = loader(__name__, {"base": ("Adapter",), "request": ("Encoded", "Request")})
 
 __all__ = ["Adapter", "Encoded", "Request", "adapter", "families", "family", "kind_of", "known_checkpoints"]
 
@@ -44,8 +50,11 @@ def kind_of(config: Mapping[str, Any]) -> str:
 
 
 def known_checkpoints() -> list[str]:
-    """Checkpoints on the hub, of every family."""
-    return [checkpoint for name in families() for checkpoint in family(name).known]
+    """Checkpoints on the hub, of every family: read from the families' files, so that no torch is loaded for it."""
+    written = [ast.parse(Path(folder, f"{name}.py").read_text("utf-8")) for name in _modules() for folder in __path__]
+    said = [line for tree in written for kind in tree.body if isinstance(kind, ast.ClassDef) for line in kind.body]
+    lists = [line.value for line in said if isinstance(line, ast.AnnAssign) and ast.unparse(line.target) == "known"]
+    return [checkpoint for named in lists if named is not None for checkpoint in ast.literal_eval(named)]
 
 
 @overload
@@ -68,12 +77,13 @@ def _modules() -> list[str]:
 
 
 def _defined(name: str) -> type[Adapter] | None:
+    base: type[Adapter] = importlib.import_module(f"{__name__}.base").Adapter
     module = importlib.import_module(f"{__name__}.{name}")
     for value in vars(module).values():
         if (
             inspect.isclass(value)
-            and issubclass(value, Adapter)
-            and value.__module__ == module.__name__ != Adapter.__module__
+            and issubclass(value, base)
+            and value.__module__ == module.__name__ != base.__module__
         ):
             return value
     return None

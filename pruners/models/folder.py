@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,6 +15,13 @@ from pruners import files
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 READ = (".json", ".model", ".txt", ".jinja", ".safetensors")  # the kinds of files that are read at all
+BESIDE = ("prior.json", "prior.safetensors")  # a prior measured on the model; older versions wrote the second
+UNREACHED = {
+    "ConnectError": "it cannot be reached", "ConnectTimeout": "it does not answer", "ReadTimeout": "it does not answer",
+    "OfflineModeIsEnabled": "HF_HUB_OFFLINE is set, and the cache does not hold it",
+    "GatedRepoError": "it asks for a login: accept the model's terms there, then `hf auth login`",
+    "RepositoryNotFoundError": "it has none of this name, or a private one", "HFValidationError": "no name it allows",
+}  # fmt: skip
 LARGEST_JSON = 256 << 20  # bytes; the largest tokenizers have about 20 million
 LONGEST_HEADER = 100_000_000  # bytes, as safetensors itself allows
 
@@ -234,12 +241,20 @@ def local(model: str | Path, only: str = "") -> Path:
     """The folder of a checkpoint. Of a hub id, the files that will be read are fetched first, or `only` one of them."""
     if Path(model).is_dir():
         return Path(model)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
     kinds = [f"*{kind}" for kind in READ if kind != ".safetensors"]
-    wanted = [only] if only else [*kinds, "model*.safetensors", "prior.safetensors"]
+    return fetched(str(model), [only] if only else [*kinds, "model*.safetensors", "prior.safetensors"])
+
+
+def fetched(name: str, wanted: Sequence[str], kind: str = "model") -> Path:
+    """The folder with the files of a model or dataset of the hub that match; a hub out of reach is told at once."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, snapshot_download, try_to_load_from_cache
+
+    probe = "config.json" if kind == "model" else "README.md"
     try:
-        return Path(snapshot_download(str(model), allow_patterns=wanted))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(f"{model}: neither a folder nor a model that the hub gives ({type(error).__name__})") from None
+        if not isinstance(try_to_load_from_cache(name, probe, repo_type=kind), str):
+            # This asks once; a download would go on asking for a minute.
+            get_hf_file_metadata(hf_hub_url(name, probe, repo_type=kind))
+        return Path(snapshot_download(name, repo_type=kind, allow_patterns=[*wanted, probe]))
+    except Exception as error:  # whatever the hub's client and what it is made of may raise
+        why = UNREACHED.get(type(error).__name__, type(error).__name__)
+        raise ValueError(f"{name}: neither a folder nor a {kind} that the hub gives ({why})") from None

@@ -1,5 +1,7 @@
 """What cannot be had is said in one sentence, before anything is loaded, and leaves nothing behind."""
 
+import os
+import subprocess
 import sys
 
 import pytest
@@ -16,7 +18,7 @@ from eval.speed.shapes import SHAPES, Shape
     [
         (["--keep", "0"], "--keep 0 leaves nothing of a picture"),
         (["--keep", "1000"], "sees a picture as 36 tokens; give at most so many, or a share"),
-        (["--layer", "99"], "cuts before layer 99, but the model has layers 0 to"),
+        (["--layer", "99"], "cannot cut before layer 99: llava has layers 0 to 3"),
         (["--method", "vispruner", "--arms", "none,both"], "it has the arms none and padding"),
         (["--method", "random", "--arms", "trend"], "it has the arms none and padding"),
         (["--device", "cuda:99"], "cuda:99 is not there: torch"),
@@ -31,6 +33,78 @@ def test_a_run_that_cannot_be_is_refused_at_once(checkpoints, world, tmp_path, c
     assert "Traceback" not in err
     assert "loading" not in err
     assert not (tmp_path / "run").exists()
+
+
+WRONG = """
+import sys
+from eval.cli import main
+for words in sys.stdin.read().splitlines():
+    assert main(words.split()) in (1, 2), words
+    assert "torch" not in sys.modules, words
+"""
+FLAGS = """run --keep 0
+run --keep lots
+run --keep 1.5
+run --layer 99
+run --method pyramiddrop --layers 1 99
+run --mode hide
+run --method deeplayer --scores rato
+run --method vispruner --arms both
+run --arms nope
+run --benchmarks popo
+run --data /nowhere
+run --model /nowhere
+run --trend nope
+run --padding nope
+run --option nope
+run --device tpu
+show nothing.png What?
+show README.md What? --out x.jpg
+serve --arm nope
+demo --method vispruner --arm both
+throughput --layer 99
+fit --layer 99
+fit --each
+score nope --answers x.jsonl
+score pope --answers nothing.jsonl
+compare /nowhere
+report /nowhere
+average /nowhere
+figures /nowhere
+diagnose --model /nowhere
+speed --shape nope
+speed --method nope
+scale --method nope
+reproduce nope
+parity nope"""
+
+
+def told(words, given="", **more):
+    """(lines of standard error) of a Python process that was given these words."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **more}
+    done = subprocess.run(
+        [sys.executable, *words], input=given, capture_output=True, text=True, env=environment, check=False
+    )
+    assert not done.stdout
+    return done.returncode, done.stderr.splitlines()
+
+
+def test_a_wrong_flag_is_told_in_one_line_and_without_torch():
+    status, lines = told(["-c", WRONG], FLAGS)
+    assert status == 0, lines[-3:]
+    assert len([line for line in lines if not line.startswith("Try: ")]) == len(FLAGS.splitlines()), lines
+
+
+def test_an_unreachable_hub_is_told_once_and_at_once():
+    refusing = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "NO_PROXY": "*"}
+    status, lines = told(["-X", "importtime", "-m", "eval", "run", "--model", "llava-hf/llava-1.5-7b"], **refusing)
+    imported = [line for line in lines if line.startswith("import time:")]
+    assert status == 1
+    assert not [line for line in imported if line.endswith(" torch")]
+    assert [line for line in lines if line not in imported] == [
+        "python -m eval run: llava-hf/llava-1.5-7b: neither a folder nor a model that the hub gives (it cannot be "
+        "reached) (did you mean llava-hf/llava-1.5-7b-hf?)"
+    ]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

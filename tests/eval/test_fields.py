@@ -1,11 +1,9 @@
 """A method's flags: plain fields, and fields that are values of their own."""
 
-from dataclasses import dataclass, field
-
 import pytest
 
-from eval.fields import Misuse, flags_of, parse_fields
-from pruners import find, make
+from eval.fields import Misuse, assembled, parse_fields
+from pruners import make
 from pruners.mis import MIS
 from pruners.scores import Scores
 from pruners.suppression import Suppression
@@ -21,62 +19,50 @@ from pruners.suppression import Suppression
         ("deeplayer", "--scores.no-rope --selection topk", {"scores": Scores(rope=False), "selection": "topk"}),
         ("deeplayer", "--selection suppression", {"selection": Suppression()}),
         ("deeplayer", "--selection suppression --selection.radius 3", {"selection": Suppression(radius=3.0)}),
+        (
+            "deeplayer",
+            "--selection.rule union --scores.kind ratio",
+            {"selection": MIS(rule="union"), "scores": Scores("ratio")},
+        ),
+        ("himap", "--keeps 40 30", {"keeps": (40, 30)}),
+        ("pyramiddrop", "--ratios 0.5 0.25 1", {"ratios": (0.5, 0.25, 1.0)}),
+        ("illava", "--no-silence-merge --tower_layers 3", {"silence_merge": False, "tower_layers": (3,)}),
+        ("prumerge", "--adaptive", {"adaptive": True}),
+        ("fastv", "", {}),
         ("d2pruner", "--selection.alpha 1.0 --layer 3", {"selection": MIS(alpha=1.0), "layer": 3}),
     ],
 )
 def test_flags_are_fields(method, words, expected):
-    assert make(method, **parse_fields(find(method), words.split(), "program")) == make(method, **expected)
-
-
-def test_unknown_flags_are_bad_usage():
-    with pytest.raises(Misuse, match=r"no flag --scorse \(did you mean --scores\?\)"):
-        parse_fields(find("deeplayer"), ["--scorse", "ratio"], "program")
-    with pytest.raises(ValueError, match="unknown score arithmetic"):
-        parse_fields(find("deeplayer"), ["--scores", "rato"], "program")
+    assert assembled(method, parse_fields(method, words.split())) == make(method, **expected)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("method", "words", "said"),
     [
-        (["--keep", "abc"], "--keep abc: expected INT|FLOAT, as in --keep 128"),
-        (["--keep=abc"], "--keep abc: expected INT|FLOAT, as in --keep 128"),
-        (["--layer", "x"], "--layer x: expected INT, as in --layer 2"),
+        ("fastv", "--keep abc", "--keep abc: expected a whole number or a number, as in --keep 128"),
+        ("fastv", "--keep=abc", "--keep abc: expected a whole number or a number, as in --keep 128"),
+        ("fastv", "--layer x", "--layer x: expected a whole number, as in --layer 2"),
+        ("fastv", "--layer 1 2", "--layer 1 2: expected a whole number, as in --layer 2"),
+        ("fastv", "--layer", "--layer without a value: expected a whole number, as in --layer 2"),
+        ("fastv", "--mode hide", "--mode hide: expected gather or mask, as in --mode gather"),
+        ("fastv", "5 --layer 2", "unexpected 5: a value needs its flag before it"),
+        ("fastv", "--no-layer", "FastV has no flag --no-layer (did you mean --layer?); it has --keep, --mode, --layer"),
+        ("pyramiddrop", "--layers 1 x", "--layers 1 x: expected whole numbers"),
+        ("himap", "--keeps 1 2 3", "--keeps 1 2 3: expected 2 whole numbers"),
+        ("deeplayer", "--scores.shallow x", "--scores.shallow x: expected a whole number, as in --scores.shallow 2"),
+        ("deeplayer", "--scores.no-eps", "DeepLayer has no flag --scores.no-eps (did you mean --scores.eps?); it has "
+         "--keep, --layer, --scores, --selection, --prior"),
+        ("vispruner", "--silence-pool x", "--silence-pool x: expected no value"),
     ],
-)
-def test_a_wrong_value_is_one_line(words, said, capsys):
+)  # fmt: skip
+def test_a_wrong_flag_is_told_in_one_line(method, words, said):
     with pytest.raises(Misuse) as caught:
-        parse_fields(find("fastv"), words, "program")
+        parse_fields(method, words.split())
     assert str(caught.value) == said
-    assert capsys.readouterr().err == ""
 
 
-@dataclass
-class Several:
-    """Says what it is."""
-
-    two_words: int = 1
-    yes: bool = False
-    made: int = field(default=0, init=False)
-    many: tuple[int, ...] = field(default_factory=lambda: (1, 2))
-
-
-def test_flags_are_named_as_they_are_typed():
-    assert flags_of(Several) == ["--two-words", "--yes", "--no-yes", "--many"]
-
-
-def test_flags_may_be_typed_with_underscores_and_defaults_may_be_made():
-    assert parse_fields(Several, ["--two_words", "3"], "program") == {"two_words": 3}
-    assert parse_fields(Several, ["--many", "5"], "program") == {"many": (5,)}
-    assert parse_fields(Several, ["--no-yes"], "program") == {"yes": False}
-    assert parse_fields(Several, [], "program") == {}
-    assert parse_fields(find("deeplayer"), ["--scores=ratio"], "program") == {"scores": "ratio"}
-
-
-def test_help_names_the_program_and_what_it_is_about(capsys):
-    with pytest.raises(SystemExit):
-        parse_fields(Several, ["-h"], "the-program")
-    shown = " ".join("".join(capsys.readouterr()).split())
-    assert "usage: the-program " in shown
-    assert "Says what it is." in shown
-    with pytest.raises(Misuse, match=r"^--scores\.shallow x: expected INT, as in --scores\.shallow 2$"):
-        parse_fields(find("deeplayer"), ["--scores.shallow", "x"], "the-program")
+def test_a_misspelt_value_of_a_field_is_answered_with_those_there_are():
+    with pytest.raises(Misuse, match=r"^--scores rato: expected scores or raw or ratio or .*, as in --scores raw$"):
+        parse_fields("deeplayer", ["--scores", "rato"])
+    with pytest.raises(Misuse, match=r"no flag --scorse \(did you mean --scores\?\)"):
+        parse_fields("deeplayer", ["--scorse", "ratio"])

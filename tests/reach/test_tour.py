@@ -7,10 +7,16 @@ import importlib.util
 import io
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PATH = EXAMPLES / "tour.ipynb"
@@ -106,3 +112,16 @@ def test_what_a_cell_shows(runner):
 def test_it_is_a_notebook_by_the_format():
     nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
     nbformat.validate(nbformat.from_dict(TOUR))
+
+
+def test_the_badge_opens_this_notebook_in_colab_and_installs_from_the_repository(runner):
+    notebook = runner.read(PATH)
+    made = runner.in_colab(notebook, "examples/tour.ipynb", "somebody/debias")
+    badge, install = ("".join(cell["source"]) for cell in made["cells"][:2])
+    assert badge.endswith("(https://colab.research.google.com/github/somebody/debias/blob/main/examples/tour.ipynb)")
+    package = tomllib.loads((EXAMPLES.parent / "pyproject.toml").read_text())["project"]["name"]
+    assert install == f'%pip install -q "{package} @ git+https://github.com/somebody/debias"'
+    assert runner.without_colab(made) == notebook
+    assert runner.in_colab(made, "examples/tour.ipynb", "somebody/debias") == made  # no second badge
+    with pytest.raises(ValueError, match="expected OWNER/NAME"):
+        runner.in_colab(notebook, "examples/tour.ipynb", "https://github.com/somebody/debias")
