@@ -65,8 +65,8 @@ do_ figures "$methods"/{fastv,sparsevlm,vispruner,random}-128 --sample "$sample"
 for kind in svg png; do mv "$at"/kept/*."$kind" "$at/kept/kept.$kind"; done
 show kept "One picture in four runs and every arm: what stayed after the last cut, and the answer." "$at/kept"
 
-reproduced main
-show radar "Six methods on ten benchmarks with 128 of 576 tokens, as they are and debiased." "$at/main/figures"
+do_ figures "$methods"/{fastv,pyramiddrop,sparsevlm,himap,tokencarve,illava,d2pruner,deeplayer,dart,vscan}-128 --out "$at/radar"
+show radar "Ten methods on six benchmarks with 128 of 576 tokens, as they are and debiased: mean scores." "$at/radar"
 reproduced ratio
 show ratio "A deep layer's attention divided by a shallow one's: mean score on RefCOCO, RefCOCO+ and RefCOCOg." "$at/ratio/figures"
 reproduced iou

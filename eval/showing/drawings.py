@@ -88,13 +88,13 @@ def vector(drawn: Figure) -> bytes:
     return head + DARK + tag + rest
 
 
-def maps(curves: Mapping[str, Sequence[float]], grid: tuple[int, int], title: str) -> Figure:
+def maps(curves: Mapping[str, Sequence[float]], grid: tuple[int, int], title: str, found: bool) -> Figure:
     """Mean attention over the picture, before and after each step, as a multiple of what a token would get if all got
     the same. One colour scale for all, which grows with its power 0.4, so that small values are told apart."""
     shown = {
         "with padding": "as the model gives it",
         "raw": "without padding",
-        "exponential": "divided by the exponential",
+        "exponential": "divided by the exponential" if found else "no trend here: not divided",
     }
     there = {
         label: np.array(curves[name]).reshape(-1, *grid).mean(0) for name, label in shown.items() if name in curves

@@ -44,11 +44,10 @@ def diagnosis_figures(result: Mapping[str, Any], layer: int | None) -> dict[str,
     if layer not in layers:
         raise ValueError(f"the diagnosis has no layer {layer}; it has {', '.join(map(str, layers))}")
     curves, grid = layers[layer]["curves"], tuple(result["grid"])
+    kept = layers[layer]["trend"]["found"]
     made = {
-        "attention-maps": drawings.maps(curves, grid, f"Mean attention of layer {layer}"),
-        "attention-trends": drawings.trends(
-            curves, f"Attention by position, layer {layer}", layers[layer]["trend"]["found"]
-        ),
+        "attention-maps": drawings.maps(curves, grid, f"Mean attention of layer {layer}", kept),
+        "attention-trends": drawings.trends(curves, f"Attention by position, layer {layer}", kept),
         "attention-layers": drawings.layers(result["layers"], result["noise_floor"]),
     }
     if result["layers"][0]["fit_error"]:  # there are pictures enough

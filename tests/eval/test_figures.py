@@ -72,7 +72,7 @@ BUDGETS = {
     "Random": {"none": [(10, 40.0), (20, 50.0)]},
 }
 MADE = {
-    "maps": lambda: drawings.maps(diagnosis()["layers"][0]["curves"], (6, 6), "title"),
+    "maps": lambda: drawings.maps(diagnosis()["layers"][0]["curves"], (6, 6), "title", True),
     "trends": lambda: drawings.trends(diagnosis()["layers"][0]["curves"], "title", True),
     "fit-error": lambda: drawings.fit_errors(diagnosis()["layers"]),
     "heads": lambda: drawings.heads(diagnosis()["layers"]),
