@@ -33,7 +33,7 @@ from eval.settings import HARNESS, UNPRUNED, Settings
 from pruners import catalogue
 from pruners import names as methods
 from pruners.models import Request
-from pruners.models.request import IMAGE, VIDEO
+from pruners.models.request import asked
 
 log = logging.getLogger("debias")
 
@@ -106,20 +106,15 @@ class Pruned:
     def request(self, parts: Sequence[tuple[str, Any]]) -> Request:
         """A question from its parts in order: ("text", words), ("image", picture or path), ("video", path or frames).
 
-        Media in front of all text go where the model's family puts them; others stay between the texts.
+        Where media stand is said at `asked`.
         """
         kinds = [kind for kind, _ in parts]
         for kind in kinds:
             one_of("part of a question", kind, ("text", "image", "video"))
         if kinds.count("video") > 1:
             raise ValueError(f"a question with {kinds.count('video')} clips; expected one at most")
-        mixed = "text" in kinds and any(kind != "text" for kind in kinds[kinds.index("text") :])
-        marker = {"image": IMAGE, "video": VIDEO} if mixed else {"image": "", "video": ""}
-        return Request(
-            "".join(marker.get(kind, str(value)) for kind, value in parts),
-            [picture_of(value) for kind, value in parts if kind == "image"],
-            next((self.frames(value) for kind, value in parts if kind == "video"), None),
-        )
+        read: dict[str, Any] = {"text": str, "image": picture_of, "video": self.frames}
+        return asked([(kind, read[kind](value)) for kind, value in parts])
 
     def frames(self, clip: Any) -> list[Image.Image]:
         if isinstance(clip, str | Path):

@@ -27,6 +27,7 @@ from eval.serving.panels import in_arms, panels
 from eval.serving.protocol import Ask, Refused, understood
 from pruners import catalogue
 from pruners.models import Request
+from pruners.models.request import asked
 from tiny import world
 
 PANELS = "/demo/panels"
@@ -95,15 +96,11 @@ class Demo(Server):
 
     def request(self, ask: Ask) -> Request:
         """The question with its picture or clip as they are, to be drawn."""
-        images, video = [], None
-        for kind, url, where in ask.parts:
-            if kind == "image":
-                images.append(media.picture(url, where, self.limits, self.engine.hosts))
-            elif kind == "video":
-                video = media.clip(url, where, self.limits, self.engine.hosts)
-        if len(images) + (video is not None) != 1:
+        read: dict[str, Any] = {"image": media.picture, "video": media.clip}
+        if sum(kind in read for kind, _, _ in ask.parts) != 1:
             raise Refused(400, "expected one picture or one clip", "messages")
-        return Request("".join(value for kind, value, _ in ask.parts if kind == "text"), images, video)
+        place = self.limits, self.engine.hosts
+        return asked([(k, read[k](url, where, *place) if k in read else url) for k, url, where in ask.parts])
 
     def drawn(self, ask: Ask, request: Request, over: Any) -> dict[str, Any]:
         """What every arm answers and keeps; runs on the engine's thread."""

@@ -24,7 +24,7 @@ from eval.serving.limits import Limits
 from eval.serving.metrics import Metrics
 from eval.serving.protocol import Ask, Refused
 from pruners.models import Request
-from pruners.models.request import IMAGE, VIDEO
+from pruners.models.request import IMAGE, VIDEO, asked
 
 log = logging.getLogger("debias")
 REMEMBERED = 64  # combinations of method, budget and arm that are held ready
@@ -113,22 +113,18 @@ class Engine:
     def prepare(self, ask: Ask, deadline: float) -> Job:
         """The job of a request: its pictures read and made ready, its prompt measured; or Refused."""
         adapter = self.pruned.adapter
-        shown: dict[str, list[Any]] = {"image": [], "video": []}
+        parts: list[tuple[str, Any]] = []
         for kind, url, where in ask.parts:
             if kind == "text":
                 self._check_words(url, where)
+                parts.append((kind, url))
             elif kind == "image":
-                shown[kind].append(adapter.picture(media.picture(url, where, self.limits, self.hosts)))
+                parts.append((kind, adapter.picture(media.picture(url, where, self.limits, self.hosts))))
             elif not type(adapter).takes_clips():
                 raise Refused(400, f"{where}: {self.name} takes pictures, not clips", where)
             else:
-                shown[kind].append(adapter.clip(media.clip(url, where, self.limits, self.hosts)))
-        kinds = [kind for kind, _, _ in ask.parts]
-        # Media in front of all text go where the model's family puts them.
-        mixed = any(kind != "text" for kind in kinds[kinds.index("text") :])
-        marker = {"image": IMAGE, "video": VIDEO} if mixed else {"image": "", "video": ""}
-        text = "".join(marker.get(kind, value) for kind, value, _ in ask.parts)
-        request = Request(text, shown["image"], next(iter(shown["video"]), None))
+                parts.append((kind, adapter.clip(media.clip(url, where, self.limits, self.hosts))))
+        request = asked(parts)
         try:
             encoded = adapter.encode([request], device="cpu")
             (spans,) = adapter.spans(encoded.inputs, encoded.sizes)

@@ -33,6 +33,19 @@ class Request:
         return {IMAGE: len(self.images), VIDEO: int(self.video is not None)}
 
 
+def asked(parts: Sequence[tuple[str, Any]]) -> Request:
+    """A question from its parts in order: ("text", words), ("image", picture), ("video", frames).
+
+    Media in front of all text go where the model's family puts them; others stay between the texts.
+    """
+    kinds = [kind for kind, _ in parts]
+    mixed = "text" in kinds and any(kind != "text" for kind in kinds[kinds.index("text") :])
+    marker = {"image": IMAGE, "video": VIDEO} if mixed else {"image": "", "video": ""}
+    text = "".join(marker.get(kind, value) for kind, value in parts)
+    images = [value for kind, value in parts if kind == "image"]
+    return Request(text, images, next((value for kind, value in parts if kind == "video"), None))
+
+
 @dataclass
 class Encoded:
     """A left-padded batch: inputs for model.generate, and (width, height) of the source of every span in prompt order.
