@@ -11,8 +11,10 @@ import readme
 from PIL import Image
 
 from pruners import find, names
+from pruners.catalogue import baselines
 from pruners.frames import OfClips
 from pruners.models import families, family, known_checkpoints
+from pruners.models.smolvlm import spelled
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -67,6 +69,7 @@ def test_badges_are_true():
 def test_every_method_is_in_the_table_with_its_arms_and_links():
     lines = dict(re.findall(r"^\| \[`(\w+)`\]\(pruners/methods/\1\.py\) \|(.*)\|$", README, re.M))
     assert set(lines) == set(names())
+    assert f"- {spelled(len(names()) - len(baselines()))} pruning methods and " in README
     sources = dict(re.findall(r"url = (https://\S+?/(\w+))\.git", (ROOT / ".gitmodules").read_text(encoding="utf-8")))
     for method, line in lines.items():
         arms, links = line.split("|")[2].strip(), line.split("|")[3]
