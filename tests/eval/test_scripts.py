@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from eval import cli
 from pruners import find, names
 from pruners.models import family
 
@@ -31,10 +32,10 @@ def test_every_method_has_a_script_and_every_script_a_method():
     assert {path.stem for path in SCRIPTS.glob("run_*.sh")} == {f"run_{name}" for name in METHODS} | {"run_smol"}
 
 
-def script(name, *arguments, status=0, scripts=SCRIPTS):
+def script(name, *arguments, status=0, scripts=SCRIPTS, python=sys.executable):
     done = subprocess.run(
         ["bash", str(scripts / f"run_{name}.sh"), *map(str, arguments)],
-        env={**os.environ, "DEBIAS_PYTHON": sys.executable, "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "DEBIAS_PYTHON": str(python), "HF_HUB_OFFLINE": "1"},
         cwd="/", capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == status, done.stderr
@@ -85,19 +86,41 @@ def clone(tmp_path_factory):
     for path in SCRIPTS.parent.iterdir():
         if path.name not in ("runs", ".git"):
             (root / path.name).symlink_to(path)
-    return root, script("all", "--limit", 2, scripts=root / "scripts")
+    return root, script("all", "--limit", 2, scripts=root / "scripts").stderr
+
+
+@pytest.fixture
+def told(clone, tmp_path, monkeypatch, capsys):
+    """told(name): what `run_<name>.sh --limit 2` says.
+
+    The script itself runs. Where it starts an evaluation, an interpreter that only takes the command down stands in,
+    and the command runs in this process, in the same folder, which spares importing torch for every script.
+    """
+    root, of_all = clone
+    python = tmp_path / "python"
+    recorded = 'if [ "$1 $2" = "-m eval" ]; then pwd; printf "%s\\n" "$@"; exit 0; fi'
+    python.write_text(f'#!/bin/sh\n{recorded}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+
+    def run(name):
+        if name == "all":
+            return of_all
+        folder, *words = script(name, "--limit", 2, scripts=root / "scripts", python=python).stdout.splitlines()
+        assert words[:2] == ["-m", "eval"]
+        monkeypatch.chdir(folder)
+        capsys.readouterr()
+        assert cli.main(words[2:]) == 0
+        return capsys.readouterr().err
+
+    return run
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", METHODS)
-def test_a_script_without_flags_does_all_it_can(clone, name):
+def test_a_script_without_flags_does_all_it_can(clone, told, name):
     """The methods' own scripts find the answers that `run_all.sh` wrote, since the same command goes on."""
-    root, done = clone
-    if name != "all":
-        done = script(name, "--limit", 2, scripts=root / "scripts")
-    said = [
-        line.split(":")[0] for line in done.stderr.splitlines() if " leaves out " in line and "interval" not in line
-    ]
+    root, stderr = clone[0], told(name)
+    said = [line.split(":")[0] for line in stderr.splitlines() if " leaves out " in line and "interval" not in line]
     blind = [one for one in names() if not find(one).serves(family("video_llava"))]  # it opens no tower
     films = [one for one in names() if not find(one).serves(family("llava"))]  # they compare frames
     mine = names() if name == "all" else [METHODS[name]]
@@ -114,12 +137,10 @@ def test_a_script_without_flags_does_all_it_can(clone, name):
 @pytest.mark.parametrize("method", ["illava", "visionzip", "vispruner", "d2pruner"])
 def test_by_name_the_impossible_is_refused_before_anything_is_loaded(method, world, builders, tmp_path, capsys):
     """For D2Pruner: a checkpoint that came without a prior."""
-    from eval.cli import main
-
     model = builders.checkpoint("video_llava", tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").unlink()
     flags = ["--data", str(world), "--video-model", str(model), "--out", str(tmp_path / "run")]
-    assert main(["run", "--method", method, *flags, "--benchmarks", "pope,tgif"]) == 1
+    assert cli.main(["run", "--method", method, *flags, "--benchmarks", "pope,tgif"]) == 1
     said = capsys.readouterr().err
     assert f"{method} cannot answer tgif: " in said
     assert ("no prior was given" if method == "d2pruner" else "one vision tower for pictures and one for clips") in said
@@ -127,14 +148,12 @@ def test_by_name_the_impossible_is_refused_before_anything_is_loaded(method, wor
 
 
 def test_a_model_of_pictures_is_asked_no_clips(checkpoints, world, capsys):
-    from eval.cli import main
-
     flags = ["--model", str(checkpoints["image"]), "--data", str(world), "--dry-run", "--json"]
-    assert main(["run", *flags]) == 0
+    assert cli.main(["run", *flags]) == 0
     out, err = capsys.readouterr()
     assert "fastv leaves out tgif, msvd, msrvtt: models of type llava take pictures, not clips" in err
     assert "tgif" not in json.loads(out)["benchmarks"]
-    assert main(["run", *flags, "--benchmarks", "tgif"]) == 1
+    assert cli.main(["run", *flags, "--benchmarks", "tgif"]) == 1
     assert "fastv cannot answer tgif: models of type llava take pictures, not clips" in capsys.readouterr().err
-    assert main(["run", *flags, "--benchmarks", "pope", "--layer", "40"]) == 1
+    assert cli.main(["run", *flags, "--benchmarks", "pope", "--layer", "40"]) == 1
     assert "cuts before layer 40, but the model has layers 0 to 3" in capsys.readouterr().err
