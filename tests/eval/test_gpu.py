@@ -23,6 +23,7 @@ from eval.speed.drawn import build
 from eval.speed.gpu import pages, running, steps, verdicts
 from eval.speed.measure import Variant
 from eval.speed.shapes import SHAPES
+from eval.tables import visible
 from pruners import names
 
 ROOT = Path(__file__).parents[2]
@@ -40,17 +41,17 @@ def threads():
 
 @pytest.mark.long
 @pytest.mark.parametrize("step", gpu.STEPS)
-def test_every_step_can_be_rehearsed(step, tmp_path, threads, monkeypatch, capsys):
-    """All parts run on the CPU, but for what is not installed here, which is said."""
+def test_every_step_can_be_rehearsed(step, clone, threads, monkeypatch, capsys):
+    """All parts run on the CPU, but for what is not installed here, which is said. The pages can show all of it."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert cli.main(["gpu", step, "--rehearse", "--out", str(tmp_path), "--json", "--seconds", "900"]) == 0
+    assert cli.main(["gpu", step, "--rehearse", "--out", str(clone), "--json", "--seconds", "900"]) == 0
     out, err = capsys.readouterr()
     found = json.loads(out)
-    assert found == {**json.loads((tmp_path / f"{step}.json").read_text()), "exit": 0}
+    assert found == {**json.loads((clone / f"{step}.json").read_text()), "exit": 0}
     assert "measures nothing" in err
-    page = (tmp_path / f"{step}.md").read_text()
+    page = (clone / f"{step}.md").read_text()
     for part in found["parts"]:
         assert "result" in part or re.search("not installed here|is not here|not part of this|triton", part["missing"])
         assert ("result" in part) == (f"`{part['command']}` (" in page)
@@ -58,7 +59,13 @@ def test_every_step_can_be_rehearsed(step, tmp_path, threads, monkeypatch, capsy
     assert step in ("forks", "vllm") or set(lacking) <= {"flash attention", "fused kernels"}
     assert found["verdicts"]
     with pytest.raises(ValueError, match="was not measured on a GPU"):
-        published.measurement(tmp_path / f"{step}.json")
+        published.take([clone / f"{step}.json"], clone)
+    (clone / f"{step}.json").write_text(json.dumps({**found, "rehearsal": False, "machine": MACHINE}))
+    assert published.take([clone / f"{step}.json"], clone) == {"steps": [step]}
+    shown, front = (clone / "docs" / "speed.md").read_text(), (clone / "README.md").read_text()
+    for part in found["parts"]:
+        assert ("result" in part) == (f"`{part['command']}` (" in shown)
+    assert all(visible(line["goal"]) in front for line in found["verdicts"])
 
 
 def test_the_steps_are_those_of_the_command_and_the_script():

@@ -69,7 +69,11 @@ def replayed(pruner, trace):
 
     class Replayed(type(pruner)):
         def select(self, score, view):
-            return images[view.image][view.stage].kept.to(score.device)
+            choice = images[view.image][view.stage]
+            kept, here = choice.kept, view.tokens.here
+            if len(view.tokens) < len(choice.tokens):  # a tile, which is asked for its own share
+                kept = torch.isin(here, kept.cpu()).nonzero()[:, 0]
+            return kept.to(score.device)
 
     copied = copy.copy(pruner)
     object.__setattr__(copied, "__class__", Replayed)
