@@ -20,8 +20,7 @@ def density_peaks(states: Tensor, count: int) -> tuple[Tensor, Tensor]:
     separation = torch.where(denser, distance, distance.max()).amin(-1)
     centres = (density * separation).argsort(descending=True, stable=True)[:count]
     labels = distance[centres].argmin(0)
-    labels[centres] = torch.arange(count, device=states.device)
-    return labels, centres
+    return labels.scatter(0, centres, torch.arange(count, device=states.device)), centres
 
 
 def members(labels: Tensor, count: int) -> Tensor:

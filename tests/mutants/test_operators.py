@@ -73,6 +73,13 @@ def test_a_number_keeps_its_minus_and_stable_is_left_alone(operators):
     ]
 
 
+def test_nothing_is_measured_where_all_tests_are_remembered():
+    spec = importlib.util.spec_from_file_location("measured_of_mutants", FILE.with_name("measured.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.traced([]) == {}
+
+
 def test_every_mistake_that_is_let_go_is_one(operators):
     """A line about code that has changed would let another mistake go."""
     root, lines = FILE.parents[2], FILE.with_name("equivalent.txt").read_text(encoding="utf-8").splitlines()
