@@ -29,6 +29,7 @@ from eval.comparing.contrast import LEVEL, Contrast, contrast
 from eval.comparing.results import Scored, results
 from eval.comparing.verdict import MARK
 from eval.embedded import data_of
+from eval.papers import artefacts
 from eval.papers.artefacts import Planned
 from eval.papers.task import Task
 from eval.reading.images import open_image
@@ -54,7 +55,8 @@ def prepare(task: Task) -> Task:
     missing = [layer for layer in sorted(set(layers.values())) if not trend_file(task, layer).is_file()]
     if missing:
         settled, tokens = fitted(task)
-        methods = sorted({run.method for run in task.artefact.runs if run.depth is not None})
+        whole = artefacts.artefact(task.artefact.name).runs  # a later call may want others of them
+        methods = sorted({run.method for run in whole if run.depth is not None})
         for layer in missing:
             found = settled[layer - 1]
             record = {
