@@ -4,7 +4,7 @@ A result is called a confirmation only if the plan stands in a commit that is ol
 descends from. `--rehearse N` tries everything on N other pictures and confirms nothing.
 
 examples:
-  python -m eval study                                  the study of smol: 600 pictures, about 25 minutes on two cores
+  python -m eval study                                  the study of smol: 600 pictures, over half an hour on one core
   python -m eval study --rehearse 12                    everything once, in a few minutes
 """
 
