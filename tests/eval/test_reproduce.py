@@ -5,14 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
-from debias import trends
-from debias.settle import settle
 from eval.answering.resolved import Resolved
 from eval.benchmarks import NAMES
 from eval.bias import fitting
@@ -21,7 +17,7 @@ from eval.comparing import compare
 from eval.comparing.averages import AVERAGES
 from eval.comparing.contrast import SLOW_DRAWS
 from eval.comparing.results import results
-from eval.papers import artefacts, grid, reproduce, strengths, sweeps
+from eval.papers import artefacts, reproduce, strengths, sweeps
 from eval.papers.task import Task
 from eval.settings import Settings
 from eval.tables import between
@@ -374,31 +370,6 @@ def test_a_list_of_depths_and_budgets_is_a_run_for_every_pair():
     assert {run.keep for run in some.runs} == {None, 64}
     with pytest.raises(ValueError, match="no such run; it has unpruned"):
         KNOWN["grid"].only("other-*")
-
-
-def test_recall_counts_the_patches_of_what_is_asked_about(tmp_path):
-    from PIL import Image
-
-    from eval.papers.grid import kept
-    from eval.sample import Sample
-    from pruners.models.canvas import padded
-
-    Image.new("RGB", (96, 48)).save(tmp_path / "a.png")  # on a square of 12 x 12 cells, rows 3 to 8 show the picture
-    sample = Sample("q", "?", image=tmp_path / "a.png", meta={"boxes": [[0, 0, 16, 8]]})  # the first two cells of row 3
-    row = {"metadata": {"key": "q", "kept": ["0-143", "0,36,40,143"]}}
-    scored = SimpleNamespace(samples=[sample], arms={"none": SimpleNamespace(rows=[row])})
-    recall, padding = kept(scored, "none", lambda size: padded(size, 12))
-    assert recall[0] == 1 / 2
-    assert padding[0] == 1 / 2
-
-
-def test_a_part_of_the_grid_leaves_trends_for_the_other_part(tmp_path, monkeypatch):
-    settled = settle(torch.exp(0.01 * torch.arange(144.0)).repeat(4, 1), draws=10)
-    monkeypatch.setattr(grid, "fitted", lambda task: (task.here.mkdir(parents=True), ([settled] * 9, 144))[1])
-    part = KNOWN["grid"].only("fastv-L2-*")
-    asked = grid.prepare(Task(part, tmp_path, Settings(), part.benchmarks))
-    (path,) = set(asked.trends.values())
-    assert {one["method"] for one in trends.load(path)} == {"deeplayer", "fastv"}
 
 
 def test_an_artefact_on_a_world_of_ours_takes_the_benchmarks_that_it_has(checkpoints, tmp_path, monkeypatch):

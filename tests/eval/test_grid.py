@@ -1,0 +1,36 @@
+"""The artefact `grid`: what is kept of what is asked about, and the trends that its runs divide by."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import torch
+from PIL import Image
+
+from debias import trends
+from debias.settle import settle
+from eval.papers import artefacts, grid
+from eval.papers.grid import kept
+from eval.papers.task import Task
+from eval.sample import Sample
+from eval.settings import Settings
+from pruners.models.canvas import padded
+
+
+def test_recall_counts_the_patches_of_what_is_asked_about(tmp_path):
+    Image.new("RGB", (96, 48)).save(tmp_path / "a.png")  # on a square of 12 x 12 cells, rows 3 to 8 show the picture
+    sample = Sample("q", "?", image=tmp_path / "a.png", meta={"boxes": [[0, 0, 16, 8]]})  # the first two cells of row 3
+    row = {"metadata": {"key": "q", "kept": ["0-143", "0,36,40,143"]}}
+    scored = SimpleNamespace(samples=[sample], arms={"none": SimpleNamespace(rows=[row])})
+    recall, padding = kept(scored, "none", lambda size: padded(size, 12))
+    assert recall[0] == 1 / 2
+    assert padding[0] == 1 / 2
+
+
+def test_a_part_of_the_grid_leaves_trends_for_the_other_part(tmp_path, monkeypatch):
+    settled = settle(torch.exp(0.01 * torch.arange(144.0)).repeat(4, 1), draws=10)
+    monkeypatch.setattr(grid, "fitted", lambda task: (task.here.mkdir(parents=True), ([settled] * 9, 144))[1])
+    part = artefacts.artefact("grid").only("fastv-L2-*")
+    asked = grid.prepare(Task(part, tmp_path, Settings(), part.benchmarks))
+    (path,) = set(asked.trends.values())
+    assert {one["method"] for one in trends.load(path)} == {"deeplayer", "fastv"}
