@@ -9,6 +9,7 @@ from typing import Any
 from debias.names import ARMS, RULES, nearest
 from eval import benchmarks
 from eval.answering.checkpoints import config_of
+from eval.answering.store import may_be_written
 from eval.benchmarks.base import Benchmark
 from eval.embedded import BARE, EMBEDDED, SMOL
 from eval.reading.parquet import is_parquet, there
@@ -35,6 +36,8 @@ def check(settings: Settings) -> None:
         there(settings.data)
     elif settings.data is not None:
         lying_in(settings.data, settings.benchmarks)
+    if settings.out is not None and not (settings.out / "run.json").exists():
+        may_be_written(settings.out)
     for model in dict.fromkeys([settings.model or str(EMBEDDED["image"]), settings.video_model or ""]):
         if model not in ("", SMOL, BARE):  # those two are put together later
             check_layers(settings, model)
@@ -71,6 +74,14 @@ def depth_of(model: str) -> int:
     """How many layers a checkpoint's decoder has."""
     config = config_of(model)
     return int((config.get("text_config") or config).get("num_hidden_layers", 32))
+
+
+def layers_named(text: str, depth: int) -> list[int]:
+    """The layers that --layers names, of a decoder with `depth` layers."""
+    words = [word.strip() for word in text.split(",")]
+    if wrong := [word for word in words if not (word.isdecimal() and int(word) < depth)]:
+        raise ValueError(f"--layers {text}: expected layers 0 to {depth - 1} with commas, found {wrong[0]!r}")
+    return [int(word) for word in words]
 
 
 def lying_in(data: Path, wanted: Sequence[str]) -> list[Benchmark]:

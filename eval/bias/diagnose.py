@@ -15,6 +15,7 @@ from PIL import Image
 from debias import Debias, Padding, Trend, lines
 from debias.names import ARMS
 from debias.settle import Settled, resampled, settle
+from eval.answering import early
 from eval.answering.checkpoints import digest_of
 from eval.bias import strength as bias
 from eval.bias.probe import Seen, watch
@@ -83,7 +84,7 @@ def diagnose(asked: DiagnosisSettings) -> dict[str, Any]:
         )
     plain, others = look(prompts[0], rotary=False), [look(prompt).heads_mean for prompt in prompts[1:]]
     depth = main.attention.shape[1]
-    layers = range(depth) if asked.layers is None else chosen(asked.layers, depth)
+    layers = range(depth) if asked.layers is None else early.layers_named(asked.layers, depth)
     return {
         "model": f"{Path(model).name} {digest_of(model)}",
         "pictures": len(main.spans),
@@ -109,14 +110,6 @@ def looked_at(asked: DiagnosisSettings, model: str) -> tuple[Sequence[Any], str]
         return list(of_folder(asked.images, asked.limit, asked.video)), f"{kind(asked)} of --images"
     own = world_of(model)
     return drawn(asked.limit, asked.seed, asked.video, own.scene), f"drawn {kind(asked)} of the {own.name}"
-
-
-def chosen(text: str, depth: int) -> list[int]:
-    """The layers that --layers names."""
-    words = [word.strip() for word in text.split(",")]
-    if wrong := [word for word in words if not (word.isdecimal() and int(word) < depth)]:
-        raise ValueError(f"--layers {text}: expected layers 0 to {depth - 1} with commas, found {wrong[0]!r}")
-    return [int(word) for word in words]
 
 
 def kind(asked: DiagnosisSettings) -> str:

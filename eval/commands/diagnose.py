@@ -27,9 +27,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from eval.answering import early
 from eval.answering.checkpoints import folder_of
 from eval.commands.flags import placing, positive
+from eval.embedded import BARE, EMBEDDED, SMOL
 from eval.tables import show
+
+FEWEST = 4  # pictures: two of either half
 
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
@@ -61,6 +65,12 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 def work(args: argparse.Namespace) -> dict[str, Any]:
     if args.model is not None:
         folder_of(args.model)  # says what is wrong with it before torch is loaded
+    if args.limit < FEWEST:
+        raise ValueError(
+            f"--limit {args.limit}: half of the pictures fit the trend, the others measure; give at least {FEWEST}"
+        )
+    if args.layers is not None and args.model not in (SMOL, BARE):  # these two are put together later
+        early.layers_named(args.layers, early.depth_of(args.model or str(EMBEDDED["video" if args.video else "image"])))
 
     from eval.bias import diagnosis
     from eval.bias.diagnose import DiagnosisSettings, diagnose

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +63,13 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
 
 def one(args: argparse.Namespace, method: str) -> dict[str, Any]:
     """Fit to one method, write the file, show and draw the result."""
+    if args.kind != "prior" and "trend" not in catalogue.arms(method):
+        raise ValueError(f"{catalogue.title(method)} reads no attention of the decoder, so there is no trend to fit")
     if args.each and not args.out:
         raise ValueError("--each fits to questions that are scored; name the file that may hold such trends with --out")
     only = sets(args.benchmarks) if args.benchmarks else None
-    settings = flags.settings(args, method, out=None)
+    pictures = {"data": None} if args.kind == "prior" else {}  # a plain folder of pictures holds no benchmark
+    settings = replace(flags.settings(args, method, out=None, **pictures), data=args.data)
 
     from eval.bias.fits import fit
     from eval.bias.fitting import Fit

@@ -33,6 +33,9 @@ def command(parser: argparse.ArgumentParser) -> Work:
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    if args.plan is not None and not args.plan.is_file():
+        raise ValueError(f"{args.plan}: no such plan; leave it out for smol's, {shipped('studies/smol.toml')}")
+
     from eval.papers import study
     from eval.papers.confirm import confirm
 

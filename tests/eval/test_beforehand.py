@@ -65,6 +65,10 @@ demo --method vispruner --arm both
 throughput --layer 99
 fit --layer 99
 fit --each
+fit --method random
+study nope
+diagnose --layers 99
+diagnose --limit 3
 score nope --answers x.jsonl
 score pope --answers nothing.jsonl
 compare /nowhere

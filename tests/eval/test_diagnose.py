@@ -276,7 +276,7 @@ def test_a_folder_of_wide_pictures_has_rows_that_show_nothing(builders, checkpoi
     [
         (
             ["--limit", "2"],
-            "2 pictures are too few: a half fits the trend, the other half is measured. Give at least 4",
+            "--limit 2: half of the pictures fit the trend, the others measure; give at least 4",
         ),
         (["--layers", "0,99"], "--layers 0,99: expected layers 0 to"),
         (["--layers", "first"], "found 'first'"),

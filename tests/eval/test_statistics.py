@@ -149,6 +149,9 @@ def test_mcnemar_is_the_exact_binomial():
     assert mcnemar(3, 3) == 1
     assert mcnemar(1, 2) == mcnemar(2, 1) == 1
     assert mcnemar(1, 9) == pytest.approx(2 * (1 + 10) / 2**10)
+    for up, down in itertools.product(range(12), repeat=2):
+        whole = stats.binomtest(up, up + down, 0.5).pvalue if up or down else 1.0
+        assert mcnemar(up, down) == pytest.approx(whole, rel=1e-12)
 
 
 def test_sign_flip_enumerates_small_cases():

@@ -116,13 +116,14 @@ def drawn(test):
 
 def pytest_generate_tests(metafunc):
     """Arguments named method, family, kernel and cached run over the matrix; LLaVA-1.5 over all of it, other families
-    over what is drawn of it and a diagonal of kernels and caches."""
+    over what is drawn of it and a diagonal of kernels and caches.
+    Without a family it is LLaVA-1.5, or what home() says."""
     names = metafunc.fixturenames
     given = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
     if "method" not in names or "method" in given:
         return
     if "family" not in names:
-        metafunc.parametrize("method", METHODS)
+        metafunc.parametrize("method", [m for m in METHODS if "home" in names or possible(m, "llava")])
         return
     pairs = drawn(metafunc.function.__name__)
     if "kernel" not in names:
