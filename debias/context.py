@@ -41,7 +41,7 @@ class Context:
         self._shift: Dict[int, int] = {}
 
     def setting(self, method: str) -> Debias:
-        """The debias for a method: the one given, or the released setting if only an arm was named."""
+        """The debias for a method: the given value, or the released setting if only an arm was named."""
         if isinstance(self.debias, Debias):
             return self.debias
         return Debias.paper(method, self.benchmark, self.debias)

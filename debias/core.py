@@ -131,7 +131,9 @@ class Debias:
             raise ValueError(f"a score must be floating point; got {score.dtype}")
         if self.release is not None:
             index, trend = None if span.index is None else span.raster(score.device), self.trend
-            weight = None if trend is None else pick(slots_weight(trend, span.total, span.frames, score.device), index)
+            weight = (
+                None if trend is None else at_index(slots_weight(trend, span.total, span.frames, score.device), index)
+            )
             return self.release(score, self.mask(span), weight)
         terms = self.terms(score, span, stage, role, valid)
         if terms.weight is not None:
@@ -161,14 +163,14 @@ class Debias:
                 "silencing sinks takes hidden states, which are not at hand here; use another padding rule"
             )
         if mask is not None:
-            valid = pick(mask, index)
-        step = None if valid is None else pick(slots_step(span.total, score.dtype, score.device), index)
+            valid = at_index(mask, index)
+        step = None if valid is None else at_index(slots_step(span.total, score.dtype, score.device), index)
         if trend is None or role == "vision":
             return Terms(None, False, valid, step)
         if trend.kind == "online":
-            weight = own(score, span, mask, index)
+            weight = online_weight(score, span, mask, index)
         else:
-            weight = pick(slots_weight(trend, span.total, span.frames, score.device), index)
+            weight = at_index(slots_weight(trend, span.total, span.frames, score.device), index)
         return Terms(weight, trend.kind == "offset", valid, step)
 
     def mask(self, span: Span) -> Optional[Tensor]:
@@ -191,7 +193,7 @@ class Debias:
         if mask is None:
             return weights
         index = None if span.index is None else span.raster(weights.device)
-        valid = pick(mask, index)[group.to(weights.device)]
+        valid = at_index(mask, index)[group.to(weights.device)]
         return torch.where(valid | ~valid.any(), weights, torch.zeros_like(weights))
 
     def effective(self, span: Span, keep: int) -> int:
@@ -199,7 +201,7 @@ class Debias:
         mask = None if self.padding is None else slots_valid(self.padding, *layout(span), torch.device("cpu"))
         if mask is None:
             return min(keep, len(span))
-        return min(keep, int(pick(mask, None if span.index is None else span.index.cpu()).sum()))
+        return min(keep, int(at_index(mask, None if span.index is None else span.index.cpu()).sum()))
 
 
 def silence(score: Tensor, valid: Tensor, step: Tensor) -> Tensor:
@@ -221,13 +223,13 @@ def _bits_of_minus_infinity(dtype: torch.dtype) -> int:
     return int(torch.tensor(_DOWN, dtype=dtype, device="cpu").view(_WHOLE[torch.finfo(dtype).bits]))
 
 
-def own(score: Tensor, span: Span, mask: Optional[Tensor], index: Optional[Tensor]) -> Tensor:
+def online_weight(score: Tensor, span: Span, mask: Optional[Tensor], index: Optional[Tensor]) -> Tensor:
     """Weights from an exponential fitted to the score itself: to its tokens that are patches and show the picture."""
     score = score.to(torch.promote_types(score.dtype, torch.float32))
     raster = span.raster(score.device)
     ignore = raster < 0
     if mask is not None:
-        ignore = ignore | ~pick(mask, index)
+        ignore = ignore | ~at_index(mask, index)
     if span.special is not None:
         special = span.special.to(score.device, non_blocking=True)
         ignore = ignore | (special if index is None else special[index])
@@ -241,7 +243,7 @@ def own(score: Tensor, span: Span, mask: Optional[Tensor], index: Optional[Tenso
 # meanwhile, so that slots made during generation can serve a training step later.
 
 
-def pick(slots: Tensor, index: Optional[Tensor]) -> Tensor:
+def at_index(slots: Tensor, index: Optional[Tensor]) -> Tensor:
     """The slots of the tokens that are there."""
     return slots[:-1] if index is None else slots[index]
 
@@ -288,14 +290,14 @@ def slots_valid(
     # In a picture so thin that no patch shows enough of it, patches cannot be told apart: nothing is silenced.
     if valid.all() or not valid.any():
         return None
-    return there(torch.cat([valid, valid.new_ones(1)]), device)
+    return on_device(torch.cat([valid, valid.new_ones(1)]), device)
 
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
 def slots_weight(trend: Trend, length: int, frames: int, device: torch.device) -> Tensor:
     """The multiplier of each token."""
-    return there(weights(trend, length, frames), device)
+    return on_device(weights(trend, length, frames), device)
 
 
 @lru_cache(maxsize=64)
@@ -304,10 +306,10 @@ def slots_step(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """How many representable numbers below the lowest score each token falls when it is silenced."""
     whole = _WHOLE[torch.finfo(dtype).bits]
     # Beyond half of the 16-bit patterns steps are alike rather than wrapping round.
-    return there(torch.arange(1, length + 2, device="cpu").clamp(max=torch.iinfo(whole).max // 2).to(whole), device)
+    return on_device(torch.arange(1, length + 2, device="cpu").clamp(max=torch.iinfo(whole).max // 2).to(whole), device)
 
 
-def there(slots: Tensor, device: torch.device) -> Tensor:
+def on_device(slots: Tensor, device: torch.device) -> Tensor:
     """A small copy that does not make the host wait."""
     return slots.to(device, non_blocking=True)
 

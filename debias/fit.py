@@ -30,7 +30,7 @@ def fit_shapes(
     refine: bool = False,
     **options: Any,
 ) -> List[S]:
-    """One shape of a class for each of the curves [B, N]; what the other arguments mean stands at Trend.fit."""
+    """Fits a shape of the class to each of the curves [B, N]; Trend.fit explains the other arguments."""
     data = torch.as_tensor(curves).detach().cpu().double()
     if data.dim() != 2 or not data.shape[1]:
         raise ValueError(f"a curve needs at least one position; got curves of shape {tuple(data.shape)}")

@@ -56,9 +56,9 @@ def plane(log: Tensor, weight: Tensor, first: Tensor, second: Tensor) -> Tuple[T
     In closed form: what `first` says about `second` is taken out of `second`, and what remains shows its own slope.
     """
     pure = regress(second.expand_as(log), weight, first)[2]
-    two = regress(log, weight, pure)[0]
-    one, height, rest = regress(log - two.unsqueeze(-1) * second, weight, first)
-    return one, two, height, rest
+    second_slope = regress(log, weight, pure)[0]
+    first_slope, height, rest = regress(log - second_slope.unsqueeze(-1) * second, weight, first)
+    return first_slope, second_slope, height, rest
 
 
 def cubic(curve: Tensor, weight: Tensor) -> Tuple[float, float, float]:

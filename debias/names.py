@@ -74,7 +74,7 @@ def _one(what: str, name: str, known: Tuple[str, ...], aliases: Dict[str, str]) 
 
 
 def method(name: str) -> str:
-    """The one spelling of a method's name: method("PDrop") is "pyramiddrop", and method("New-Method") "newmethod"."""
+    """A method's canonical name: method("PDrop") is "pyramiddrop", and method("New-Method") "newmethod"."""
     if not isinstance(name, str):
         raise ValueError(f"a method must be a name, such as 'fastv'; got {name!r}")
     return _method(name)
@@ -89,10 +89,10 @@ def _method(name: str) -> str:
 
 
 def benchmark(name: str) -> str:
-    """The one spelling of a benchmark's name: benchmark("MM-Vet") is "mmvet"."""
+    """The canonical spelling of a benchmark's name: benchmark("MM-Vet") is "mmvet"."""
     return _one("benchmark", name, BENCHMARKS, _BENCHMARK_ALIASES)
 
 
 def arm(name: str) -> str:
-    """The one spelling of an arm's name; the release's paper, before and after are none, padding and both."""
+    """The canonical spelling of an arm's name; the release's paper, before and after are none, padding and both."""
     return _one("arm", name, ARMS, _ARM_ALIASES)

@@ -71,7 +71,7 @@ def shrunk(side: int, content: int, cells: int) -> Tensor:
     weights in whole numbers of 2**-22, the sum rounded to 0 or 1.
     """
     scale, first = side / cells, (side - content) // 2
-    reach, found = max(scale, 1.0), []
+    reach, kept = max(scale, 1.0), []
     for cell in range(cells):
         middle = (cell + 0.5) * scale
         begin, end = max(int(middle - reach + 0.5), 0), min(int(middle + reach + 0.5), side)
@@ -79,8 +79,8 @@ def shrunk(side: int, content: int, cells: int) -> Tensor:
         weight = (1 - ((at + 0.5 - middle) / reach).abs()).clamp(min=0)
         whole = (weight / weight.sum() * 2**22 + 0.5).floor()
         there = (at >= first) & (at < first + content)
-        found.append(float(whole[there].sum() >= 2**21))
-    return torch.tensor(found, device="cpu")
+        kept.append(float(whole[there].sum() >= 2**21))
+    return torch.tensor(kept, device="cpu")
 
 
 def cropped(side: int, content: int, cells: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Whether there is a trend to divide by, told from the pictures it was fitted to: a shrinkage with a stated rule.
 
-Every fit finds some slope, in noise as well, and dividing by it then adds a bias instead of removing one. So a fitted
+Every fit finds some slope, in noise as well, and dividing by it then adds a bias where none was. So a fitted
 exponential is kept only when both hold, and otherwise its weights are 1 ("no trend here"):
 
   1. the 95 % interval of its rate, over pictures drawn with repetition, leaves out 0;
@@ -42,7 +42,7 @@ class Settled:
     rates: Tensor
 
     @property
-    def there(self) -> bool:
+    def agreed(self) -> bool:
         """Whether there is a trend to divide by."""
         return self.trend is self.fitted
 

@@ -42,10 +42,10 @@ class Trend(Shape):
 
         The trend has a rate, amplitude, r2 and residual: log(curve / fitted), NaN where a position took no part.
         """
-        one = torch.as_tensor(curve)
-        if one.dim() != 1:
-            raise ValueError(f"Trend.fit takes one curve [N], fit_all takes many; got shape {tuple(one.shape)}")
-        return fit.fit_shapes(cls, one[None], kind, ignore, **how)[0]
+        values = torch.as_tensor(curve)
+        if values.dim() != 1:
+            raise ValueError(f"Trend.fit takes one curve [N], fit_all takes many; got shape {tuple(values.shape)}")
+        return fit.fit_shapes(cls, values[None], kind, ignore, **how)[0]
 
 
 def fit_all(

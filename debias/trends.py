@@ -1,4 +1,4 @@
-"""Trends on disk: the published ones, and files of the same form with trends that somebody fitted."""
+"""Trends on disk: the published trends, and files of the same form with trends that users fitted."""
 
 from __future__ import annotations
 

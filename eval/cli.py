@@ -151,7 +151,7 @@ def outside(error: Exception) -> str:
     return f" in {sys.executable}. In the clone: bash setup.sh && source .venv/bin/activate, or pip install ."
 
 
-def told(text: str, status: int) -> int:
+def printed(text: str, status: int) -> int:
     """Tell it; the exit status is 1 where that cannot be done."""
     try:
         tell(text)
@@ -168,9 +168,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] == ["help"]:
         words = [*words[1:2], "--help"]
     if not words or words[0] in ("-h", "--help"):
-        return told(overview(), 0 if words else 2)
+        return printed(overview(), 0 if words else 2)
     if words[0] == "--version":
-        return told(f"debias {versions.of('debias')}", 0)
+        return printed(f"debias {versions.of('debias')}", 0)
     name, rest = words[0], words[1:]
     if name not in installed():
         say(f"{program()}: unknown command {name!r}{nearest(name, installed())}\nTry: {program()} --help")

@@ -53,12 +53,12 @@ class Report:
         """By benchmark and arm: the value, its parts, and how many answers are missing, failed or unjudged."""
         hidden = ("items", "groups")
         return {
-            one.benchmark.name: {
+            entry.benchmark.name: {
                 arm: {name: value for name, value in asdict(result.score).items() if name not in hidden}
                 | {"failed": result.failed, "tokens": result.tokens, "unjudged": len(result.score.unjudged)}
-                for arm, result in one.arms.items()
+                for arm, result in entry.arms.items()
             }
-            for one in self.scored
+            for entry in self.scored
         }
 
     @property
@@ -69,12 +69,12 @@ class Report:
     @property
     def verdict(self) -> str:
         """What the comparison shows, in one or two sentences."""
-        return "" if self.look is None else self.look.said
+        return "" if self.look is None else self.look.verdict
 
     @property
     def comparisons(self) -> Sequence[Contrast]:
         """Every arm against the baseline, on every benchmark and on their average."""
-        return () if self.look is None else self.look.found
+        return () if self.look is None else self.look.contrasts
 
     def table(self, wide: bool = False) -> str:
         """The tables as Markdown: one row a benchmark, or (`wide`) all arms and columns."""
@@ -83,13 +83,13 @@ class Report:
     def against(self, other: Report, arm: str = "none", draws: int = DRAWS) -> compare.Look:
         """An arm of this run compared with the same arm of another run, on the benchmarks that both have.
 
-        draws: of the bootstrap. Returns a comparison with `said` (the verdict), `found` and `full` (the tables).
+        draws: of the bootstrap. Returns a comparison with its `verdict`, `contrasts` and `full` tables.
         """
         if self.folder is None or other.folder is None:
             raise ValueError("this process wrote no run folder; compare the runs where their folders are")
         sides = [(Folder(folder), arm) for folder in (self.folder, other.folder)]
-        found, _ = compare.across(sides, None, None, draws, 0)
-        return compare.looked([], found, draws, every=True)
+        contrasts, _ = compare.across(sides, None, None, draws, 0)
+        return compare.looked([], contrasts, draws, every=True)
 
     def _tables(self, wide: bool = False) -> Sequence[Table]:
         if self.look is None:
@@ -98,13 +98,13 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, as `run --json` prints it."""
-        found: dict[str, Any] = {"run": self.run, "folder": None if self.folder is None else str(self.folder)}
+        values: dict[str, Any] = {"run": self.run, "folder": None if self.folder is None else str(self.folder)}
         if self.folder is not None:
-            found |= {"complete": self.complete, "open": self.open}
+            values |= {"complete": self.complete, "open": self.open}
         if self.folder is not None and self.complete:
-            found |= {"scores": self.scores, "averages": compare.arm_means(self.scored) if self.scored else {}}
-            found |= {"verdict": self.verdict, "comparisons": [asdict(one) for one in self.comparisons]}
-        return {**found, **({"exit": 1} if self.unjudged else {}), "throughput": dict(self.throughput)}
+            values |= {"scores": self.scores, "averages": compare.arm_means(self.scored) if self.scored else {}}
+            values |= {"verdict": self.verdict, "comparisons": [asdict(contrast) for contrast in self.comparisons]}
+        return {**values, **({"exit": 1} if self.unjudged else {}), "throughput": dict(self.throughput)}
 
     def _repr_html_(self) -> str:
         """The tables as HTML, for notebooks."""
@@ -231,20 +231,20 @@ def finish(folder: Folder, names: Sequence[str], chosen: Resolved, grader: Judge
         for name, facts in info["benchmarks"].items()
         for arm in {*folder.arms(name), *(chosen.arms if name in names else ())}
     )
-    found = Report(info["run"], folder.path, open_, throughput=meter.summary())
+    finished = Report(info["run"], folder.path, open_, throughput=meter.summary())
     if open_ > 0:
         say(f"{open_} answers of other processes are still to come; the last to finish writes the scores")
-        return found
+        return finished
     scored = results(folder, judge=grader)
     if not scored:
-        return found
+        return finished
     seen = compare.look(f"{settings.method}: {info['settings']['method']}", scored, settings.draws)
-    found = Report(info["run"], folder.path, open_, scored, seen, meter.summary())
-    folder.save("scores.json", {"run": info["run"], "scores": found.scores})
+    finished = Report(info["run"], folder.path, open_, scored, seen, meter.summary())
+    folder.save("scores.json", {"run": info["run"], "scores": finished.scores})
     with writing(folder.path):
         tables.write(seen.full, folder.path)
     report.write(folder, scored, seen, folder.path / "report.html", settings.report_samples)
     say(f"rows, scores, tables and report.html are in {folder.path}")
-    if found.unjudged:
-        say(not_judged(found.unjudged))
-    return found
+    if finished.unjudged:
+        say(not_judged(finished.unjudged))
+    return finished

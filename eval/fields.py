@@ -40,15 +40,15 @@ def parse_fields(method: str, words: Sequence[str]) -> dict[str, Any]:
         named = chosen.get(_flag(field.name), "")
         for inner in held.get(named, next(iter(held.values()), [])):
             known[_flag(f"{field.name}.{inner.name}")] = f"{field.name}.{inner.name}", inner
-    found: dict[str, Any] = {}
+    parsed: dict[str, Any] = {}
     for flag, values in given:
         plain = "--" + flag[2:].replace("no-", "", 1) if flag not in known and "no-" in flag else flag
         if plain not in known or (plain != flag and known[plain][1].annotation != "bool"):
             own = [flag for flag in known if "." not in flag]
             raise Misuse(f"{catalogue.title(method)} has no flag {flag}{nearest(flag, known)}; it has {', '.join(own)}")
         name, field = known[plain]
-        found[name] = read(flag, field, values) if plain == flag else False
-    return found
+        parsed[name] = read(flag, field, values) if plain == flag else False
+    return parsed
 
 
 def apart(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:

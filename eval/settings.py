@@ -88,7 +88,7 @@ class Settings:
         self._set("method", catalogue.named(self.method))
         self._set("arms", tuple(dict.fromkeys(map(arm, several(self.arms)))))
         self._set("benchmarks", tuple(dict.fromkeys(map(names.benchmark, several(self.benchmarks)))))
-        self._set("options", {names.benchmark(name): dict(found) for name, found in self.options.items()})
+        self._set("options", {names.benchmark(name): dict(given) for name, given in self.options.items()})
         self._set("fields", dict(self.fields))
         for name in ("data", "out"):
             value = getattr(self, name)
@@ -117,8 +117,8 @@ class Settings:
     def given(self) -> dict[str, Any]:
         """The settings that differ from the defaults, by name."""
         plain = Settings()
-        found = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return {name: value for name, value in found.items() if value != getattr(plain, name)}
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {name: value for name, value in values.items() if value != getattr(plain, name)}
 
 
 def several(value: Sequence[str] | str) -> list[str]:
@@ -128,7 +128,7 @@ def several(value: Sequence[str] | str) -> list[str]:
 
 
 def arm(name: str) -> str:
-    """An arm in its one spelling, `unpruned` among them."""
+    """An arm in its canonical spelling, `unpruned` among them."""
     return UNPRUNED if name == UNPRUNED else names.arm(name)
 
 
@@ -153,11 +153,11 @@ def command_line(settings: Settings) -> list[str]:
 
 
 def _named(method: str, name: str, value: Any) -> list[str]:
-    """A method's field as flags; where it could hold several values, and not the first is meant, after that one's name.
+    """A method's field as flags; preceded by its kind's name where the field may hold several kinds.
 
     --selection suppression --selection.radius 3.0
     """
-    first = {one.name: one.annotation for one in catalogue.fields(method)}.get(name, "").split(" | ")[0]
+    first = {field.name: field.annotation for field in catalogue.fields(method)}.get(name, "").split(" | ")[0]
     kind = type(value).__name__
     said = [f"--{name.replace('_', '-')}", kind.lower()] if is_dataclass(value) and kind != first else []
     return [*said, *_typed(name, value)]

@@ -42,12 +42,12 @@ def tell(text: str) -> None:
 def tell_json(value: Any) -> None:
     """One JSON object on standard output; what a terminal would obey is escaped as JSON does it."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
-    tell(OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    tell(OBEYED.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def visible(text: str) -> str:
     """The text without what a terminal, TeX, a browser or a spreadsheet would obey: it shows as its code."""
-    return OBEYED.sub(lambda found: f"\\x{ord(c):02x}" if ord(c := found[0]) < 256 else f"\\u{ord(c):04x}", text)
+    return OBEYED.sub(lambda match: f"\\x{ord(c):02x}" if ord(c := match[0]) < 256 else f"\\u{ord(c):04x}", text)
 
 
 def message(text: str) -> str:
@@ -95,7 +95,7 @@ def between(value: float | None, low: float | None, high: float | None, signed: 
     """A number and its interval in words: +6.3 [4.4, 8.4]."""
     if value is None:
         return "–"
-    known = [] if low is None or high is None else [f"{tenths(one):.1f}" for one in (low, high)]
+    known = [] if low is None or high is None else [f"{tenths(bound):.1f}" for bound in (low, high)]
     shown = f"{tenths(value):{'+' if signed else ''}.1f}" + (f" [{', '.join(known)}]" if known else "")
     return shown.replace("-", "−")
 
@@ -145,24 +145,24 @@ def _console(stderr: bool = True) -> Any:
 def parts(table: Table, room: int) -> list[list[int]]:
     """The columns of a table in as many parts as fit into `room` characters, the naming columns in each."""
     names = list(range(table.keys))
-    found = [list(names)]
+    pages = [list(names)]
     for column in range(table.keys, len(table.head)):
-        needed = sum(_widths(table, one)[0] + GAP for one in [*found[-1], column]) - GAP
-        if needed > room and len(found[-1]) > len(names):
-            found.append(list(names))
-        found[-1].append(column)
-    return found
+        needed = sum(_widths(table, shown)[0] + GAP for shown in [*pages[-1], column]) - GAP
+        if needed > room and len(pages[-1]) > len(names):
+            pages.append(list(names))
+        pages[-1].append(column)
+    return pages
 
 
 def widths(table: Table, columns: Sequence[int], room: int) -> dict[int, int]:
     """Every column of a part as wide as it would be, or else at least as wide as its words and numbers."""
     least = {column: _widths(table, column)[0] for column in columns}
     left = room - sum(least.values()) - GAP * (len(columns) - 1)
-    found = {}
+    chosen = {}
     for column in columns:
         more = min(max(left, 0), _widths(table, column)[1] - least[column])
-        found[column], left = least[column] + more, left - more
-    return found
+        chosen[column], left = least[column] + more, left - more
+    return chosen
 
 
 def _widths(table: Table, column: int) -> tuple[int, int]:

@@ -64,9 +64,9 @@ class Blanks:
         inputs = prompt(adapter, picture, span, behind, conversation)
         with self.pruner(adapter, Debias(reading=reading)) as trace, torch.inference_mode():
             adapter.model(**inputs)
-        found = trace.scores[0][0]
-        assert found is not None
-        raw: Tensor = found[0].float().cpu()
+        scores = trace.scores[0][0]
+        assert scores is not None
+        raw: Tensor = scores[0].float().cpu()
         return raw
 
 
@@ -74,12 +74,12 @@ def shapes(adapter: Adapter, batch: Encoded) -> list[tuple[Span, int]]:
     """(span, number of text tokens behind it) of every picture of a batch; a prompt may hold one."""
     ids: Tensor = batch.inputs["input_ids"]
     given = {name: value for name, value in batch.inputs.items() if name in adapter.media}
-    found = []
+    places = []
     for row, spans in enumerate(adapter.spans({"input_ids": ids.cpu(), **given}, batch.sizes)):
         if len(spans) > 1:
             raise ValueError(f"prompt {row} holds {len(spans)} pictures; a blank trend needs prompts of one picture")
-        found += [(span, ids.shape[1] - span.start - span.total) for span in spans]
-    return found
+        places += [(span, ids.shape[1] - span.start - span.total) for span in spans]
+    return places
 
 
 def prompt(adapter: Adapter, picture: str, span: Span, behind: int, conversation: str | None) -> dict[str, Any]:
@@ -129,9 +129,11 @@ def blank(picture: str, size: Size, mean: Sequence[float] = (0.5, 0.5, 0.5)) -> 
     return Image.new("RGB", size, (0, 0, 0) if picture == "black" else tuple(int(part * 255) for part in mean))
 
 
-def first_difference(one: Sequence[int], other: Sequence[int]) -> int:
+def first_difference(first: Sequence[int], other: Sequence[int]) -> int:
     """How far two lists agree."""
-    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return next(
+        (at for at, (a, b) in enumerate(zip(first, other, strict=False)) if a != b), min(len(first), len(other))
+    )
 
 
 def rounded(score: Tensor) -> Tensor:

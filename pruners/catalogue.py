@@ -64,22 +64,22 @@ def fields(name: str) -> list[Field]:
     return fields_of(_class(named(name)))
 
 
-def fields_of(one: Class) -> list[Field]:
+def fields_of(method: Class) -> list[Field]:
     """The same for any dataclass of this package."""
-    found: dict[str, Field | None] = {}
-    for kind in reversed(_line(*one)):
+    by_name: dict[str, Field | None] = {}
+    for kind in reversed(_line(*method)):
         if not any("dataclass" in ast.unparse(decorator) for decorator in kind.node.decorator_list):
             continue  # what it annotates is no field
         for variable, annotation, value in _said(kind):
             if annotation is None:
                 continue
             classwide = annotation.startswith("ClassVar")  # keeps its place for a field that a subclass makes of it
-            found[variable] = (
+            by_name[variable] = (
                 None
                 if classwide
                 else Field(variable, annotation, "" if value is None else ast.unparse(value), kind.module)
             )
-    return [field for field in found.values() if field is not None]
+    return [field for field in by_name.values() if field is not None]
 
 
 def kinds(field: Field) -> list[ast.expr | Class]:
@@ -126,10 +126,10 @@ def baselines() -> list[str]:
 
 
 def find(name: str) -> type[Pruner]:
-    """The class of a method: the one that pruners/methods/<name>.py defines."""
+    """The class of a method, as pruners/methods/<name>.py defines it."""
     kind = _class(named(name))
-    found: type[Pruner] = getattr(importlib.import_module(kind.module), kind.node.name)
-    return found
+    pruner: type[Pruner] = getattr(importlib.import_module(kind.module), kind.node.name)
+    return pruner
 
 
 def make(name: str, **values: Any) -> Pruner:
@@ -173,9 +173,9 @@ def _line(module: str, node: ast.ClassDef) -> list[Class]:
     """A class and the bases of it that this package defines, nearest first."""
     line = [Class(module, node)]
     for base in node.bases:
-        found = _resolved(module, base.id) if isinstance(base, ast.Name) else None
-        if found is not None:
-            line += _line(*found)
+        parent = _resolved(module, base.id) if isinstance(base, ast.Name) else None
+        if parent is not None:
+            line += _line(*parent)
     return line
 
 

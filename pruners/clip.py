@@ -46,7 +46,7 @@ class Words:
         if adapter.tokenizer is None:
             raise ValueError("the words of a question are read by a tokenizer: prune an adapter, not its model alone")
 
-    def said(self, text: str, device: torch.device) -> Tensor:
+    def features_of_text(self, text: str, device: torch.device) -> Tensor:
         """[m, P] of unit length: the text, in as many stretches as CLIP needs to read it."""
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
         room = int(self.model.config.text_config.max_position_embeddings) - 2

@@ -1,4 +1,4 @@
-"""Files that are opened to be read: only regular ones, without waiting for anybody."""
+"""Opening files for reading: only regular files, and without blocking."""
 
 from __future__ import annotations
 

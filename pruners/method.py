@@ -97,7 +97,7 @@ class Method:
         return view.top(score, view.count)
 
     def merge(self, view: View, kept: Tensor) -> Merged | None:
-        """Tokens that change or are added at this cut; None when the kept ones go on as they are."""
+        """Tokens that change or are added at this cut; None when the kept tokens continue unchanged."""
         return None
 
     def glances(self, layers: int) -> Sequence[int]:

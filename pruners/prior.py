@@ -92,17 +92,17 @@ class Prior:
         if not path.is_file():
             raise ValueError(f"{path}: no such file; measure a prior with `{MEASURE}`")
         try:
-            found = _older(path) if path.suffix == ".safetensors" else json.loads(path.read_text(encoding="utf-8"))
-            values = tuple(torch.tensor(found["values"], dtype=torch.float32).tolist())
+            record = _older(path) if path.suffix == ".safetensors" else json.loads(path.read_text(encoding="utf-8"))
+            values = tuple(torch.tensor(record["values"], dtype=torch.float32).tolist())
             if not values:
                 raise ValueError("no values")
             return cls(
                 values,
-                layer=int(found["layer"]),
-                model=str(found.get("model", "")),
-                prompt=str(found.get("prompt", PROMPT)),
-                images=int(found.get("images", 0)),
-                tiles=found.get("tiles") in (True, "True"),
+                layer=int(record["layer"]),
+                model=str(record.get("model", "")),
+                prompt=str(record.get("prompt", PROMPT)),
+                images=int(record.get("images", 0)),
+                tiles=record.get("tiles") in (True, "True"),
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(

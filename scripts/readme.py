@@ -34,33 +34,35 @@ def measured(path: Path) -> dict[str, Any]:
     """What a run folder says, in numbers."""
     folder = Folder(path)
     info, scored = folder.info(), results(folder)
-    arms = [arm for arm in (UNPRUNED, *ARMS) if any(arm in one.arms for one in scored)]
-    lacking = [one.benchmark.name for one in scored if any(a not in one.arms or missing(one.arms[a]) for a in arms)]
+    arms = [arm for arm in (UNPRUNED, *ARMS) if any(arm in entry.arms for entry in scored)]
+    lacking = [
+        entry.benchmark.name for entry in scored if any(a not in entry.arms or missing(entry.arms[a]) for a in arms)
+    ]
     if lacking:
         raise ValueError(f"{path} is not finished: {', '.join(lacking)}. Start the run again, then this.")
-    scored.sort(key=lambda one: NAMES.index(one.benchmark.name))
+    scored.sort(key=lambda entry: NAMES.index(entry.benchmark.name))
     best = DEBIASED if DEBIASED in arms else "padding"
     every = compare.within(scored, BASELINE)
-    contrasts = {one.benchmark: one for one in every if one.b == best}
-    tokens = [result.tokens for one in scored if (result := one.arms[BASELINE]).tokens is not None]
+    contrasts = {entry.benchmark: entry for entry in every if entry.b == best}
+    tokens = [result.tokens for entry in scored if (result := entry.arms[BASELINE]).tokens is not None]
     benchmarks: dict[str, Any] = {}
 
     def add(name: str, n: int, values: Mapping[str, float | None]) -> None:
-        found = contrasts.get(name)
-        difference = (found.delta, found.low, found.high) if found else ()
+        contrast = contrasts.get(name)
+        difference = (contrast.delta, contrast.low, contrast.high) if contrast else ()
         benchmarks[name] = {
             "n": n,
             "arms": {arm: rounded(values[arm]) for arm in arms},
             "difference": [rounded(value) for value in difference],
-            "p": found.p_holm if found else None,
-            "differs": bool(found and found.differs),
+            "p": contrast.p_holm if contrast else None,
+            "differs": bool(contrast and contrast.differs),
         }
 
-    for one in scored:
-        scores = {arm: result.score for arm, result in one.arms.items()}
+    for entry in scored:
+        scores = {arm: result.score for arm, result in entry.arms.items()}
         first = next(iter(scores.values()))
         add(first.name, first.n, {arm: score.value for arm, score in scores.items()})
-    add("average", sum(one["n"] for one in benchmarks.values()), compare.arm_means(scored))
+    add("average", sum(entry["n"] for entry in benchmarks.values()), compare.arm_means(scored))
     return {
         "method": re.sub(r"\d+\.\d{4,}", lambda number: f"{float(number[0]):.3g}", info["settings"]["method"]),
         "models": info["settings"]["models"],
@@ -81,12 +83,12 @@ def rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def block(found: Sequence[Mapping[str, Any]]) -> str:
+def block(runs: Sequence[Mapping[str, Any]]) -> str:
     """The tables: the first run by benchmark, and all of them by their averages."""
-    first = found[0]
+    first = runs[0]
     rows = [
-        [name, one["n"], *(number(one["arms"].get(arm)) for arm in first["arms"]), interval(one)]
-        for name, one in first["benchmarks"].items()
+        [name, run["n"], *(number(run["arms"].get(arm)) for arm in first["arms"]), interval(run)]
+        for name, run in first["benchmarks"].items()
     ]
     rows[-1] = [f"**{cell}**" if cell == "average" else cell for cell in rows[-1]]
     model = ", ".join(first["models"].values())
@@ -95,14 +97,14 @@ def block(found: Sequence[Mapping[str, Any]]) -> str:
     parts = [f"`{first['method']}` on {model}: {first['benchmarks']['average']['n']:,} questions in "
              f"{len(first['arms'])} arms.",
              first["verdict"], shown.strip()]  # fmt: skip
-    if len(found) > 1:
-        arms = list(dict.fromkeys(arm for one in found for arm in one["arms"]))
+    if len(runs) > 1:
+        arms = list(dict.fromkeys(arm for run in runs for arm in run["arms"]))
         lines = []
-        for one in found:
-            average = one["benchmarks"]["average"]
-            name = f"`{one['method'].split('(')[0].lower()}`"
+        for run in runs:
+            average = run["benchmarks"]["average"]
+            name = f"`{run['method'].split('(')[0].lower()}`"
             values = [number(average["arms"].get(arm)) for arm in arms]
-            lines.append([name, number(one["tokens"]), *values, interval(average)])
+            lines.append([name, number(run["tokens"]), *values, interval(average)])
         head = ["average", "tokens a layer sees", *arms, f"debiased − {BASELINE}, 95 %"]
         parts.append(markdown(Table("", head, lines)).split("\n\n", 1)[1].strip())
     parts.append(
@@ -117,23 +119,23 @@ def number(value: float | None) -> str:
     return "–" if value is None else f"{tenths(value):.1f}"
 
 
-def interval(one: Mapping[str, Any]) -> str:
+def interval(row: Mapping[str, Any]) -> str:
     """The difference with its interval, bold where it counts as a difference."""
-    shown = between(*one["difference"]) if one["difference"] else "–"
-    return f"**{shown}**" if one["differs"] else shown
+    shown = between(*row["difference"]) if row["difference"] else "–"
+    return f"**{shown}**" if row["differs"] else shown
 
 
 def study_block(told: Mapping[str, Any]) -> str:
     """What the study shows: the verdict, and the scores of every cut with the planned comparison of `both`."""
     first, *others = told["comparisons"]
-    found = {(one["benchmark"], one["b"]): one for one in (first, *others)}
+    by_place = {(row["benchmark"], row["b"]): row for row in (first, *others)}
     rows = []
-    for one in told["scores"]:
-        mine = found[f"{one['keep']} tokens before layer {one['layer']}", DEBIASED]
+    for row in told["scores"]:
+        mine = by_place[f"{row['keep']} tokens before layer {row['layer']}", DEBIASED]
         shown = between(mine["delta"], mine["low"], mine["high"])
-        scores = [number(told["unpruned"]), *(number(one[arm]) for arm in ARMS)]
-        name = f"{one['layer']}{' (primary)' if mine is first else ''}"
-        rows.append([name, one["keep"], *scores, f"**{shown}**" if mine["differs"] else shown])
+        scores = [number(told["unpruned"]), *(number(row[arm]) for arm in ARMS)]
+        name = f"{row['layer']}{' (primary)' if mine is first else ''}"
+        rows.append([name, row["keep"], *scores, f"**{shown}**" if mine["differs"] else shown])
     head = ["cut before layer", "keep", UNPRUNED, *ARMS, f"{DEBIASED} − {BASELINE}, 95 %"]
     shown = markdown(Table("", head, rows)).split("\n\n", 1)[1].strip()
     asked = f"{first['n']} pictures that nothing was fitted or chosen on, one question each"
@@ -158,8 +160,8 @@ def main(words: Sequence[str] | None = None) -> None:
     args = parser.parse_args(words)
     kept, study, page = args.root / "assets" / "results.json", args.root / STUDY, args.root / "README.md"
     if args.runs:
-        found = [measured(path) for path in args.runs]
-        kept.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        runs = [measured(path) for path in args.runs]
+        kept.write_text(json.dumps(runs, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if args.study:
         told = json.loads((args.study / "study.json").read_text(encoding="utf-8"))
         if not told["confirmed"]:

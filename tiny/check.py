@@ -48,10 +48,10 @@ def _find(words: str, cells: Cells) -> list[Place]:
 
 
 def _one(words: str, cells: Cells) -> tuple[Place, Any]:
-    found = _find(words, cells)
-    if len(found) != 1:
-        raise ValueError(f"{words!r} fits {len(found)} things")
-    return found[0], cells[found[0]]
+    places = _find(words, cells)
+    if len(places) != 1:
+        raise ValueError(f"{words!r} fits {len(places)} things")
+    return places[0], cells[places[0]]
 
 
 def _singular(plural: str) -> str:
@@ -107,14 +107,14 @@ def expected_of_clip(clip: Any, text: str) -> str:
 
     def actor(words: str) -> Any:
         wanted = [word for word in words.split() if word not in ("the", "shape")]
-        found = [a for a in clip.actors if all(word in (a.colour, a.shape) for word in wanted)]
-        if len(found) != 1:
-            raise ValueError(f"{words!r} fits {len(found)} actors")
-        return found[0]
+        actors = [a for a in clip.actors if all(word in (a.colour, a.shape) for word in wanted)]
+        if len(actors) != 1:
+            raise ValueError(f"{words!r} fits {len(actors)} actors")
+        return actors[0]
 
-    def motions(one: Any) -> list[str]:
+    def motions(shown: Any) -> list[str]:
         seen: list[str] = []
-        for before, after in itertools.pairwise(one.places):
+        for before, after in itertools.pairwise(shown.places):
             if before is not None and after is not None and before != after:
                 dx, dy = after[0] - before[0], after[1] - before[1]
                 word = ("right" if dx > 0 else "left") if dx else ("down" if dy > 0 else "up")
@@ -122,14 +122,14 @@ def expected_of_clip(clip: Any, text: str) -> str:
                     seen.append(word)
         return seen
 
-    def gaps(one: Any) -> int:
-        return sum(a is not None and b is None for a, b in itertools.pairwise(one.places))
+    def gaps(shown: Any) -> int:
+        return sum(a is not None and b is None for a, b in itertools.pairwise(shown.places))
 
     if match := re.fullmatch(r"What does (.+) do\?", text):
-        one = actor(match[1])
-        if gaps(one):
+        shown = actor(match[1])
+        if gaps(shown):
             return "blink"
-        return f"move {motions(one)[0]}" if motions(one) else "stay"
+        return f"move {motions(shown)[0]}" if motions(shown) else "stay"
     if match := re.fullmatch(r"What colour is (.+)\?", text):
         return str(actor(match[1]).colour)
     if match := re.fullmatch(r"How many times does (.+) blink\?", text):
@@ -140,8 +140,8 @@ def expected_of_clip(clip: Any, text: str) -> str:
     if match := re.fullmatch(r"Which shape (moves|blinks|stays)\?", text):
         acts: dict[str, Callable[[Any], int]] = {"moves": lambda a: bool(motions(a)) and not gaps(a), "blinks": gaps}
         acts["stays"] = lambda a: not motions(a) and not gaps(a)
-        (one,) = [a for a in clip.actors if acts[match[1]](a)]
-        return str(one.shape)
+        (shown,) = [a for a in clip.actors if acts[match[1]](a)]
+        return str(shown.shape)
     raise ValueError(f"no rule reads the question {text!r}")
 
 

@@ -1,4 +1,4 @@
-"""What to ask next: one skill in the middle of attention, the known ones rehearsed.
+"""What to ask next: one skill in focus, the known skills rehearsed.
 
 Asked all at once, a small model learns none of the skills; one at a time each clicks within minutes.
 """

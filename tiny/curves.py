@@ -28,20 +28,20 @@ def main() -> None:
     flags = parser.parse_args()
     matplotlib.rcParams["svg.hashsalt"] = "tiny"
     curves = {stage: lines(flags.run / f"{stage}.jsonl") for stage in STAGES}
-    found = {stage: lines for stage, lines in curves.items() if lines}
-    if not found:
+    stages = {stage: lines for stage, lines in curves.items() if lines}
+    if not stages:
         raise SystemExit(f"{flags.run} holds no learning curves: expected words.jsonl or others of {', '.join(STAGES)}")
-    skills = {stage: [name for name in KNOWN if any(name in line for line in told)] for stage, told in found.items()}
+    skills = {stage: [name for name in KNOWN if any(name in line for line in told)] for stage, told in stages.items()}
     rows = [len(names) for names in skills.values()]
     figure, axes = pyplot.subplots(
-        len(found),
+        len(stages),
         1,
-        figsize=(WIDTH, 0.17 * sum(rows) + 0.7 * len(found)),
+        figsize=(WIDTH, 0.17 * sum(rows) + 0.7 * len(stages)),
         height_ratios=rows,
         squeeze=False,
         constrained_layout=True,
     )
-    for axis, (stage, told) in zip(axes[:, 0], found.items(), strict=True):
+    for axis, (stage, told) in zip(axes[:, 0], stages.items(), strict=True):
         names = skills[stage]
         known = [[line.get(name, float("nan")) for line in told] for name in names]
         steps = [0, *(line["step"] for line in told)]

@@ -82,7 +82,7 @@ def scienceqa(root: Path, lots: Lots) -> None:
 
 
 def _chosen(lots: Lots, kinds: tuple[str, ...], n: int, sizes: tuple[int, ...]) -> Iterator[tuple[Scene, Question]]:
-    """n questions with options, the right ones spread evenly over the letters."""
+    """n questions with options, the right answers spread evenly over the letters."""
     places: dict[int, int] = {}
     for picture, scene, group in lots.asked(kinds, each=1, n=8 * n, signs=(1, 2)):
         rng = lots.rng(("options", picture))

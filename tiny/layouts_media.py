@@ -81,10 +81,10 @@ def refcoco(root: Path, lots: Lots) -> None:
     for number, split in enumerate(SPLITS):
         lines: list[dict[str, Any]] = []
         for scene in lots.scenes(start=number * 10**5, things=(4, 9)):
-            found = world.referring(scene, 0)
-            if found is None:
+            reference = world.referring(scene, 0)
+            if reference is None:
                 continue
-            expression, box = found
+            expression, box = reference
             image = f"coco/train2014/COCO_train2014_{number * 10**5 + len(lines):012d}.jpg"
             jpeg(world.draw(scene), root / image)
             width, height = scene.size

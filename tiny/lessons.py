@@ -99,8 +99,8 @@ def turn(skill: Skill, scene: Scene, lot: int) -> Turn | None:
     rng = random.Random(lot)
     kind = rng.choice(skill.kinds)
     if kind == "refer":
-        found = referring(scene, lot)
-        return found and (prompts.refer(found[0]), prompts.box_answer(found[1], scene.size))
+        reference = referring(scene, lot)
+        return reference and (prompts.refer(reference[0]), prompts.box_answer(reference[1], scene.size))
     if kind in PLACED:
         return PLACED[kind](scene, rng)
     for question in questions(scene, lot, (kind,)):
@@ -145,9 +145,9 @@ def turns(
         if len(asked) == n:
             break
         lot = rng.randrange(1 << 30)
-        found = turn(skills[name], seen, lot) if isinstance(seen, Scene) else clip_turn(skills[name], seen, lot)
-        if found:
-            asked[found[0]] = found[1], name
+        lesson = turn(skills[name], seen, lot) if isinstance(seen, Scene) else clip_turn(skills[name], seen, lot)
+        if lesson:
+            asked[lesson[0]] = lesson[1], name
     return asked
 
 

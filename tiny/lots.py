@@ -48,8 +48,8 @@ class Lots:
         picture = 0
         for scene in self.scenes(start, **constraints):
             wanted = [kinds[(turn + k) % len(kinds)] for k in range(min(each, left))]
-            found = [world.questions(scene, k, (kind,)) for k, kind in enumerate(wanted)]
-            questions = {question.text: question for group in found for question in group}
+            groups = [world.questions(scene, k, (kind,)) for k, kind in enumerate(wanted)]
+            questions = {question.text: question for group in groups for question in group}
             # a scene that cannot answer the kinds whose turn it is leaves them to the next
             if len(questions) < len(wanted):
                 continue

@@ -34,8 +34,8 @@ def table(tokens: PreTrainedTokenizerFast, width: int) -> torch.Tensor:
     others = torch.ones(len(tokens), dtype=torch.bool)
     others[named] = False
     vectors[others, :first] = 0
-    for one, other in tokenizer.spellings():
-        vectors[tokenizer.number(tokens, other)] = vectors[tokenizer.number(tokens, one)]
+    for spelling, other in tokenizer.spellings():
+        vectors[tokenizer.number(tokens, other)] = vectors[tokenizer.number(tokens, spelling)]
     return F.normalize(vectors, dim=1)
 
 

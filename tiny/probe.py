@@ -28,14 +28,14 @@ FORMS = ("choice", "chinese", "ocr", "bare", "refer")
 
 def asked(first: int, scenes: int) -> list[tuple[str, Scene, str, str]]:
     """(kind or form, scene, prompt, answer): one question of every kind, and of every form, for each scene."""
-    found = []
+    rows = []
     for seed in range(first, first + scenes):
         here = scene(seed)
         rng = random.Random(seed)
         every = questions(here, 0, tuple(KINDS))
         for question in every:
             words = prompts.unsure if question.kind == "absent" else prompts.short
-            found.append((question.kind, here, words(question.text), question.answer))
+            rows.append((question.kind, here, words(question.text), question.answer))
         others: list[Question] = rng.sample(every, len(every))
         offered = [q for q in (with_options(q, here, rng) for q in others) if q]
         for form, usable in (
@@ -44,16 +44,16 @@ def asked(first: int, scenes: int) -> list[tuple[str, Scene, str, str]]:
         ):
             for question in usable[:1]:
                 text = prompts.choice(question, chinese=form == "chinese")
-                found.append((form, here, text, question.letter))
+                rows.append((form, here, text, question.letter))
         for question in [q for q in others if q.kind == "read"][:1]:
-            found.append(("ocr", here, prompts.ocr(question.text, [s.text for s in here.signs]), question.answer))
+            rows.append(("ocr", here, prompts.ocr(question.text, [s.text for s in here.signs]), question.answer))
         for question in [q for q in others if q.kind != "absent"][:1]:
-            found.append(("bare", here, question.text, question.answer))
+            rows.append(("bare", here, question.text, question.answer))
         expression = referring(here, seed)
         if expression:
             answer = prompts.box_answer(expression[1], here.size)
-            found.append(("refer", here, prompts.refer(expression[0]), answer))
-    return found
+            rows.append(("refer", here, prompts.refer(expression[0]), answer))
+    return rows
 
 
 class Probe:
@@ -130,8 +130,8 @@ def right(kind: str, said: str, answer: str) -> bool:
     if kind != "refer":
         return said == answer
     try:
-        one, two = ([float(part) for part in text.strip("[]").split(",")] for text in (said, answer))
-        (a, b, c, d), (e, f, g, h) = one, two
+        first, second = ([float(part) for part in text.strip("[]").split(",")] for text in (said, answer))
+        (a, b, c, d), (e, f, g, h) = first, second
     except ValueError:
         return False
     both = max(0.0, min(c, g) - max(a, e)) * max(0.0, min(d, h) - max(b, f))
@@ -220,15 +220,15 @@ def main() -> None:
     flags = parser.parse_args()
     torch.set_num_threads(1)
     video = (flags.folder / "config.json").read_text().find("video_llava") >= 0
-    found = report_clips(flags.folder, flags.scenes) if video else report(flags.folder, flags.scenes)
+    result = report_clips(flags.folder, flags.scenes) if video else report(flags.folder, flags.scenes)
     if flags.json:
-        flags.json.write_text(json.dumps(found, indent=1) + "\n")
-    for kind, line in {**found["kinds"], "MEAN": found["mean"]}.items():
+        flags.json.write_text(json.dumps(result, indent=1) + "\n")
+    for kind, line in {**result["kinds"], "MEAN": result["mean"]}.items():
         print(f"{kind:14}" + "".join(f"{name} {value:6} " for name, value in line.items()))
     if video:
         return
-    print("trend, log last over first token, by layer:", found["trend"])
-    print("share of attention on padding (half of the tokens), by layer:", found["padding_share"])
+    print("trend, log last over first token, by layer:", result["trend"])
+    print("share of attention on padding (half of the tokens), by layer:", result["padding_share"])
 
 
 if __name__ == "__main__":

@@ -127,26 +127,26 @@ def _compare(scene: Scene, rng: random.Random) -> Question | None:
 def _relation(scene: Scene, rng: random.Random) -> Question | None:
     step = rng.choice(list(STEPS))
     dc, dr = STEPS[step]
-    found = list(named(scene, rng))
-    for one, first in found:
-        for two, second in found:
-            along = (one.col - two.col) * dc + (one.row - two.row) * dr
+    things = list(named(scene, rng))
+    for a, first in things:
+        for b, second in things:
+            along = (a.col - b.col) * dc + (a.row - b.row) * dr
             if along:
                 if rng.random() < 0.5:  # either order is as likely, so yes and no are
-                    one, two, first, second, along = two, one, second, first, -along
+                    a, b, first, second, along = b, a, second, first, -along
                 answer = "yes" if along > 0 else "no"
-                return Question("relation", f"Is the {first} {step} the {second}?", answer, (one.box, two.box))
+                return Question("relation", f"Is the {first} {step} the {second}?", answer, (a.box, b.box))
     return None
 
 
 def _same(scene: Scene, rng: random.Random) -> Question | None:
-    found = list(named(scene, rng, hide="colour"))
+    things = list(named(scene, rng, hide="colour"))
     yes = rng.random() < 0.5
-    for one, first in found:
-        for two, second in found:
-            if one is not two and (one.colour == two.colour) == yes:
+    for a, first in things:
+        for b, second in things:
+            if a is not b and (a.colour == b.colour) == yes:
                 text = f"Do the {first} and the {second} have the same colour?"
-                return Question("same", text, "yes" if yes else "no", (one.box, two.box))
+                return Question("same", text, "yes" if yes else "no", (a.box, b.box))
     return None
 
 
@@ -253,7 +253,7 @@ OPEN = {"colour": tuple(COLOURS), "shape": SHAPES}  # answers that can be offere
 def questions(scene: Scene, seed: int, kinds: tuple[str, ...] | None = None, each: int = 1) -> list[Question]:
     """At most `each` different questions of every kind (all but `absent` by default), in the order of the kinds."""
     rng = random.Random(f"questions {scene.seed} {seed}")
-    found: list[Question] = []
+    drawn: list[Question] = []
     for kind in kinds or [k for k in KINDS if k != "absent"]:
         if kind not in KINDS:
             raise ValueError(f"unknown kind of question {kind!r}; there are {', '.join(KINDS)}")
@@ -262,8 +262,8 @@ def questions(scene: Scene, seed: int, kinds: tuple[str, ...] | None = None, eac
             question = KINDS[kind](scene, rng)
             if question and len(asked) < each:
                 asked.setdefault(question.text, question)
-        found += asked.values()
-    return found
+        drawn += asked.values()
+    return drawn
 
 
 def with_options(question: Question, scene: Scene, rng: random.Random, n: int = 4) -> Question | None:
@@ -288,16 +288,16 @@ def _misread(answer: str, rng: random.Random) -> list[str]:
     """Answers that differ from the true answer in one character."""
     if len(answer) == 1 and answer.isdigit():
         return [str(number) for number in range(8)]
-    found = {answer}
-    while len(found) < 4:
+    spellings = {answer}
+    while len(spellings) < 4:
         place = rng.randrange(len(answer))
         pool = "0123456789" if answer.isdigit() else "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-        found.add(answer[:place] + rng.choice(pool) + answer[place + 1 :])
-    return sorted(found)
+        spellings.add(answer[:place] + rng.choice(pool) + answer[place + 1 :])
+    return sorted(spellings)
 
 
 def referring(scene: Scene, seed: int) -> tuple[str, Box] | None:
-    """An expression that fits one thing alone, and its box in pixels of the picture."""
+    """An expression that fits exactly one thing, and its box in pixels of the picture."""
     rng = random.Random(f"referring {scene.seed} {seed}")
     for thing, words in named(scene, rng):
         if rng.random() < 0.4:

@@ -93,8 +93,8 @@ def accuracy(
     names: list[torch.Tensor], truth: torch.Tensor, groups: Mapping[str, tuple[str, ...]] = GROUPS
 ) -> dict[str, float]:
     """Per group, over the patches that have something in it."""
-    found = {}
+    shares = {}
     for k, group in enumerate(groups):
         there = truth[..., k] > 0
-        found[group] = (names[k].argmax(-1) == truth[..., k])[there].float().mean().item()
-    return found
+        shares[group] = (names[k].argmax(-1) == truth[..., k])[there].float().mean().item()
+    return shares

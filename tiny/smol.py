@@ -85,10 +85,10 @@ def tokens() -> PreTrainedTokenizerFast:
 
 def number(made: PreTrainedTokenizerFast, token: str) -> int:
     """The id of one token that must be known."""
-    found = made.convert_tokens_to_ids(token)
-    if not isinstance(found, int) or (found == made.unk_token_id and token != made.unk_token):
+    token_id = made.convert_tokens_to_ids(token)
+    if not isinstance(token_id, int) or (token_id == made.unk_token_id and token != made.unk_token):
         raise ValueError(f"the tokenizer of {GGUF} does not know {token!r}")
-    return found
+    return token_id
 
 
 def tower_config() -> CLIPVisionConfig:

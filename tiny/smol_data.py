@@ -41,11 +41,11 @@ def asked(
     seed, squares, done = first, 0, 0
     while done < n:
         scene = smol_scene(seed, things)
-        found = questions(scene, seed, (kinds[done % len(kinds)],))
+        drawn = questions(scene, seed, (kinds[done % len(kinds)],))
         seed += 1
         square = scene.cols == scene.rows
-        if found and not (square and squares >= n - padded):
-            yield scene, found[0]
+        if drawn and not (square and squares >= n - padded):
+            yield scene, drawn[0]
             squares += square
             done += 1
 

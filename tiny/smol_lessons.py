@@ -61,8 +61,8 @@ class Teacher:
 
     def ids(self, text: str) -> list[int]:
         """Without anything put in front: the first token of the chat format is this model's BOS."""
-        found: list[int] = self.tokens(text, add_special_tokens=False)["input_ids"]
-        return found
+        numbers: list[int] = self.tokens(text, add_special_tokens=False)["input_ids"]
+        return numbers
 
     def turn(self, question: str, answer: str) -> tuple[list[int], list[int]]:
         """Ids after the picture, and labels that are set on the answer and its end alone."""

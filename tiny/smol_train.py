@@ -72,8 +72,8 @@ def towers(run: Path, steps: int, device: str, fast: bool) -> None:
     def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
         images, truth = views(SEEDS["tower"] + 16 * step, 16, (4, 24), device)
         with torch.autocast(device, torch.bfloat16, enabled=fast):
-            found = names(sight.features(tower, images))
-        loss = sight.loss([logits.float() for logits in found], truth, GROUPS)
+            named = names(sight.features(tower, images))
+        loss = sight.loss([logits.float() for logits in named], truth, GROUPS)
         return loss, loss.item()
 
     @torch.no_grad()
@@ -144,14 +144,14 @@ class Student:
         return logits.float(), labels[there]
 
     def right(self, logits: torch.Tensor, wanted: torch.Tensor) -> list[bool]:
-        """For every answer, which ends with the end token: are all its words the most likely ones?"""
-        found, whole = [], True
+        """For every answer, which ends with the end token: whether all its words are the most likely."""
+        verdicts, whole = [], True
         for hit, word in zip((logits.argmax(-1) == wanted).tolist(), wanted.tolist(), strict=True):
             whole &= hit
             if word == self.teacher.end:
-                found.append(whole)
+                verdicts.append(whole)
                 whole = True
-        return found
+        return verdicts
 
 
 class Thin(nn.Module):
@@ -191,9 +191,9 @@ def bridge(run: Path, steps: int, device: str, fast: bool) -> None:
 
     def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
         images, truth = views(SEEDS["bridge"] + 8 * step, 8, (4, 24), device)
-        found = student.projector(student.features(images))
+        projected = student.projector(student.features(images))
         goal = meanings(student, truth)
-        error = ((found - goal) / scale).square().mean(-1)
+        error = ((projected - goal) / scale).square().mean(-1)
         weight = torch.where(truth[..., 0] > 0, 1.0, 0.1)
         loss = (error * weight).sum() / weight.sum()
         return loss, loss.item()

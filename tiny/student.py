@@ -209,7 +209,7 @@ def _whole_answers(chosen: torch.Tensor, labels: torch.Tensor) -> list[bool]:
 
 
 def answered(batch: Batch, logits: torch.Tensor) -> list[bool]:
-    """For every answer in the batch: are all its tokens the most likely ones?"""
+    """For every answer in the batch: whether all its tokens are the most likely."""
     labels = batch.labels[:, 1:]
     known = labels != lessons.IGNORE
     return _whole_answers(logits.argmax(-1)[known], labels[known])

@@ -54,16 +54,16 @@ PHRASES = (
 
 def _words() -> set[str]:
     """Every word the world can say, read off generated questions."""
-    found: set[str] = set()
+    words: set[str] = set()
     for seed in range(200):
         scene, clip = scenes.scene(seed), clips.clip(seed)
         asked = questions.questions(scene, seed, tuple(questions.KINDS)) + clips.clip_questions(clip, seed)
         expression = questions.referring(scene, seed)
         texts = [q.text for q in asked] + [q.answer for q in asked if q.kind not in ("read", "first", "last")]
         for text in [*texts, expression[0] if expression else ""]:
-            found.update(re.findall("[A-Za-z]{2,}", text))
+            words.update(re.findall("[A-Za-z]{2,}", text))
     fixed = (*scenes.COLOURS, *scenes.SHAPES, *scenes.SIZES, *scenes.BACKGROUNDS, *map(questions.plural, scenes.SHAPES))
-    return found | set(fixed)
+    return words | set(fixed)
 
 
 def spellings() -> list[tuple[str, str]]:
@@ -77,9 +77,9 @@ def spellings() -> list[tuple[str, str]]:
 
 
 def number(tokens: PreTrainedTokenizerFast, token: str) -> int:
-    found = tokens.convert_tokens_to_ids(token)
-    assert isinstance(found, int)
-    return found
+    token_id = tokens.convert_tokens_to_ids(token)
+    assert isinstance(token_id, int)
+    return token_id
 
 
 @functools.cache

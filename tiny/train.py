@@ -107,8 +107,8 @@ def towers(run: Path, steps: int, device: str) -> None:
     def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
         images, truth = sight.batch(SEEDS["tower"] + 64 * step, 64, device)
         with torch.autocast(device, torch.bfloat16):
-            found = names(sight.features(tower, images))
-        loss = sight.loss([logits.float() for logits in found], truth)
+            named = names(sight.features(tower, images))
+        loss = sight.loss([logits.float() for logits in named], truth)
         return loss, loss.item()
 
     @torch.no_grad()
@@ -135,22 +135,22 @@ def trained(modules: dict[str, nn.Module]) -> list[nn.Parameter]:
     return [p for module in modules.values() for p in module.parameters() if p.requires_grad]
 
 
-def pull(found: torch.Tensor, words: torch.Tensor, student: Student) -> torch.Tensor:
+def pull(seen: torch.Tensor, words: torch.Tensor, student: Student) -> torch.Tensor:
     """Squared distance to the sums of the words' embeddings, as a share of their variance; empty patches weigh less."""
     goal = student.word_sums(words)
     named = (words != student.pad).sum(2)
     weight = torch.where(named > 5, 1.0, 0.1) * (named > 0)
-    error = (found.float() - goal).square().mean(-1) / goal.var()
+    error = (seen.float() - goal).square().mean(-1) / goal.var()
     loss: torch.Tensor = (error * weight).sum() / weight.sum()
     return loss
 
 
-def told(found: torch.Tensor, student: Student) -> list[torch.Tensor]:
+def name_logits(seen: torch.Tensor, student: Student) -> list[torch.Tensor]:
     """How near every patch is to the vector of each name, group by group, as `sight.Names` has it."""
     near = []
     for group, values in sight.GROUPS.items():
         named = meanings.numbers(group, student.tokens)
-        logits = SHARP * found.float() @ student.vectors[named].T
+        logits = SHARP * seen.float() @ student.vectors[named].T
         near.append(F.pad(logits, (len(values) - len(named), 0), value=-torch.inf))
     return near
 
@@ -177,13 +177,13 @@ def bridge(run: Path, steps: int, device: str) -> None:
         words = torch.tensor([lessons.patch_ids(s, student.tokens) for s in scenes], device=device)
         truth = torch.tensor([sight.targets(s) for s in scenes], device=device)
         with torch.autocast(device, torch.bfloat16):
-            found = student.seen(images)
-        loss = pull(found, words, student) + 0.1 * naming(told(found, student), truth)
+            seen = student.seen(images)
+        loss = pull(seen, words, student) + 0.1 * naming(name_logits(seen, student), truth)
         return loss, loss.item()
 
     @torch.no_grad()
     def report() -> dict[str, float]:
-        return sight.accuracy(told(student.seen(check[0]), student), check[1])
+        return sight.accuracy(name_logits(student.seen(check[0]), student), check[1])
 
     learn(run, "bridge", trained(modules), modules, steps, 1e-3, step_loss, report)
 
@@ -239,8 +239,8 @@ def video_bridge(run: Path, steps: int, device: str) -> None:
     def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
         batch = viewer.clips(SEEDS["video_bridge"] + 8 * step, 8)
         with torch.autocast(device, torch.bfloat16):
-            found = viewer.seen(batch.pictures + 0.05 * torch.randn_like(batch.pictures))
-        loss = pull(found, batch.words, viewer)
+            seen = viewer.seen(batch.pictures + 0.05 * torch.randn_like(batch.pictures))
+        loss = pull(seen, batch.words, viewer)
         return loss, loss.item()
 
     learn(run, "video_bridge", trained(modules), modules, steps, 5e-4, step_loss, lambda: {})

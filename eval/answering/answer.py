@@ -64,7 +64,7 @@ def answer(
     device: str,
     team: Team | None = None,
 ) -> Meter:
-    """Answer what is not answered yet. Batches are always the same ones, so that an interrupted run ends with the files
+    """Answer what is not answered yet. Batches are always the same, so that an interrupted run ends with the files
     of an uninterrupted one: a batch of which some rows are there is computed whole, and the missing rows are added."""
     plans = [batches(share(job.samples, place), size) for job in jobs]
     todo = [_missing(folder, job, arms, plan) for job, plan in zip(jobs, plans, strict=True)]

@@ -50,8 +50,8 @@ class Poison:
         self.seen: torch.Tensor | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        found = ~scores.amax(-1).isfinite()
-        self.seen = found if self.seen is None else self.seen | found
+        bad = ~scores.amax(-1).isfinite()
+        self.seen = bad if self.seen is None else self.seen | bad
         return scores
 
     def rows(self, count: int) -> list[bool]:
@@ -124,15 +124,15 @@ class Native:
         broken: dict[str, str] = {}
         for sample in samples:
             try:
-                found = self.shelf(sample)
+                prepared = self.shelf(sample)
             except ValueError as error:
                 if not self.skip_broken:
                     raise ValueError(f"{error}. Go on without such pictures, counted as wrong: --skip-broken") from None
                 broken[sample.key] = str(error)
                 continue
             good.append(sample)
-            media.append(found)
-            requests.append(Request(sample.text, found.images, found.video, conversation=benchmark.conversation))
+            media.append(prepared)
+            requests.append(Request(sample.text, prepared.images, prepared.video, conversation=benchmark.conversation))
         encoded = self.adapter.encode(requests, device="cpu") if requests else None
         if encoded is not None and self.adapter.device.type == "cuda":
             encoded = encoded.pinned()  # so that the copy to the device waits for nothing
@@ -186,16 +186,16 @@ class Native:
         padded = self._padded(batch, debias) if name in known else range(len(batch.samples))
         if len(padded) == len(batch.samples):
             return self._generate(batch, arm, benchmark)
-        found = {key: (text, dict(metadata)) for key, (text, metadata) in known[name].items()}
+        answers = {key: (text, dict(metadata)) for key, (text, metadata) in known[name].items()}
         if padded:
             if self.prefix is not None:
                 self.prefix.rows = torch.tensor(padded)
             try:
-                found |= self._generate(self._part(batch, padded), arm, benchmark)
+                answers |= self._generate(self._part(batch, padded), arm, benchmark)
             finally:
                 if self.prefix is not None:
                     self.prefix.rows = None
-        return found
+        return answers
 
     def _padded(self, batch: Batch, debias: Debias) -> Sequence[int]:
         """The rows of a batch in which a debias finds padding to silence."""
@@ -245,15 +245,15 @@ class Native:
         texts = self.adapter.decode(new)
         self.busy += time.perf_counter() - begun
         seen = [] if trace is None else what_was_kept(trace)
-        found = {}
+        answers = {}
         for row, (sample, media) in enumerate(zip(batch.samples, batch.media, strict=True)):
             metadata: dict[str, Any] = {"size": list(media.size)} if media.key else {}
             if seen and media.key:
                 metadata |= seen.pop(0)
             if bad[row]:
                 metadata["error"] = "the model's logits hold NaN or infinity; this is no answer"
-            found[sample.key] = ("" if bad[row] else texts[row].strip(), metadata)
-        return found
+            answers[sample.key] = ("" if bad[row] else texts[row].strip(), metadata)
+        return answers
 
     def _measured(self, debias: Debias, batch: Batch, benchmark: Benchmark) -> list[Trend] | None:
         """The trend of each picture, where it is that of a picture without content; None: the debias's own."""

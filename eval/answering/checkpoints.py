@@ -89,11 +89,11 @@ def _digest(path: Path) -> str:
         whole = hashlib.sha256()
         while block := file.read(4 << 20):
             whole.update(block)
-    found = whole.hexdigest()
+    value = whole.hexdigest()
     if at.st_size >= REMEMBERED:
         with suppress(OSError):  # without a place to remember it, it is computed again
             note.parent.mkdir(parents=True, exist_ok=True)
             draft = note.with_suffix(f".{os.getpid()}")
-            draft.write_text(found)
+            draft.write_text(value)
             os.replace(draft, note)
-    return found
+    return value

@@ -88,9 +88,9 @@ def lying_in(data: Path, wanted: Sequence[str]) -> list[Benchmark]:
     """The benchmarks that are wanted, or that a data root holds; one model's after the other's."""
     if not data.is_dir():
         raise ValueError(f"--data {data}: no such folder; expected LLaVA's playground/data/eval, or a folder like it")
-    found = [benchmarks.get(name) for name in wanted or benchmarks.NAMES]
+    chosen = [benchmarks.get(name) for name in wanted or benchmarks.NAMES]
     if not wanted:
-        found = [benchmark for benchmark in found if benchmark.lies_in(data)]
-    if not found:
+        chosen = [benchmark for benchmark in chosen if benchmark.lies_in(data)]
+    if not chosen:
         raise ValueError(f"--data {data} holds none of the benchmarks; expected folders such as {data}/pope")
-    return sorted(found, key=lambda benchmark: benchmark.media)
+    return sorted(chosen, key=lambda benchmark: benchmark.media)

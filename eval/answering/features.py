@@ -36,14 +36,14 @@ class Features:
         if key in self._known:
             self._known.move_to_end(key)
             return self._known[key]
-        found = encode()
+        features = encode()
         self.encoded += 1
-        kept = hosted(found)
+        kept = hosted(features)
         self._known[key] = kept
         self.held += kept.nbytes
         while self.held > self.budget and self._known:
             self.held -= self._known.popitem(last=False)[1].nbytes
-        return found
+        return features
 
     @contextmanager
     def shared(self, model: Any, keys: Sequence[str]) -> Iterator[None]:
@@ -73,7 +73,7 @@ class Features:
             rest = {name: value for name, value in kwargs.items() if name not in (argument, "return_dict")}
             if pixels is None or len(pixels) != len(keys):
                 return original(*args, **kwargs)
-            found: list[Tensor] = []
+            parts: list[Tensor] = []
             for i, key in enumerate(keys):
 
                 def encode(i: int = i) -> Tensor:
@@ -81,8 +81,8 @@ class Features:
                     block: Tensor = outcome[0] if listed else outcome  # a clip is a block per frame
                     return block
 
-                found.append(self.get(key, encode).to(pixels.device, non_blocking=True))
-            pooled: Any = found if listed else torch.cat(found)
+                parts.append(self.get(key, encode).to(pixels.device, non_blocking=True))
+            pooled: Any = parts if listed else torch.cat(parts)
             return BaseModelOutputWithPooling(pooler_output=pooled)
 
         return features

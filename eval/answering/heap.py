@@ -1,4 +1,4 @@
-"""How the C library holds memory between batches: what tensors free is kept for the next ones."""
+"""How the C library holds memory between batches: what tensors free is kept for the next batch."""
 
 from __future__ import annotations
 

@@ -34,12 +34,12 @@ class Meter:
         }
 
     def line(self) -> str:
-        found = self.summary()
-        gpu = "" if found["gpu_busy"] is None else f", GPU busy {found['gpu_busy']:.0%}"
+        summary = self.summary()
+        gpu = "" if summary["gpu_busy"] is None else f", GPU busy {summary['gpu_busy']:.0%}"
         return (
             f"{self.answers:,} answers to {self.questions:,} questions in {self.seconds:.1f} s: "
-            f"{found['questions_per_second']:.2f} questions/s, {found['answers_per_second']:.2f} answers/s; "
-            f"{found['model_share']:.0%} of the time in the model{gpu}"
+            f"{summary['questions_per_second']:.2f} questions/s, {summary['answers_per_second']:.2f} answers/s; "
+            f"{summary['model_share']:.0%} of the time in the model{gpu}"
         )
 
 

@@ -32,10 +32,10 @@ def world(environment: Mapping[str, str] | None = None) -> World:
         ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
     ):
         if rank in env and size in env:
-            found = World(int(env[rank]), int(env[size]), int(env.get(local, 0)))
-            if not 0 <= found.rank < found.size:
-                raise ValueError(f"{rank}={found.rank} with {size}={found.size}: expected 0 <= {rank} < {size}")
-            return found
+            place = World(int(env[rank]), int(env[size]), int(env.get(local, 0)))
+            if not 0 <= place.rank < place.size:
+                raise ValueError(f"{rank}={place.rank} with {size}={place.size}: expected 0 <= {rank} < {size}")
+            return place
     return World()
 
 
@@ -48,7 +48,7 @@ def share(samples: Sequence[Sample], place: World) -> list[Sample]:
 
 
 def limited(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
-    """At most `limit` questions (and at least one group), the same ones every time, whole groups, in file order.
+    """At most `limit` questions (and at least one group), the same every time, whole groups, in file order.
 
     Groups stay whole because circular and paired scores need all of a group; they are taken in the order of a hash, so
     that a small sample is spread over the file and over its categories.

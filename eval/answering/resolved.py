@@ -37,7 +37,7 @@ def resolve(settings: Settings) -> Resolved:
     """The run that `settings` describe, on the benchmarks that their data holds."""
     early.check(settings)
     data = laid_out(settings.data) if settings.data else data_of(settings.model, "full" if settings.full else "default")
-    found = early.lying_in(data, settings.benchmarks)
+    asked = early.lying_in(data, settings.benchmarks)
     chosen = {media: str(folder) for media, folder in EMBEDDED.items()}
     if settings.model:
         chosen = {"image": settings.model, "video": settings.video_model or settings.model}
@@ -45,10 +45,10 @@ def resolve(settings: Settings) -> Resolved:
         chosen["video"] = settings.video_model
     chosen = {media: named(model) for media, model in chosen.items()}
     if set(settings.arms) != {UNPRUNED}:
-        found = _possible(settings, found, chosen)
-    needed = {benchmark.media for benchmark in found}
+        asked = _possible(settings, asked, chosen)
+    needed = {benchmark.media for benchmark in asked}
     chosen = {media: model for media, model in chosen.items() if media in needed}
-    return Resolved(settings, [(benchmark, data) for benchmark in found], chosen)
+    return Resolved(settings, [(benchmark, data) for benchmark in asked], chosen)
 
 
 def pruner_of(settings: Settings, layouts: Iterable[Layout]) -> Pruner:
@@ -58,7 +58,7 @@ def pruner_of(settings: Settings, layouts: Iterable[Layout]) -> Pruner:
         values["keep"] = settings.keep
     else:
         default = next(field.default for field in dataclasses.fields(kind) if field.name == "keep")
-        if isinstance(default, int) and {one.tokens for one in layouts} != {REFERENCE_TOKENS}:
+        if isinstance(default, int) and {layout.tokens for layout in layouts} != {REFERENCE_TOKENS}:
             values["keep"] = default / REFERENCE_TOKENS
             log.info("keep: %d of %d tokens, as a share of this model's", default, REFERENCE_TOKENS)
     if settings.as_released and settings.method == "fastv":
@@ -66,12 +66,12 @@ def pruner_of(settings: Settings, layouts: Iterable[Layout]) -> Pruner:
     return assembled(settings.method, values)
 
 
-def _possible(settings: Settings, found: list[Benchmark], models: dict[str, str]) -> list[Benchmark]:
+def _possible(settings: Settings, asked: list[Benchmark], models: dict[str, str]) -> list[Benchmark]:
     """The benchmarks that the method can do on these models. Any that was asked for by name must be among them."""
     kept: list[Benchmark] = []
     reasons = []
-    for media in dict.fromkeys(benchmark.media for benchmark in found):
-        mine = [benchmark for benchmark in found if benchmark.media == media]
+    for media in dict.fromkeys(benchmark.media for benchmark in asked):
+        mine = [benchmark for benchmark in asked if benchmark.media == media]
         pruner = pruner_of(settings, [layout(models[media])])
         reason = refusal(settings.method, pruner, settings.backend, models[media], media)
         kept += mine if reason is None else []
@@ -90,8 +90,10 @@ class Resolved:
     found: the benchmarks, each with the root of its data. models: a checkpoint for each medium.
     """
 
-    def __init__(self, settings: Settings, found: Sequence[tuple[Benchmark, Path]], models: dict[str, str]) -> None:
-        self.settings, self.benchmarks = settings, list(found)
+    def __init__(
+        self, settings: Settings, benchmarks: Sequence[tuple[Benchmark, Path]], models: dict[str, str]
+    ) -> None:
+        self.settings, self.benchmarks = settings, list(benchmarks)
         self.models = {media: named(model) for media, model in models.items()}
         self.split = world().size if settings.zero or settings.tensor_parallel else 1
         self.device = settings.device or (f"cuda:{own_gpu(world().local)}" if torch.cuda.is_available() else "cpu")
@@ -105,7 +107,7 @@ class Resolved:
         beforehand.check_reading(settings, self.pruner)
         beforehand.check_split(settings, self.split, self.device, self.dtype)
         beforehand.check_fork(settings)
-        beforehand.check_pictures(settings, [one.family for one in self.layout.values()])
+        beforehand.check_pictures(settings, [laid_out.family for laid_out in self.layout.values()])
         for media, model in self.models.items():
             shape = beforehand.Shape.of(model, self.layout[media].tokens)
             beforehand.check_sizes(shape, self.pruner, settings.share_prefix)
@@ -172,8 +174,8 @@ class Resolved:
             return base
         tokens = self.layout[media].tokens if world_of(self.models[media]).released else None
         known = trends.Known(self.settings.method, benchmark, media, tokens, self.own_trends(media))
-        found, reading = known.choose(self.settings.trend), trends.READINGS.get(self.settings.trend)
-        trend = self.fitted(media, found, reading) if isinstance(found, str) else found
+        choice, reading = known.choose(self.settings.trend), trends.READINGS.get(self.settings.trend)
+        trend = self.fitted(media, choice, reading) if isinstance(choice, str) else choice
         return dataclasses.replace(base, trend=trend, reading=reading)
 
     def own_trends(self, media: str) -> Path | None:
@@ -185,11 +187,11 @@ class Resolved:
         """A trend fitted now, on pictures that no benchmark scores."""
         if (media, kind, reading) not in self._fitted:
             log.info("fitting the trend of %s on held-out %ss", self.settings.method, media)
-            found, _ = self.record(media, self.heldout(media), None, None, fitting.Fit(kind, reading=reading))
-            seen = found.get("found", "trend"), found.get("rate", 0.0), found.get("r2", 0.0)
+            record, _ = self.record(media, self.heldout(media), None, None, fitting.Fit(kind, reading=reading))
+            seen = record.get("found", "trend"), record.get("rate", 0.0), record.get("r2", 0.0)
             log.info("fitted: %s, rate %.6f per token, r2 %.3f", *seen)
             # Rounded, so that another process or a later start, whose sums differ in the last bit, divides by the same.
-            self._fitted[media, kind, reading] = files.make(fitting.rounded(found), "fitted on the way")
+            self._fitted[media, kind, reading] = files.make(fitting.rounded(record), "fitted on the way")
         return self._fitted[media, kind, reading]
 
     def heldout(self, media: str) -> Path:
@@ -208,13 +210,13 @@ class Resolved:
 
     def _probe(self, media: str, data: Path, asked: fitting.Asked, reading: Reading | None) -> fitting.Probe:
         """The scores of the first cut over some questions, measured once for every kind of trend and every budget."""
-        method = {one.name: getattr(self.pruner, one.name) for one in dataclasses.fields(self.pruner)}
+        method = {entry.name: getattr(self.pruner, entry.name) for entry in dataclasses.fields(self.pruner)}
         if (
             self.pruner.cuts(32)[0].source != "tower"
         ):  # else what a first cut in the decoder ranks depends on the budget
             del method["keep"]
         facts = self.identity() | {"method": (self.settings.method, method), "trend": reading}
-        key = repr((facts, media, str(data), [(one.name, digest(samples)) for one, samples in asked]))
+        key = repr((facts, media, str(data), [(entry.name, digest(samples)) for entry, samples in asked]))
         if key not in self.probes:
             self.probes[key] = fitting.measure(self.adapter(media), self.pruner, asked, reading)
         return self.probes[key]

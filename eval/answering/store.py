@@ -44,7 +44,7 @@ def decode(ranges: str) -> list[int]:
 
 
 def read(path: Path) -> list[Row]:
-    """The whole rows of one shard. What a crash tore is left out; any other broken line is an error."""
+    """The complete rows of one shard. A last line cut off by a crash is left out; any other broken line is an error."""
     return [row for _, row in _rows(path)]
 
 
@@ -173,12 +173,12 @@ class Folder:
         return self
 
     def _worlds_in_use(self) -> set[int]:
-        found = set()
+        sizes = set()
         for path in (self.path / ".lock").glob("*of*"):
             with open(path) as file:
                 if not _lock(file):
-                    found.add(int(path.name.partition("of")[2]))
-        return found
+                    sizes.add(int(path.name.partition("of")[2]))
+        return sizes
 
     def _check(self, settings: Mapping[str, Any], name: str) -> None:
         if not (self.path / "run.json").exists():
@@ -247,9 +247,9 @@ class Folder:
         return info
 
     def arms(self, benchmark: str) -> list[str]:
-        found = {path.name.split(".")[0] for path in (self.path / benchmark).glob("*.*.jsonl")}
+        present = {path.name.split(".")[0] for path in (self.path / benchmark).glob("*.*.jsonl")}
         known = ["none", "trend", "padding", "both"]
-        return sorted(found, key=lambda arm: (known.index(arm) if arm in known else len(known), arm))
+        return sorted(present, key=lambda arm: (known.index(arm) if arm in known else len(known), arm))
 
     def rows(self, benchmark: str, arm: str, order: Sequence[str] | None = None) -> list[Row]:
         """All shards of one arm as one list, in the order of `order` (keys) when given."""

@@ -79,7 +79,7 @@ class Known:
         if mode not in TRENDS:
             return files.find(self.method, self.benchmark, mode)
         if mode == "auto":
-            if self.own is not None and any(one["method"] == self.method for one in files.load(self.own)):
+            if self.own is not None and any(record["method"] == self.method for record in files.load(self.own)):
                 return files.find(self.method, self.benchmark, self.own)
             if self.media == "image" and is_published(self.method, self.tokens):
                 return Trend.published(self.method, self._published_on())
@@ -87,10 +87,10 @@ class Known:
 
     def _published_on(self) -> str | None:
         """The benchmark's own curve where it has any; otherwise the mean of the method's rates."""
-        known = {one["benchmark"] for one in files.load() if one["method"] == self.method}
+        known = {record["benchmark"] for record in files.load() if record["method"] == self.method}
         return self.benchmark if self.benchmark in known or files.EVERY in known else None
 
 
 def is_published(method: str, tokens: int | None) -> bool:
     """Whether the method has released curves over so many visual tokens."""
-    return any((one["method"], one["length"]) == (method, tokens) for one in files.load())
+    return any((record["method"], record["length"]) == (method, tokens) for record in files.load())

@@ -17,9 +17,9 @@ NAMES = (
 def get(name: str) -> Benchmark:
     one_of("benchmark", name, NAMES)
     module = import_module(f".{'refcoco' if name.startswith('refcoco') else name}", __name__)
-    found = [
+    classes = [
         value
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, Benchmark) and value.__module__ == module.__name__
     ]
-    return found[0](name)
+    return classes[0](name)

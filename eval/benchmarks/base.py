@@ -61,7 +61,7 @@ class Benchmark:
             if sample.key in samples:
                 faults.add(home, f"{self.name} asks {shown(sample.key)} twice; expected every question once")
             samples[sample.key] = sample
-        if not samples and not faults.found:
+        if not samples and not faults.all:
             faults.add(home, f"expected questions of {self.name}, found none")
         return list(samples.values())
 
@@ -90,7 +90,7 @@ class Benchmark:
         try:
             samples = self.load(data, faults=faults, **options)
         except ValueError as error:
-            return [*faults.found, Fault(str(data), str(error))]
+            return [*faults.all, Fault(str(data), str(error))]
         for line in self.unofficial(samples):
             faults.add(data, line, warning=True)
         first = {sample.image or sample.video: sample for sample in reversed(samples)}
@@ -98,8 +98,8 @@ class Benchmark:
         with ThreadPoolExecutor(8) as pool:
             for fault in pool.map(check_image, reversed(first.values())):
                 if fault:
-                    faults.found.append(fault)
-        return faults.found
+                    faults.all.append(fault)
+        return faults.all
 
     def sizes(self, samples: Sequence[Sample]) -> list[tuple[str, int, int]]:
         """(what, how many there are, how many the official set has)."""
@@ -122,7 +122,7 @@ class Benchmark:
     def answers(self, rows: Iterable[Row], samples: Sequence[Sample]) -> dict[str, str]:
         """key -> answer. Joined by id, never by position; what does not fit stops here."""
         known = {sample.key for sample in samples}
-        found: dict[str, str] = {}
+        by_key: dict[str, str] = {}
         for row in rows:
             # Rows of ours carry the key, and it counts when it is this benchmark's.
             metadata = row.get("metadata") or {}
@@ -133,10 +133,10 @@ class Benchmark:
                     f"{self.name}: the answers hold {shown(key)}, none of the data's {len(known):,} questions; "
                     "expected answers to the same split and version of the benchmark"
                 )
-            if key in found:
+            if key in by_key:
                 raise ValueError(f"{self.name}: {shown(key)} is answered twice; expected one answer per question")
-            found[key] = row_text(row)
-        return found
+            by_key[key] = row_text(row)
+        return by_key
 
     def score(self, rows: Iterable[Row], samples: Sequence[Sample], judge: Any = None) -> Score:
         """Scores answer rows. A question without an answer is wrong, and counted. `judge`: where benchmarks need it."""
@@ -151,29 +151,29 @@ class Benchmark:
             raise ValueError(f"{self.name}: the answer to {shown(hidden.key)} is not public; {self.unanswered}")
 
     def tally(
-        self, samples: Sequence[Sample], found: Mapping[str, str], judged: Callable[[Sample, str], float | None]
+        self, samples: Sequence[Sample], answers: Mapping[str, str], judged: Callable[[Sample, str], float | None]
     ) -> Score:
         """The score, given how one answer is judged (0..1, or None)."""
         items: dict[str, float] = {}
         unparsed = 0
         for sample in samples:
             items[sample.key] = 0.0
-            if sample.key in found:
-                item = judged(sample, found[sample.key])
-                unparsed += item is None or self.unclear(sample, found[sample.key])
+            if sample.key in answers:
+                item = judged(sample, answers[sample.key])
+                unparsed += item is None or self.unclear(sample, answers[sample.key])
                 items[sample.key] = item or 0.0
         values = np.array(list(items.values()))
         return Score(
             name=self.called(samples),
             value=float(self.statistic(samples, values)(np.ones(len(items)))),
             metric=self.metric,
-            parts=self.parts(samples, values, found),
+            parts=self.parts(samples, values, answers),
             items=items,
             groups={sample.key: sample.group for sample in samples},
             n=len(samples),
-            missing=len(samples) - len(found),
+            missing=len(samples) - len(answers),
             unparsed=unparsed,
-            info=self.info(samples, found),
+            info=self.info(samples, answers),
         )
 
     def called(self, samples: Sequence[Sample]) -> str:
@@ -191,14 +191,14 @@ class Benchmark:
     def statistic(self, samples: Sequence[Sample], items: Array) -> Statistic:
         """The headline value as a function of how often each sample counts: weights [..., n] -> value [...].
 
-        With ones it is the score; with the counts of a resample it is what the bootstrap needs.
+        With weights of 1 it is the score; with the counts of a resample it is what the bootstrap needs.
         """
         return mean(items)
 
-    def parts(self, samples: Sequence[Sample], items: Array, found: Mapping[str, str]) -> dict[str, float]:
+    def parts(self, samples: Sequence[Sample], items: Array, answers: Mapping[str, str]) -> dict[str, float]:
         return {}
 
-    def info(self, samples: Sequence[Sample], found: Mapping[str, str]) -> dict[str, Any]:
+    def info(self, samples: Sequence[Sample], answers: Mapping[str, str]) -> dict[str, Any]:
         return {}
 
 
@@ -254,8 +254,8 @@ def ratio(top: Array, bottom: Array) -> Array:
 
 def means(labels: Iterable[str], items: Iterable[float], prefix: str = "") -> dict[str, float]:
     """Mean x 100 of the items under each label, labels in alphabetical order; an empty label is no label."""
-    found: dict[str, list[float]] = {}
+    groups: dict[str, list[float]] = {}
     for name, item in zip(labels, items, strict=True):
         if name:
-            found.setdefault(name, []).append(float(item))
-    return {prefix + name: 100 * sum(values) / len(values) for name, values in sorted(found.items())}
+            groups.setdefault(name, []).append(float(item))
+    return {prefix + name: 100 * sum(values) / len(values) for name, values in sorted(groups.items())}

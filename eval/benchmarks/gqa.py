@@ -45,9 +45,9 @@ class Gqa(Benchmark):
                         )
 
     def item(self, sample: Sample, answer: str) -> float:
-        return float(said(answer) == sample.target)
+        return float(parsed(answer) == sample.target)
 
-    def parts(self, samples: Sequence[Sample], items: Array, found: Mapping[str, str]) -> dict[str, float]:
+    def parts(self, samples: Sequence[Sample], items: Array, answers: Mapping[str, str]) -> dict[str, float]:
         types = [_of(sample, "types") for sample in samples]
         structural = [label(kind, "structural") for kind in types]
         parts = means(["" if not kind else "open" if kind == "query" else "binary" for kind in structural], items)
@@ -55,11 +55,11 @@ class Gqa(Benchmark):
         parts |= means([label(kind, "semantic") for kind in types], items, "semantic/")
         parts |= means([_words(sample) for sample in samples], items, "words/")
         parts |= means([_steps(sample) for sample in samples], items, "steps/")
-        distribution = _distribution(samples, found)
+        distribution = _distribution(samples, answers)
         return parts if distribution is None else {**parts, "distribution": distribution}
 
 
-def said(answer: str) -> str:
+def parsed(answer: str) -> str:
     return answer.rstrip(".").lower()
 
 
@@ -83,7 +83,7 @@ def _steps(sample: Sample) -> str:
     return f"{sum(not any(name in step for name in trivial) for step in steps):02}"
 
 
-def _distribution(samples: Sequence[Sample], found: Mapping[str, str]) -> float | None:
+def _distribution(samples: Sequence[Sample], answers: Mapping[str, str]) -> float | None:
     """Distance between the answers' and the true distribution: chi-square by global group, question mean / 100."""
     gold: dict[str, Counter[str]] = {}
     ours: dict[str, Counter[str]] = {}
@@ -91,7 +91,7 @@ def _distribution(samples: Sequence[Sample], found: Mapping[str, str]) -> float 
         group = label(_of(sample, "groups"), "global")
         if group:
             gold.setdefault(group, Counter())[sample.target] += 1
-            ours.setdefault(group, Counter())[said(found.get(sample.key, ""))] += 1
+            ours.setdefault(group, Counter())[parsed(answers.get(sample.key, ""))] += 1
     if not gold:
         return None
     total = sum(

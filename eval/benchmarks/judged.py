@@ -20,12 +20,12 @@ class Judged(Benchmark):
 
     def score(self, rows: Iterable[Row], samples: Sequence[Sample], judge: Judge | None = None) -> Score:
         self.require_truth(samples)
-        found = self.answers(rows, samples)
+        answers = self.answers(rows, samples)
         if judge is None:
-            score = self.tally(samples, found, self.item)
+            score = self.tally(samples, answers, self.item)
             return replace(score, name=f"{self.name}_em", metric="share of answers that hold the true one (offline)")
-        asked = [sample for sample in samples if sample.key in found]
-        verdicts = judge.grade(self.task, [Question(s.text, s.target, found[s.key]) for s in asked])
+        asked = [sample for sample in samples if sample.key in answers]
+        verdicts = judge.grade(self.task, [Question(s.text, s.target, answers[s.key]) for s in asked])
         said = {sample.key: verdict.value for sample, verdict in zip(asked, verdicts, strict=True)}
         graded = {key: value for key, value in said.items() if value is not None}
         if asked and not graded:
@@ -35,7 +35,9 @@ class Judged(Benchmark):
             )
         unjudged = [sample.key for sample in asked if sample.key not in graded]
         kept = [sample for sample in samples if sample.key not in said or sample.key in graded]
-        score = self.tally(kept, {key: found[key] for key in graded}, lambda sample, _: self.grade(graded[sample.key]))
+        score = self.tally(
+            kept, {key: answers[key] for key in graded}, lambda sample, _: self.grade(graded[sample.key])
+        )
         return replace(
             score,
             parts={**score.parts, **self.judged_parts(list(graded.values()), score.n)},

@@ -88,13 +88,13 @@ class Mmbench(Benchmark):
         ]
 
     def item(self, sample: Sample, answer: str) -> float | None:
-        letter = said(answer, sample.meta["choices"])
+        letter = parsed(answer, sample.meta["choices"])
         return None if letter is None else float(letter == sample.target)
 
     def statistic(self, samples: Sequence[Sample], items: Array) -> Statistic:
         return mean(*all_right(samples, items))
 
-    def parts(self, samples: Sequence[Sample], items: Array, found: Mapping[str, str]) -> dict[str, float]:
+    def parts(self, samples: Sequence[Sample], items: Array, answers: Mapping[str, str]) -> dict[str, float]:
         right, first = all_right(samples, items)
         once = np.flatnonzero(first).tolist()
         chosen = [samples[place] for place in once]
@@ -113,13 +113,13 @@ def asked(hint: str, question: str, choices: Mapping[str, str]) -> str:
 
 def options(row: Mapping[str, str]) -> dict[str, str]:
     """letter -> option, up to the first that is missing."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for letter in LETTERS:
         text = row.get(letter, "")
         if blank(text):
             break
-        found[letter] = text
-    return found
+        texts[letter] = text
+    return texts
 
 
 def blank(text: str) -> bool:
@@ -133,7 +133,7 @@ def whole(text: str) -> int:
     return int(text)
 
 
-def said(answer: str, choices: Mapping[str, str]) -> str | None:
+def parsed(answer: str, choices: Mapping[str, str]) -> str | None:
     """The option that an answer names: by its letter standing alone, or by its text; None where the rules find none."""
     words = answer.split()
     for form in ("{}", *AFFIXES):

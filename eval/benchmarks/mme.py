@@ -62,7 +62,7 @@ class Mme(Benchmark):
         return joined(row_id(row), asked(row["prompt"]))
 
     def item(self, sample: Sample, answer: str) -> float | None:
-        word = said(answer)
+        word = parsed(answer)
         return None if word is None else float(word == sample.target)
 
     def statistic(self, samples: Sequence[Sample], items: Array) -> Statistic:
@@ -70,7 +70,7 @@ class Mme(Benchmark):
         # Of few questions none may be about perception; that is 0 points, for every replicate.
         return lambda weights: sum((value(weights) for value in categories), np.zeros(weights.shape[:-1]))
 
-    def parts(self, samples: Sequence[Sample], items: Array, found: Mapping[str, str]) -> dict[str, float]:
+    def parts(self, samples: Sequence[Sample], items: Array, answers: Mapping[str, str]) -> dict[str, float]:
         ones = np.ones(len(items))
         parts = {
             name: float(self._category(samples, items, name)(ones))
@@ -91,7 +91,7 @@ class Mme(Benchmark):
         )
 
 
-def said(answer: str) -> str | None:
+def parsed(answer: str) -> str | None:
     """MME's parser: yes, or else no, in the first four characters; so `know` is a no."""
     answer = " ".join(answer.lower().split())  # a line break would shift the columns of MME's own answer files
     return next((word for word in ("yes", "no") if word in answer[:4]), None)

@@ -52,7 +52,7 @@ class Mmvet(Judged):
             raise ValueError(f"{self.name}: expected a grade from 0 to 1, found {grade}")
         return grade
 
-    def parts(self, samples: Sequence[Sample], items: Array, found: Mapping[str, str]) -> dict[str, float]:
+    def parts(self, samples: Sequence[Sample], items: Array, answers: Mapping[str, str]) -> dict[str, float]:
         """By capability, over the questions that need it (among others), and by exact set of capabilities."""
         pairs = [(need, items[place]) for place, sample in enumerate(samples) for need in sample.meta["needs"]]
         sets = [", ".join(sample.meta["needs"]) for sample in samples]

@@ -66,7 +66,7 @@ class Pope(Benchmark):
             )
 
     def item(self, sample: Sample, answer: str) -> float:
-        return float(said(answer) == sample.target)
+        return float(parsed(answer) == sample.target)
 
     def statistic(self, samples: Sequence[Sample], items: Array) -> Statistic:
         masks = list(_masks(samples).values())
@@ -79,7 +79,7 @@ class Pope(Benchmark):
 
         return value
 
-    def parts(self, samples: Sequence[Sample], items: Array, found: Mapping[str, str]) -> dict[str, float]:
+    def parts(self, samples: Sequence[Sample], items: Array, answers: Mapping[str, str]) -> dict[str, float]:
         yes = _yes(samples)
         parts: dict[str, float] = {}
         for category, mask in _masks(samples).items():
@@ -98,10 +98,10 @@ class Pope(Benchmark):
 
     def unclear(self, sample: Sample, answer: str) -> bool:
         """Neither word: POPE takes it for yes, and so do we, but it is counted."""
-        return said(answer) == "yes" and "yes" not in answer.lower()
+        return parsed(answer) == "yes" and "yes" not in answer.lower()
 
 
-def said(answer: str) -> str:
+def parsed(answer: str) -> str:
     """POPE's parser: `no` when a whole word of the first sentence is No, no or not; everything else is `yes`."""
     words = answer.partition(".")[0].replace(",", "").split(" ")
     return "no" if {"No", "not", "no"} & set(words) else "yes"

@@ -91,14 +91,14 @@ class Refcoco(Benchmark):
         values = [mean(items, mask) for mask in masks]
         return lambda weights: np.mean([value(weights) for value in values], axis=0)
 
-    def parts(self, samples: Sequence[Sample], items: Array, found: Mapping[str, str]) -> dict[str, float]:
+    def parts(self, samples: Sequence[Sample], items: Array, answers: Mapping[str, str]) -> dict[str, float]:
         parts = means([sample.category for sample in samples], items)
         for frame in FRAMES:
-            values = np.array([overlap(s, found[s.key], frame) or 0.0 if s.key in found else 0.0 for s in samples])
+            values = np.array([overlap(s, answers[s.key], frame) or 0.0 if s.key in answers else 0.0 for s in samples])
             parts |= means([sample.category for sample in samples], values, f"{frame}/")
         return parts
 
-    def info(self, samples: Sequence[Sample], found: Mapping[str, str]) -> dict[str, Any]:
+    def info(self, samples: Sequence[Sample], answers: Mapping[str, str]) -> dict[str, Any]:
         return {"frame": samples[0].meta["frame"], "splits": sorted({sample.category for sample in samples})}
 
 

@@ -70,33 +70,33 @@ class Scienceqa(Benchmark):
 
     def score(self, rows: Iterable[Row], samples: Sequence[Sample], judge: Any = None) -> Score:
         self.require_truth(samples)
-        found = self.answers(rows, samples)
+        answers = self.answers(rows, samples)
         pictures = [sample for sample in samples if sample.image]
-        if found.keys() <= {sample.key for sample in pictures}:
+        if answers.keys() <= {sample.key for sample in pictures}:
             samples = pictures  # many runs leave the questions without a picture out: no overall accuracy then
-        return self.tally(samples, found, self.item)
+        return self.tally(samples, answers, self.item)
 
     def item(self, sample: Sample, answer: str) -> float | None:
-        letter = said(answer)
+        letter = parsed(answer)
         return None if letter is None else float(letter == LETTERS[sample.target])
 
     def statistic(self, samples: Sequence[Sample], items: Array) -> Statistic:
         return mean(items, _pictures(samples))
 
-    def parts(self, samples: Sequence[Sample], items: Array, found: Mapping[str, str]) -> dict[str, float]:
+    def parts(self, samples: Sequence[Sample], items: Array, answers: Mapping[str, str]) -> dict[str, float]:
         pictures = _pictures(samples)
         labels = [sample.category if sample.image is not None else "" for sample in samples]
         return means(labels, items, "subject/") | ({} if pictures.all() else {"overall": 100 * float(items.mean())})
 
 
-def said(answer: str) -> str | None:
+def parsed(answer: str) -> str | None:
     """The letter, as LLaVA's scorer finds it: `B`, `B. ...` or one `The answer is B` with something after it."""
     if len(answer) == 1 and answer in LETTERS:
         return answer
     if len(answer) >= 3 and answer[0] in LETTERS and answer[1:3] == ". ":
         return answer[0]
-    found = re.findall(r"The answer is ([A-Z]).", answer)
-    return found[0] if len(found) == 1 else None
+    letters = re.findall(r"The answer is ([A-Z]).", answer)
+    return letters[0] if len(letters) == 1 else None
 
 
 def _pictures(samples: Sequence[Sample]) -> Array:

@@ -56,11 +56,11 @@ class VideoQA(Judged):
         """The mean of the judge's 0..5, cut to whole numbers as the official script does."""
         return {"score": sum(int(want(verdict, "score", int, float)) for verdict in verdicts) / n}
 
-    def parts(self, samples: Sequence[Sample], items: Array, found: Mapping[str, str]) -> dict[str, float]:
+    def parts(self, samples: Sequence[Sample], items: Array, answers: Mapping[str, str]) -> dict[str, float]:
         ways = {"exact": exact, "contained": contained, "contained_stems": contained_stems}
         shares = {
             f"em/{name}": 100
-            * float(np.mean([way(s.target, found[s.key]) if s.key in found else 0.0 for s in samples]))
+            * float(np.mean([way(s.target, answers[s.key]) if s.key in answers else 0.0 for s in samples]))
             for name, way in ways.items()
         }
         return {**shares, **means([sample.category for sample in samples], items, "type/")}

@@ -54,6 +54,6 @@ class Vizwiz(Benchmark):
     def item(self, sample: Sample, answer: str) -> float:
         return m4c_accuracy(answer, sample.target)
 
-    def parts(self, samples: Sequence[Sample], items: Array, found: Mapping[str, str]) -> dict[str, float]:
-        said = sum(m4c(answer) == "unanswerable" for answer in found.values())
+    def parts(self, samples: Sequence[Sample], items: Array, answers: Mapping[str, str]) -> dict[str, float]:
+        said = sum(m4c(answer) == "unanswerable" for answer in answers.values())
         return {**means([s.category for s in samples], items), "said_unanswerable": 100 * said / len(samples)}

@@ -57,5 +57,5 @@ class Vqav2(Benchmark):
     def item(self, sample: Sample, answer: str) -> float:
         return vqa_official_accuracy(answer, sample.target)
 
-    def parts(self, samples: Sequence[Sample], items: Array, found: Mapping[str, str]) -> dict[str, float]:
+    def parts(self, samples: Sequence[Sample], items: Array, answers: Mapping[str, str]) -> dict[str, float]:
         return means([sample.category for sample in samples], items)

@@ -54,8 +54,8 @@ def activations(family: Adapter, requests: Sequence[Request]) -> Activations:
         padded = [(where, mask) for where, mask in padded if mask.any() and not mask.all()]
         if not padded:
             continue
-        found = family.model(**encoded.inputs, output_hidden_states=True, use_cache=False)
-        states = torch.stack([relative(state[0]) for state in found.hidden_states[:-1]])  # the last enters no layer
+        output = family.model(**encoded.inputs, output_hidden_states=True, use_cache=False)
+        states = torch.stack([relative(state[0]) for state in output.hidden_states[:-1]])  # the last enters no layer
         if not dimensions:  # nothing comes before the first token, so it is the same in every sequence
             dimensions = states[:, 0].amax(0).topk(DIMENSIONS).indices.tolist()
             first = states[:, 0, dimensions].amax(-1).cpu().numpy()

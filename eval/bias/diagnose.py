@@ -73,7 +73,7 @@ def diagnose(asked: DiagnosisSettings) -> dict[str, Any]:
     say(f"diagnose: {len(shown)} {kind(asked)}, {len(prompts)} prompts, {model} on {device}")
 
     def look(prompt: str, rotary: bool = True) -> Seen:
-        requests = [Request(prompt, [], one) if asked.video else Request(prompt, [one]) for one in shown]
+        requests = [Request(prompt, [], media) if asked.video else Request(prompt, [media]) for media in shown]
         return watch(family, requests, rotary, asked.batch_size, asked.seed if asked.text_only else None)
 
     main = look(prompts[0])
@@ -130,7 +130,7 @@ def layer_report(
     report["prompt_stability"] = bias.mean(bias.prompt_stability(together), asked.seed)
     report["prompt_stability_chance"] = bias.mean(bias.prompt_stability(mixed), asked.seed)
     settled = first_half(main, scores)
-    report["trend"] = {"rise": settled.rise, "r2": settled.fitted.r2, "found": settled.there}
+    report["trend"] = {"rise": settled.rise, "r2": settled.fitted.r2, "found": settled.agreed}
     report["fit_error"] = fit_errors(without_padding(main, scores), special(main), asked.seed)
     report["curves"] = curves(main, scores, settled)
     profile = bias.row_profile(patches(main, without_padding(main, scores)), main.spans[0].grid)
@@ -142,19 +142,19 @@ def layer_report(
 
 def heads(seen: Seen, layer: int, seed: int) -> list[Measured]:
     """The rise of every head, padding left out."""
-    found = seen.attention[:, layer].swapaxes(0, 1)
-    return [rise(without_padding(seen, head), special(seen), seed, HEAD_DRAWS)[0] for head in found]
+    by_head = seen.attention[:, layer].swapaxes(0, 1)
+    return [rise(without_padding(seen, head), special(seen), seed, HEAD_DRAWS)[0] for head in by_head]
 
 
 def fit_errors(values: Array, ignore: torch.Tensor | None, seed: int) -> dict[int, float]:
     """Number of pictures -> the standard error of the rise of an exponential fitted to so many of them."""
-    found = {}
+    errors = {}
     for size in (size for size in FIT_SIZES if size <= len(values)):
         curves = resampled(torch.as_tensor(values), None, HEAD_DRAWS, seed, size)[1:]
         log, share = lines.prepare(curves, ignore)
         slopes = lines.regress(log, share, Trend.exponential(0.0).regressor(values.shape[1]).to(log))[0]
-        found[size] = float(slopes.std()) * (values.shape[1] - 1)
-    return found
+        errors[size] = float(slopes.std()) * (values.shape[1] - 1)
+    return errors
 
 
 def correlation(values: Array, seed: int, unsure: Settled | None) -> Measured:
@@ -210,9 +210,9 @@ def curves(seen: Seen, scores: Array, settled: Settled) -> dict[str, list[float]
         "average": Trend.average(torch.as_tensor(filled)).curve(len(filled)).numpy(),
         "exponential": settled.trend.curve(len(filled)).numpy(),
     }
-    found = {name: patches(seen, second * weight) for name, weight in weights.items()}
-    found["with padding"] = patches(seen, np.asarray(scores[half:].mean(0)))
-    return {name: (np.nan_to_num(curve) / np.nanmean(curve)).tolist() for name, curve in found.items()}
+    by_name = {name: patches(seen, second * weight) for name, weight in weights.items()}
+    by_name["with padding"] = patches(seen, np.asarray(scores[half:].mean(0)))
+    return {name: (np.nan_to_num(curve) / np.nanmean(curve)).tolist() for name, curve in by_name.items()}
 
 
 def arms(
@@ -238,7 +238,7 @@ def arms(
             ranked = without_padding(seen, ranked, half)
         values = ranked if (marked := special(seen)) is None else np.where(marked.numpy(), np.nan, ranked)
         shares = bias.kept_shares(kept, *bias.places(seen.spans[0]), padding)
-        unsure = settled if settled.there and debias.trend is not None else None
+        unsure = settled if settled.agreed and debias.trend is not None else None
         out[name] = measures(values, special(seen), seen.spans[0].grid, asked.seed, unsure)
         out[name]["kept_rise"] = kept_rise(ranked, ~np.isnan(values), keep, asked.seed, unsure)
         out[name] |= {f"kept_in_{where}": bias.mean(share, asked.seed) for where, share in shares.items()}
@@ -301,4 +301,4 @@ def budget(keep: float, tokens: int) -> int:
 def drawn(count: int, seed: int, video: bool = False, scene: Callable[[int], Any] = world.scene) -> list[Any]:
     """Scenes of every aspect ratio; or clips of the tiny world, as lists of frames."""
     seeds = [2 * 10**9 + 10**6 * seed + number for number in range(count)]
-    return [world.draw_clip(world.clip(one)) if video else world.draw(scene(one)) for one in seeds]
+    return [world.draw_clip(world.clip(place)) if video else world.draw(scene(place)) for place in seeds]

@@ -78,5 +78,5 @@ def spread(heads: Sequence[Measured]) -> tuple[str, str]:
 
 
 def bracket(measured: Measured, digits: int = 2) -> str:
-    value, low, high = (f"{round(one, digits) + 0:.{digits}f}" for one in measured)  # no minus before a zero
+    value, low, high = (f"{round(number, digits) + 0:.{digits}f}" for number in measured)  # no minus before a zero
     return f"{value} [{low}, {high}]"

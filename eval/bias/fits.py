@@ -52,20 +52,22 @@ def fit(
             tiled = chosen.layout[media].tokens is None
             measured_on = data or chosen.heldout(media)
             return prior(chosen.adapter(media), chosen.pruner, media, tiled, measured_on, place, limit)
-        found = (_each if each else _together)(chosen, media, data, only, limit, how)
+        fitted = (_each if each else _together)(chosen, media, data, only, limit, how)
         out = out or folder_of(chosen.models[media]) / "trends.toml"
         stored = _known(chosen, media)
     finally:
         chosen.close()
-    written = [one for name, (one, _) in found.items() if name != HELDOUT] or [one for one, _ in found.values()]
+    written = [record for name, (record, _) in fitted.items() if name != HELDOUT] or [
+        record for record, _ in fitted.values()
+    ]
     method = settings.method
-    others = [one for one in files.load(out) if one["method"] != method] if out.exists() else []
+    others = [record for record in files.load(out) if record["method"] != method] if out.exists() else []
     out.parent.mkdir(parents=True, exist_ok=True)
-    files.dump(sorted([*others, *written], key=lambda one: (one["method"], one["benchmark"])), out)
-    show(table(method, {name: one for name, (one, _) in found.items()}))
+    files.dump(sorted([*others, *written], key=lambda record: (record["method"], record["benchmark"])), out)
+    show(table(method, {name: record for name, (record, _) in fitted.items()}))
     say(f"written to {out}")
-    drawn = draw(plot, found, stored) if plot else []
-    first = written[0] if not each else {"trends": written, "heldout": found[HELDOUT][0]}
+    drawn = draw(plot, fitted, stored) if plot else []
+    first = written[0] if not each else {"trends": written, "heldout": fitted[HELDOUT][0]}
     return {**first, "file": str(out), "figures": drawn}
 
 
@@ -73,42 +75,42 @@ def _together(
     chosen: Resolved, media: str, data: Path | None, only: Sequence[str] | None, limit: int, how: Fit
 ) -> Found:
     """One trend for everything."""
-    one, curve = chosen.record(media, data or chosen.heldout(media), only, limit, how)
-    return {one["data"]: (one, curve)}
+    record, curve = chosen.record(media, data or chosen.heldout(media), only, limit, how)
+    return {record["data"]: (record, curve)}
 
 
 def _each(chosen: Resolved, media: str, data: Path | None, only: Sequence[str] | None, limit: int, how: Fit) -> Found:
     """The held-out trend, and one of every benchmark of the data."""
-    found = {HELDOUT: chosen.record(media, chosen.heldout(media), None, limit, how)}
+    fitted = {HELDOUT: chosen.record(media, chosen.heldout(media), None, limit, how)}
     root = data or data_of(chosen.models[media])
     for benchmark, _ in calibration(media, root, only, 1):
-        one, curve = chosen.record(media, root, [benchmark.name], limit, how)
-        found[benchmark.name] = ({**one, "benchmark": benchmark.name}, curve)
-    return found
+        record, curve = chosen.record(media, root, [benchmark.name], limit, how)
+        fitted[benchmark.name] = ({**record, "benchmark": benchmark.name}, curve)
+    return fitted
 
 
 def _known(chosen: Resolved, media: str) -> dict[str, Trend]:
     """Trends that are there already: beside the checkpoint, and the released ones of this method."""
     out, method, own = {}, chosen.settings.method, chosen.own_trends(media)
-    if own is not None and any(one["method"] == method for one in files.load(own)):
+    if own is not None and any(record["method"] == method for record in files.load(own)):
         out["beside the checkpoint"] = files.find(method, None, own)
     if is_published(method, chosen.layout[media].tokens):
         out["released"] = files.find(method)
     return out
 
 
-def table(method: str, found: dict[str, dict[str, Any]]) -> Table:
+def table(method: str, fitted: dict[str, dict[str, Any]]) -> Table:
     head = ["measured on", "kind", "rate", "rise", "its 95 %", "R^2", "layer", "questions", "found"]
     rows = []
-    for name, one in found.items():
-        rate, trend = one.get("rate"), files.make(one, name)
+    for name, record in fitted.items():
+        rate, trend = record.get("rate"), files.make(record, name)
         slots = trend.curve(trend.length).log() if trend.length else None
         rise = None if slots is None else float(slots[0] - slots[-1])
-        bounds = f"[{one['rise'][1]:.2f}, {one['rise'][2]:.2f}]" if "rise" in one else None
-        rise = one["rise"][0] if "rise" in one else rise
-        rows.append([name, one["kind"], f"{rate:.6f}" if rate is not None else None, rise, bounds, one.get("r2"),
-                     one["layer"], one["questions"], one.get("found")])  # fmt: skip
-    first = next(iter(found.values()))
+        bounds = f"[{record['rise'][1]:.2f}, {record['rise'][2]:.2f}]" if "rise" in record else None
+        rise = record["rise"][0] if "rise" in record else rise
+        rows.append([name, record["kind"], f"{rate:.6f}" if rate is not None else None, rise, bounds, record.get("r2"),
+                     record["layer"], record["questions"], record.get("found")])  # fmt: skip
+    first = next(iter(fitted.values()))
     notes = [
         f"{first['pruner']} on {first['model']}",
         "rise: the log of last over first, and its interval over pictures. A trend is kept when that leaves out 0 and "
@@ -117,13 +119,13 @@ def table(method: str, found: dict[str, dict[str, Any]]) -> Table:
     return Table(f"Trend of {method}", head, rows, notes)
 
 
-def draw(stem: Path, found: Found, stored: dict[str, Trend]) -> list[str]:
+def draw(stem: Path, fitted: Found, stored: dict[str, Trend]) -> list[str]:
     """The measured curves with what was fitted to them, and stored trends of the same layout."""
     curves, fits = {}, {}
-    for name, (one, curve) in found.items():
-        trend = files.make(one, name)
+    for name, (record, curve) in fitted.items():
+        trend = files.make(record, name)
         curves[name] = curve.tolist()
-        what = NONE if one.get("found") == NONE else one["kind"]
+        what = NONE if record.get("found") == NONE else record["kind"]
         fits[f"{name}, {what}"] = inverse(trend, len(curve))
     fits |= {name: inverse(trend, len(curve)) for name, trend in stored.items() if trend.length in (None, len(curve))}
     return [str(path) for path in drawings.save(drawings.fits(curves, fits), stem)]

@@ -104,15 +104,15 @@ def fitted(probe: Probe, how: Fit = Fit(), **options: Any) -> tuple[Trend, torch
     settled = settle(pictures, special, probe.groups[length], **asked) if how.kind == "exponential" else None
     trend = Trend.fit(curve, how.kind, special, refine=how.refine, **asked, **options)
     if settled is not None:
-        trend = trend if settled.there else none(trend)
+        trend = trend if settled.agreed else none(trend)
     if how.scope == "sequence":
         trend = dataclasses.replace(trend, length=length)
     return dataclasses.replace(trend, residual=None), curve, settled
 
 
-def said(trend: Trend, settled: Settled) -> dict[str, Any]:
+def settled_facts(trend: Trend, settled: Settled) -> dict[str, Any]:
     """What the pictures say about a trend, in a record: the rise of the fit with its interval, and what it comes to."""
-    return {"rate": trend.rate, "rise": list(settled.rise), "found": "trend" if settled.there else NONE}
+    return {"rate": trend.rate, "rise": list(settled.rise), "found": "trend" if settled.agreed else NONE}
 
 
 def rotary(adapter: Any) -> dict[str, Any]:
@@ -129,11 +129,13 @@ def calibration(media: str, data: Path, only: Sequence[str] | None = None, limit
 
     limit: questions of each benchmark; None: a few, and more where the benchmarks are few.
     """
-    found = [benchmarks.get(name) for name in only or benchmarks.NAMES]
-    found = [one for one in found if one.media == media and (only or one.lies_in(data))]
+    chosen = [benchmarks.get(name) for name in only or benchmarks.NAMES]
+    chosen = [benchmark for benchmark in chosen if benchmark.media == media and (only or benchmark.lies_in(data))]
     if limit is None:
-        limit = max(QUICK, math.ceil(PICTURES / max(1, len(found))))
-    asked = [(one, limited([s for s in one.load(data) if s.image or s.video], limit)) for one in found]
+        limit = max(QUICK, math.ceil(PICTURES / max(1, len(chosen))))
+    asked = [
+        (benchmark, limited([s for s in benchmark.load(data) if s.image or s.video], limit)) for benchmark in chosen
+    ]
     if not asked:
         among = f" among {', '.join(only)}" if only else ""
         raise ValueError(f"{data} holds no {media} benchmark to fit on{among}; clips are meant with --video alone")
@@ -162,14 +164,14 @@ def record(
         "method": known["method"],
         "benchmark": files.EVERY,
         **files.describe(trend),
-        **({} if settled is None else said(trend, settled)),
+        **({} if settled is None else settled_facts(trend, settled)),
         "model": known["model"],
         "layer": cut.layer,
         "attention": f"{cut.source}, {cut.rows} rows",
         "pruner": repr(pruner),
         "prompt": ", ".join(sorted({benchmark.conversation for benchmark, _ in asked})),
         "questions": sum(len(samples) for _, samples in asked),
-        "data": f"{own}, held-out half" if own else f"{data.name}: {', '.join(one.name for one, _ in asked)}",
+        "data": f"{own}, held-out half" if own else f"{data.name}: {', '.join(source.name for source, _ in asked)}",
         "command": "python -m eval fit",
     }, curve
 
@@ -191,12 +193,18 @@ def prior(
         shown = of_folder(data, limit, film)
     tile = int(adapter.model.config.image_seq_length) if tiled and not film else None
     cut = pruner.cuts(len(adapter.decoder.layers))[0].layer
-    found = Prior.measure(adapter, shown, cut, CLIP_PROMPT if film else PROMPT, tile)
+    measured = Prior.measure(adapter, shown, cut, CLIP_PROMPT if film else PROMPT, tile)
     out.parent.mkdir(parents=True, exist_ok=True)
-    found.save(out)
+    measured.save(out)
     what = "clips" if film else "pictures"
-    say(f"prior of layer {found.layer} over {found.images} {what} written to {out}")
-    return {"kind": "prior", "layer": found.layer, what: found.images, "digest": found.digest, "file": str(out)}
+    say(f"prior of layer {measured.layer} over {measured.images} {what} written to {out}")
+    return {
+        "kind": "prior",
+        "layer": measured.layer,
+        what: measured.images,
+        "digest": measured.digest,
+        "file": str(out),
+    }
 
 
 def rounded(record: dict[str, Any]) -> dict[str, Any]:

@@ -72,9 +72,9 @@ def absolute_correlation(scores: Array, grid: tuple[int, int]) -> float:
     views = scores.reshape(-1, rows * columns)
     row, column = np.divmod(np.arange(rows * columns), columns)
     corner = np.hypot(rows - 1 - row, columns - 1 - column)
-    found = np.concatenate([np.abs(spearman(views, place)) for place in (row, column, corner) if np.ptp(place)])
-    found = found[np.isfinite(found)]
-    return float(found.mean()) if len(found) else float("nan")
+    values = np.concatenate([np.abs(spearman(views, place)) for place in (row, column, corner) if np.ptp(place)])
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else float("nan")
 
 
 def mean_seen(scores: Array, axis: int | tuple[int, ...] = 0) -> Array:

@@ -39,11 +39,11 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 
 
 def _values(words: Sequence[str]) -> dict[str, float]:
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     for word in words:
         name, _, value = word.partition("=")
         try:
-            found[name] = float(value)
+            values[name] = float(value)
         except ValueError:
             raise ValueError(f"expected NAME=VALUE, for example pope=85.9; found {word!r}") from None
-    return found
+    return values

@@ -50,7 +50,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         scored = results(folder, args.data, judge=judge)
         if not scored:
             raise ValueError(f"{folder.path} holds no scored rows; run its benchmarks first")
-        arms = {arm for one in scored for arm in one.arms}
+        arms = {arm for entry in scored for arm in entry.arms}
         if args.baseline not in arms:
             raise ValueError(f"{folder.path} has no arm {args.baseline!r}; it has {', '.join(sorted(arms))}")
         seen, left = look(str(folder.path), scored, args.draws, args.baseline, args.seed), unjudged(scored)
@@ -58,16 +58,16 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         raise ValueError("compare needs a run folder, or at least two RUN:ARM")
     else:
         sides = [(folder, arm or "none") for folder, arm in references]
-        found, left = across(sides, args.data, judge, args.draws, args.seed, args.common)
-        seen = looked([], found, args.draws, every=True)
+        contrasts, left = across(sides, args.data, judge, args.draws, args.seed, args.common)
+        seen = looked([], contrasts, args.draws, every=True)
     seen.show(args.wide)
     if left:
         say(not_judged(left))
     if args.out:
         Path(args.out).mkdir(parents=True, exist_ok=True)
         write(seen.full, Path(args.out))
-    comparisons = [asdict(one) for one in seen.found]
-    result = {"verdict": seen.said, "comparisons": comparisons, "draws": args.draws, "seed": args.seed}
+    comparisons = [asdict(entry) for entry in seen.contrasts]
+    result = {"verdict": seen.verdict, "comparisons": comparisons, "draws": args.draws, "seed": args.seed}
     return {**result, "exit": 1} if left else result
 
 

@@ -13,7 +13,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from eval.commands.flags import served, serving, there
+from eval.commands.flags import needs_server, served, serving
 
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any] | None]:
@@ -23,7 +23,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 
 def work(args: argparse.Namespace) -> None:
     told, limits, place = served(args)
-    there("demo")
+    needs_server("demo")
     from eval.serving.start import demo
 
     demo(told, limits, place)

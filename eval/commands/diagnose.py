@@ -75,12 +75,12 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     from eval.bias import diagnosis
     from eval.bias.diagnose import DiagnosisSettings, diagnose
 
-    found = diagnose(
+    result = diagnose(
         DiagnosisSettings(**{field.name: getattr(args, field.name) for field in fields(DiagnosisSettings)})
     )
-    for table in diagnosis.tables(found):
+    for table in diagnosis.tables(result):
         show(table)
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    return found
+        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return result

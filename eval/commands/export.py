@@ -50,8 +50,8 @@ def export(
     home = benchmark.home(Path(data))
     # VQAv2's server wants every question of the whole test set, of which test-dev is a part.
     asked = list(questions(home / ALL_VQAV2, home, Faults())) if name == "vqav2" else samples
-    found = benchmark.answers(read_rows(answers if isinstance(answers, str | Path) else list(answers)), asked)
-    missing = [sample.key for sample in samples if sample.key not in found]
+    given = benchmark.answers(read_rows(answers if isinstance(answers, str | Path) else list(answers)), asked)
+    missing = [sample.key for sample in samples if sample.key not in given]
     if missing and not allow_partial:
         raise ValueError(
             f"{name}: {len(missing):,} of {len(samples):,} questions have no answer, first {missing[0]!r}; "
@@ -62,25 +62,25 @@ def export(
     draft = out.with_name(f".draft.{out.name}")
     try:
         if isinstance(benchmark, Mmbench):
-            _write_xlsx(draft, home / f"{split or benchmark.dev}.tsv", found)
+            _write_xlsx(draft, home / f"{split or benchmark.dev}.tsv", given)
         else:
-            _write_json(draft, {"vqav2": _vqav2, "vizwiz": _vizwiz, "mmvet": _mmvet}[name](asked, found))
+            _write_json(draft, {"vqav2": _vqav2, "vizwiz": _vizwiz, "mmvet": _mmvet}[name](asked, given))
         os.replace(draft, out)
     finally:
         draft.unlink(missing_ok=True)
     return {"benchmark": name, "file": str(out), "records": len(asked), "missing": len(missing)}
 
 
-def _vqav2(samples: Sequence[Sample], found: Answers) -> Any:
-    return [{"question_id": int(sample.id), "answer": m4c(found.get(sample.key, ""))} for sample in samples]
+def _vqav2(samples: Sequence[Sample], answers: Answers) -> Any:
+    return [{"question_id": int(sample.id), "answer": m4c(answers.get(sample.key, ""))} for sample in samples]
 
 
-def _vizwiz(samples: Sequence[Sample], found: Answers) -> Any:
-    return [{"image": sample.group, "answer": m4c(found.get(sample.key, ""))} for sample in samples]
+def _vizwiz(samples: Sequence[Sample], answers: Answers) -> Any:
+    return [{"image": sample.group, "answer": m4c(answers.get(sample.key, ""))} for sample in samples]
 
 
-def _mmvet(samples: Sequence[Sample], found: Answers) -> Any:
-    return {f"v1_{sample.id}": found.get(sample.key, "") for sample in samples}
+def _mmvet(samples: Sequence[Sample], answers: Answers) -> Any:
+    return {f"v1_{sample.id}": answers.get(sample.key, "") for sample in samples}
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -92,9 +92,9 @@ def _write_json(path: Path, value: Any) -> None:
         raise ValueError(f"{path}: what was read back is not what was written")
 
 
-def _write_xlsx(path: Path, source: Path, found: Answers) -> None:
+def _write_xlsx(path: Path, source: Path, answers: Answers) -> None:
     """MMBench's table with the predictions in it. Cells are text, whatever they begin with: none is a formula."""
-    rows = list(_table(source, found))
+    rows = list(_table(source, answers))
     book = Workbook(write_only=True)
     sheet = book.create_sheet("Sheet1")
     for row in rows:
@@ -116,14 +116,14 @@ def _write_xlsx(path: Path, source: Path, found: Answers) -> None:
         raise ValueError(f"{path}: what was read back is not what was written")
 
 
-def _table(source: Path, found: Answers) -> Iterator[list[str | int]]:
+def _table(source: Path, answers: Answers) -> Iterator[list[str | int]]:
     columns: list[str] = []
     for _, row in table(source, ("index", "question")):
         if not columns:
             columns = [name for name in row if name not in DROPPED]
             yield [*columns[:PREDICTION_COLUMN], "prediction", *columns[PREDICTION_COLUMN:]]
         cells: list[str | int] = [int(row[name]) if name == "index" else _cell(row[name]) for name in columns]
-        yield [*cells[:PREDICTION_COLUMN], _cell(found.get(str(int(row["index"])), "")), *cells[PREDICTION_COLUMN:]]
+        yield [*cells[:PREDICTION_COLUMN], _cell(answers.get(str(int(row["index"])), "")), *cells[PREDICTION_COLUMN:]]
 
 
 def _cell(text: str) -> str:

@@ -57,11 +57,11 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 def work(args: argparse.Namespace) -> dict[str, Any]:
     wanted = methods(args.method)
     if len(wanted) == 1:
-        return one(args, wanted[0])
-    return {"methods": {method: one(args, method) for method in wanted if "trend" in catalogue.arms(method)}}
+        return fit_method(args, wanted[0])
+    return {"methods": {method: fit_method(args, method) for method in wanted if "trend" in catalogue.arms(method)}}
 
 
-def one(args: argparse.Namespace, method: str) -> dict[str, Any]:
+def fit_method(args: argparse.Namespace, method: str) -> dict[str, Any]:
     """Fit to one method, write the file, show and draw the result."""
     if args.kind != "prior" and "trend" not in catalogue.arms(method):
         raise ValueError(f"{catalogue.title(method)} reads no attention of the decoder, so there is no trend to fit")

@@ -201,7 +201,7 @@ def served(args: argparse.Namespace) -> tuple[Settings, Limits, Place]:
     return settings(args, args.method, arms=[args.arm] if args.arm else ()), limits, place
 
 
-def there(name: str) -> None:
+def needs_server(name: str) -> None:
     """A ValueError unless the packages of a server are installed."""
     missing = [package for package in ("starlette", "uvicorn") if importlib.util.find_spec(package) is None]
     if missing:
@@ -216,16 +216,16 @@ def methods(text: str) -> list[str]:
 
 def sets(text: str) -> list[str]:
     """The benchmarks that a flag names, with commas, in any spelling."""
-    found = list(dict.fromkeys(map(names.benchmark, several(text))))
-    if not found:
+    chosen = list(dict.fromkeys(map(names.benchmark, several(text))))
+    if not chosen:
         raise ValueError(f"--benchmarks {text!r} names none; known: {', '.join(names.BENCHMARKS)}")
-    return found
+    return chosen
 
 
 def of_methods() -> set[str]:
     """The flags of the fields of every method."""
-    found = {(field.name.replace("_", "-"), field.annotation) for name in known() for field in catalogue.fields(name)}
-    return {flag for name, kind in found for flag in (f"--{name}", *([f"--no-{name}"] if kind == "bool" else []))}
+    fields = {(field.name.replace("_", "-"), field.annotation) for name in known() for field in catalogue.fields(name)}
+    return {flag for name, kind in fields for flag in (f"--{name}", *([f"--no-{name}"] if kind == "bool" else []))}
 
 
 def judging(parser: argparse.ArgumentParser) -> None:
@@ -260,13 +260,13 @@ def settings(args: argparse.Namespace, method: str, **more: Any) -> Settings:
     """What the flags of a command mean for one method. `more` stands in for flags that the command does not have."""
     given = vars(args)
     names_ = [field.name for field in dataclasses.fields(Settings) if field.name in given and field.name != "fields"]
-    found: dict[str, Any] = {name: given[name] for name in names_ if given[name] is not None}
+    values: dict[str, Any] = {name: given[name] for name in names_ if given[name] is not None}
     own = parse_fields(method, getattr(args, "fields", []))
     if "option" in given:
-        found["options"] = options(given["option"])
+        values["options"] = options(given["option"])
     if "judge_url" in given:
-        found["judge"] = judge(args)
-    asked = Settings(**{**found, "method": method, "keep": own.pop("keep", None), "fields": own, **more})
+        values["judge"] = judge(args)
+    asked = Settings(**{**values, "method": method, "keep": own.pop("keep", None), "fields": own, **more})
     early.check(asked)
     return asked
 
@@ -303,23 +303,23 @@ def numbers(text: str) -> list[int]:
 
 def budgets(text: str) -> list[int | float]:
     """Counts of tokens, or shares such as 0.25, with commas."""
-    found: list[int | float] = []
+    values: list[int | float] = []
     for word in text.split(","):
         share = float(word) if "." in word else None
         if share is not None and not 0 < share <= 1:
             raise ValueError(f"{word} is no share of an image's tokens: expected a number above 0 and up to 1.0")
-        found.append(positive(word.strip()) if share is None else share)
-    return found
+        values.append(positive(word.strip()) if share is None else share)
+    return values
 
 
 def options(words: Sequence[str]) -> dict[str, dict[str, Any]]:
     """{"vqav2": {"split": "test-dev"}} from vqav2.split=test-dev."""
-    found: dict[str, dict[str, Any]] = {}
+    by_benchmark: dict[str, dict[str, Any]] = {}
     for word in words:
         place, equals, value = word.partition("=")
         name, dot, option = place.partition(".")
         if not (equals and dot and option):
             raise ValueError(f"--option {word}: expected BENCHMARK.NAME=VALUE, such as vqav2.split=test-dev")
         plain: Any = {"true": True, "false": False}.get(value.lower(), value)
-        found.setdefault(names.benchmark(name), {})[option] = plain
-    return found
+        by_benchmark.setdefault(names.benchmark(name), {})[option] = plain
+    return by_benchmark

@@ -72,12 +72,12 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
 
         return overview()
     if args.name == "all":
-        done = {name: one(artefact, args) for name, artefact in artefacts.artefacts().items()}
-        return {"artefacts": done, "exit": max(found.get("exit", 0) for found in done.values())}
-    return one(artefacts.artefact(args.name), args)
+        done = {name: run_artefact(artefact, args) for name, artefact in artefacts.artefacts().items()}
+        return {"artefacts": done, "exit": max(result.get("exit", 0) for result in done.values())}
+    return run_artefact(artefacts.artefact(args.name), args)
 
 
-def one(artefact: Artefact, args: argparse.Namespace) -> dict[str, Any]:
+def run_artefact(artefact: Artefact, args: argparse.Namespace) -> dict[str, Any]:
     """One artefact: what there is of it (--list), what would run (--dry-run), or the whole."""
     from eval.papers.reproduce import listed, released, reproduced, task
 
@@ -96,5 +96,5 @@ def common(artefact: Artefact, args: argparse.Namespace) -> tuple[Settings, dict
     given, words = parser.parse_known_args(args.fields)
     given.model, given.data, given.limit, given.fields = args.model, args.data, args.limit, []
     fields = {planned.method: parse_fields(planned.method, words) for planned in artefact.runs}
-    keep = next((found.pop("keep") for found in fields.values() if "keep" in found), None)
+    keep = next((own.pop("keep") for own in fields.values() if "keep" in own), None)
     return replace(flags.settings(given, "fastv"), keep=keep), fields, bool(given.dry_run)

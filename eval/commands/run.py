@@ -30,38 +30,38 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 def work(args: argparse.Namespace) -> dict[str, Any]:
     methods = flags.methods(args.method)
     if len(methods) == 1:
-        return one(flags.settings(args, methods[0]), args)
+        return run_method(flags.settings(args, methods[0]), args)
     done: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
     for method in methods:
         say(f"\n{method}")
         try:
             mine = flags.settings(args, method)
-            mine = replace(mine, out=mine.out and mine.out / method, arms=having(mine), unpruned=not done)
-            done[method] = one(mine, args)
+            mine = replace(mine, out=mine.out and mine.out / method, arms=arms_among(mine), unpruned=not done)
+            done[method] = run_method(mine, args)
         except ValueError as error:  # the others can still run
             if args.tensor_parallel or args.zero:  # but not with processes that know nothing of it
                 raise
             failed[method] = str(error)
             say(f"{method}: {error}")
-    if any("averages" in found for found in done.values()):
+    if any("averages" in result for result in done.values()):
         shown = overview(done)
         tables.show(shown)
         if args.out:
             tables.write([shown], args.out)
     if failed:
         say(f"not done: {', '.join(failed)} (messages above)")
-    wrong = failed or any(found.get("exit") for found in done.values())
+    wrong = failed or any(result.get("exit") for result in done.values())
     return {"methods": done, "failed": failed, "exit": 1 if wrong else 0}
 
 
-def having(settings: Settings) -> Sequence[str]:
+def arms_among(settings: Settings) -> Sequence[str]:
     """Of the arms that several methods are asked for, those that this method has."""
     own = (UNPRUNED, *catalogue.find(settings.method).arms())
     return [arm for arm in settings.arms if arm in own] or settings.arms
 
 
-def one(settings: Settings, args: argparse.Namespace) -> dict[str, Any]:
+def run_method(settings: Settings, args: argparse.Namespace) -> dict[str, Any]:
     """One method: the results are shown, and returned."""
     from eval.evaluation import evaluate
 
@@ -77,15 +77,17 @@ def plan(settings: Settings) -> dict[str, Any]:
     """What would run (`--dry-run`)."""
     from eval.evaluation import planned
 
-    found = planned(settings)
-    arms, data, run = found["arms"], found.pop("data"), found["run"]
-    rows: list[list[tables.Cell]] = [[name, n, n * len(arms), data[name]] for name, n in found["benchmarks"].items()]
+    would_run = planned(settings)
+    arms, data, run = would_run["arms"], would_run.pop("data"), would_run["run"]
+    rows: list[list[tables.Cell]] = [
+        [name, n, n * len(arms), data[name]] for name, n in would_run["benchmarks"].items()
+    ]
     head = ["benchmark", "questions", "answers", "data"]
     tables.show(
         tables.Table(f"{run['method']} on {run['models'].get('image') or run['models'].get('video')}", head, rows)
     )
-    say(f"arms: {', '.join(arms)}; rows would go to {found['out']}; nothing was run")
-    return found
+    say(f"arms: {', '.join(arms)}; rows would go to {would_run['out']}; nothing was run")
+    return would_run
 
 
 def overview(done: Mapping[str, Mapping[str, Any]]) -> tables.Table:
@@ -93,12 +95,12 @@ def overview(done: Mapping[str, Mapping[str, Any]]) -> tables.Table:
     from eval.comparing import compare
     from eval.comparing.verdict import MARK, main_arm
 
-    arms = list(dict.fromkeys(arm for found in done.values() for arm in found.get("averages", {})))
+    arms = list(dict.fromkeys(arm for result in done.values() for arm in result.get("averages", {})))
     rows: list[list[tables.Cell]] = []
     strong = []
-    for method, found in done.items():
-        values = found.get("averages", {})
-        averages = {c["b"]: c for c in found.get("comparisons", []) if c["benchmark"] == "average"}
+    for method, result in done.items():
+        values = result.get("averages", {})
+        averages = {c["b"]: c for c in result.get("comparisons", []) if c["benchmark"] == "average"}
         last = averages.get(main_arm(list(averages)) or "")
         shown = tables.between(last["delta"], last["low"], last["high"]) if last else None
         if last and last["differs"]:
@@ -110,8 +112,8 @@ def overview(done: Mapping[str, Mapping[str, Any]]) -> tables.Table:
         f"answered once, with the first method. {MARK}: differs, p < 0.05 of sign flips, each method by itself."
     ]
     faults: dict[str, int] = {}  # of each benchmark, whose broken pictures every method and arm meets
-    for found in done.values():
-        for name, by_arm in found.get("scores", {}).items():
+    for result in done.values():
+        for name, by_arm in result.get("scores", {}).items():
             faults[name] = max(faults.get(name, 0), *(score["failed"] for score in by_arm.values()))
     if failed := sum(faults.values()):
         notes.append(compare.broken(failed))

@@ -48,10 +48,10 @@ def score_file(
 
 
 def as_json(score: Score, items: bool = False) -> dict[str, Any]:
-    found = {**asdict(score), "unjudged": len(score.unjudged)}
+    values = {**asdict(score), "unjudged": len(score.unjudged)}
     if not items:
-        del found["items"], found["groups"]
-    return found
+        del values["items"], values["groups"]
+    return values
 
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:

@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from eval.commands.flags import served, serving, there
+from eval.commands.flags import needs_server, served, serving
 
 
 def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any] | None]:
@@ -24,7 +24,7 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
 
 def work(args: argparse.Namespace) -> None:
     told, limits, place = served(args)
-    there("serve")
+    needs_server("serve")
     from eval.serving.start import serve
 
     serve(told, limits, place)

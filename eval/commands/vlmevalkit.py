@@ -53,11 +53,11 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
 
 def given(words: Sequence[str]) -> dict[str, list[str]]:
     """The fields among the flags, and their values: {"keep": ["64"]}."""
-    found: dict[str, list[str]] = {}
+    values_by_name: dict[str, list[str]] = {}
     for word in words:
         if word.startswith("--"):
             flag, equals, value = word[2:].partition("=")
-            values = found.setdefault(flag.replace("-", "_"), [value] if equals else [])
+            values = values_by_name.setdefault(flag.replace("-", "_"), [value] if equals else [])
         else:
             values.append(word)
-    return found
+    return values_by_name

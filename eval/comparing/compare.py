@@ -16,21 +16,22 @@ from eval.tables import Table, explain, say, show
 # -- tables --------------------------------------------------------------------------------------------------------
 
 
-def score_table(title: str, found: Sequence[Scored]) -> Table:
-    arms = list(dict.fromkeys(arm for one in found for arm in one.arms))
+def score_table(title: str, scored: Sequence[Scored]) -> Table:
+    arms = list(dict.fromkeys(arm for entry in scored for arm in entry.arms))
     rows: list[list[Any]] = []
-    failed, missing = failures(found), 0
-    for one in found:
-        first = next(iter(one.arms.values())).score
-        failed_here = failures([one])
-        rows.append([first.name, first.metric, first.n, failed_here, *(_value(one.arms.get(arm)) for arm in arms)])
-        missing += sum(result.score.missing - result.failed for result in one.arms.values())
+    failed, missing = failures(scored), 0
+    for entry in scored:
+        first = next(iter(entry.arms.values())).score
+        failed_here = failures([entry])
+        rows.append([first.name, first.metric, first.n, failed_here, *(_value(entry.arms.get(arm)) for arm in arms)])
+        missing += sum(result.score.missing - result.failed for result in entry.arms.values())
     notes = []
-    if len(found) > 1:
-        means = arm_means(found)
+    if len(scored) > 1:
+        means = arm_means(scored)
         rows.append(["average", "mean of the above (MME / 20)", None, failed, *(means[arm] for arm in arms)])
         values = [
-            {one.arms[arm].score.name: one.arms[arm].score.value for one in found if arm in one.arms} for arm in arms
+            {entry.arms[arm].score.name: entry.arms[arm].score.value for entry in scored if arm in entry.arms}
+            for arm in arms
         ]
         for name, average in AVERAGES.items():
             if all(map(average.complete, values)):
@@ -39,11 +40,11 @@ def score_table(title: str, found: Sequence[Scored]) -> Table:
         notes.append(broken(failed))
     if missing:
         notes.append(f"{missing} questions have no answer yet; they count as wrong. Start the run again to finish it.")
-    if left := unjudged(found):
+    if left := unjudged(scored):
         notes.append(not_judged(left))
-    for one in found:
-        if judge := next(iter(one.arms.values())).score.info.get("judge"):
-            notes.append(f"{one.benchmark.name} was graded by {', '.join(judge)}.")
+    for entry in scored:
+        if judge := next(iter(entry.arms.values())).score.info.get("judge"):
+            notes.append(f"{entry.benchmark.name} was graded by {', '.join(judge)}.")
     return Table(title, ["benchmark", "metric", "n", "broken", *arms], rows, notes)
 
 
@@ -51,11 +52,11 @@ def broken(failed: int) -> str:
     return f"{failed} questions have no answer in some arm (unreadable pictures, NaN); they count as wrong."
 
 
-def failures(found: Sequence[Scored]) -> int:
+def failures(scored: Sequence[Scored]) -> int:
     """Questions that some arm could not answer: a broken picture is one fault, however many arms met it."""
     return sum(
-        len({row["metadata"]["key"] for arm in one.arms.values() for row in arm.rows if "error" in row["metadata"]})
-        for one in found
+        len({row["metadata"]["key"] for arm in entry.arms.values() for row in arm.rows if "error" in row["metadata"]})
+        for entry in scored
     )
 
 
@@ -63,12 +64,12 @@ def _value(result: Result | None) -> float | None:
     return None if result is None else result.score.value
 
 
-def arm_means(found: Sequence[Scored]) -> dict[str, float | None]:
+def arm_means(scored: Sequence[Scored]) -> dict[str, float | None]:
     """The plain mean of each arm over the benchmarks; None for an arm that lacks one of them."""
     means: dict[str, float | None] = {}
-    for arm in dict.fromkeys(arm for one in found for arm in one.arms):
-        scores = [one.arms[arm].score for one in found if arm in one.arms]
-        complete = len(scores) == len(found)
+    for arm in dict.fromkeys(arm for entry in scored for arm in entry.arms):
+        scores = [entry.arms[arm].score for entry in scored if arm in entry.arms]
+        complete = len(scores) == len(scored)
         means[arm] = mean([score.value / scale(score.name) for score in scores]) if complete else None
     return means
 
@@ -77,13 +78,13 @@ HEAD = ["benchmark", "arm", "score", "Δ", "95 % low", "95 % high", "p", "p (Hol
         "down", "n", "groups", "broken", "tokens"]  # fmt: skip
 
 
-def contrast_table(found: Sequence[Contrast], draws: int, failed: int = 0) -> Table:
-    baseline = found[0].a if found else ""
+def contrast_table(contrasts: Sequence[Contrast], draws: int, failed: int = 0) -> Table:
+    baseline = contrasts[0].a if contrasts else ""
     rows = [
-        [one.benchmark, one.b, one.value_b, one.delta, one.low, one.high, _p(one.p), _p(one.p_holm),
-         verdict.MARK if one.differs else "", one.least, one.up, one.down, one.n, one.groups,
-         max(one.failed_a, one.failed_b), one.tokens_b]
-        for one in found
+        [row.benchmark, row.b, row.value_b, row.delta, row.low, row.high, _p(row.p), _p(row.p_holm),
+         verdict.MARK if row.differs else "", row.least, row.up, row.down, row.n, row.groups,
+         max(row.failed_a, row.failed_b), row.tokens_b]
+        for row in contrasts
     ]  # fmt: skip
     notes = [
         f"Δ: difference to {baseline}, paired by question. Interval: BCa bootstrap of {draws} draws ({SLOW_DRAWS} for "
@@ -94,7 +95,7 @@ def contrast_table(found: Sequence[Contrast], draws: int, failed: int = 0) -> Ta
     ]
     if failed:
         notes.append(broken(failed))
-    strong = [place for place, one in enumerate(found) if one.differs]
+    strong = [place for place, row in enumerate(contrasts) if row.differs]
     return Table(f"Differences to {baseline}", HEAD, rows, notes, strong, keys=2)
 
 
@@ -102,15 +103,15 @@ def contrast_table(found: Sequence[Contrast], draws: int, failed: int = 0) -> Ta
 class Look:
     """What a comparison shows: a verdict in words, a narrow table that goes with it, and everything."""
 
-    found: Sequence[Contrast]
-    said: str
+    contrasts: Sequence[Contrast]
+    verdict: str
     brief: Sequence[Table]
     full: Sequence[Table]
 
     def show(self, wide: bool) -> None:
         """On the terminal: the verdict, and the narrow table or everything."""
-        if self.said:
-            explain(f"\n{self.said}\n")
+        if self.verdict:
+            explain(f"\n{self.verdict}\n")
         for table in self.full if wide or not self.brief else self.brief:
             show(table)
         if not wide and self.brief:
@@ -120,24 +121,24 @@ class Look:
 def look(title: str, scored: Sequence[Scored], draws: int = DRAWS, baseline: str | None = None, seed: int = 0) -> Look:
     """The arms of one run against its baseline: none, or what it has instead."""
     if baseline is None:
-        baseline = "none" if any("none" in one.arms for one in scored) else next(iter(scored[0].arms))
+        baseline = "none" if any("none" in entry.arms for entry in scored) else next(iter(scored[0].arms))
     return looked([score_table(title, scored)], within(scored, baseline, draws, seed), draws, failures(scored))
 
 
 def looked(
-    scores: Sequence[Table], found: Sequence[Contrast], draws: int, failed: int = 0, every: bool = False
+    scores: Sequence[Table], contrasts: Sequence[Contrast], draws: int, failed: int = 0, every: bool = False
 ) -> Look:
     """What a comparison shows; `every`: of all arms, not only of the arm with the most debiasing."""
-    arms = list(dict.fromkeys(one.b for one in found))
+    arms = list(dict.fromkeys(contrast.b for contrast in contrasts))
     about = arms if every else [arm for arm in [verdict.main_arm(arms)] if arm is not None]
-    said = "\n".join(verdict.verdict(found, arm) for arm in about)
-    brief = [verdict.summary(found, arm) for arm in about]
+    said = "\n".join(verdict.verdict(contrasts, arm) for arm in about)
+    brief = [verdict.summary(contrasts, arm) for arm in about]
     if about:
-        brief[-1] = replace(brief[-1], notes=[*verdict.notes(found, about), *(scores[0].notes if scores else ())])
-    full = [*scores, *([contrast_table(found, draws, failed)] if found else [])]
+        brief[-1] = replace(brief[-1], notes=[*verdict.notes(contrasts, about), *(scores[0].notes if scores else ())])
+    full = [*scores, *([contrast_table(contrasts, draws, failed)] if contrasts else [])]
     if said:
         full[-1] = replace(full[-1], notes=[said.replace("\n", " "), *full[-1].notes])
-    return Look(found, said, brief, full)
+    return Look(contrasts, said, brief, full)
 
 
 def _p(value: float | None) -> str | None:
@@ -147,15 +148,15 @@ def _p(value: float | None) -> str | None:
 # -- command line --------------------------------------------------------------------------------------------------
 
 
-def within(found: Sequence[Scored], baseline: str, draws: int = DRAWS, seed: int = 0) -> list[Contrast]:
+def within(scored: Sequence[Scored], baseline: str, draws: int = DRAWS, seed: int = 0) -> list[Contrast]:
     """Every arm against the baseline arm of the same run."""
-    arms = list(dict.fromkeys(arm for one in found for arm in one.arms if arm != baseline))
+    arms = list(dict.fromkeys(arm for entry in scored for arm in entry.arms if arm != baseline))
     out: list[Contrast] = []
     for arm in arms:
         pairs = [
-            (one.benchmark, one.samples, one.arms[baseline], one.arms[arm])
-            for one in found
-            if baseline in one.arms and arm in one.arms
+            (entry.benchmark, entry.samples, entry.arms[baseline], entry.arms[arm])
+            for entry in scored
+            if baseline in entry.arms and arm in entry.arms
         ]
         out += contrasts(pairs, draws, seed)
     return out
@@ -170,7 +171,7 @@ def across(
     """
     sides = []
     for folder, arm in references:
-        there = {one.benchmark.name: one for one in results(folder, data, judge=judge) if arm in one.arms}
+        there = {entry.benchmark.name: entry for entry in results(folder, data, judge=judge) if arm in entry.arms}
         if not there:
             raise ValueError(f"{folder.path} holds no rows of the arm {arm!r}")
         sides.append((f"{folder.path.name}:{arm}", arm, there))
@@ -181,7 +182,7 @@ def across(
         if not shared:
             raise ValueError(
                 f"{label_a} ({', '.join(first)}) and {label_b} ({', '.join(second)}) share no benchmark; "
-                "expected runs of the same ones"
+                "expected runs of the same benchmarks"
             )
         pairs = []
         for name in shared:

@@ -87,7 +87,7 @@ def contrast(
     swapped, exact = statistics.flips(value, changed, min(draws, SLOW_DRAWS), seed)
     if exact:  # all ways, each once: as many as there are bootstrap replicates
         swapped = np.random.default_rng(seed).choice(swapped, min(draws, SLOW_DRAWS))
-    found = Contrast(
+    compared = Contrast(
         benchmark=a.score.name,
         a=a.label,
         b=b.label,
@@ -109,7 +109,7 @@ def contrast(
         tokens_a=a.tokens,
         tokens_b=b.tokens,
     )
-    return found, drawn, swapped
+    return compared, drawn, swapped
 
 
 def alone(
@@ -120,9 +120,9 @@ def alone(
     With a single picture there is no interval, and the value stands for its ends.
     """
     wrong = replace(result.score, items=dict.fromkeys(result.score.items, 0.0), value=0.0)
-    found, _, _ = contrast(benchmark, samples, replace(result, score=wrong), result, draws)
+    interval, _, _ = contrast(benchmark, samples, replace(result, score=wrong), result, draws)
     value = result.score.value
-    return value, value if found.low is None else found.low, value if found.high is None else found.high
+    return value, value if interval.low is None else interval.low, value if interval.high is None else interval.high
 
 
 def _own_metric(
@@ -139,19 +139,19 @@ def contrasts(
     pairs: Sequence[tuple[Benchmark, Sequence[Sample], Result, Result]], draws: int = DRAWS, seed: int = 0
 ) -> list[Contrast]:
     """One comparison per benchmark, p-values corrected over them, and their average when there are several."""
-    found, drawn, swapped = [], [], []
+    results, drawn, swapped = [], [], []
     for benchmark, samples, a, b in pairs:
-        one, replicates, gaps = contrast(benchmark, samples, a, b, draws, seed)
+        result, replicates, gaps = contrast(benchmark, samples, a, b, draws, seed)
         spread = float(np.nanstd(replicates))
         least = statistics.detectable(spread, LEVEL / len(pairs)) if spread else None
-        found.append(replace(one, least=least))
-        drawn.append(apart(replicates, one.benchmark) / scale(one.benchmark))
-        swapped.append(apart(gaps, one.benchmark) / scale(one.benchmark))
-    adjusted = statistics.holm([one.p for one in found if one.p is not None])
-    found = [replace(one, p_holm=p, differs=p < LEVEL) for one, p in zip(found, adjusted, strict=True)]
-    if len(found) > 1:
-        found.append(_average(found, drawn, swapped))
-    return found
+        results.append(replace(result, least=least))
+        drawn.append(apart(replicates, result.benchmark) / scale(result.benchmark))
+        swapped.append(apart(gaps, result.benchmark) / scale(result.benchmark))
+    adjusted = statistics.holm([result.p for result in results if result.p is not None])
+    results = [replace(result, p_holm=p, differs=p < LEVEL) for result, p in zip(results, adjusted, strict=True)]
+    if len(results) > 1:
+        results.append(_average(results, drawn, swapped))
+    return results
 
 
 def apart(drawn: Array, benchmark: str) -> Array:
@@ -165,22 +165,22 @@ def scale(name: str) -> float:
     return 20.0 if name == "mme" else 1.0
 
 
-def _average(found: Sequence[Contrast], drawn: Sequence[Array], swapped: Sequence[Array]) -> Contrast:
+def _average(results: Sequence[Contrast], drawn: Sequence[Array], swapped: Sequence[Array]) -> Contrast:
     """The unweighted mean over benchmarks. Interval and test: each benchmark is drawn, and swapped, on its own."""
-    means, gaps = (np.mean([one[: min(map(len, all_))] for one in all_], axis=0) for all_ in (drawn, swapped))
+    means, gaps = (np.mean([result[: min(map(len, all_))] for result in all_], axis=0) for all_ in (drawn, swapped))
     low, high = np.quantile(means, [0.025, 0.975])
-    a, b = (float(np.mean([value / scale(one.benchmark) for one, value in zip(found, values, strict=True)]))
-            for values in ([one.value_a for one in found], [one.value_b for one in found]))  # fmt: skip
-    tokens = [mean([getattr(one, name) for one in found]) for name in ("tokens_a", "tokens_b")]
+    a, b = (float(np.mean([value / scale(result.benchmark) for result, value in zip(results, values, strict=True)]))
+            for values in ([result.value_a for result in results], [result.value_b for result in results]))  # fmt: skip
+    tokens = [mean([getattr(result, name) for result in results]) for name in ("tokens_a", "tokens_b")]
     total = {
-        name: sum(getattr(one, name) for one in found)
+        name: sum(getattr(result, name) for result in results)
         for name in ("up", "down", "n", "groups", "missing_a", "missing_b", "failed_a", "failed_b")
     }
     p, spread = statistics.as_far(gaps, b - a, False), float(np.std(means))
     return Contrast(
         benchmark="average",
-        a=found[0].a,
-        b=found[0].b,
+        a=results[0].a,
+        b=results[0].b,
         value_a=a,
         value_b=b,
         delta=b - a,

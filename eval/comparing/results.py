@@ -67,32 +67,32 @@ def results(
             continue
         order = [sample.key for sample in samples]
         rows = {arm: folder.rows(name, arm, order) for arm in folder.arms(name)}
-        arms = {arm: scored(benchmark, samples, found, arm, judge) for arm, found in rows.items()}
+        arms = {arm: scored(benchmark, samples, answers, arm, judge) for arm, answers in rows.items()}
         out.append(without(Scored(benchmark, samples, arms), ungraded(arms.values()), judge))
     return out
 
 
-def ungraded(found: Iterable[Result]) -> set[str]:
+def ungraded(results: Iterable[Result]) -> set[str]:
     """The keys of questions that a judge gave no grade for, in any of the arms."""
-    return {key for result in found for key in result.score.unjudged}
+    return {key for result in results for key in result.score.unjudged}
 
 
-def without(one: Scored, left: set[str], judge: Any) -> Scored:
+def without(whole: Scored, left: set[str], judge: Any) -> Scored:
     """Scored without some questions: arms are compared on the same, so a question without a grade in one leaves all."""
     if not left:
-        return one
-    samples = [sample for sample in one.samples if sample.key not in left]
+        return whole
+    samples = [sample for sample in whole.samples if sample.key not in left]
     arms = {}
-    for arm, result in one.arms.items():
+    for arm, result in whole.arms.items():
         rest = [row for row in result.rows if row["metadata"]["key"] not in left]
-        again = scored(one.benchmark, samples, rest, result.label, judge)
+        again = scored(whole.benchmark, samples, rest, result.label, judge)
         arms[arm] = replace(again, score=replace(again.score, unjudged=result.score.unjudged))
-    return Scored(one.benchmark, samples, arms)
+    return Scored(whole.benchmark, samples, arms)
 
 
-def unjudged(found: Iterable[Scored]) -> int:
+def unjudged(scored: Iterable[Scored]) -> int:
     """How many answers a judge gave no grade for."""
-    return sum(len(result.score.unjudged) for one in found for result in one.arms.values())
+    return sum(len(result.score.unjudged) for entry in scored for result in entry.arms.values())
 
 
 def not_judged(count: int) -> str:

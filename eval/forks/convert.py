@@ -105,16 +105,16 @@ def placeholders(folder: Path, names: list[str]) -> dict[str, int]:
 
 def settings(folder: Path, vision: dict[str, Any]) -> dict[str, Any]:
     """How pictures are prepared: the checkpoint's numbers, in a form that old and new versions read."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name in ("processor_config.json", "preprocessor_config.json"):
         if (folder / name).is_file():
             read = json.loads((folder / name).read_text(encoding="utf-8"))
-            found.update(read.get("image_processor", read))
+            values.update(read.get("image_processor", read))
     side = int(vision["image_size"])
     return {
         "image_processor_type": "CLIPImageProcessor",
-        "image_mean": found.get("image_mean", layout.CLIP_MEAN),
-        "image_std": found.get("image_std", layout.CLIP_STD),
+        "image_mean": values.get("image_mean", layout.CLIP_MEAN),
+        "image_std": values.get("image_std", layout.CLIP_STD),
         "size": {"shortest_edge": side},
         "crop_size": {"height": side, "width": side},
         "resample": 3,

@@ -154,8 +154,8 @@ class Fork:
         """What the model is given for a picture, by the original's own processor."""
         from llava.mm_utils import process_images
 
-        found: Tensor = process_images([image], self.tower.image_processor, self.model.config)
-        return found
+        processed: Tensor = process_images([image], self.tower.image_processor, self.model.config)
+        return processed
 
     def shown(self, pixels: Tensor) -> Any:
         """Pixels as the model's `images`."""
@@ -228,9 +228,9 @@ class Fork:
                 )
         finally:
             hook.remove()
-        found = (out[0] if isinstance(out, tuple) else out)[0].tolist()
+        tokens = (out[0] if isinstance(out, tuple) else out)[0].tolist()
         # One forward pass, one new token; in front of them stands the prompt (LLaVA 1.1) or a BOS (transformers 4.37).
-        return found[len(found) - len(seen) :], seen[0]
+        return tokens[len(tokens) - len(seen) :], seen[0]
 
 
 def build(
@@ -243,7 +243,7 @@ def build(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Fork:
-    """A fork from a configuration in the original layout and weights by original names; without weights, random ones.
+    """A fork from a configuration in the original layout and weights by original names; random if there are none.
 
     vision: configuration of a vision tower whose weights are among `state`; None: the tower has a folder of its own.
     """

@@ -27,7 +27,7 @@ ANEW = (
 def parity(settings: Settings) -> dict[str, Any]:
     """Asks both sides every question in every arm, shows a table for each benchmark, and returns the numbers."""
     chosen = resolve(settings)
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    compared: dict[str, dict[str, dict[str, Any]]] = {}
     notes: list[str] = []
     try:
         for benchmark, data in chosen.benchmarks:
@@ -35,16 +35,16 @@ def parity(settings: Settings) -> dict[str, Any]:
             fork = chosen.fork(benchmark.media)
             notes = [ANEW] if fork.options.get("cache") is False else []
             samples = questions(benchmark, data, settings.limit)
-            found[benchmark.name] = {arm: compare(chosen, fork, benchmark, samples, arm) for arm in chosen.arms}
+            compared[benchmark.name] = {arm: compare(chosen, fork, benchmark, samples, arm) for arm in chosen.arms}
     finally:
         chosen.close()
-    for name, arms in found.items():
+    for name, arms in compared.items():
         show(table(f"{chosen.pruner!r} and the authors' code on {name}", arms, notes))
     return {
         "method": chosen.settings.method,
         "pruner": repr(chosen.pruner),
         "patched": fork.patched,
-        "benchmarks": found,
+        "benchmarks": compared,
     }
 
 
@@ -98,9 +98,9 @@ def native(
 def table(title: str, arms: dict[str, dict[str, Any]], notes: Sequence[str] = ()) -> Table:
     head = ["arm", "questions", "same kept set", "overlap per cut", "logits: largest", "mean", "same answer"]
     rows = []
-    for arm, one in arms.items():
-        overlap = " ".join(f"{value:.4f}" for value in one["kept_overlap"]) or None
-        same = None if one["kept_same"] is None else f"{one['kept_same']}/{one['n']}"
-        largest, mean = f"{one['logit_max']:.1e}", f"{one['logit_mean']:.1e}"
-        rows.append([arm, one["n"], same, overlap, largest, mean, f"{one['answers_same']}/{one['n']}"])
+    for arm, result in arms.items():
+        overlap = " ".join(f"{value:.4f}" for value in result["kept_overlap"]) or None
+        same = None if result["kept_same"] is None else f"{result['kept_same']}/{result['n']}"
+        largest, mean = f"{result['logit_max']:.1e}", f"{result['logit_mean']:.1e}"
+        rows.append([arm, result["n"], same, overlap, largest, mean, f"{result['answers_same']}/{result['n']}"])
     return Table(title, head, rows, notes)

@@ -76,8 +76,8 @@ def tower(folder: Path, config: dict[str, Any], key: str) -> dict[str, Any]:
         return dict(config["vision_config"])
     if not layout.is_video(config):
         name = Path(layout.tower_folder(folder, config))
-        found: dict[str, Any] = layout.read_config(name) if name.is_dir() else {"image_size": 336, "patch_size": 14}
-        return dict(found.get("vision_config", found))
+        values: dict[str, Any] = layout.read_config(name) if name.is_dir() else {"image_size": 336, "patch_size": 14}
+        return dict(values.get("vision_config", values))
     name = Path(layout.tower_folder(folder, config, key))
     if not name.is_dir():
         from huggingface_hub import hf_hub_download

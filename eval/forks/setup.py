@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @dataclasses.dataclass(frozen=True)
 class Setup:
     """A section of patches/series.toml. needs: another submodule that this code stands on or under; patch: the section
-    whose patch serves this one too."""
+    whose patch serves this fork too."""
 
     name: str
     submodule: str
@@ -44,7 +44,7 @@ class Setup:
         """Whether our lines are in; a file that is neither as pinned nor our result is refused."""
         if self.patch is not None:
             return setup(self.patch).patched
-        found: set[bool] = set()
+        states: set[bool] = set()
         for file in self.files:
             blob = blob_id(self.folder / file["name"])
             if blob not in (file["before"], file["after"]):
@@ -52,12 +52,12 @@ class Setup:
                     f"{self.folder / file['name']} is not the file that patches/{self.name}.patch was made for. "
                     f"Restore the pin: git submodule update --init --force third_party/{self.submodule}"
                 )
-            found.add(blob == file["after"])
-        if len(found) > 1:
+            states.add(blob == file["after"])
+        if len(states) > 1:
             raise ValueError(
                 f"third_party/{self.submodule} is half patched; run: bash scripts/apply_patches.sh {self.name}"
             )
-        return found.pop()
+        return states.pop()
 
 
 def setups() -> dict[str, Setup]:

@@ -112,12 +112,12 @@ def answer(fork: load.Fork, question: dict[str, Any]) -> dict[str, Any]:
         try:
             limit = how.budget(span.total, span) if span else None
             fork.prepare(places[0] + late if places else None, question["prune"], span.total if span else None, limit)
-            found, logits = fork.generate(ids, pixels, question["new_tokens"])
+            generated, logits = fork.generate(ids, pixels, question["new_tokens"])
         finally:
             debias.kept = whole
     took, worked = 1000 * (time.perf_counter() - begun), 1000 * (time.process_time() - worked)
-    text = None if fork.tokenizer is None else fork.tokenizer.decode(found, skip_special_tokens=True).strip()
-    reply = {"ids": found, "text": text, "ms": took, "processor_ms": worked, "start": places[0] if places else None}
+    text = None if fork.tokenizer is None else fork.tokenizer.decode(generated, skip_special_tokens=True).strip()
+    reply = {"ids": generated, "text": text, "ms": took, "processor_ms": worked, "start": places[0] if places else None}
     reply["kept"] = [seen[stage] for stage in sorted(seen)] if question["prune"] else []
     if question["logits"]:
         reply["logits"] = logits.tolist()

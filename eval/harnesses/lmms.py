@@ -48,7 +48,7 @@ class Simple(lmms):  # type: ignore[misc]  # lmms-eval need not be installed whe
         """The question of one request, in parts."""
         context, _, visuals, doc, task, split = args
         media = visuals(self.task_dict[task][split][doc]) or []
-        return [*((_kind(one), one) for one in media), ("text", context)]
+        return [*((_kind(item), item) for item in media), ("text", context)]
 
     def wanted(self, args: Sequence[Any]) -> dict[str, Any]:
         """How one request is to be answered."""

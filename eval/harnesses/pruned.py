@@ -89,18 +89,18 @@ class Pruned:
         method = one_of("method", method, methods())
         fields = [field.name for field in catalogue.fields(method)]
         words: list[str] = []
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for name, value in given.items():
             one_of(f"setting of {method}", name.split(".")[0].removeprefix("no_"), (*HARNESS, *fields))
             if name in HARNESS:
-                found |= {} if value is None else {name: str(value)}
+                values |= {} if value is None else {name: str(value)}
             else:
                 words += [] if value is None else as_flag(name, value)
         own = parse_fields(method, words)
         arms = [] if arm is None else [arm]
         model = None if pretrained is None else str(pretrained)
         return cls(
-            Settings(method=method, keep=own.pop("keep", None), fields=own, arms=arms, model=model, **found), benchmark
+            Settings(method=method, keep=own.pop("keep", None), fields=own, arms=arms, model=model, **values), benchmark
         )
 
     def request(self, parts: Sequence[tuple[str, Any]]) -> Request:
@@ -124,8 +124,8 @@ class Pruned:
     def spans(self, request: Request) -> list[Span]:
         """Where the visual tokens of a question stand in its prompt."""
         encoded = self.adapter.encode([request], device="cpu")
-        (found,) = self.adapter.spans(encoded.inputs, encoded.sizes)
-        return list(found)
+        (row,) = self.adapter.spans(encoded.inputs, encoded.sizes)
+        return list(row)
 
     def __call__(self, requests: Sequence[Request], max_new_tokens: int = 1024, **decoding: Any) -> list[Answer]:
         """The answers in order. decoding: num_beams, or temperature (above 0), top_p and top_k to sample."""
@@ -171,8 +171,8 @@ class Pruned:
             )
         kept: list[list[dict[str, Any]]] = [[] for _ in requests]
         if trace is not None and config.num_beams == 1:  # beams repeat the rows
-            for row, found in zip(trace.rows, what_was_kept(trace), strict=True):
-                kept[row].append(found)
+            for row, record in zip(trace.rows, what_was_kept(trace), strict=True):
+                kept[row].append(record)
         return out[:, encoded.inputs["input_ids"].shape[1] :], poison.rows(len(requests)), kept
 
     def close(self) -> None:
@@ -206,7 +206,7 @@ def picture_of(source: Any) -> Image.Image:
 
 
 def as_flag(name: str, value: Any) -> list[str]:
-    """keep=64 as it is written on a command line; numbers joined by "-" are the several values of one field."""
+    """keep=64 as it is written on a command line; numbers joined by "-" are several values of the same field."""
     flag = f"--{name.replace('_', '-')}"
     if isinstance(value, bool) and name not in HARNESS:
         return [flag if value else f"--no-{flag[2:]}"]
@@ -219,9 +219,9 @@ def as_flag(name: str, value: Any) -> list[str]:
 
 def decoding(wanted: Mapping[str, Any]) -> dict[str, Any]:
     """What a harness asks of generation, as `Pruned` takes it: sampling only above temperature 0."""
-    found = {"max_new_tokens": int(wanted.get("max_new_tokens") or 1024)}
+    options = {"max_new_tokens": int(wanted.get("max_new_tokens") or 1024)}
     if (wanted.get("num_beams") or 1) > 1:
-        found["num_beams"] = int(wanted["num_beams"])
+        options["num_beams"] = int(wanted["num_beams"])
     if (wanted.get("temperature") or 0) > 0:
-        found |= {name: wanted[name] for name in ("temperature", "top_p", "top_k") if wanted.get(name) is not None}
-    return found
+        options |= {name: wanted[name] for name in ("temperature", "top_p", "top_k") if wanted.get(name) is not None}
+    return options

@@ -85,7 +85,7 @@ class Product:
 
     def narrowed(self, words: Sequence[str]) -> Product:
         """The product with other values on some axes: "budgets=64,128", "layers=2,8", "ways=fitted,online"."""
-        found = self
+        product = self
         for word in words:
             axis, equals, text = word.partition("=")
             values = [value.strip() for value in text.split(",") if value.strip()]
@@ -96,15 +96,15 @@ class Product:
                 if not all(value.isdecimal() and int(value) for value in values):
                     raise ValueError(f"--axis {word}: expected whole numbers of at least 1")
                 numbers: dict[str, Any] = {axis: tuple(map(int, values))}
-                found = replace(found, **numbers)
+                product = replace(product, **numbers)
             elif axis == "methods":
-                found = replace(
-                    found, methods=tuple(one_of("method of this artefact", name, self.methods) for name in values)
+                product = replace(
+                    product, methods=tuple(one_of("method of this artefact", name, self.methods) for name in values)
                 )
             else:
                 known = {way["name"]: way for way in self.ways}
-                found = replace(found, ways=tuple(known[one_of("way", name, list(known))] for name in values))
-        return found
+                product = replace(product, ways=tuple(known[one_of("way", name, list(known))] for name in values))
+        return product
 
 
 @dataclass(frozen=True)
@@ -171,16 +171,16 @@ class Published:
 
 
 def artefacts() -> dict[str, Artefact]:
-    found: dict[str, Artefact] = {}
+    by_name: dict[str, Artefact] = {}
     for name, entry in _read("artefacts.toml").items():
         source = entry.get("from", name)
         arms = tuple(entry.get("arms", ARMS))
         runs = tuple(_planned(run, arms) for line in entry.get("runs", ()) for run in _each(line))
         if source != name:
-            runs = tuple(run for run in found[source].runs if run.arms != ("unpruned",))
+            runs = tuple(run for run in by_name[source].runs if run.arms != ("unpruned",))
         axes = entry.get("product")
         product = None if axes is None else Product(**{axis: tuple(values) for axis, values in axes.items()})
-        found[name] = Artefact(
+        by_name[name] = Artefact(
             name,
             entry["title"],
             entry["model"],
@@ -193,7 +193,7 @@ def artefacts() -> dict[str, Artefact]:
             tuple(entry.get("beside", ())),
             product,
         )
-    return found
+    return by_name
 
 
 def artefact(name: str) -> Artefact:
@@ -287,5 +287,5 @@ def paper() -> list[Shown]:
 
 
 def _read(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = tomllib.loads(shipped(name).read_text(encoding="utf-8"))
-    return found
+    values: dict[str, Any] = tomllib.loads(shipped(name).read_text(encoding="utf-8"))
+    return values

@@ -42,26 +42,26 @@ def budgets(task: Task) -> list[Table]:
         folder = Folder(task.folder(planned))
         if (folder.path / "run.json").exists():
             loaded.append((planned, folder, results(folder, task.base.data)))
-    ours = {(one.method, one.keep): scored for one, _, scored in loaded if one.arms != ("unpruned",)}
+    ours = {(run.method, run.keep): scored for run, _, scored in loaded if run.arms != ("unpruned",)}
     rows: list[list[Cell]] = []
     drawn: dict[str, dict[Any, dict[str, Array]]] = {}  # what is compared -> budget -> method -> resamples
-    for one, _, scored in loaded:
+    for run, _, scored in loaded:
         means = compare.arm_means(scored)
-        if one.arms == ("unpruned",):
+        if run.arms == ("unpruned",):
             rows.append(["unpruned", None, None, means["unpruned"], *[None] * (len(HEAD) - 4)])
             continue
         points = figures.arm_points(scored)
-        gaps = versus(scored, {name: ours.get((name, one.keep)) for name in BASELINES if name != one.method})
-        for name, found in gaps.items():
-            drawn.setdefault(name, {}).setdefault(one.keep, {})[one.method] = found
+        gaps = versus(scored, {name: ours.get((name, run.keep)) for name in BASELINES if name != run.method})
+        for name, difference in gaps.items():
+            drawn.setdefault(name, {}).setdefault(run.keep, {})[run.method] = difference
         shown = [signed(interval(gaps[name])) if name in gaps else None for name in COMPARED]
-        rows.append([one.method, one.keep, points["none"][1], *(means.get(arm) for arm in ARMS), *shown])
+        rows.append([run.method, run.keep, points["none"][1], *(means.get(arm) for arm in ARMS), *shown])
     runs = {folder.path: (folder.info(), scored) for _, folder, scored in loaded}
     of = task.artefact.runs[-1].of
     made = figures.together(runs) | {f"{name}-by-method": figure for name, figure in by_method(drawn, of).items()}
     for name, figure in made.items():
         drawings.save(figure, task.here / "figures" / name)
-    names = ", ".join(one.benchmark.name for one in next(iter(ours.values()), []))
+    names = ", ".join(run.benchmark.name for run in next(iter(ours.values()), []))
     notes = [
         f"Means over {names} (MME / 20). A budget is of {of} tokens, as each method's authors count it; tokens: what a "
         "layer sees, mean. `debiased` is both, or padding for methods without a trend. Random and grid at the same "
@@ -83,27 +83,27 @@ HEAD = ["method", "budget", "tokens", *ARMS, *COMPARED.values()]
 
 def debiased(scored: Sequence[Scored]) -> str:
     """The last arm that a method has: with everything that applies to it."""
-    return "both" if any("both" in one.arms for one in scored) else "padding"
+    return "both" if any("both" in entry.arms for entry in scored) else "padding"
 
 
 def versus(scored: Sequence[Scored], rivals: Mapping[str, Sequence[Scored] | None]) -> dict[str, Array]:
     """Resampled differences: to the method untouched, and to rivals that look at nothing."""
     last = debiased(scored)
-    found = {"debias": gap(Side(scored, "none"), Side(scored, last))}
+    gaps = {"debias": gap(Side(scored, "none"), Side(scored, last))}
     for name, rival in rivals.items():
         if rival is not None:
-            found[f"none-{name}"] = gap(Side(rival, "none"), Side(scored, "none"))
-            found[f"debiased-{name}"] = gap(Side(rival, "padding"), Side(scored, last))
-    return found
+            gaps[f"none-{name}"] = gap(Side(rival, "none"), Side(scored, "none"))
+            gaps[f"debiased-{name}"] = gap(Side(rival, "padding"), Side(scored, last))
+    return gaps
 
 
 def gap(a: Side, b: Side) -> Array:
     """b - a as measured, then of every resample: the mean over benchmarks."""
     parts = []
     for first, second in zip(a.scored, b.scored, strict=True):
-        one = first.benchmark
-        found, drawn, _ = contrast(one, first.samples, first.arms[a.arm], second.arms[b.arm], SLOW_DRAWS)
-        parts.append(np.concatenate([[found.delta], apart(drawn, found.benchmark)]) / scale(one.name))
+        benchmark = first.benchmark
+        result, drawn, _ = contrast(benchmark, first.samples, first.arms[a.arm], second.arms[b.arm], SLOW_DRAWS)
+        parts.append(np.concatenate([[result.delta], apart(drawn, result.benchmark)]) / scale(benchmark.name))
     return np.asarray(np.mean(parts, axis=0))
 
 
@@ -113,8 +113,8 @@ def by_method(drawn: Mapping[str, Mapping[Any, Mapping[str, Array]]], of: int) -
     for name in ("debias", "debiased-random"):
         rows: dict[str, dict[str, Measured]] = {}
         for keep, methods in drawn.get(name, {}).items():
-            for method, found in methods.items():
-                rows.setdefault(method, {})[f"{keep} of {of}"] = interval(found)
+            for method, draws in methods.items():
+                rows.setdefault(method, {})[f"{keep} of {of}"] = interval(draws)
         if rows:
             made[name] = charts.effects(rows, f"mean score, {COMPARED[name]}")
     return made
@@ -126,9 +126,9 @@ def overall(drawn: Mapping[str, Mapping[Any, Mapping[str, Array]]]) -> Table:
     for keep in drawn.get("debias", {}):
         cells: list[Cell] = []
         for name in COMPARED:
-            methods = [found for one, found in drawn.get(name, {}).get(keep, {}).items() if one not in BASELINES]
+            methods = [draws for method, draws in drawn.get(name, {}).get(keep, {}).items() if method not in BASELINES]
             cells.append(signed(interval(np.mean(methods, axis=0))) if methods else None)
-        rows.append([keep, len([one for one in drawn["debias"][keep] if one not in BASELINES]), *cells])
+        rows.append([keep, len([method for method in drawn["debias"][keep] if method not in BASELINES]), *cells])
     return Table("Mean over the methods", ["budget", "methods", *COMPARED.values()], rows)
 
 

@@ -66,15 +66,15 @@ def confirm(plan: Plan, out: Path, base: Settings, rehearse: int | None = None) 
         for layer in plan.cuts["layers"]
         for keep in plan.cuts["keep"]
     }
-    found = compared(plan, cut)
+    contrasts = compared(plan, cut)
     kept = _kept(cut, base)
-    shown = [_comparisons(plan, found, may), _scores(whole, cut), kept, _trends(fitted)]
-    said = verdict.verdict([found[0]], plan.primary.arm, f"with {found[0].benchmark}")
+    shown = [_comparisons(plan, contrasts, may), _scores(whole, cut), kept, _trends(fitted)]
+    said = verdict.verdict([contrasts[0]], plan.primary.arm, f"with {contrasts[0].benchmark}")
     explain(f"\n{'' if may.confirmed else 'Not a confirmation: '}{said}\n")
     for table in shown:
         tables.show(table)
     tables.write(shown, out)
-    named_rows = [replace(one, benchmark=f"{one.b}, {one.benchmark}") for one in found]
+    named_rows = [replace(contrast, benchmark=f"{contrast.b}, {contrast.benchmark}") for contrast in contrasts]
     drawings.save(charts.forest(named_rows), out / "comparisons")
     told = {
         "name": plan.name,
@@ -90,12 +90,12 @@ def confirm(plan: Plan, out: Path, base: Settings, rehearse: int | None = None) 
             if name.startswith("semantic/")
         },
         "scores": [
-            {"layer": layer, "keep": keep, **{arm: one.score.value for arm, one in scored.arms.items()}}
+            {"layer": layer, "keep": keep, **{arm: contrast.score.value for arm, contrast in scored.arms.items()}}
             for (layer, keep), scored in cut.items()
         ],
         "kept": kept.rows,
         "trends": {layer: trends.load(path)[0] for layer, path in fitted.items()},
-        "comparisons": [asdict(one) for one in found],
+        "comparisons": [asdict(contrast) for contrast in contrasts],
     }
     (out / "study.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     say(f"tables, the figure and all runs are in {out}")
@@ -108,14 +108,14 @@ def compared(plan: Plan, cut: Mapping[tuple[int, int], Scored]) -> list[Contrast
     def pair(asked: Comparison) -> Contrast:
         scored = cut[asked.layer, asked.keep]
         a, b = scored.arms[asked.baseline], scored.arms[asked.arm]
-        found, drawn, _ = contrast(scored.benchmark, scored.samples, a, b)
+        result, drawn, _ = contrast(scored.benchmark, scored.samples, a, b)
         spread = float(drawn.std())
         least = statistics.detectable(spread, plan.level) if spread else None
-        return replace(found, benchmark=f"{asked.keep} tokens before layer {asked.layer}", least=least)
+        return replace(result, benchmark=f"{asked.keep} tokens before layer {asked.layer}", least=least)
 
     first, *others = map(pair, (plan.primary, *plan.secondary))
     assert first.p is not None
-    adjusted = statistics.holm([one.p for one in others if one.p is not None])
+    adjusted = statistics.holm([other.p for other in others if other.p is not None])
     first = replace(first, p_holm=first.p, differs=first.p < plan.level)  # one planned comparison needs no correction
     return [first, *(replace(o, p_holm=p, differs=p < plan.level) for o, p in zip(others, adjusted, strict=True))]
 
@@ -135,7 +135,7 @@ def _begun(plan: Plan, out: Path) -> Begun:
 
 
 def may_confirm(plan: Plan, begun: Begun, base: Settings, rehearse: int | None = None) -> Verdict:
-    """Whether a run is the planned one and began after its plan was committed."""
+    """Whether a run is the planned run and began after its plan was committed."""
     if rehearse:
         return Verdict(False, f"it is a rehearsal on {rehearse} other pictures")
     if base.model not in (None, plan.model):
@@ -194,25 +194,34 @@ def _answered(settings: Settings) -> Scored:
     return results(Folder(report.folder))[0]
 
 
-def _comparisons(plan: Plan, found: Sequence[Contrast], may: Verdict) -> Table:
+def _comparisons(plan: Plan, results: Sequence[Contrast], may: Verdict) -> Table:
     rows: list[list[Any]] = []
-    for place, one in enumerate(found):
-        p = one.p_holm if one.p_holm is not None else 1.0
+    for place, result in enumerate(results):
+        p = result.p_holm if result.p_holm is not None else 1.0
         shown = "<0.001" if p < 0.001 else f"{p:.3f}"
-        mark = verdict.MARK if one.differs else ""
+        mark = verdict.MARK if result.differs else ""
         asked = plan.primary if place == 0 else plan.secondary[place - 1]
         rows.append(
-            [asked.layer, asked.keep, one.b, between(one.delta, one.low, one.high), shown, mark, one.up, one.down]
+            [
+                asked.layer,
+                asked.keep,
+                result.b,
+                between(result.delta, result.low, result.high),
+                shown,
+                mark,
+                result.up,
+                result.down,
+            ]
         )
     first = plan.primary
     notes = [
-        f"{may.why}. {found[0].n} pictures, one question each; points against {first.baseline}, paired by question.",
-        f"First row: the primary comparison, planned alone, p uncorrected; the other {len(found) - 1} are corrected "
+        f"{may.why}. {results[0].n} pictures, one question each; points against {first.baseline}, paired by question.",
+        f"First row: the primary comparison, planned alone, p uncorrected; the other {len(results) - 1} are corrected "
         f"together (Holm). p: exact McNemar. {verdict.MARK}: p < {plan.level:g}. Interval: BCa bootstrap, 95 %.",
     ]
     head = ["layer", "keep", "arm", f"− {first.baseline}, 95 %", "p", "", "won", "lost"]
     title = f"{plan.name}: the planned comparisons{'' if may.confirmed else ' (not a confirmation)'}"
-    return Table(title, head, rows, notes, [place for place, one in enumerate(found) if one.differs])
+    return Table(title, head, rows, notes, [place for place, result in enumerate(results) if result.differs])
 
 
 def _scores(whole: Scored, cut: Mapping[tuple[int, int], Scored]) -> Table:
@@ -230,8 +239,8 @@ def _kept(cut: Mapping[tuple[int, int], Scored], base: Settings) -> Table:
     rows: list[list[Any]] = []
     for (layer, keep), scored in cut.items():
         for arm in scored.arms:
-            found = grid.kept(scored, arm, canvas)
-            rows.append([layer, keep, arm, *(None if one is None else bracket(one, 3) for one in found)])
+            shares = grid.kept(scored, arm, canvas)
+            rows.append([layer, keep, arm, *(None if share is None else bracket(share, 3) for share in shares)])
     notes = ["recall: of the patches that the question is about; padding: of the kept tokens. In brackets 95 %."]
     return Table("What is kept", ["layer", "keep", "arm", "recall", "padding"], rows, notes)
 
@@ -239,10 +248,10 @@ def _kept(cut: Mapping[tuple[int, int], Scored], base: Settings) -> Table:
 def _trends(fitted: Mapping[int, Path]) -> Table:
     rows: list[list[Any]] = []
     for layer, path in fitted.items():
-        (one,) = trends.load(path)
-        bounds = between(*one["rise"]) if "rise" in one else None
-        rate = f"{one['rate']:.4f}" if "rate" in one else None
-        rows.append([layer, rate, bounds, one.get("r2"), one.get("found"), one["questions"]])
+        (record,) = trends.load(path)
+        bounds = between(*record["rise"]) if "rise" in record else None
+        rate = f"{record['rate']:.4f}" if "rate" in record else None
+        rows.append([layer, rate, bounds, record.get("r2"), record.get("found"), record["questions"]])
     notes = ["rise: the log of last over first. Where no trend is found, the arm trend divides by 1."]
     return Table(
         "The trends that were divided by", ["layer", "rate", "rise, 95 %", "R^2", "found", "pictures"], rows, notes

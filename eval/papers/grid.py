@@ -58,17 +58,19 @@ def prepare(task: Task) -> Task:
         whole = artefacts.artefact(task.artefact.name).runs  # a later call may want others of them
         methods = sorted({run.method for run in whole if run.depth is not None})
         for layer in missing:
-            found = settled[layer - 1]
+            settled_layer = settled[layer - 1]
             record = {
                 "benchmark": trends.EVERY,
-                **trends.describe(replace(found.trend, length=tokens, residual=None)),
-                "rise": list(found.rise),
-                "found": "trend" if found.there else NONE,
+                **trends.describe(replace(settled_layer.trend, length=tokens, residual=None)),
+                "rise": list(settled_layer.rise),
+                "found": "trend" if settled_layer.agreed else NONE,
                 "layer": layer,
                 "command": f"python -m eval reproduce {task.artefact.name}",
             }
             trends.dump([{"method": method, **record} for method in methods], trend_file(task, layer))
-        rises = [{"rise": one.rise, "r2": one.fitted.r2, "found": one.there} for one in settled]
+        rises = [
+            {"rise": layer_fit.rise, "r2": layer_fit.fitted.r2, "found": layer_fit.agreed} for layer_fit in settled
+        ]
         (task.here / "trends.json").write_text(json.dumps(rises, indent=1) + "\n", encoding="utf-8")
     return replace(task, trends={label: str(trend_file(task, layer)) for label, layer in layers.items()})
 
@@ -97,7 +99,7 @@ def fitted(task: Task) -> tuple[list[Settled], int]:
     finally:
         chosen.close()
     values = [without_padding(seen, seen.heads_mean[:, layer]) for layer in range(seen.attention.shape[1])]
-    return [settle(torch.as_tensor(one), special(seen)) for one in values], seen.attention.shape[-1]
+    return [settle(torch.as_tensor(curve), special(seen)) for curve in values], seen.attention.shape[-1]
 
 
 def grid(task: Task) -> list[Table]:
@@ -115,10 +117,12 @@ def grid(task: Task) -> list[Table]:
         for arm in cell.planned.arms:
             recall, padding = kept(cell.scored, arm, canvas)
             row = [cell.planned.called, cell.layer, cell.planned.keep if arm != "unpruned" else None, arm]
-            shown = [bracket(one, 2) if one else None for one in (recall, padding)]
+            shown = [bracket(measured, 2) if measured else None for measured in (recall, padding)]
             rows.append([*row, cell.scored.arms[arm].score.value, *shown])
-    found = effects(cells)
-    budgets = {one.planned.keep for one in cells if one.layer is not None and one.planned.keep is not None}
+    contrasts = effects(cells)
+    budgets = {
+        measured.planned.keep for measured in cells if measured.layer is not None and measured.planned.keep is not None
+    }
     for keep in budgets:
         drawings.save(layerwise.panels(*series(cells, keep), rises), task.here / "figures" / f"layers-{keep:g}")
     questions = len(cells[0].scored.samples) if cells else 0
@@ -127,7 +131,7 @@ def grid(task: Task) -> list[Table]:
         "kept tokens that show padding. In brackets 95 % over pictures.",
     ]
     head = ["method", "layer", "keep", "arm", "score", "recall, 95 %", "padding, 95 %"]
-    return [difference_table(found), rise_table(rises), Table(task.artefact.title, head, rows, notes)]
+    return [difference_table(contrasts), rise_table(rises), Table(task.artefact.title, head, rows, notes)]
 
 
 def kept(scored: Scored, arm: str, canvas: Any) -> tuple[Measured | None, Measured | None]:
@@ -160,46 +164,47 @@ def overlap(cells: Any, box: tuple[float, float, float, float]) -> Any:
 def effects(cells: Sequence[Cell]) -> list[tuple[Cell, Contrast]]:
     """Both against none of every run at a layer, corrected together by Holm."""
     pairs = [cell for cell in cells if cell.layer is not None and {"none", "both"} <= set(cell.planned.arms)]
-    found = []
+    contrasts = []
     for cell in pairs:
-        one, arms = cell.scored, cell.scored.arms
-        found.append(contrast(one.benchmark, one.samples, arms["none"], arms["both"])[0])
-    adjusted = statistics.holm([one.p for one in found if one.p is not None])
-    marked = [replace(one, p_holm=p, differs=p < LEVEL) for one, p in zip(found, adjusted, strict=True)]
+        result, arms = cell.scored, cell.scored.arms
+        contrasts.append(contrast(result.benchmark, result.samples, arms["none"], arms["both"])[0])
+    adjusted = statistics.holm([result.p for result in contrasts if result.p is not None])
+    marked = [replace(result, p_holm=p, differs=p < LEVEL) for result, p in zip(contrasts, adjusted, strict=True)]
     return list(zip(pairs, marked, strict=True))
 
 
-def difference_table(found: Sequence[tuple[Cell, Contrast]]) -> Table:
+def difference_table(contrasts: Sequence[tuple[Cell, Contrast]]) -> Table:
     rows = [
-        [cell.planned.called, cell.layer, cell.planned.keep, one.value_a, one.value_b,
-         between(one.delta, one.low, one.high), MARK if one.differs else ""]
-        for cell, one in found
+        [cell.planned.called, cell.layer, cell.planned.keep, result.value_a, result.value_b,
+         between(result.delta, result.low, result.high), MARK if result.differs else ""]
+        for cell, result in contrasts
     ]  # fmt: skip
-    notes = [said(found), f"{MARK}: p < {LEVEL:g} after Holm's correction over all {len(found)} rows."]
+    notes = [sentences(contrasts), f"{MARK}: p < {LEVEL:g} after Holm's correction over all {len(contrasts)} rows."]
     head = ["method", "layer", "keep", "none", "both", "both − none, 95 %", ""]
-    strong = [place for place, (_, one) in enumerate(found) if one.differs]
+    strong = [place for place, (_, result) in enumerate(contrasts) if result.differs]
     return Table("What debiasing brings, by layer", head, rows, notes, strong)
 
 
-def said(found: Sequence[tuple[Cell, Contrast]]) -> str:
+def sentences(contrasts: Sequence[tuple[Cell, Contrast]]) -> str:
     """When debiasing is worth it, in words."""
     parts = []
     for word, sign in (("helps", 1), ("harms", -1)):
         where = [
             f"{cell.planned.called} before layer {cell.layer} with {cell.planned.keep:g}"
-            for cell, one in found
-            if one.differs and sign * one.delta > 0
+            for cell, result in contrasts
+            if result.differs and sign * result.delta > 0
         ]
         if where:
             parts.append(f"Debiasing {word}: {'; '.join(where)}.")
-    rest = sum(not one.differs for _, one in found)
-    parts.append(f"In {rest} of {len(found)} rows no difference can be told at this number of questions.")
+    rest = sum(not result.differs for _, result in contrasts)
+    parts.append(f"In {rest} of {len(contrasts)} rows no difference can be told at this number of questions.")
     return " ".join(parts)
 
 
 def rise_table(rises: Sequence[Mapping[str, Any]]) -> Table:
     rows: list[list[Any]] = [
-        [layer, between(*one["rise"]), one["r2"], "trend" if one["found"] else NONE] for layer, one in enumerate(rises)
+        [layer, between(*record["rise"]), record["r2"], "trend" if record["found"] else NONE]
+        for layer, record in enumerate(rises)
     ]
     notes = [
         "rise: log of last over first of the exponential fitted to the mean attention of a layer's last row. A cut "

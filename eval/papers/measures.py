@@ -1,4 +1,4 @@
-"""What an artefact measures: scores beside the published ones, biases, tokens in boxes, and what debiasing costs."""
+"""What an artefact measures: scores beside the published scores, biases, tokens in boxes, and what debiasing costs."""
 
 from __future__ import annotations
 
@@ -54,8 +54,10 @@ def scores(task: Task) -> list[Table]:
         folder = Folder(task.folder(planned))
         scored = results(folder, task.base.data)
         loaded[folder.path] = folder.info(), scored
-        instead |= {s.name: one.benchmark.name for one in scored for r in one.arms.values() for s in [r.score]}
-        ours[planned.label] = {arm: values([one for one in scored if arm in one.arms], arm) for arm in planned.arms}
+        instead |= {s.name: entry.benchmark.name for entry in scored for r in entry.arms.values() for s in [r.score]}
+        ours[planned.label] = {
+            arm: values([entry for entry in scored if arm in entry.arms], arm) for arm in planned.arms
+        }
     columns = [c for c in task.artefact.columns if c != "mme_total" or any(c in row.values for row in known)]
     rows: list[list[Any]] = []
     for planned in task.artefact.runs:
@@ -83,28 +85,28 @@ def scores(task: Task) -> list[Table]:
 
 def values(scored: Sequence[Scored], arm: str) -> dict[str, float]:
     """Everything a column can ask for, of one arm."""
-    found: dict[str, float] = {}
+    points: dict[str, float] = {}
     splits: list[float] = []
-    for one in scored:
-        score, name = one.arms[arm].score, one.benchmark.name
-        found[name] = score.value
+    for entry in scored:
+        score, name = entry.arms[arm].score, entry.benchmark.name
+        points[name] = score.value
         if name == "mme":
-            found["mme_total"] = score.parts["total"]
+            points["mme_total"] = score.parts["total"]
         if name in REFCOCO:
             own = {split: value for split, value in score.parts.items() if "/" not in split}
-            found |= {f"{name}_{split}": value for split, value in own.items()}
+            points |= {f"{name}_{split}": value for split, value in own.items()}
             splits += own.values()
-    parts = {name: value / scale(name) for name, value in found.items() if name in {o.benchmark.name for o in scored}}
+    parts = {name: value / scale(name) for name, value in points.items() if name in {o.benchmark.name for o in scored}}
     if len(parts) == len(scored) and parts:
-        found["mean"] = sum(parts.values()) / len(parts)
+        points["mean"] = sum(parts.values()) / len(parts)
     if set(parts) == set(AVERAGES["avg10"].members):
-        found["avg10"] = found["mean"]
+        points["avg10"] = points["mean"]
     if splits:
-        found["overall"] = sum(splits) / len(splits)
-    tokens = [one.arms[arm].tokens for one in scored]
+        points["overall"] = sum(splits) / len(splits)
+    tokens = [entry.arms[arm].tokens for entry in scored]
     if tokens and None not in tokens:
-        found["tokens"] = sum(tokens) / len(tokens)  # type: ignore[arg-type]
-    return found
+        points["tokens"] = sum(tokens) / len(tokens)  # type: ignore[arg-type]
+    return points
 
 
 def diagnosed(task: Task, heads: bool = False) -> dict[str, Any]:
@@ -113,11 +115,11 @@ def diagnosed(task: Task, heads: bool = False) -> dict[str, Any]:
     asked = DiagnosisSettings(
         task.checkpoint, images=None if base.data is None else pictures(task), heads=heads, device=base.device
     )
-    found = diagnose(asked if base.limit is None else replace(asked, limit=max(4, base.limit)))
-    (task.here / "diagnosis.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    for name, figure in figures.diagnosis_figures(found, None).items():
+    diagnosis = diagnose(asked if base.limit is None else replace(asked, limit=max(4, base.limit)))
+    (task.here / "diagnosis.json").write_text(json.dumps(diagnosis, indent=1) + "\n", encoding="utf-8")
+    for name, figure in figures.diagnosis_figures(diagnosis, None).items():
         drawings.save(figure, task.here / "figures" / name)
-    return found
+    return diagnosis
 
 
 def pictures(task: Task) -> Path:
@@ -130,13 +132,13 @@ def pictures(task: Task) -> Path:
 
 
 def layers(task: Task) -> list[Table]:
-    """The deep-layer paper's three numbers by layer, and the signed one that tells a bias from chance."""
-    found = diagnosed(task)
+    """The deep-layer paper's three numbers by layer, and the signed number that tells a bias from chance."""
+    result = diagnosed(task)
     config = config_of(task.checkpoint)
     depth = (config.get("text_config") or config)["num_hidden_layers"]
     known = {row.facts["layer"]: row.values for row in artefacts.published(task.artefact.published)}
     rows: list[list[Any]] = []
-    for layer in found["layers"]:
+    for layer in result["layers"]:
         raw, chance = layer["arms"]["none"], layer["chance"]
         ours = [
             layer["prompt_stability"],
@@ -157,8 +159,8 @@ def layers(task: Task) -> list[Table]:
     head = ["layer", "whose", "prompt stability", "by chance", "|correlation|", "by chance", "entropy",
             "signed correlation", "same, before RoPE"]  # fmt: skip
     notes = [
-        f"{found['pictures']} {found['source']}, {found['tokens']} tokens: entropy is at most "
-        f"{np.log(found['tokens']):.2f}; in brackets 95 % over pictures",
+        f"{result['pictures']} {result['source']}, {result['tokens']} tokens: entropy is at most "
+        f"{np.log(result['tokens']):.2f}; in brackets 95 % over pictures",
         "by chance: of the same scores shuffled over the tokens; |correlation| cannot tell a shared bias from that",
         *artefacts.sources(task.artefact),
     ]
@@ -166,11 +168,11 @@ def layers(task: Task) -> list[Table]:
 
 
 def fit_sizes(task: Task) -> list[Table]:
-    """How many pictures a trend takes: the standard error of its rise by layer, and what is needed for a small one."""
-    found = diagnosed(task)
-    sizes = list(found["layers"][0]["fit_error"])
+    """How many pictures a trend takes: the standard error of its rise by layer, and how many make it small."""
+    facts = diagnosed(task)
+    sizes = list(facts["layers"][0]["fit_error"])
     rows: list[list[Any]] = []
-    for layer in found["layers"]:
+    for layer in facts["layers"]:
         last = layer["fit_error"][sizes[-1]] if sizes else math.nan
         needed = math.ceil(sizes[-1] * (last / SMALL) ** 2) if sizes else None
         what = "trend" if layer["trend"]["found"] else NONE
@@ -179,7 +181,7 @@ def fit_sizes(task: Task) -> list[Table]:
         )
     head = ["layer", "rise, 95 %", *(f"{size} pictures" for size in sizes), f"pictures for {SMALL}", "found"]
     notes = [
-        f"{found['pictures']} {found['source']}, {found['tokens']} tokens. Of each layer: the rise of the trend fitted "
+        f"{facts['pictures']} {facts['source']}, {facts['tokens']} tokens. Of each layer: the rise of the trend fitted "
         "to half of them (log of last over first), and its standard error when it is fitted to so many, which falls "
         f"with the root of their number. An error of {SMALL} is a tenth of the last position's weight.",
     ]
@@ -201,9 +203,9 @@ def iou(task: Task) -> list[Table]:
             continue
         scored = results(Folder(task.folder(planned)), task.base.data)
         for arm in planned.arms:
-            found = [overlap for one in scored for overlap in overlaps(one, arm, canvas)]
-            if found:
-                groups, mine, chance = zip(*found, strict=True)
+            measured = [overlap for entry in scored for overlap in overlaps(entry, arm, canvas)]
+            if measured:
+                groups, mine, chance = zip(*measured, strict=True)
                 ours = bias.mean(np.array(mine), groups=groups)
                 by_chance = bias.mean(np.array(chance), groups=groups)
                 drawn[f"{planned.label} {arm}"] = ours, by_chance
@@ -229,7 +231,7 @@ def overlaps(scored: Any, arm: str, canvas: Any) -> list[tuple[str, float, float
     """Of every question of one benchmark with kept tokens and a box: its picture, the IoU, and one of random tokens."""
     samples = {sample.key: sample for sample in scored.samples}
     rows = scored.arms[arm].rows if arm in scored.arms else []
-    rng, found = np.random.default_rng(0), []
+    rng, measured = np.random.default_rng(0), []
     for row in rows:
         if row["metadata"].get("kept"):
             sample = samples[row["metadata"]["key"]]
@@ -238,10 +240,11 @@ def overlaps(scored: Any, arm: str, canvas: Any) -> list[tuple[str, float, float
             box = drawn.box(sample.target)
             drawn_by_lot = rng.choice(len(drawn.cells), len(kept), replace=False)
             mine, chance = (
-                bias.token_box_iou(drawn.cells, np.array(one, int), box, drawn.size) for one in (kept, drawn_by_lot)
+                bias.token_box_iou(drawn.cells, np.array(tokens, int), box, drawn.size)
+                for tokens in (kept, drawn_by_lot)
             )
-            found.append((sample.group, mine, chance))
-    return found
+            measured.append((sample.group, mine, chance))
+    return measured
 
 
 def overhead(task: Task) -> list[Table]:
@@ -256,7 +259,7 @@ def overhead(task: Task) -> list[Table]:
             note = f"{chosen.device}, {chosen.dtype}, {chosen.settings.attention}, {torch.get_num_threads()} threads"
         finally:
             chosen.close()
-        middle = {arm: statistics.median(found) for arm, found in times.items()}
+        middle = {arm: statistics.median(taken) for arm, taken in times.items()}
         pairs = [b - a for a, b in zip(times["none"], times["both"], strict=True)]
         rows.append(
             [planned.label, *middle.values(), statistics.median(pairs), f"{min(pairs):.2f} to {max(pairs):.2f}"]
@@ -278,7 +281,7 @@ def timed(chosen: Resolved, benchmark: Any, task: Task, arms: Sequence[str]) -> 
     request = Request(sample.text, [open_image(sample)], conversation=benchmark.conversation)
     encoded = adapter.encode([request]).to(adapter.model.device, adapter.model.dtype)
     config = greedy(adapter.model, 1)
-    found: dict[str, list[float]] = {arm: [] for arm in arms}
+    times: dict[str, list[float]] = {arm: [] for arm in arms}
     debias = {arm: chosen.debias(benchmark, arm) for arm in arms if arm != "unpruned"}
     for number in range(min(ROUNDS, task.base.limit or ROUNDS) + 1):
         for arm in arms:
@@ -289,5 +292,5 @@ def timed(chosen: Resolved, benchmark: Any, task: Task, arms: Sequence[str]) -> 
                 adapter.model.generate(**encoded.inputs, generation_config=config)
                 clock.mark()
             if number:
-                found[arm] += clock.milliseconds()
-    return found
+                times[arm] += clock.milliseconds()
+    return times

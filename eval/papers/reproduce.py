@@ -36,13 +36,13 @@ def overview() -> dict[str, Any]:
         Table(
             "The debiasing paper's tables and figures, and their counterparts here",
             ["in the paper", "shows", "artefact", "note"],
-            [[one.item, one.shows, one.artefact, one.note] for one in shown],
+            [[item.item, item.shows, item.artefact, item.note] for item in shown],
             ["Read from a third-party summary; a ? stands for a number that it does not say."],
         )
     )
     return {
         "artefacts": {a.name: {"title": a.title, "runs": [r.label for r in a.runs]} for a in known.values()},
-        "paper": [vars(one) for one in shown],
+        "paper": [vars(item) for item in shown],
     }
 
 
@@ -77,9 +77,9 @@ def task(
 def listed(asked: Task) -> dict[str, Any]:
     """What of an artefact is done, shown and returned."""
     asked, absent = held(asked)
-    found = status(asked)
-    tables.show(state_table(asked, found))
-    return {"name": asked.artefact.name, "runs": found, "absent": absent}
+    runs = status(asked)
+    tables.show(state_table(asked, runs))
+    return {"name": asked.artefact.name, "runs": runs, "absent": absent}
 
 
 def reproduced(asked: Task, dry: bool = False) -> dict[str, Any]:
@@ -124,13 +124,13 @@ def held(task: Task) -> tuple[Task, list[str]]:
     tokens = layout(task.checkpoint).tokens
     runs = tuple(run for run in task.artefact.runs if run.tokens in (None, tokens))
     task, data = replace(task, artefact=replace(task.artefact, runs=runs)), task.base.data
-    found = tuple(name for name in task.benchmarks if benchmarks.get(name).lies_in(data or data_of(task.base.model)))
-    if not found:
+    present = tuple(name for name in task.benchmarks if benchmarks.get(name).lies_in(data or data_of(task.base.model)))
+    if not present:
         whose = f"the {world_of(task.base.model).name}" if data is None else f"--data {data}"
         wanted = ", ".join(task.benchmarks)
         raise ValueError(f"{whose} holds none of {wanted}; docs/benchmarks.md says where each comes from")
-    absent = [name for name in task.benchmarks if name not in found and data is not None]
-    return replace(task, benchmarks=found), absent
+    absent = [name for name in task.benchmarks if name not in present and data is not None]
+    return replace(task, benchmarks=present), absent
 
 
 def answer(task: Task, dry: bool) -> dict[str, str]:
@@ -148,12 +148,12 @@ def answer(task: Task, dry: bool) -> dict[str, str]:
                 continue
             if planned.method == "d2pruner" and task.prior is not None:
                 prepare_prior(task, settings, task.prior)
-            found = evaluate(settings, probes)
-            if found.look is not None:
-                found.look.show(wide=False)
-            if not found.complete:
-                failed[planned.label] = f"{found.open} answers are to come from other processes"
-            elif found.unjudged:
+            report = evaluate(settings, probes)
+            if report.look is not None:
+                report.look.show(wide=False)
+            if not report.complete:
+                failed[planned.label] = f"{report.open} answers are to come from other processes"
+            elif report.unjudged:
                 failed[planned.label] = "some answers were not judged"
         except (ValueError, OSError) as error:  # the others can still run
             failed[planned.label] = str(error)
@@ -162,7 +162,7 @@ def answer(task: Task, dry: bool) -> dict[str, str]:
 
 
 def prepare_prior(task: Task, settings: Settings, out: Path) -> None:
-    """Measure the average attention that D2Pruner divides by, once, when the checkpoint comes without one."""
+    """Measure the average attention that D2Pruner divides by, once, when the checkpoint comes without it."""
     if out.is_file():
         return
     fields = {name: value for name, value in settings.fields.items() if name != "prior"}
@@ -180,7 +180,7 @@ def prepare_prior(task: Task, settings: Settings, out: Path) -> None:
 
 def status(task: Task) -> dict[str, dict[str, Any]]:
     """Of every run: how many answers there are, of how many; None where it was not begun."""
-    found = {}
+    states = {}
     for planned in task.artefact.runs:
         folder = Folder(task.folder(planned))
         there, wanted = 0, None
@@ -190,22 +190,22 @@ def status(task: Task) -> dict[str, dict[str, Any]]:
             there = sum(len(folder.rows(name, arm)) for name in info for arm in planned.arms)
         lacking = [name for name in task.benchmarks if wanted is None or name not in info]
         typed = " ".join(map(shlex.quote, command_line(task.settings(planned))))
-        found[planned.label] = {
+        states[planned.label] = {
             "answers": there,
             "of": wanted,
             "benchmarks_to_come": lacking,
             "command": f"python -m eval run {typed}",
         }
-    return found
+    return states
 
 
-def state_table(task: Task, found: Mapping[str, Mapping[str, Any]]) -> Table:
+def state_table(task: Task, states: Mapping[str, Mapping[str, Any]]) -> Table:
     rows = []
     for planned in task.artefact.runs:
-        one = found[planned.label]
-        done = one["of"] is not None and one["answers"] >= one["of"] and not one["benchmarks_to_come"]
-        state = "done" if done else "not begun" if one["of"] is None else "open"
-        rows.append([planned.label, state, one["answers"], one["of"], one["command"]])
+        facts = states[planned.label]
+        done = facts["of"] is not None and facts["answers"] >= facts["of"] and not facts["benchmarks_to_come"]
+        state = "done" if done else "not begun" if facts["of"] is None else "open"
+        rows.append([planned.label, state, facts["answers"], facts["of"], facts["command"]])
     if not rows:
         rows.append(
             [task.artefact.measure, "done" if (task.here / "artefact.json").exists() else "not begun", 0, 0, ""]

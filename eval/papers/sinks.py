@@ -19,22 +19,22 @@ from pruners.models import Request
 def sinks(task: Task) -> list[Table]:
     """A table of layers for every filling of the border, and one figure of all."""
     possible, left = each(task, seen)
-    found = {planned.label: one for planned, one in possible}
-    drawings.save(drawings.activations(found), task.here / "figures" / "activations")
+    by_label = {planned.label: sink for planned, sink in possible}
+    drawings.save(drawings.activations(by_label), task.here / "figures" / "activations")
     made = []
-    for label, one in found.items():
+    for label, sink in by_label.items():
         rows: list[list[Cell]] = []
-        for layer, first in enumerate(one.first):
-            padding, valid = (one.at_sink[kind][:, layer] for kind in KINDS)
+        for layer, first in enumerate(sink.first):
+            padding, valid = (sink.at_sink[kind][:, layer] for kind in KINDS)
             measured = (bias.mean(values) for values in (padding, valid, padding - valid))
-            largest = [int(one.profile[kind][layer].argmax()) for kind in KINDS]
+            largest = [int(sink.profile[kind][layer].argmax()) for kind in KINDS]
             rows.append([layer, f"{first:.2f}", *map(bracket, measured), *largest])
         head = ["layer", "first token", *KINDS, "padding - valid", "largest: padding", "largest: valid"]
         notes = [
             *left,
             *artefacts.sources(task.artefact),
-            f"{len(one.at_sink['padding'])} pictures with padding. Of what enters a layer: the larger of dimensions "
-            f"{' and '.join(map(str, one.dimensions))}, over the root mean square of the hidden state; these are the "
+            f"{len(sink.at_sink['padding'])} pictures with padding. Of what enters a layer: the larger of dimensions "
+            f"{' and '.join(map(str, sink.dimensions))}, over the root mean square of the hidden state; these are the "
             "largest of the sequence's first token. In brackets 95 % over pictures. largest: the dimension with the "
             "largest mean.",
         ]

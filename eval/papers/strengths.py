@@ -41,10 +41,10 @@ def strength(task: Task) -> list[Table]:
     drawn: dict[str, Mapping[str, Mapping[str, Measured]]] = {}
     seen = {}
     possible, left = each(task, measured)
-    for planned, (found, keep, pictures, tokens) in possible:
+    for planned, (by_arm, keep, pictures, tokens) in possible:
         seen[planned.label] = f"{planned.label} {keep} of {tokens} tokens, {pictures} pictures"
-        drawn[planned.label] = found
-        for arm, by_kind in found.items():
+        drawn[planned.label] = by_arm
+        for arm, by_kind in by_arm.items():
             rows.append([planned.label, arm, "ours", *(bracket(by_kind[kind]) for kind in KINDS)])
             rows += [
                 [
@@ -81,17 +81,17 @@ def strength(task: Task) -> list[Table]:
 
 def each(task: Task, measure: Callable[[Task, Planned], T]) -> tuple[list[tuple[Planned, T]], list[str]]:
     """Every run with what is measured of it, and what was left out, in words: not every model can do every run."""
-    found: list[tuple[Planned, T]] = []
+    measured: list[tuple[Planned, T]] = []
     left = []
     for planned in task.artefact.runs:
         try:
-            found.append((planned, measure(task, planned)))
+            measured.append((planned, measure(task, planned)))
         except ValueError as error:
             left.append(f"{planned.label} was left out: {error}")
             say(left[-1])
-    if not found:
+    if not measured:
         raise ValueError(left[0])
-    return found, left
+    return measured, left
 
 
 def measured(task: Task, planned: Planned) -> tuple[dict[str, dict[str, Measured]], int, int, int]:
@@ -106,8 +106,8 @@ def measured(task: Task, planned: Planned) -> tuple[dict[str, dict[str, Measured
         seen, keep = first_cut(adapter, chosen.pruner, requests, chosen.settings.batch_size)
     finally:
         chosen.close()
-    found = arms(seen, seen.heads_mean[:, 0], DiagnosisSettings(keep=keep), planned.arms)
-    return found, keep, len(seen.spans), len(seen.spans[0])
+    by_arm = arms(seen, seen.heads_mean[:, 0], DiagnosisSettings(keep=keep), planned.arms)
+    return by_arm, keep, len(seen.spans), len(seen.spans[0])
 
 
 def pictures(task: Task, chosen: Resolved) -> list[tuple[str | None, Sample]]:
@@ -118,9 +118,9 @@ def pictures(task: Task, chosen: Resolved) -> list[tuple[str | None, Sample]]:
     for benchmark, samples in calibration(task.media, data, list(task.benchmarks), limit):
         for sample in samples:
             first.setdefault(str(sample.image), (benchmark.conversation, sample))
-    found = list(first.values())
-    random.Random(0).shuffle(found)
-    return found
+    shown = list(first.values())
+    random.Random(0).shuffle(shown)
+    return shown
 
 
 def released(method: str) -> tuple[float, float] | None:

@@ -63,7 +63,7 @@ def load(path: Path) -> Plan:
             told["name"],
             told["model"],
             primary,
-            tuple(one for one in every if one != primary),
+            tuple(comparison for comparison in every if comparison != primary),
             told["pictures"],
             told["calibration"],
             cuts,
@@ -110,12 +110,12 @@ def verdict(plan: Plan, commit: str, begun: datetime) -> Verdict:
         _git(top, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}")
     except (OSError, subprocess.CalledProcessError):
         return Verdict(False, f"{plan.path} and the commit {commit or 'of the run'} are not in one git history")
-    for found, when in _versions(top, name, commit):
-        shown = _git(top, "show", f"{found}:{name}")
+    for version, when in _versions(top, name, commit):
+        shown = _git(top, "show", f"{version}:{name}")
         if hashlib.sha256(shown).hexdigest() == plan.digest:
             if when >= begun:
-                return Verdict(False, f"the plan was committed at {when}, after the run began at {begun}", found)
-            return Verdict(True, f"the plan is in commit {found[:12]} of {when}, before the run", found)
+                return Verdict(False, f"the plan was committed at {when}, after the run began at {begun}", version)
+            return Verdict(True, f"the plan is in commit {version[:12]} of {when}, before the run", version)
     return Verdict(False, f"{name} as it is now is in no commit before {commit[:12]}: commit the plan, then run")
 
 
@@ -133,8 +133,8 @@ def _versions(top: Path, name: str, commit: str) -> Iterator[tuple[str, datetime
     """The commits up to `commit` that changed a file, oldest first, and when each was made."""
     told = _git(top, "log", "--reverse", "--diff-filter=AMR", "--format=%H %ct", commit, "--", name).decode()
     for line in told.splitlines():
-        found, seconds = line.split()
-        yield found, datetime.fromtimestamp(int(seconds), timezone.utc)
+        version, seconds = line.split()
+        yield version, datetime.fromtimestamp(int(seconds), timezone.utc)
 
 
 def _git(folder: Path, *words: str) -> bytes:

@@ -30,15 +30,15 @@ def gains(task: Task) -> list[Table]:
         if planned.arms == ("unpruned",) or not (task.folder(planned) / "run.json").exists():
             continue
         scored = results(Folder(task.folder(planned)), task.base.data)
-        found = of_run(scored)
-        columns = columns or list(found)
-        rows.append([planned.label, "ours", *(signed(found[column]) for column in columns), asked(scored)])
+        by_column = of_run(scored)
+        columns = columns or list(by_column)
+        rows.append([planned.label, "ours", *(signed(by_column[column]) for column in columns), asked(scored)])
         place = varied(planned)
-        for column, measured in found.items() if place is not None else ():
+        for column, measured in by_column.items() if place is not None else ():
             drawn.setdefault(column, {})[place] = measured  # type: ignore[index]
         for row in known:
             if row.of(planned, "both"):
-                shown = [f"+{row.values[one]:.1f}" if one in row.values else None for one in columns]
+                shown = [f"+{row.values[key]:.1f}" if key in row.values else None for key in columns]
                 rows.append([planned.label, f"published: {row.table}", *shown, None])
                 for column, value in row.values.items() if place is not None else ():
                     reported.setdefault(column, {})[place] = value  # type: ignore[index]
@@ -60,7 +60,7 @@ def fillings(task: Task) -> list[Table]:
         if (task.folder(planned) / "run.json").exists():
             scored = results(Folder(task.folder(planned)), task.base.data)
             for arm, word in (("none", "seen"), ("padding", "silenced")):
-                one_arm = [replace(one, arms={arm: one.arms[arm]}) for one in scored if arm in one.arms]
+                one_arm = [replace(entry, arms={arm: entry.arms[arm]}) for entry in scored if arm in entry.arms]
                 if one_arm:
                     sides[f"{planned.label}, {word}"] = one_arm
     if not sides:
@@ -69,17 +69,17 @@ def fillings(task: Task) -> list[Table]:
     compared = ways.corrected(
         {name: ways.against(sides[first], sides[name], (first, name), task.base.draws) for name in others}
     )
-    rows: list[list[Any]] = [[name, *ways.told(one)] for name, one in compared.items()]
-    strong = [place for place, one in enumerate(compared.values()) if one.differs]
+    rows: list[list[Any]] = [[name, *ways.cells_of(entry)] for name, entry in compared.items()]
+    strong = [place for place, entry in enumerate(compared.values()) if entry.differs]
     notes = [
-        *(f"{name}: {verdict.against(one, first)}" for name, one in compared.items()),
+        *(f"{name}: {verdict.against(entry, first)}" for name, entry in compared.items()),
         "means over the benchmarks, paired by question, 95 %: bootstrap over pictures. "
         f"{verdict.MARK}: p < {LEVEL:g} after Holm's correction "
         f"over these {len(compared)}. could see: the smallest true difference that so many questions "
         "show four times in five at that level.",
     ]
     if compared:
-        figure = charts.forest([replace(one, benchmark=name) for name, one in compared.items()])
+        figure = charts.forest([replace(entry, benchmark=name) for name, entry in compared.items()])
         drawings.save(figure, task.here / "figures" / "fillings")
     head = ["border", f"− {first}, 95 %", "", "p (Holm)", "could see"]
     return [*measures.scores(task), Table(f"{task.artefact.title}: differences", head, rows, notes, strong)]
@@ -88,13 +88,13 @@ def fillings(task: Task) -> list[Table]:
 def of_run(scored: list[Scored]) -> dict[str, Measured]:
     """Benchmark -> what debiasing changes, with its interval; and the mean over all, named as the recipe that it is."""
     last = debiased(scored)
-    found = {one.benchmark.name: interval(gap(Side([one], "none"), Side([one], last))) for one in scored}
+    by_name = {entry.benchmark.name: interval(gap(Side([entry], "none"), Side([entry], last))) for entry in scored}
     whole = interval(gap(Side(scored, "none"), Side(scored, last)))
-    return {**found, "avg10" if {*found} == {*AVERAGES["avg10"].members} else "mean": whole}
+    return {**by_name, "avg10" if {*by_name} == {*AVERAGES["avg10"].members} else "mean": whole}
 
 
 def asked(scored: list[Scored]) -> int:
-    return sum(len(one.samples) for one in scored)
+    return sum(len(entry.samples) for entry in scored)
 
 
 def varied(planned: Planned) -> float | None:

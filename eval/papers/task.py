@@ -29,7 +29,7 @@ def moved(planned: Planned, method: str, layers: int = LAYERS) -> dict[str, Any]
     method, as far as puts the first one there. No field where they are there already.
     """
     assert planned.depth is not None
-    if "layers" not in {one.name for one in catalogue.fields(method)}:
+    if "layers" not in {field.name for field in catalogue.fields(method)}:
         return {"layer": at_depth(planned.depth, layers)}
     own = [cut.layer for cut in make(method).cuts(LAYERS)]
     stands_in = planned.like is not None and method != planned.like
@@ -38,7 +38,7 @@ def moved(planned: Planned, method: str, layers: int = LAYERS) -> dict[str, Any]
 
 
 def as_costly(planned: Planned) -> int:
-    """The budget at which a method leaves as many tokens a layer, in the mean, as the one that it stands in for."""
+    """The budget at which a method leaves as many tokens a layer, in the mean, as the method that it stands in for."""
     assert planned.like is not None
     assert planned.keep is not None
     own = make(planned.like, keep=int(planned.keep), **moved(planned, planned.like))
@@ -71,7 +71,7 @@ class Task:
 
     @property
     def here(self) -> Path:
-        """What the artefact itself writes; its runs may be another one's."""
+        """What the artefact itself writes; its runs may belong to another artefact."""
         return self.out / self.artefact.name
 
     def folder(self, planned: Planned) -> Path:

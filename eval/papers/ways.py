@@ -29,22 +29,22 @@ HEAD = ["way", "score", f"− {RAW}, 95 %", "", "p (Holm)", "could see", "recall
 
 def ways(task: Task) -> list[Table]:
     """A table for each method, budget and layer, a row a way; and all of it as a heat map and as forest plots."""
-    found: dict[Block, dict[str, list[Scored]]] = {}
+    blocks: dict[Block, dict[str, list[Scored]]] = {}
     for planned in task.artefact.runs:
         if (task.folder(planned) / "run.json").exists():
-            scored = [one for one in results(Folder(task.folder(planned)), task.base.data) if one.arms]
+            scored = [entry for entry in results(Folder(task.folder(planned)), task.base.data) if entry.arms]
             if scored:  # else it was begun, and could not be done
-                found.setdefault(block(planned), {})[planned.way or RAW] = scored
-    compared = corrected({(at, way): against(found[at][RAW], scored, (RAW, way), task.base.draws)
-                          for at, by_way in found.items() if RAW in by_way
+                blocks.setdefault(block(planned), {})[planned.way or RAW] = scored
+    compared = corrected({(at, way): against(blocks[at][RAW], scored, (RAW, way), task.base.draws)
+                          for at, by_way in blocks.items() if RAW in by_way
                           for way, scored in by_way.items() if way != RAW})  # fmt: skip
     order = dict.fromkeys(planned.way for planned in task.artefact.runs)
     for name, figure in drawn(compared, list(order)).items():
         drawings.save(figure, task.here / "figures" / name)
     titles = {block(planned): task.place(planned) for planned in task.artefact.runs if not planned.way}
     canvas = canvas_of(task.checkpoint)
-    shown = [shown_block(at, by_way, compared, canvas, titles[at]) for at, by_way in found.items()]
-    asked = ", ".join(one.benchmark.name for by_way in found.values() for one in next(iter(by_way.values())))
+    shown = [shown_block(at, by_way, compared, canvas, titles[at]) for at, by_way in blocks.items()]
+    asked = ", ".join(entry.benchmark.name for by_way in blocks.values() for entry in next(iter(by_way.values())))
     names = ", ".join(dict.fromkeys(asked.split(", ")))
     notes = [
         f"score: the mean over {names}. {verdict.MARK}: differs from {RAW}, p < 0.05 after Holm's correction over the "
@@ -68,15 +68,15 @@ def block(planned: Planned) -> Block:
 
 def against(first: Sequence[Scored], other: Sequence[Scored], names: tuple[str, str], draws: int) -> Contrast:
     """One side against another, each of one arm, on the benchmarks that both answered: the average where several."""
-    sides = {one.benchmark.name: one for one in other}
+    sides = {entry.benchmark.name: entry for entry in other}
     pairs = []
-    for one in first:
-        if one.benchmark.name in sides:
+    for entry in first:
+        if entry.benchmark.name in sides:
             a, b = (
                 replace(next(iter(side.arms.values())), label=name)
-                for side, name in zip((one, sides[one.benchmark.name]), names, strict=True)
+                for side, name in zip((entry, sides[entry.benchmark.name]), names, strict=True)
             )
-            pairs.append((one.benchmark, one.samples, a, b))
+            pairs.append((entry.benchmark, entry.samples, a, b))
     return contrasts(pairs, min(draws, SLOW_DRAWS))[-1]
 
 
@@ -84,11 +84,11 @@ def corrected(compared: Mapping[Any, Contrast]) -> dict[Any, Contrast]:
     """Holm's correction over everything that the tables compare; what could be seen is told at that level."""
     if not compared:
         return {}
-    adjusted = statistics.holm([one.p if one.p is not None else 1.0 for one in compared.values()])
+    adjusted = statistics.holm([row.p if row.p is not None else 1.0 for row in compared.values()])
     share = statistics.detectable(1, LEVEL / len(compared)) / statistics.detectable(1, LEVEL)
     return {
-        at: replace(one, p_holm=p, differs=p < LEVEL, least=None if one.least is None else one.least * share)
-        for (at, one), p in zip(compared.items(), adjusted, strict=True)
+        at: replace(row, p_holm=p, differs=p < LEVEL, least=None if row.least is None else row.least * share)
+        for (at, row), p in zip(compared.items(), adjusted, strict=True)
     }
 
 
@@ -100,34 +100,34 @@ def shown_block(
     said, strong = [], []
     for way, scored in by_way.items():
         score, rest = next(iter(arm_means(scored).values())), [recalled(scored, canvas), seen(scored)]
-        one = compared.get((at, way))
-        if one is None:
+        contrast = compared.get((at, way))
+        if contrast is None:
             rows.append([way, score, None, "", None, None, *rest])
             continue
-        if one.differs:
+        if contrast.differs:
             strong.append(len(rows))
-        rows.append([way, score, *told(one), *rest])
-        said.append(f"{way}: {verdict.against(one, RAW)}")
+        rows.append([way, score, *cells_of(contrast), *rest])
+        said.append(f"{way}: {verdict.against(contrast, RAW)}")
     return Table(title, HEAD, rows, said, strong)
 
 
-def told(one: Contrast) -> list[Cell]:
+def cells_of(contrast: Contrast) -> list[Cell]:
     """A comparison in cells: the difference with its interval, the mark, p, and what could have been seen."""
-    least = None if one.differs or one.least is None else f"{tenths(one.least):.1f}"
-    size, mark = between(one.delta, one.low, one.high), verdict.MARK if one.differs else ""
-    return [size, mark, f"{one.p_holm or 0:.3f}", least]
+    least = None if contrast.differs or contrast.least is None else f"{tenths(contrast.least):.1f}"
+    size, mark = between(contrast.delta, contrast.low, contrast.high), verdict.MARK if contrast.differs else ""
+    return [size, mark, f"{contrast.p_holm or 0:.3f}", least]
 
 
 def recalled(scored: Sequence[Scored], canvas: Any) -> str | None:
     """Share of the patches of what is asked about that stay, mean over the benchmarks that say where it is."""
-    told = [one for one in scored if any(sample.meta.get("boxes") for sample in one.samples)]
-    shares = [share[0] for one in told if (share := kept(one, next(iter(one.arms)), canvas)[0]) is not None]
+    told = [entry for entry in scored if any(sample.meta.get("boxes") for sample in entry.samples)]
+    shares = [share[0] for entry in told if (share := kept(entry, next(iter(entry.arms)), canvas)[0]) is not None]
     return f"{sum(shares) / len(shares):.2f}" if shares else None
 
 
 def seen(scored: Sequence[Scored]) -> float | None:
     """Visual tokens that a layer sees, mean over the benchmarks."""
-    counts = [result.tokens for one in scored for result in one.arms.values() if result.tokens is not None]
+    counts = [result.tokens for entry in scored for result in entry.arms.values() if result.tokens is not None]
     return sum(counts) / len(counts) if counts else None
 
 
@@ -138,12 +138,12 @@ def drawn(compared: Mapping[Any, Contrast], order: Sequence[str]) -> dict[str, A
     cells: dict[str, dict[str, Contrast]] = {}
     forests: dict[str, dict[str, dict[str, Measured]]] = {}
     several = len({at[1:] for at, _ in compared}) > 1
-    for ((method, keep, layer), way), one in sorted(compared.items(), key=lambda entry: order.index(entry[0][1])):
+    for ((method, keep, layer), way), contrast in sorted(compared.items(), key=lambda entry: order.index(entry[0][1])):
         title = catalogue.title(method)
-        cells.setdefault(way, {})[f"{title}\n{keep}, L{layer}" if several else title] = one
-        if one.low is not None and one.high is not None:
+        cells.setdefault(way, {})[f"{title}\n{keep}, L{layer}" if several else title] = contrast
+        if contrast.low is not None and contrast.high is not None:
             row = forests.setdefault(f"forest-{keep}-L{layer}", {}).setdefault(way, {})
-            row[title] = one.delta, one.low, one.high
+            row[title] = contrast.delta, contrast.low, contrast.high
     label = f"way − {RAW}, points, 95 %"
     made = {name: charts.effects(rows, label) for name, rows in forests.items()}
     return {"heat-map": charts.heat(cells, f"way − {RAW}, points"), **made}

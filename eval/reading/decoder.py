@@ -76,15 +76,15 @@ def _packets(av: Any, path: Path) -> int:
 
 
 def _chosen(av: Any, path: Path, count: int, frames: int) -> tuple[dict[int, Image.Image], int]:
-    """The wanted ones of `count` frames, and how many there really are."""
-    wanted, found, seen = set(places(count, frames)), {}, 0
+    """The wanted frames of `count`, and how many there really are."""
+    wanted, images, seen = set(places(count, frames)), {}, 0
     with av.open(str(path)) as container:
         for seen, frame in enumerate(_pictures(container, path), 1):
             if seen - 1 in wanted:
-                found[seen - 1] = frame.to_image().convert("RGB")
+                images[seen - 1] = frame.to_image().convert("RGB")
     if not seen:
         raise ValueError(f"{path}: expected a video, found no frame that can be decoded")
-    return found, seen
+    return images, seen
 
 
 def _pictures(container: Any, path: Path) -> Iterator[Any]:

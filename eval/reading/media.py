@@ -26,7 +26,7 @@ class Media:
     @property
     def bytes(self) -> int:
         shown = [*self.images, *([] if self.video is None else [self.video])]
-        return sum(tensor.nbytes for one in shown for tensor in one.inputs.values())
+        return sum(tensor.nbytes for item in shown for tensor in item.inputs.values())
 
 
 NOTHING = Media([], None, (0, 0), "")
@@ -74,10 +74,10 @@ def name_of(sample: Sample) -> Any:
     if isinstance(source, bytes):
         return hashlib.sha256(source).digest()
     try:
-        found = source.stat()  # type: ignore[union-attr]
+        facts = source.stat()  # type: ignore[union-attr]
     except OSError:
         return None  # reading it will say what is wrong
-    return source, sample.root, found.st_mtime_ns, found.st_size
+    return source, sample.root, facts.st_mtime_ns, facts.st_size
 
 
 def content(images: Sequence[Any]) -> str:

@@ -72,14 +72,14 @@ def laid_out(data: Path) -> Path:
 
 def write(files: Sequence[Path], root: Path) -> None:
     """Every benchmark of the files, in LLaVA's layout below `root`."""
-    found: dict[str, list[Path]] = {}
+    by_kind: dict[str, list[Path]] = {}
     for file in files:
-        found.setdefault(kind_of(file), []).append(file)
-    if "gqa images" in found and "gqa" not in found:
-        raise ValueError(f"{found['gqa images'][0]}: pictures of GQA without its questions; expected both folders")
+        by_kind.setdefault(kind_of(file), []).append(file)
+    if "gqa images" in by_kind and "gqa" not in by_kind:
+        raise ValueError(f"{by_kind['gqa images'][0]}: pictures of GQA without its questions; expected both folders")
     for kind, make in (("pope", pope), ("mme", mme), ("gqa", gqa)):
-        if kind in found:
-            make(found[kind], found.get(f"{kind} images", []), root)
+        if kind in by_kind:
+            make(by_kind[kind], by_kind.get(f"{kind} images", []), root)
 
 
 def kind_of(file: Path) -> str:

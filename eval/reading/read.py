@@ -36,13 +36,13 @@ class Faults:
     """What is wrong with some files: raises the first fault, or collects all of them (`--check`)."""
 
     stop: bool = True
-    found: list[Fault] = field(default_factory=list)
+    all: list[Fault] = field(default_factory=list)
 
     def add(self, where: object, message: str, warning: bool = False) -> None:
         fault = Fault(str(where), message, warning)
         if self.stop and not warning:
             raise ValueError(str(fault))
-        self.found.append(fault)
+        self.all.append(fault)
 
     @contextmanager
     def at(self, path: object, record: str = "") -> Iterator[None]:

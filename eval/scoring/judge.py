@@ -282,12 +282,12 @@ def verdict_in(rules: Rules, reply: str) -> dict[str, Any]:
     end = 0
     while (start := reply.find("{", end)) >= 0:
         try:
-            found, end = json.JSONDecoder().raw_decode(reply, start)
+            value, end = json.JSONDecoder().raw_decode(reply, start)
         except (ValueError, RecursionError):
             end = start + 1
             continue
         try:
-            return rules.parse(found)
+            return rules.parse(value)
         except (ValueError, KeyError, TypeError, OverflowError):
             continue
     raise Unreadable

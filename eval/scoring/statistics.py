@@ -51,7 +51,7 @@ def replicates(value: Value, groups: int, draws: int, seed: int) -> Array:
 
 
 def interval(value: Value, groups: int, drawn: Array, level: float = 0.95) -> tuple[float, float] | None:
-    """The bias-corrected and accelerated interval of value(b) - value(a); None when there is but one group."""
+    """The bias-corrected and accelerated interval of value(b) - value(a); None when there is only one group."""
     drawn = drawn[np.isfinite(drawn)]
     if groups < 2 or not len(drawn):
         return None

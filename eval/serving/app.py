@@ -193,7 +193,7 @@ class Server:
 
     async def next(self, request: Request, job: Job, events: asyncio.Queue[Any]) -> str | Done | Refused:
         """The next event of a job, unless the client leaves or the time is up."""
-        found: Any = Refused(504, "the time for this request is up", code="timeout")
+        event: Any = Refused(504, "the time for this request is up", code="timeout")
         async with anyio.create_task_group() as group:
 
             async def left() -> None:
@@ -204,11 +204,11 @@ class Server:
 
             group.start_soon(left)
             with anyio.move_on_after(max(0.0, job.deadline - time.monotonic())):
-                found = await events.get()
+                event = await events.get()
             group.cancel_scope.cancel()
         if job.gone:
             raise ClientDisconnect
-        return found  # type: ignore[no-any-return]
+        return event  # type: ignore[no-any-return]
 
     async def _pieces(self, name: str, job: Job, events: asyncio.Queue[Any], first: str | Done) -> AsyncIterator[str]:
         head = self._head(name, "chat.completion.chunk")
@@ -218,20 +218,20 @@ class Server:
             return event({**head, "choices": [choice], **more})
 
         yield chunk({"role": "assistant", "content": ""})
-        found: Any = first
+        piece: Any = first
         while True:
-            if isinstance(found, Refused):
-                yield event(found.body())
+            if isinstance(piece, Refused):
+                yield event(piece.body())
                 return
-            if isinstance(found, Done):
+            if isinstance(piece, Done):
                 break
-            yield chunk({"content": found})
-            found = Refused(504, "the time for this request is up", code="timeout")
+            yield chunk({"content": piece})
+            piece = Refused(504, "the time for this request is up", code="timeout")
             with anyio.move_on_after(max(0.0, job.deadline - time.monotonic())):
-                found = await events.get()
-        yield chunk({}, found.finish, pruning=found.pruning)
+                piece = await events.get()
+        yield chunk({}, piece.finish, pruning=piece.pruning)
         if job.ask.usage:
-            yield event({**head, "choices": [], "usage": usage(job, found)})
+            yield event({**head, "choices": [], "usage": usage(job, piece)})
         yield "data: [DONE]\n\n"
 
     # -- what goes wrong -----------------------------------------------------------------------------------------------

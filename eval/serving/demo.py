@@ -77,22 +77,22 @@ class Demo(Server):
 
         def draw() -> None:
             try:
-                found: Any = self.drawn(ask, request, lambda: job.gone or job.late())
+                event: Any = self.drawn(ask, request, lambda: job.gone or job.late())
             except Refused as error:
-                found = error
+                event = error
             except ValueError as error:
-                found = Refused(400, str(error))
+                event = Refused(400, str(error))
             except Exception as error:
-                found = Refused(500, f"the answer failed ({type(error).__name__})")
+                event = Refused(500, f"the answer failed ({type(error).__name__})")
             if not loop.is_closed():
-                loop.call_soon_threadsafe(events.put_nowait, found)
+                loop.call_soon_threadsafe(events.put_nowait, event)
 
         call.scope["debias"]["job"] = job
         self.engine.call(draw)
-        found: Any = await self.next(call, job, events)
-        if isinstance(found, Refused):
-            raise found
-        return JSONResponse(found)
+        event: Any = await self.next(call, job, events)
+        if isinstance(event, Refused):
+            raise event
+        return JSONResponse(event)
 
     def request(self, ask: Ask) -> Request:
         """The question with its picture or clip as they are, to be drawn."""
@@ -108,9 +108,9 @@ class Demo(Server):
             raise Refused(504, "the time for this request is up", code="timeout")
         begun, pruned = time.monotonic(), self.engine.chosen(ask.method, ask.keep, ask.arm)
         arms = []
-        for one in panels(in_arms(pruned), request, ask.max_tokens):
-            facts = {**one.facts(), "arm": one.arm, "picture": packed(one.picture, "WEBP")}
-            arms.append({**facts, "kept": one.tokens if one.kept is None else len(one.kept)})
+        for panel in panels(in_arms(pruned), request, ask.max_tokens):
+            facts = {**panel.facts(), "arm": panel.arm, "picture": packed(panel.picture, "WEBP")}
+            arms.append({**facts, "kept": panel.tokens if panel.kept is None else len(panel.kept)})
             if over():
                 raise Refused(504, "the time for this request is up", code="timeout")
         return {"method": repr(pruned.chosen.pruner), "arms": arms, "seconds": time.monotonic() - begun}

@@ -141,9 +141,9 @@ class Engine:
         """Refuse what the tokenizer would not take for words: markers of pictures, ends of turns."""
         tokenizer = self.pruned.adapter.tokenizer
         special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-        found = special & {*tokenizer(text, add_special_tokens=False).input_ids} - {tokenizer.unk_token_id}
-        if found or IMAGE in text or VIDEO in text:
-            words = tokenizer.convert_ids_to_tokens(sorted(found)) or [IMAGE if IMAGE in text else VIDEO]
+        reserved = special & {*tokenizer(text, add_special_tokens=False).input_ids} - {tokenizer.unk_token_id}
+        if reserved or IMAGE in text or VIDEO in text:
+            words = tokenizer.convert_ids_to_tokens(sorted(reserved)) or [IMAGE if IMAGE in text else VIDEO]
             raise Refused(400, f"{where}: {words[0]!r} is a mark of the model's and cannot stand in a text", where)
 
     def submit(self, job: Job) -> None:
@@ -205,7 +205,7 @@ class Engine:
             jobs = [self._waiting.popleft()]
             end = time.monotonic() + self.limits.wait
             while True:
-                for job in [one for one in self._waiting if one.key == jobs[0].key]:
+                for job in [waiting for waiting in self._waiting if waiting.key == jobs[0].key]:
                     if len(jobs) < self.limits.batch_size:
                         jobs.append(job)
                         self._waiting.remove(job)
@@ -298,11 +298,11 @@ class Engine:
 
     def _done(self, pruned: Pruned, job: Job, text: str, finish: str, tokens: int, kept: list[dict[str, Any]]) -> None:
         pictures = [
-            {"after": one["counts"]["after"], "mean": one["counts"]["mean"],
-             **({"kept": [decode(stage) for stage in one["kept"]]} if job.ask.return_kept else {})}
-            for one in kept
+            {"after": picture["counts"]["after"], "mean": picture["counts"]["mean"],
+             **({"kept": [decode(stage) for stage in picture["kept"]]} if job.ask.return_kept else {})}
+            for picture in kept
         ]  # fmt: skip
-        stayed = sum(one["after"][-1] for one in pictures) if pictures else job.visual
+        stayed = sum(picture["after"][-1] for picture in pictures) if pictures else job.visual
         for name, count in (("prompt_tokens_total", job.prompt), ("completion_tokens_total", tokens),
                             ("visual_tokens_total", job.visual), ("visual_tokens_kept_total", stayed)):  # fmt: skip
             self.metrics.add(name, count)

@@ -50,10 +50,10 @@ class Place:
         """The key itself."""
         if self.key is None:
             return None
-        found = os.environ.get(self.key)
-        if not found:
+        value = os.environ.get(self.key)
+        if not value:
             raise ValueError(f"--key-variable {self.key}: there is no such environment variable, or it is empty")
-        return found
+        return value
 
     def called(self) -> list[str]:
         """The names under which the server may be called."""

@@ -58,12 +58,12 @@ def fetched(url: str, where: str, limits: Limits, hosts: Collection[str] = ()) -
 
 
 def _data(url: str, where: str) -> bytes:
-    found = DATA.match(url[:200])
-    if found is None:
+    match = DATA.match(url[:200])
+    if match is None:
         raise Refused(400, f"{where}: expected a data URL such as data:image/png;base64,...", where)
-    body = url[found.end() :]
+    body = url[match.end() :]
     try:
-        return base64.b64decode(body, validate=True) if found[3] else unquote_to_bytes(body)
+        return base64.b64decode(body, validate=True) if match[3] else unquote_to_bytes(body)
     except (binascii.Error, ValueError) as error:
         raise Refused(400, f"{where}: the data URL is no base64 ({error})", where) from None
 
@@ -80,7 +80,7 @@ def _split(url: str, where: str) -> Any:
 
 
 def _from_host(parts: Any, where: str, limits: Limits) -> bytes:
-    """One GET; what redirects is refused, for the other place is not on the list."""
+    """One GET; redirects are refused, because their target is not on the list."""
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname, parts.port, timeout=SECONDS)
     try:

@@ -39,17 +39,17 @@ def show(path: Path, question: str, settings: Settings, out: Path, how: str = "a
         settings = replace(settings, model=str(EMBEDDED["video" if clip else "image"]))
     request = read(path, question, settings.model or "")
     pruned = Pruned(settings)
-    found = list(panels(in_arms(pruned, settings.arms), request, settings.max_new_tokens or LONGEST))
+    drawn_panels = list(panels(in_arms(pruned, settings.arms), request, settings.max_new_tokens or LONGEST))
     label = f"{catalogue.title(settings.method)}, keep {pruned.chosen.pruner.keep:.3g}"
-    drawn = drawings.overlays({label: {one.arm: (one.picture, one.text) for one in found}}, question)
+    drawn = drawings.overlays({label: {panel.arm: (panel.picture, panel.text) for panel in drawn_panels}}, question)
     out.write_bytes(drawings.raster(drawn))
     if how != "none":
         many = os.environ.get("COLORTERM", "") in ("truecolor", "24bit")
-        pictures = {one.arm: one.picture for one in found}
+        pictures = {panel.arm: panel.picture for panel in drawn_panels}
         terminal.put("\n".join(terminal.gallery(pictures, how, shutil.get_terminal_size().columns, many)))
-    table(answers(question, found))
+    table(answers(question, drawn_panels))
     say(f"the figure is in {out}")
-    facts = {one.arm: one.facts() for one in found}
+    facts = {panel.arm: panel.facts() for panel in drawn_panels}
     return {"question": question, "method": repr(pruned.chosen.pruner), "model": settings.model, "arms": facts,
             "figure": str(out)}  # fmt: skip
 
@@ -58,22 +58,22 @@ def read(path: Path, question: str, model: str) -> Request:
     """The question with its picture or clip, which the model's family has to take."""
     if path.suffix.lower() not in CLIPS:
         return Request(question, [open_image(Sample(question, question, path))])
-    found = layout(named(model))
-    if not found.family.takes_clips():
-        raise ValueError(f"{path}: models of type {found.kind} take pictures, not clips; name another with --model")
+    laid_out = layout(named(model))
+    if not laid_out.family.takes_clips():
+        raise ValueError(f"{path}: models of type {laid_out.kind} take pictures, not clips; name another with --model")
     return Request(question, video=read_frames(path))
 
 
-def answers(question: str, found: Sequence[Panel]) -> Table:
+def answers(question: str, drawn: Sequence[Panel]) -> Table:
     """The answers, and how many tokens stayed behind the last cut."""
     rows = [
         [
-            one.arm,
-            one.text,
-            one.tokens if one.kept is None else len(one.kept),
-            None if one.kept is None else one.padding,
+            panel.arm,
+            panel.text,
+            panel.tokens if panel.kept is None else len(panel.kept),
+            None if panel.kept is None else panel.padding,
         ]
-        for one in found
+        for panel in drawn
     ]
-    note = f"kept: of {found[0].tokens} visual tokens, behind the last cut; padding: how many of them show only border"
+    note = f"kept: of {drawn[0].tokens} visual tokens, behind the last cut; padding: how many of them show only border"
     return Table(question, ["arm", "answer", "kept", "padding"], rows, [note])

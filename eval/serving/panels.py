@@ -38,7 +38,7 @@ class Panel:
 def in_arms(pruned: Pruned, arms: Sequence[str] = ()) -> list[Pruned]:
     """The model in each of the arms; by default unpruned, and in every arm that means something to the method."""
     wanted = list(arms) or [UNPRUNED, *pruned.chosen.pruner.arms()]
-    return [pruned.beside(arms=(one,)) for one in wanted]
+    return [pruned.beside(arms=(arm,)) for arm in wanted]
 
 
 def panels(arms: Sequence[Pruned], request: Request, max_new_tokens: int) -> Iterator[Panel]:
@@ -50,9 +50,9 @@ def panels(arms: Sequence[Pruned], request: Request, max_new_tokens: int) -> Ite
         (answer,) = pruned([request], max_new_tokens)
         kept: list[int] | None = [] if answer.kept else None
         first = 0
-        for span, found in zip(spans, answer.kept, strict=False):
+        for span, record in zip(spans, answer.kept, strict=False):
             assert kept is not None
-            kept += [first + place for place in decode(found["kept"][-1])]
+            kept += [first + place for place in decode(record["kept"][-1])]
             first += span.total
         picture = drawings.overlay(shown.picture, kept, shown.canvas)
         yield Panel(pruned.arm, answer.text, picture, total, kept, len(border & {*(kept or ())}))
@@ -60,10 +60,10 @@ def panels(arms: Sequence[Pruned], request: Request, max_new_tokens: int) -> Ite
 
 def padded(method: str, spans: Sequence[Span]) -> set[int]:
     """The tokens, counted through all spans, that the padding step would silence."""
-    padding, first, found = Debias.paper(method, None, "padding").padding, 0, set()
+    padding, first, places = Debias.paper(method, None, "padding").padding, 0, set()
     for span in spans:
         valid = None if padding is None else slots_valid(padding, *layout(span), torch.device("cpu"))
         if valid is not None:
-            found |= {first + place for place in (~valid).nonzero().flatten().tolist()}
+            places |= {first + place for place in (~valid).nonzero().flatten().tolist()}
         first += span.total
-    return found
+    return places

@@ -73,7 +73,7 @@ def understood(body: bytes, limits: Limits) -> Ask:
     fields = {name: value for name, value in given.items() if value is not None}
     _known(fields)
     tokens = [_number(fields, name, 1, None, int) for name in ("max_tokens", "max_completion_tokens")]
-    wanted = next((int(one) for one in tokens if one is not None), min(DEFAULT_TOKENS, limits.max_tokens))
+    wanted = next((int(count) for count in tokens if count is not None), min(DEFAULT_TOKENS, limits.max_tokens))
     if wanted > limits.max_tokens:
         raise Refused(400, f"max_tokens={wanted}: this server gives at most {limits.max_tokens}", "max_tokens")
     options = _of(fields, "stream_options", dict) or {}
@@ -112,8 +112,8 @@ def _of(fields: Mapping[str, Any], name: str, kind: type, needed: bool = False, 
     if value is None and not needed:
         return None
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        found = "nothing" if value is None else KINDS.get(type(value), "something else")
-        raise Refused(400, f"{where}{name}: expected {KINDS[kind]}, found {found}", f"{where}{name}")
+        kind_of = "nothing" if value is None else KINDS.get(type(value), "something else")
+        raise Refused(400, f"{where}{name}: expected {KINDS[kind]}, found {kind_of}", f"{where}{name}")
     return value
 
 
@@ -127,8 +127,8 @@ def _number(
     if not right or isinstance(value, bool) or not low <= value <= (high if high is not None else value):
         upper = "" if high is None else f" to {high}"
         raise Refused(400, f"{name}: expected {KINDS[kind]} of {low}{upper}, found {str(value)[:40]}", name)
-    found: int | float = value
-    return found
+    number: int | float = value
+    return number
 
 
 def _seed(fields: Mapping[str, Any]) -> int | None:
@@ -150,8 +150,8 @@ def _keep(fields: Mapping[str, Any]) -> int | float | None:
     whole = isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 1 << 31
     if not whole and not (isinstance(value, float) and 0 < value < 1):
         raise Refused(400, f"keep: expected a count of at least 1 or a share below 1, found {str(value)[:40]}", "keep")
-    found: int | float = value
-    return found
+    keep: int | float = value
+    return keep
 
 
 def _named(fields: Mapping[str, Any], name: str, find: Any) -> str | None:
@@ -166,7 +166,7 @@ def _named(fields: Mapping[str, Any], name: str, find: Any) -> str | None:
 
 def _parts(messages: Sequence[Any], limits: Limits) -> tuple[tuple[str, str, str], ...]:
     """The parts of all messages in order; refused unless they are one question."""
-    found: list[tuple[str, str, str]] = []
+    parts: list[tuple[str, str, str]] = []
     roles = []
     for number, message in enumerate(messages[:100]):
         where = f"messages[{number}]"
@@ -183,15 +183,15 @@ def _parts(messages: Sequence[Any], limits: Limits) -> tuple[tuple[str, str, str
             raise Refused(400, f"{where}.content: expected a string or a list of parts", f"{where}.content")
         mine = [_part(part, f"{where}.content[{at}]", role) for at, part in enumerate(texts)]
         # What a system message says stands before the question, on a line of its own.
-        found += mine if role == "user" else [(kind, f"{value}\n", place) for kind, value, place in mine]
+        parts += mine if role == "user" else [(kind, f"{value}\n", place) for kind, value, place in mine]
     if len(messages) > 100 or roles.count("user") != 1 or roles[-1:] != ["user"]:
         raise Refused(400, "messages: expected one user message, with system messages before it at most", "messages")
-    kinds = [kind for kind, _, _ in found]
+    kinds = [kind for kind, _, _ in parts]
     if kinds.count("image") > limits.max_pictures or kinds.count("video") > 1:
         raise Refused(400, f"expected at most {limits.max_pictures} pictures and one clip in a request", "messages")
-    if not any(value.strip() for kind, value, _ in found if kind == "text"):
+    if not any(value.strip() for kind, value, _ in parts if kind == "text"):
         raise Refused(400, "messages: the question has no words", "messages")
-    return tuple(found)
+    return tuple(parts)
 
 
 def _part(part: Any, where: str, role: str) -> tuple[str, str, str]:

@@ -18,7 +18,7 @@ FRAME, GAP = 168, 4  # pixels along the longer side of a frame, and between two
 
 
 class Sheet(NamedTuple):
-    """A picture, and the cells of the tokens of all spans that show it, one span behind the other."""
+    """A picture, and the cells of the tokens of all spans that show it, span after span."""
 
     picture: Image.Image
     canvas: Canvas
@@ -49,7 +49,7 @@ def _clip(adapter: Any, frames: Sequence[Image.Image], spans: Sequence[Span]) ->
         whole.paste(picture.resize((width, height)), (number % across * right, number // across * below))
     cells, first = [], 0
     for span in spans:
-        places, view = (found.numpy() for found in adapter.places(span))
+        places, view = (axis.numpy() for axis in adapter.places(span))
         frame = view + first
         corner = np.stack([frame % across * right, frame // across * below], 1)
         rows, columns = span.grid

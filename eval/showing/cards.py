@@ -24,24 +24,24 @@ COLUMNS = 4  # of the frames of a clip
 GREY = (122, 116, 104)
 
 
-def differing(one: Scored) -> list[str]:
+def differing(scored: Scored) -> list[str]:
     """The questions that arms of the method score differently; the unpruned model is not an arm of it."""
-    items = [result.score.items for arm, result in one.arms.items() if arm != UNPRUNED or len(one.arms) == 1]
-    return [sample.key for sample in one.samples if len({found.get(sample.key) for found in items}) > 1]
+    items = [result.score.items for arm, result in scored.arms.items() if arm != UNPRUNED or len(scored.arms) == 1]
+    return [sample.key for sample in scored.samples if len({by_key.get(sample.key) for by_key in items}) > 1]
 
 
-def cards(one: Scored, info: Mapping[str, Any], count: int, data: str | None) -> list[dict[str, Any]]:
+def cards(scored: Scored, info: Mapping[str, Any], count: int, data: str | None) -> list[dict[str, Any]]:
     """`count` questions, those that the arms score differently first, and the `count` that come first in the file."""
-    facts = info["benchmarks"][one.benchmark.name]
-    arms = sorted(one.arms, key=lambda arm: arm != UNPRUNED)
-    rows = {arm: {row["metadata"]["key"]: row for row in one.arms[arm].rows} for arm in arms}
-    items = {arm: one.arms[arm].score.items for arm in arms}
-    odd, base = set(differing(one)), "none" if "none" in items else next(iter(items), "")
-    whole = [sample for sample in one.samples if all(sample.key in rows[arm] for arm in arms)]
+    facts = info["benchmarks"][scored.benchmark.name]
+    arms = sorted(scored.arms, key=lambda arm: arm != UNPRUNED)
+    rows = {arm: {row["metadata"]["key"]: row for row in scored.arms[arm].rows} for arm in arms}
+    items = {arm: scored.arms[arm].score.items for arm in arms}
+    odd, base = set(differing(scored)), "none" if "none" in items else next(iter(items), "")
+    whole = [sample for sample in scored.samples if all(sample.key in rows[arm] for arm in arms)]
     first = {sample.key for sample in sorted(whole, key=lambda sample: sample.key not in odd)[:count]}
     plain = {sample.key for sample in whole[:count]}
     limit, options = info["settings"].get("limit"), facts.get("options")
-    media = {sample.key: sample for sample in questions(one.benchmark, data or facts["data"], limit, options)}
+    media = {sample.key: sample for sample in questions(scored.benchmark, data or facts["data"], limit, options)}
     side = math.isqrt(facts.get("tokens") or 0)
     side = side if side * side == facts.get("tokens") else 0
     made = []
@@ -51,7 +51,7 @@ def cards(one: Scored, info: Mapping[str, Any], count: int, data: str | None) ->
         answers = {arm: rows[arm][sample.key] for arm in arms}
         clip = sample.video is not None
         made.append({
-            "benchmark": one.benchmark.name,
+            "benchmark": scored.benchmark.name,
             "key": sample.key,
             "question": sample.text,
             "truth": truth(sample),
@@ -121,7 +121,7 @@ def truth(sample: Sample) -> str:
     if target is None:
         return ""
     if "frame" in sample.meta:
-        return "[" + ", ".join(f"{one:.2f}" for one in from_pixels(target, *_frame(sample))) + "]"
+        return "[" + ", ".join(f"{edge:.2f}" for edge in from_pixels(target, *_frame(sample))) + "]"
     return " / ".join(map(str, target)) if isinstance(target, (list, tuple)) else str(target)
 
 

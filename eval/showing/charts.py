@@ -45,22 +45,22 @@ def dots(points: Mapping[str, Mapping[str, Measured]]) -> Figure:
     return drawn
 
 
-def forest(found: Sequence[Contrast]) -> Figure:
+def forest(contrasts: Sequence[Contrast]) -> Figure:
     """One arm's differences with their intervals; filled where it differs, by the rule of comparing/contrast.py."""
-    drawn = figure(4.4, 0.24 * len(found) + 0.9)
+    drawn = figure(4.4, 0.24 * len(contrasts) + 0.9)
     with matplotlib.rc_context(STYLE):
         axis = drawn.subplots()
         axis.axvline(0, color="black", linewidth=0.6)
-        for row, one in enumerate(found):
-            shrink, shade = scale(one.benchmark), colour("both" if one.differs else "none")
-            if one.low is not None and one.high is not None:
-                axis.hlines(row, one.low / shrink, one.high / shrink, color=shade, linewidth=1.3)
-            face = shade if one.differs else "white"
-            axis.plot(one.delta / shrink, row, "o", color=shade, markerfacecolor=face, markersize=5)
-        axis.set_yticks(range(len(found)), [one.benchmark for one in found])
+        for row, contrast in enumerate(contrasts):
+            shrink, shade = scale(contrast.benchmark), colour("both" if contrast.differs else "none")
+            if contrast.low is not None and contrast.high is not None:
+                axis.hlines(row, contrast.low / shrink, contrast.high / shrink, color=shade, linewidth=1.3)
+            face = shade if contrast.differs else "white"
+            axis.plot(contrast.delta / shrink, row, "o", color=shade, markerfacecolor=face, markersize=5)
+        axis.set_yticks(range(len(contrasts)), [contrast.benchmark for contrast in contrasts])
         axis.invert_yaxis()
-        arms = {one.b for one in found}
-        axis.set_xlabel(f"{', '.join(arms) if len(arms) == 1 else 'arm'} − {found[0].a}, points")
+        arms = {contrast.b for contrast in contrasts}
+        axis.set_xlabel(f"{', '.join(arms) if len(arms) == 1 else 'arm'} − {contrasts[0].a}, points")
     return drawn
 
 
@@ -94,7 +94,7 @@ def radar(methods: Mapping[str, Mapping[str, float]]) -> Figure:
 
 
 def budget(lines: Mapping[str, Mapping[str, Line]], unpruned: float | None = None) -> Figure:
-    """Mean score against the mean number of visual tokens a layer sees: a panel per method, baselines in every one."""
+    """Mean score against the mean number of visual tokens a layer sees: a panel per method, each with the baselines."""
     methods = [name for name in lines if name not in BASELINES] or list(lines)
     columns = min(5, len(methods)) if len(methods) != 6 else 3
     rows = math.ceil(len(methods) / columns)
@@ -137,9 +137,9 @@ def effects(gaps: Mapping[str, Mapping[str, Measured]], label: str) -> Figure:
         axis.axvline(0, color="black", linewidth=0.6)
         for number, name in enumerate(budgets):
             place = [
-                row + 0.2 * (number - (len(budgets) - 1) / 2) for row, one in enumerate(gaps.values()) if name in one
+                row + 0.2 * (number - (len(budgets) - 1) / 2) for row, gap in enumerate(gaps.values()) if name in gap
             ]
-            value, low, high = np.array([one[name] for one in gaps.values() if name in one]).T
+            value, low, high = np.array([gap[name] for gap in gaps.values() if name in gap]).T
             shade = MORE_COLOURS[number % len(MORE_COLOURS)]
             axis.errorbar(value, place, xerr=[value - low, high - value], fmt="o", color=shade, markersize=3.5,
                           linewidth=1.2, label=name)  # fmt: skip
@@ -182,7 +182,7 @@ def sweep(
         axes = drawn.subplots(1, len(series), sharey=True, squeeze=False)[0]
         for number, (axis, (name, points)) in enumerate(zip(axes, series.items(), strict=True)):
             place = sorted(points)
-            value, low, high = np.array([points[one] for one in place]).T
+            value, low, high = np.array([points[key] for key in place]).T
             shade = MORE_COLOURS[number % len(MORE_COLOURS)]
             axis.axhline(0, color="black", linewidth=0.6)
             axis.fill_between(place, low, high, color=shade, alpha=0.18, linewidth=0)
@@ -208,12 +208,12 @@ def heat(cells: Mapping[str, Mapping[str, Contrast]], label: str) -> Figure:
         shown = axis.imshow(values, cmap="RdBu", vmin=-reach, vmax=reach, aspect="auto")
         for row, by_column in enumerate(cells.values()):
             for column, name in enumerate(columns):
-                one = by_column.get(name)
-                if one is not None:
-                    text = f"{one.delta + 0.0:+.1f}".replace("-", "−") + (MARK if one.differs else "")
+                contrast = by_column.get(name)
+                if contrast is not None:
+                    text = f"{contrast.delta + 0.0:+.1f}".replace("-", "−") + (MARK if contrast.differs else "")
                     axis.text(column, row, text, ha="center", va="center", fontsize=8,
-                              fontweight="bold" if one.differs else "normal",
-                              color="white" if abs(one.delta) > 0.7 * reach else "black")  # fmt: skip
+                              fontweight="bold" if contrast.differs else "normal",
+                              color="white" if abs(contrast.delta) > 0.7 * reach else "black")  # fmt: skip
         axis.set_xticks(range(len(columns)), columns)
         axis.set_yticks(range(len(cells)), list(cells))
         axis.spines[:].set_visible(False)
@@ -241,7 +241,7 @@ def ratio(shallow: Mapping[int, float], references: Mapping[str, float]) -> Figu
 
 
 def boxes(measured: Mapping[str, tuple[Measured, Measured]]) -> Figure:
-    """IoU of kept tokens with the box that is referred to, and of as many random ones; whiskers are 95 % intervals."""
+    """IoU of kept tokens with the box that is referred to, and of as many random tokens; whiskers: 95 % intervals."""
     drawn = figure(5.4, 0.34 * len(measured) + 1.1)
     with matplotlib.rc_context(STYLE):
         axis = drawn.subplots()

@@ -88,13 +88,13 @@ def vector(drawn: Figure) -> bytes:
     return head + DARK + tag + rest
 
 
-def maps(curves: Mapping[str, Sequence[float]], grid: tuple[int, int], title: str, found: bool) -> Figure:
+def maps(curves: Mapping[str, Sequence[float]], grid: tuple[int, int], title: str, divided: bool) -> Figure:
     """Mean attention over the picture, before and after each step, as a multiple of what a token would get if all got
     the same. One colour scale for all, which grows with its power 0.4, so that small values are told apart."""
     shown = {
         "with padding": "as the model gives it",
         "raw": "without padding",
-        "exponential": "divided by the exponential" if found else "no trend here: not divided",
+        "exponential": "divided by the exponential" if divided else "no trend here: not divided",
     }
     there = {
         label: np.array(curves[name]).reshape(-1, *grid).mean(0) for name, label in shown.items() if name in curves
@@ -115,9 +115,9 @@ def maps(curves: Mapping[str, Sequence[float]], grid: tuple[int, int], title: st
     return drawn
 
 
-def trends(curves: Mapping[str, Sequence[float]], title: str, found: bool) -> Figure:
+def trends(curves: Mapping[str, Sequence[float]], title: str, divided: bool) -> Figure:
     """Mean attention by position in the three settings; `found`: whether there is a trend to divide by."""
-    last = "divided by the fitted exponential" if found else "no trend here: not divided"
+    last = "divided by the fitted exponential" if divided else "no trend here: not divided"
     labels = {"raw": "raw", "average": "divided by the average", "exponential": last}
     drawn = figure(7.5, 2.6)
     with matplotlib.rc_context(STYLE):
@@ -171,22 +171,22 @@ def layers(reports: Sequence[Mapping[str, Any]], floor: float) -> Figure:
     return drawn
 
 
-def activations(found: Mapping[str, Any]) -> Figure:
+def activations(measured: Mapping[str, Any]) -> Figure:
     """Padding tokens beside the others, a column for each filling of the border. Above: the sink's dimensions by layer,
     and the first token, which is one; below: every dimension, where the first token's are largest."""
-    drawn = figure(1.9 * len(found) + 0.8, 4.4)
+    drawn = figure(1.9 * len(measured) + 0.8, 4.4)
     shades = {"padding": colour("padding"), "valid": colour("both")}
     with matplotlib.rc_context(STYLE):
-        axes = drawn.subplots(2, len(found), sharey="row", squeeze=False)
-        for column, (name, one) in enumerate(found.items()):
-            above, below, layers = axes[0, column], axes[1, column], np.arange(len(one.first))
-            above.plot(layers, one.first, ":", color="black", linewidth=1.1, label="first token")
-            deepest = int(one.first.argmax())
+        axes = drawn.subplots(2, len(measured), sharey="row", squeeze=False)
+        for column, (name, states) in enumerate(measured.items()):
+            above, below, layers = axes[0, column], axes[1, column], np.arange(len(states.first))
+            above.plot(layers, states.first, ":", color="black", linewidth=1.1, label="first token")
+            deepest = int(states.first.argmax())
             for kind, shade in shades.items():
-                value, low, high = np.array([interval(values) for values in one.at_sink[kind].T]).T
+                value, low, high = np.array([interval(values) for values in states.at_sink[kind].T]).T
                 above.plot(layers, value, ".-", color=shade, linewidth=1.3, label=kind)
                 above.fill_between(layers, low, high, color=shade, alpha=0.2, linewidth=0)
-                below.plot(one.profile[kind][deepest], color=shade, linewidth=0.7)
+                below.plot(states.profile[kind][deepest], color=shade, linewidth=0.7)
             above.set_title(name, fontsize=9)
             above.set_xlabel("layer")
             above.xaxis.get_major_locator().set_params(integer=True)
@@ -256,7 +256,7 @@ def frequency(rows: Iterable[Mapping[str, Any]], side: int) -> Figure:
     lines = {}
     for shape, ratios in shapes.items():
         if ratios:
-            ratio = max(ratios, key=lambda one: max(map(len, ratios[one].values())))
+            ratio = max(ratios, key=lambda key: max(map(len, ratios[key].values())))
             lines[f"{shape} {ratio:.2g} : 1" if ratio != 1 else shape] = ratio, ratios[ratio]
     shares = {}
     for name, (_, by_arm) in lines.items():

@@ -30,11 +30,11 @@ def of_runs(folders: Sequence[Path], data: str | None = None) -> dict[str, Figur
 
 def diagnosis(path: Path) -> dict[str, Any]:
     """What `diagnose --out` wrote."""
-    found: Any = read_json(path)
-    known = isinstance(found, dict) and {"layers", "grid", "noise_floor"} <= found.keys()
-    if not known or "trend" not in found["layers"][0]:
+    value: Any = read_json(path)
+    known = isinstance(value, dict) and {"layers", "grid", "noise_floor"} <= value.keys()
+    if not known or "trend" not in value["layers"][0]:
         raise ValueError(f"{path}: expected the result of a diagnosis, as `diagnose --out {path.name}` writes it")
-    return dict(found)
+    return dict(value)
 
 
 def diagnosis_figures(result: Mapping[str, Any], layer: int | None) -> dict[str, Figure]:
@@ -59,9 +59,11 @@ def diagnosis_figures(result: Mapping[str, Any], layer: int | None) -> dict[str,
 
 def run_figures(scored: Sequence[Scored], info: Mapping[str, Any]) -> dict[str, Figure]:
     """Of one run. Where tokens lie is drawn for models that see one padded square."""
-    tokens = {info["benchmarks"][one.benchmark.name].get("tokens") for one in scored if one.benchmark.media == "image"}
-    squares = [one for one in scored if one.benchmark.media == "image"]
-    rows = [row for one in squares for arm in one.arms.values() for row in arm.rows
+    tokens = {
+        info["benchmarks"][entry.benchmark.name].get("tokens") for entry in scored if entry.benchmark.media == "image"
+    }
+    squares = [entry for entry in scored if entry.benchmark.media == "image"]
+    rows = [row for entry in squares for arm in entry.arms.values() for row in arm.rows
             if {"kept", "size", "arm"} <= row["metadata"].keys()]  # fmt: skip
     made = {"scores": charts.dots(measured(scored))}
     side = math.isqrt(next(iter(tokens)) or 0) if len(tokens) == 1 else 0
@@ -73,20 +75,22 @@ def run_figures(scored: Sequence[Scored], info: Mapping[str, Any]) -> dict[str, 
 def points(scored: Sequence[Scored]) -> dict[str, dict[str, float]]:
     """benchmark -> arm -> value on the scale of 100."""
     return {
-        one.benchmark.name: {arm: result.score.value / scale(one.benchmark.name) for arm, result in one.arms.items()}
-        for one in scored
+        entry.benchmark.name: {
+            arm: result.score.value / scale(entry.benchmark.name) for arm, result in entry.arms.items()
+        }
+        for entry in scored
     }
 
 
 def measured(scored: Sequence[Scored]) -> dict[str, dict[str, Measured]]:
     """The same with 95 % intervals."""
-    found: dict[str, dict[str, Measured]] = {}
-    for one in scored:
-        shrink = scale(one.benchmark.name)
-        for arm, result in one.arms.items():
-            value, low, high = alone(one.benchmark, one.samples, result)
-            found.setdefault(one.benchmark.name, {})[arm] = value / shrink, low / shrink, high / shrink
-    return found
+    by_benchmark: dict[str, dict[str, Measured]] = {}
+    for entry in scored:
+        shrink = scale(entry.benchmark.name)
+        for arm, result in entry.arms.items():
+            value, low, high = alone(entry.benchmark, entry.samples, result)
+            by_benchmark.setdefault(entry.benchmark.name, {})[arm] = value / shrink, low / shrink, high / shrink
+    return by_benchmark
 
 
 def together(runs: Mapping[Path, tuple[Mapping[str, Any], list[Scored]]]) -> dict[str, Figure]:
@@ -105,9 +109,9 @@ def together(runs: Mapping[Path, tuple[Mapping[str, Any], list[Scored]]]) -> dic
                 unpruned = value
                 continue
             means.setdefault(label, {})[arm] = value
-            if arm == "none" and (found := re.search(r"Scores\(kind='(\w+)', shallow=(\d+)", setting)):
-                if found[1] == "ratio":
-                    ratios[int(found[2])] = value
+            if arm == "none" and (match := re.search(r"Scores\(kind='(\w+)', shallow=(\d+)", setting)):
+                if match[1] == "ratio":
+                    ratios[int(match[2])] = value
                 else:
                     references[path.name] = value
             if tokens is not None:
@@ -128,7 +132,7 @@ def arm_points(scored: Sequence[Scored]) -> dict[str, tuple[float, float | None]
     values, out = points(scored), {}
     for arm in dict.fromkeys(arm for by_arm in values.values() for arm in by_arm):
         there = [by_arm[arm] for by_arm in values.values() if arm in by_arm]
-        tokens = [one.arms[arm].tokens for one in scored if arm in one.arms]
+        tokens = [entry.arms[arm].tokens for entry in scored if arm in entry.arms]
         known = [count for count in tokens if count is not None]
         out[arm] = sum(there) / len(there), sum(known) / len(known) if known else None
     return out

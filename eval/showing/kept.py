@@ -45,8 +45,8 @@ def kept(
                 if row is None or "size" not in row["metadata"] or (arms is not None and arm not in arms):
                     continue
                 root = data or facts["data"]
-                sample = next(one for one in questions(benchmarks.get(name), root, None, facts.get("options"))
-                              if one.key == key)  # fmt: skip
+                sample = next(question for question in questions(benchmarks.get(name), root, None, facts.get("options"))
+                              if question.key == key)  # fmt: skip
                 title = f"{name}: {sample.text.splitlines()[0]}"
                 canvas = canvas_for(facts, model)(tuple(row["metadata"]["size"]))
                 stayed = row["metadata"]["kept"][-1] if "kept" in row["metadata"] else None

@@ -31,13 +31,13 @@ def panels(
                 above.axhline(value, color="#777777", linewidth=0.9, linestyle=DASHES.get(name, "-."), label=name)
             for number, (arm, points) in enumerate(arms.items()):
                 place = sorted(points)
-                above.plot(place, [points[one] for one in place], "o-", color=colour(arm, number), markersize=3.5,
+                above.plot(place, [points[record] for record in place], "o-", color=colour(arm, number), markersize=3.5,
                            linewidth=1.4, label=arm)  # fmt: skip
             above.set_title(method, fontsize=10)
             below.axhline(0, color="black", linewidth=0.6)
-            for layer, one in enumerate(rises):
-                value, low, high = one["rise"]
-                shade = colour("both") if one["found"] else "#999999"
+            for layer, record in enumerate(rises):
+                value, low, high = record["rise"]
+                shade = colour("both") if record["found"] else "#999999"
                 below.vlines(layer + 1, low, high, color=shade, linewidth=1.2)
                 below.plot(layer + 1, value, "o", color=shade, markersize=3.5)
             below.set_xlabel("layer of the cut")

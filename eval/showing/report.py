@@ -27,7 +27,7 @@ def write(
     from jinja2 import Environment, StrictUndefined
 
     info = folder.info()
-    shown = [card for one in scored for card in cards(one, info, count, data)] if count else []
+    shown = [card for entry in scored for card in cards(entry, info, count, data)] if count else []
     sources = dict.fromkeys((card["picture"], card["view"]) for card in shown if card["picture"])
     held = {source: (number, view) for number, (source, view) in enumerate(sources, 1)}  # each once
     page = Environment(
@@ -37,10 +37,10 @@ def write(
         title=title(info),
         run=info["run"],
         facts={name: plain(value) for name, value in info["settings"].items()},
-        said=seen.said,
+        said=seen.verdict,
         brief=[flat(table) for table in seen.brief],
         full=[flat(table) for table in seen.full],
-        figures=pictures(scored, info, seen.found) if count else [],
+        figures=pictures(scored, info, seen.contrasts) if count else [],
         cards=shown,
         pictures=held,
         shares=shares(scored, shown),
@@ -85,13 +85,13 @@ def title(info: Mapping[str, Any]) -> str:
 def plain(value: Any) -> str:
     """A setting as text, no number of it with sixteen digits."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {plain(one)}" for name, one in value.items())
+        return ", ".join(f"{name} {plain(item)}" for name, item in value.items())
     return re.sub(r"\d+\.\d{4,}", lambda number: f"{float(number[0]):.3g}", str(value))
 
 
 def shares(scored: Sequence[Scored], shown: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How many questions the arms score differently: of all, of those on the page, and by benchmark."""
-    by_name = {one.benchmark.name: (len(differing(one)), len(one.samples)) for one in scored}
+    by_name = {entry.benchmark.name: (len(differing(entry)), len(entry.samples)) for entry in scored}
     first = [card for card in shown if card["first"]]
     return {
         "differ": sum(differ for differ, _ in by_name.values()),
@@ -102,10 +102,10 @@ def shares(scored: Sequence[Scored], shown: Sequence[Mapping[str, Any]]) -> dict
     }
 
 
-def pictures(scored: Sequence[Scored], info: Mapping[str, Any], found: Sequence[Contrast]) -> list[dict[str, str]]:
+def pictures(scored: Sequence[Scored], info: Mapping[str, Any], contrasts: Sequence[Contrast]) -> list[dict[str, str]]:
     """The run's figures as data URIs."""
-    arm = main_arm(list(dict.fromkeys(one.b for one in found)))
-    made = {"differences": charts.forest([one for one in found if one.b == arm])} if arm else {}
+    arm = main_arm(list(dict.fromkeys(contrast.b for contrast in contrasts)))
+    made = {"differences": charts.forest([contrast for contrast in contrasts if contrast.b == arm])} if arm else {}
     made |= figures.run_figures(scored, info)
     return [
         {"source": f"data:image/svg+xml;base64,{base64.b64encode(drawings.vector(figure)).decode()}",

@@ -79,8 +79,8 @@ def understood(said: bytes) -> str:
     """What a terminal's answer means. Attribute 4 is sixel graphics."""
     if b"\x1b_Gi=31;OK" in said:
         return "kitty"
-    found = ANSWERED.search(said)
-    return "sixel" if found and b"4" in found[1].split(b";") else "blocks"
+    match = ANSWERED.search(said)
+    return "sixel" if match and b"4" in match[1].split(b";") else "blocks"
 
 
 def put(lines: str) -> None:
@@ -151,11 +151,13 @@ def _cube(rgb: Sequence[int]) -> str:
 def beside(pictures: Iterable[Image.Image], gap: int = 8) -> Image.Image:
     """Pictures in a row, on white."""
     shown = list(pictures)
-    row = Image.new("RGB", (sum(one.width + gap for one in shown) - gap, max(one.height for one in shown)), "white")
+    row = Image.new(
+        "RGB", (sum(picture.width + gap for picture in shown) - gap, max(picture.height for picture in shown)), "white"
+    )
     left = 0
-    for one in shown:
-        row.paste(one, (left, 0))
-        left += one.width + gap
+    for picture in shown:
+        row.paste(picture, (left, 0))
+        left += picture.width + gap
     return row
 
 
@@ -164,19 +166,19 @@ def gallery(pictures: Mapping[str, Image.Image], how: str, width: int, many: boo
 
     Names are words of this program. how: kitty, sixel or blocks.
     """
-    found, names = [], list(pictures)
+    lines, names = [], list(pictures)
     across = max(1, (width + 1) // (PANEL + 1))
     for first in range(0, len(names), across):
         row = names[first : first + across]
-        found.append(" ".join(f"{name:<{PANEL}}" for name in row).rstrip())
+        lines.append(" ".join(f"{name:<{PANEL}}" for name in row).rstrip())
         if how == "blocks":
             parts = [blocks(pictures[name], PANEL, many) for name in row]
-            found += [" ".join(line) for line in zip(*parts, strict=True)]
+            lines += [" ".join(line) for line in zip(*parts, strict=True)]
         else:
             edge = PANEL * 10 - 8  # a column of text is about ten pixels wide
             small = [
                 pictures[name].resize((edge, max(1, round(edge * pictures[name].height / pictures[name].width))))
                 for name in row
             ]
-            found.append({"kitty": kitty, "sixel": sixel}[how](beside(small)))
-    return found
+            lines.append({"kitty": kitty, "sixel": sixel}[how](beside(small)))
+    return lines

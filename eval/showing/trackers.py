@@ -17,8 +17,10 @@ NEEDS = "pip install 'attention-debiasing[trackers]'"
 
 def numbers(scored: Sequence[Scored], seen: Look) -> dict[str, float]:
     """The scores as "pope/none", and the differences as "pope/both − none"; "average/both − none" is among them."""
-    found = {f"{one.benchmark.name}/{arm}": result.score.value for one in scored for arm, result in one.arms.items()}
-    return found | {f"{one.benchmark}/{one.b} − {one.a}": one.delta for one in seen.found}
+    scores = {
+        f"{entry.benchmark.name}/{arm}": result.score.value for entry in scored for arm, result in entry.arms.items()
+    }
+    return scores | {f"{entry.benchmark}/{entry.b} − {entry.a}": entry.delta for entry in seen.contrasts}
 
 
 def to_tensorboard(scored: Sequence[Scored], seen: Look, out: Path) -> Path:
@@ -31,7 +33,7 @@ def to_tensorboard(scored: Sequence[Scored], seen: Look, out: Path) -> Path:
     with writer:
         for name, value in numbers(scored, seen).items():
             writer.add_scalar(name, value)
-        writer.add_text("verdict", seen.said)
+        writer.add_text("verdict", seen.verdict)
         writer.add_text("tables", "\n\n".join(map(tables.markdown, seen.full)))
     return out
 
@@ -50,7 +52,7 @@ def to_wandb(folder: Folder, scored: Sequence[Scored], seen: Look, project: str)
         dir=str(folder.path),
         mode=os.environ.get("WANDB_MODE", "offline"),
     )
-    run.summary.update({**numbers(scored, seen), "verdict": seen.said})
+    run.summary.update({**numbers(scored, seen), "verdict": seen.verdict})
     for number, table in enumerate(seen.full):
         rows = [[tables.text(cell) for cell in row] for row in table.rows]
         run.log({f"table-{number}": client.Table(columns=list(table.head), data=rows)})

@@ -36,7 +36,7 @@ Times = tuple[float, float]  # milliseconds on the clock, and of the processor
 
 def report(asked: SpeedSettings, device: torch.device) -> dict[str, Any]:
     """Every method's variants, ours and theirs in turn; the authors' code first, since it may be missing."""
-    fitting = [name for name, one in SHAPES.items() if one.tower is not None]
+    fitting = [name for name, known in SHAPES.items() if known.tower is not None]
     shape = SHAPES[one_of("shape", asked.shape, fitting)]
     if list(asked.tokens or [shape.tokens]) != [shape.tokens] or list(asked.batch_size) != [1] or len(asked.keep) != 1:
         raise ValueError(
@@ -122,8 +122,8 @@ def native(family: Laid, pruner: Pruner | None, debias: Debias, inputs: dict[str
 def summary(method: str, arm: str, pairs: list[tuple[Times, Times]], processor: bool) -> dict[str, Any]:
     def side(which: int) -> dict[str, Any]:
         taken = [pair[which][0] for pair in pairs]
-        found = {"ms": statistics.median(taken), "range_ms": [min(taken), max(taken)]}
-        return {**found, "processor_ms": statistics.median(pair[which][1] for pair in pairs)} if processor else found
+        values = {"ms": statistics.median(taken), "range_ms": [min(taken), max(taken)]}
+        return {**values, "processor_ms": statistics.median(pair[which][1] for pair in pairs)} if processor else values
 
     def ratio(unit: int) -> float:
         return statistics.median(theirs[unit] / ours[unit] for ours, theirs in pairs)

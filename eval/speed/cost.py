@@ -70,22 +70,22 @@ def assumed(device: str) -> Rates:
 def measured(path: Path, base: Rates) -> Rates:
     """The rates of an `eval speed --out` file."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        largest = max(row["batch"] for row in found["rows"])
-        first = found["rows"][0]  # other kernels and lengths may follow
+        record = json.loads(path.read_text(encoding="utf-8"))
+        largest = max(row["batch"] for row in record["rows"])
+        first = record["rows"][0]  # other kernels and lengths may follow
         rows = [
             row
-            for row in found["rows"]
+            for row in record["rows"]
             if row["batch"] == largest and all(row.get(key) == first.get(key) for key in ("attention", "tokens"))
         ]
         of = {row["variant"]: (float(row["tflops"]), float(row["decode_ms"])) for row in rows}
         whole = of[UNPRUNED]
-        source = f"measured: {path.name}, {found['device']}, {found['shape']}, batches of {largest}"
+        source = f"measured: {path.name}, {record['device']}, {record['shape']}, batches of {largest}"
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"--speed {path}: expected what `python -m eval speed --out FILE` writes ({error!r})"
         ) from None
-    weights = weight_bytes(SHAPES[one_of("shape", found["shape"], list(SHAPES))])
+    weights = weight_bytes(SHAPES[one_of("shape", record["shape"], list(SHAPES))])
     return Rates(whole[0], weights / whole[1] / 1e9 if whole[1] else base.terabytes, source, of)
 
 

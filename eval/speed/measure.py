@@ -124,11 +124,11 @@ def spread(values: Sequence[float]) -> float:
 @torch.inference_mode()
 def measure(family: Laid, wanted: Sequence[Variant], batch: int, rounds: int, steps: int) -> list[Timed]:
     """Every variant in turn, round after round."""
-    inputs, one, counted = prompt(family, batch), prompt(family, 1), {}
+    inputs, single, counted = prompt(family, batch), prompt(family, 1), {}
     for variant in wanted:
         key = (variant.method, variant.keep)
         if key not in counted:  # neither the arm nor the kernel changes what there is to compute
-            counted[key] = flops_of(family, Variant(*key), one)
+            counted[key] = flops_of(family, Variant(*key), single)
     timed = [
         Timed(
             variant, batch, family.tokens, mean_tokens(family, variant), batch * counted[variant.method, variant.keep]

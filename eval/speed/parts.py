@@ -48,7 +48,7 @@ class Meter:
 
 
 def metered(pruner: Pruner, meter: Meter) -> Pruner:
-    """The same method, its own parts timed. A part that it leaves to the base class is not one."""
+    """The same method, its own parts timed. A part that it leaves to the base class does not count."""
     kind = type(pruner)
 
     def timed(name: str) -> Callable[..., Any]:
@@ -86,12 +86,12 @@ def measure(family: Laid, wanted: Sequence[Variant], batch: int, rounds: int) ->
     """Every pruned variant in turn, round after round; the first round warms up."""
     inputs, rows = prompt(family, batch), []
     pruned = [variant for variant in wanted if variant.method is not None]
-    found: dict[Variant, list[dict[str, float]]] = {variant: [] for variant in pruned}
+    by_variant: dict[Variant, list[dict[str, float]]] = {variant: [] for variant in pruned}
     for _ in range(rounds + 1):
         for variant in pruned:
-            found[variant].append(once(family, variant, inputs, batch))
-    for variant, taken in found.items():
-        ms = {part: statistics.median(one[part] for one in taken[1:]) for part in ("prefill", *PARTS)}
+            by_variant[variant].append(once(family, variant, inputs, batch))
+    for variant, taken in by_variant.items():
+        ms = {part: statistics.median(times[part] for times in taken[1:]) for part in ("prefill", *PARTS)}
         percent = {part: 100 * ms[part] / ms["prefill"] for part in PARTS}
         name = {"variant": variant.label, "attention": variant.kernel, "batch": batch, "tokens": family.tokens}
         rows.append({**name, "prefill_ms": ms.pop("prefill"), "parts_ms": ms, "percent": percent})
@@ -125,9 +125,9 @@ def growth(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         def exponent(before: float, after: float, wide: float = wide) -> float | None:
             return math.log(after / before) / wide if before and after else None
 
-        found = {part: exponent(low["parts_ms"][part], high["parts_ms"][part]) for part in PARTS}
-        found["prefill"] = exponent(low["prefill_ms"], high["prefill_ms"])
-        out.append({"variant": variant, "attention": kernel, "batch": batch, "exponents": found})
+        exponents = {part: exponent(low["parts_ms"][part], high["parts_ms"][part]) for part in PARTS}
+        exponents["prefill"] = exponent(low["prefill_ms"], high["prefill_ms"])
+        out.append({"variant": variant, "attention": kernel, "batch": batch, "exponents": exponents})
     return out
 
 

@@ -37,15 +37,15 @@ def report(asked: SpeedSettings, device: torch.device) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         for name, path, batches in subjects(asked, Path(scratch)):
             say(f"precision: {name}, float32 and {', '.join(kinds)}")
-            found: dict[tuple[str, str, str], Kept] = {}
+            by_run: dict[tuple[str, str, str], Kept] = {}
             for kind in ("float32", *kinds):
                 family = loaded(name, path, kind, device)
                 for method in asked.method:
                     for arm in ("none", "both"):
-                        found[kind, method, arm] = read(family, method, asked, arm, batches)
+                        by_run[kind, method, arm] = read(family, method, asked, arm, batches)
                 del family
             for method in asked.method:
-                base = {arm: found["float32", method, arm] for arm in ("none", "both")}
+                base = {arm: by_run["float32", method, arm] for arm in ("none", "both")}
                 rows.append(
                     {"model": name, "method": method, "what": "debiasing, in float32", **compared(*base.values())}
                 )
@@ -54,7 +54,7 @@ def report(asked: SpeedSettings, device: torch.device) -> dict[str, Any]:
                         "model": name,
                         "method": method,
                         "what": f"{kind}, {arm}",
-                        **compared(base[arm], found[kind, method, arm]),
+                        **compared(base[arm], by_run[kind, method, arm]),
                     }
                     for kind in kinds
                     for arm in ("none", "both")
@@ -76,7 +76,7 @@ def subjects(asked: SpeedSettings, scratch: Path) -> Iterator[tuple[str, Path, l
     encoded = [
         family.encode([Request(sample.text, [open_image(sample)], conversation=gqa.conversation)]) for sample in samples
     ]
-    yield path.name, path, [(one.inputs, one.sizes) for one in encoded]
+    yield path.name, path, [(batch.inputs, batch.sizes) for batch in encoded]
     if asked.model is None:
         shape = SHAPES[asked.shape]
         laid = build(shape, shape.tokens, "cpu", torch.float32, "sdpa")

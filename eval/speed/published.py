@@ -29,26 +29,26 @@ def take(files: Sequence[Path], root: Path = ROOT) -> dict[str, Any]:
         raise ValueError("docs/speed.md and README.md are in a clone of the repository only: import there")
     measured = [measurement(path) for path in files]
     folder = root / "assets" / "speed"
-    for one in measured:
+    for record in measured:
         folder.mkdir(exist_ok=True)
-        text = json.dumps(one, indent=1, ensure_ascii=False) + "\n"
-        (folder / f"{one['step']}.json").write_text(text, encoding="utf-8")
-    found = kept(root)
-    for name, block in (("docs/speed.md", docs(found)), ("README.md", readme(found))):
+        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+        (folder / f"{record['step']}.json").write_text(text, encoding="utf-8")
+    records = kept(root)
+    for name, block in (("docs/speed.md", docs(records)), ("README.md", readme(records))):
         page = pages[name].read_text(encoding="utf-8")
         if name == "README.md" and MARKS[0] not in page:
             continue
         pages[name].write_text(placed(page, MARKS, block, name), encoding="utf-8")
-    say(f"wrote {', '.join(one['step'] for one in found)} into docs/speed.md and README.md")
-    return {"steps": [one["step"] for one in found]}
+    say(f"wrote {', '.join(record['step'] for record in records)} into docs/speed.md and README.md")
+    return {"steps": [record["step"] for record in records]}
 
 
 def measurement(path: Path) -> dict[str, Any]:
     """A file of `python -m eval gpu`, when it is a measurement on a GPU."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        step, rehearsal, machine = found["step"], found["rehearsal"], found["machine"]
-        complete = step in STEPS and isinstance(found["parts"], list) and isinstance(found["verdicts"], list)
+        record = json.loads(path.read_text(encoding="utf-8"))
+        step, rehearsal, machine = record["step"], record["rehearsal"], record["machine"]
+        complete = step in STEPS and isinstance(record["parts"], list) and isinstance(record["verdicts"], list)
         on(machine)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no result of `python -m eval gpu` ({type(error).__name__}: {error})") from None
@@ -58,7 +58,7 @@ def measurement(path: Path) -> dict[str, Any]:
         )
     if rehearsal or machine["cuda"] == "none":
         raise ValueError(f"{path} was not measured on a GPU ({machine['device']}): a rehearsal is no measurement")
-    return dict(found)
+    return dict(record)
 
 
 def kept(root: Path = ROOT) -> list[dict[str, Any]]:
@@ -67,28 +67,30 @@ def kept(root: Path = ROOT) -> list[dict[str, Any]]:
     return [measurement(path) for path in paths if path.is_file()]
 
 
-def docs(found: Sequence[dict[str, Any]]) -> str:
+def docs(records: Sequence[dict[str, Any]]) -> str:
     """The block of docs/speed.md."""
-    if not found:
+    if not records:
         return f"**{NOTHING}**"
-    sections = [f"### {one['step']}\n\n{visible(on(one['machine']))}\n\n" + "\n".join(shown(one)) for one in found]
-    return "\n".join([*sections, missing(found)]).strip()
+    sections = [
+        f"### {record['step']}\n\n{visible(on(record['machine']))}\n\n" + "\n".join(shown(record)) for record in records
+    ]
+    return "\n".join([*sections, missing(records)]).strip()
 
 
-def readme(found: Sequence[dict[str, Any]]) -> str:
+def readme(records: Sequence[dict[str, Any]]) -> str:
     """The block of README.md: what is met, in a line a goal."""
-    if not found:
+    if not records:
         return f"- {NOTHING} `bash scripts/gpu.sh speed` does it where there is one ([speed](docs/speed.md))."
     lines = []
-    for one in found:
-        lines.append(f"- `{one['step']}` on {visible(on(one['machine']))}:")
-        for line in one["verdicts"]:
+    for record in records:
+        lines.append(f"- `{record['step']}` on {visible(on(record['machine']))}:")
+        for line in record["verdicts"]:
             met = "" if line["met"] is None else f" (goal met: {MET[line['met']]})"
             lines.append(f"  - {visible(line['goal'])}: {visible(line['found'])}{met}")
     return "\n".join(lines)
 
 
-def missing(found: Sequence[dict[str, Any]]) -> str:
+def missing(records: Sequence[dict[str, Any]]) -> str:
     """Which steps nobody has measured."""
-    left = [step for step in STEPS if step not in {one["step"] for one in found}]
+    left = [step for step in STEPS if step not in {record["step"] for record in records}]
     return f"Not yet measured on a GPU: {', '.join(left)}." if left else ""

@@ -52,30 +52,32 @@ def measure(asked: Settings, threads: int, rounds: int) -> list[dict[str, Any]]:
     except Unsupported as error:
         say(f"{error}; measured without")
         prefix = False
-    found: dict[str, list[tuple[Meter, float]]] = {}
+    by_name: dict[str, list[tuple[Meter, float]]] = {}
     texts: dict[str, dict[Any, str]] = {}
     for round_number in range(rounds + 1):  # the first warms up
-        for one in settings(asked.batch_size, asked.workers, prefix):
+        for setting in settings(asked.batch_size, asked.workers, prefix):
             meter, begun = Meter(), time.process_time()
-            budget = int(asked.feature_memory * 2**30) if one.features else 0
-            shared = {"share_prefix": one.prefix, "share_arms": one.arms}
-            backend = Native(adapter, chosen.pruner, chosen.debias, chosen.longest, one.workers, budget, **shared)
+            budget = int(asked.feature_memory * 2**30) if setting.features else 0
+            shared = {"share_prefix": setting.prefix, "share_arms": setting.arms}
+            backend = Native(adapter, chosen.pruner, chosen.debias, chosen.longest, setting.workers, budget, **shared)
             with Watch(meter, chosen.device):
                 for benchmark, data in chosen.benchmarks:
                     drawn = questions(benchmark, data, asked.limit, asked.options.get(benchmark.name))
-                    texts.setdefault(one.name, {}).update(
-                        answered(backend, batches(drawn, one.batch), chosen.arms, benchmark, meter)
+                    texts.setdefault(setting.name, {}).update(
+                        answered(backend, batches(drawn, setting.batch), chosen.arms, benchmark, meter)
                     )
             meter.busy = backend.busy
             backend.close()
             if round_number:
-                found.setdefault(one.name, []).append((meter, time.process_time() - begun))
+                by_name.setdefault(setting.name, []).append((meter, time.process_time() - begun))
     chosen.close()
     base, rows = "one at a time", []
-    spent = {name: statistics.median(cpu * 1e3 / meter.answers for meter, cpu in runs) for name, runs in found.items()}
-    for name, runs in found.items():
+    spent = {
+        name: statistics.median(cpu * 1e3 / meter.answers for meter, cpu in runs) for name, runs in by_name.items()
+    }
+    for name, runs in by_name.items():
         middle = sorted(runs, key=lambda run: run[0].seconds)[len(runs) // 2][0]
-        rates = {key: [m.summary()["questions_per_second"] for m, _ in found[key]] for key in (base, name)}
+        rates = {key: [m.summary()["questions_per_second"] for m, _ in by_name[key]] for key in (base, name)}
         rows.append(
             {
                 "method": asked.method,
@@ -97,16 +99,16 @@ def answered(
     backend: Any, plan: Sequence[Sequence[Any]], arms: Sequence[str], benchmark: Any, meter: Meter
 ) -> dict[Any, str]:
     """The answers of one pass, on the meter."""
-    begun, found = time.perf_counter(), {}
+    begun, texts = time.perf_counter(), {}
     backend.ahead(plan, benchmark)
     for batch in plan:
         for arm in arms:
             for key, text, _ in backend.answer(batch, arm, benchmark):
-                found[benchmark.name, arm, key] = text
+                texts[benchmark.name, arm, key] = text
     meter.seconds += time.perf_counter() - begun
-    meter.answers += len(found)
+    meter.answers += len(texts)
     meter.questions += sum(map(len, plan))
-    return found
+    return texts
 
 
 COLUMNS = {

@@ -59,18 +59,18 @@ def place() -> str:
 @contextmanager
 def noted(device: torch.device) -> Iterator[Counter[str]]:
     """The places that make the host wait inside the block, by CUDA's own notes. Nothing waits on a CPU."""
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
 
     def note(message: Warning | str, *rest: Any, **more: Any) -> None:
         if "synchronizing CUDA operation" in str(message):
-            found[place()] += 1
+            counts[place()] += 1
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = note
         change(device, "warn")
         try:
-            yield found
+            yield counts
         finally:
             change(device, "default")
 
@@ -121,9 +121,9 @@ def measure(family: Laid, wanted: Sequence[Variant], batch: int) -> list[dict[st
 
     for variant in wanted:
         work(variant)  # what is made once is made now
-        with noted(device) as found:
+        with noted(device) as counts:
             work(variant)
-        ours = {at: times for at, times in found.items() if at.split("/")[0] in OURS}
+        ours = {at: times for at, times in counts.items() if at.split("/")[0] in OURS}
         known = {**dict.fromkeys((*DOOR, *SIZES), 1), NEEDED.get(variant.method or "", ""): batch}
         unknown = {at: times for at, times in ours.items() if times > known.get(at, 0)}
         error = ""
@@ -139,7 +139,7 @@ def measure(family: Laid, wanted: Sequence[Variant], batch: int) -> list[dict[st
                 "method": variant.method,
                 "ours": ours,
                 "unknown": unknown,
-                "theirs": sum(found.values()) - sum(ours.values()),
+                "theirs": sum(counts.values()) - sum(ours.values()),
                 "in_layers": error,
                 "profiled": profiled(device, partial(work, variant)),
             }
@@ -160,8 +160,8 @@ def report(asked: SpeedSettings, device: torch.device, every: Sequence[Variant])
 
 
 def table(result: dict[str, Any]) -> Table:
-    def listed(found: dict[str, int]) -> str:
-        return ", ".join(f"{at} x{times}" for at, times in found.items()) or "–"
+    def listed(counts: dict[str, int]) -> str:
+        return ", ".join(f"{at} x{times}" for at, times in counts.items()) or "–"
 
     rows = [
         [row["variant"], listed(row["ours"]), listed(row["unknown"]), row["theirs"], row["in_layers"] or "none",

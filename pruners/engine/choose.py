@@ -66,7 +66,7 @@ def _by_views(pruner: Method, view: View, dtype: torch.dtype | None) -> Choice:
 
 
 def _together(view: View, done: Sequence[tuple[Tensor, Tensor, Merged | None]], rest: Tensor) -> Merged | None:
-    """What the views were merged to, one behind the other; None where nothing was. done: (tokens, kept, merged)."""
+    """What the views were merged to, in order; None where nothing was merged. done: (tokens, kept, merged)."""
     if all(merged is None for _, _, merged in done):
         return None
     hidden, place, mine = [], [], []
@@ -99,7 +99,7 @@ def shares(view: View, views: Sequence[Tensor]) -> list[int]:
 
 
 def dealt(count: int, sizes: Sequence[int]) -> list[int]:
-    """`count` in shares as even as `sizes` allow; the odd ones go to the first."""
+    """`count` in shares as even as `sizes` allow; the remainder goes to the first."""
     left, level = min(count, sum(sizes)), 0
     for taken, size in enumerate(sorted(sizes)):
         level = left // (len(sizes) - taken)

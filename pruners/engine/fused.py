@@ -85,7 +85,7 @@ def _score(
 ):  # fmt: skip
     token = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     column = tl.load(slots + token, mask=token < tokens, other=0)
-    found = tl.zeros([COLUMNS], tl.float32)
+    summed = tl.zeros([COLUMNS], tl.float32)
     for group in range(groups):
         for first in range(0, heads * rows, ROWS):
             row = first + tl.arange(0, ROWS)
@@ -98,8 +98,8 @@ def _score(
             part = 1.0 / tl.load(total + place, mask=inside, other=1.0)
             if SHARED:
                 part = part * tl.load(shares + row % rows, mask=inside, other=0.0)
-            found += tl.sum(tl.exp(logits - high[:, None]) * part[:, None], 0)
-    tl.store(score + token, found / (groups * heads), mask=token < tokens)
+            summed += tl.sum(tl.exp(logits - high[:, None]) * part[:, None], 0)
+    tl.store(score + token, summed / (groups * heads), mask=token < tokens)
 
 
 @triton.jit
@@ -109,21 +109,21 @@ def _choose(
 ):  # fmt: skip
     token = tl.arange(0, BLOCK)
     here = token < tokens
-    found = tl.load(raw + token, mask=here, other=0.0)
+    value = tl.load(raw + token, mask=here, other=0.0)
     if WEIGHS:
         by = tl.load(weight + token, mask=here, other=0.0)
-        found = found - by if OFFSET else found * by
+        value = value - by if OFFSET else value * by
     if SILENCES:  # debias.core.silence
-        missing = tl.max(tl.where(here & (found != found), 1, 0), 0)
-        low = tl.min(tl.where(here & (found == found), found, float("inf")), 0)
+        missing = tl.max(tl.where(here & (value != value), 1, 0), 0)
+        low = tl.min(tl.where(here & (value == value), value, float("inf")), 0)
         low = tl.where(missing > 0, float("-inf"), tl.minimum(tl.maximum(low, LOWEST), -SMALLEST))
         below = tl.minimum(low.to(tl.int32, bitcast=True) + tl.load(step + token, mask=here, other=0), DOWN)
-        found = tl.where(tl.load(valid + token, mask=here, other=1) != 0, found, below.to(tl.float32, bitcast=True))
-    tl.store(score + token, found, mask=here)
+        value = tl.where(tl.load(valid + token, mask=here, other=1) != 0, value, below.to(tl.float32, bitcast=True))
+    tl.store(score + token, value, mask=here)
     # Whole numbers from 1 up in the order of the scores: both zeros alike, NaN above all, and 0 where no token is.
-    bits = tl.where(found == 0.0, 0.0, found).to(tl.int32, bitcast=True)
+    bits = tl.where(value == 0.0, 0.0, value).to(tl.int32, bitcast=True)
     order = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.int64) + 0x80000000
-    order = tl.where(found != found, 0xFFFFFFFF, order)
+    order = tl.where(value != value, 0xFFFFFFFF, order)
     order = tl.where(here, order, 0)
     last = tl.zeros([], tl.int64)  # the largest number that `count` tokens reach
     for bit in tl.static_range(32):
@@ -183,7 +183,7 @@ def best(raw: Tensor, terms: Terms, count: int) -> tuple[Tensor, Tensor]:
     raw, tokens = raw.contiguous(), len(raw)
     score, kept = torch.empty_like(raw), torch.empty(min(count, tokens), dtype=torch.int64, device=raw.device)
     weight, valid, step = (
-        raw if one is None else one.to(raw.device).contiguous() for one in (terms.weight, terms.valid, terms.step)
+        raw if part is None else part.to(raw.device).contiguous() for part in (terms.weight, terms.valid, terms.step)
     )
     if not tokens:
         return score, kept

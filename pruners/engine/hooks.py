@@ -371,7 +371,7 @@ class Run:
             text_slots=segment.text[tokens.row],
             looks=self.state.looks[stage],
             patches=self.patches(tokens),
-            turn=stage - sum(one.source == "tower" for one in self.cuts[: stage + 1]),
+            turn=stage - sum(earlier.source == "tower" for earlier in self.cuts[: stage + 1]),
         )
 
     def patches(self, tokens: Tokens) -> Patches | None:

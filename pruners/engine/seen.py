@@ -93,9 +93,9 @@ def _view(
         return received(query, key, adapter.looking_scale(attn(number)))[:, cls:], plain[:, cls:]
 
     attention, keys = weights(adapter.tower.looked_at, states)
-    one = Patches(attention, features[cls:], keys, features[0] if cls else None)
-    others = (replace(one, attention=weights(number, states)[0]) for number, states in glanced)
-    return replace(adapter.joined(one), glances=tuple(adapter.joined(other).attention for other in others))
+    patches = Patches(attention, features[cls:], keys, features[0] if cls else None)
+    others = (replace(patches, attention=weights(number, states)[0]) for number, states in glanced)
+    return replace(adapter.joined(patches), glances=tuple(adapter.joined(other).attention for other in others))
 
 
 def received(query: Tensor, key: Tensor, scale: float) -> Tensor:

@@ -77,7 +77,7 @@ class Choice:
 
     @property
     def order(self) -> Tensor:
-        """[m] sort keys that put the tokens where the image stood; merged ones keep the order the method gave them."""
+        """[m] sort keys that put the tokens where the image stood; merged tokens keep the method's order."""
         if self.merged is not None and self.tokens.contiguous:
             if len(self.place) > len(self.tokens):
                 raise ValueError(

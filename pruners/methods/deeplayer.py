@@ -69,7 +69,7 @@ class DeepLayer(Pruner):
             self.measured(adapter).reads(self.cut_layer(len(adapter.decoder.layers)) - 1)
 
     def measured(self, adapter: Adapter) -> Prior:
-        """The prior that was given, or the one beside the model's checkpoint."""
+        """The prior that was given, or the prior beside the model's checkpoint."""
         return self.prior if isinstance(self.prior, Prior) else Prior.beside(adapter.model)
 
     def score(self, view: View) -> Tensor:
@@ -92,7 +92,7 @@ class DeepLayer(Pruner):
         )
 
     def combined(self, score: Tensor, view: View) -> Tensor:
-        """The score arithmetic over the valid tokens; silenced ones stay below them in the order they have."""
+        """The score arithmetic over the valid tokens; silenced tokens stay below them in their own order."""
         if self.arithmetic.kind == "raw":
             return score
         shallow = prior = None

@@ -18,7 +18,7 @@ from pruners.view import View
 
 @dataclass(frozen=True)
 class PyramidDrop(Pruner):
-    """Every stage leaves half of what the one before left; the first as many as make `keep` the mean of all layers.
+    """Every stage leaves half of what the stage before left; the first as many as make `keep` the mean of all layers.
 
     layers: before which layers tokens leave (2, 10 and 20 of 32, scaled to the model).
     ratios: shares of the original tokens that each stage leaves, instead of `keep`; for 576 tokens (0.32, 0.16, 0.08)

@@ -33,14 +33,14 @@ def family(model_type: str) -> type[Adapter]:
     """The adapter class of a model_type."""
     if model_type in REFUSED:
         raise ValueError(f"models of type {model_type!r} cannot be pruned here: {REFUSED[model_type]}")
-    found = _defined(model_type) if model_type in _modules() else None
-    if found is None:
+    defined = _defined(model_type) if model_type in _modules() else None
+    if defined is None:
         known = families()
         raise ValueError(
             f"no adapter for models of type {model_type!r}{nearest(model_type, known)}; there are {', '.join(known)}; "
             "docs/new_model.md tells how to add a family"
         )
-    return found
+    return defined
 
 
 def kind_of(config: Mapping[str, Any]) -> str:

@@ -28,13 +28,13 @@ def shared(rows: Sequence[Sequence[Any]], values: Sequence[T | None] | None) -> 
 
 def runs(row: Tensor, token: int) -> list[tuple[int, int]]:
     """(start, length) of every stretch of a token in one row of ids."""
-    found: list[tuple[int, int]] = []
+    stretches: list[tuple[int, int]] = []
     for at in row.eq(token).nonzero()[:, 0].tolist():
-        if found and at == sum(found[-1]):
-            found[-1] = (found[-1][0], found[-1][1] + 1)
+        if stretches and at == sum(stretches[-1]):
+            stretches[-1] = (stretches[-1][0], stretches[-1][1] + 1)
         else:
-            found.append((at, 1))
-    return found
+            stretches.append((at, 1))
+    return stretches
 
 
 def split(ids: Tensor, token: int, length: int) -> list[int]:

@@ -114,20 +114,20 @@ def _sizes(path: Path, where: str, config: Mapping[str, Any]) -> None:
             raise ValueError(f"{path}: expected an object in '{where}{name}', found {config[name]!r:.80}")
 
 
-def _object(path: Path, found: Mapping[str, Any]) -> None:
+def _object(path: Path, content: Mapping[str, Any]) -> None:
     """What else must hold in one of the OBJECTS."""
-    if path.name == "tokenizer.json" and not isinstance(found.get("model"), dict):
+    if path.name == "tokenizer.json" and not isinstance(content.get("model"), dict):
         raise ValueError(
-            f"{path}: expected 'model' (an object) of a tokenizer, found {', '.join(found) or 'nothing'!s:.80}"
+            f"{path}: expected 'model' (an object) of a tokenizer, found {', '.join(content) or 'nothing'!s:.80}"
         )
     if path.name == "tokenizer_config.json":
-        for name, value in found.items():
+        for name, value in content.items():
             if name.endswith("_file") and value is not None:
                 raise ValueError(
                     f"{path}: {name!r:.80} names a file; a tokenizer's files are found by their usual names"
                 )
     if path.name.endswith("processor_config.json"):
-        for inner in (found, found.get("image_processor"), found.get("video_processor")):
+        for inner in (content, content.get("image_processor"), content.get("video_processor")):
             if not isinstance(inner, dict | None):
                 raise ValueError(f"{path}: expected an object for a processor, found {inner!r:.80}")
             _pictures(path, inner or {})
@@ -137,7 +137,7 @@ def _pictures(path: Path, said: Mapping[str, Any]) -> None:
     """How pictures are prepared: three means and deviations, and positive sizes."""
     for name in ("image_mean", "image_std"):
         value = said.get(name)
-        three = isinstance(value, list) and len(value) == 3 and all(type(one) in (int, float) for one in value)
+        three = isinstance(value, list) and len(value) == 3 and all(type(entry) in (int, float) for entry in value)
         if value is not None and not (
             three and all(map(math.isfinite, value)) and (name == "image_mean" or all(value))
         ):
@@ -219,12 +219,12 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def _parse(text: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(text.decode())
+        value = json.loads(text.decode())
     except RecursionError:
         raise ValueError("nested too deep") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"found {type(found).__name__}")
-    return found
+    if not isinstance(value, dict):
+        raise ValueError(f"found {type(value).__name__}")
+    return value
 
 
 def opened(path: Path) -> IO[bytes]:

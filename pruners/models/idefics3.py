@@ -84,7 +84,7 @@ class Idefics3(Adapter):
     # -- where pictures stand ------------------------------------------------------------------------------------------
     def spans(self, inputs: Mapping[str, Any], sizes: Sequence[Size | None] | None = None) -> list[list[Span]]:
         tile = self.side**2
-        rows = [self.found(ids) for ids in inputs["input_ids"]]
+        rows = [self.pictures_in(ids) for ids in inputs["input_ids"]]
         for _, length in (run for row in rows for picture in row for run in picture):
             if length != tile:
                 raise ValueError(f"{length} image tokens side by side, but a tile of a picture has {tile}")
@@ -103,7 +103,7 @@ class Idefics3(Adapter):
             for number, row in enumerate(rows)
         ]
 
-    def found(self, ids: Tensor) -> list[Runs]:
+    def pictures_in(self, ids: Tensor) -> list[Runs]:
         """The stretches of image tokens of each picture in one row of ids.
 
         Between tiles of one row stand the sign that opens a tile and its place; before a new row of them, a line break
@@ -124,7 +124,7 @@ class Idefics3(Adapter):
         return [
             [
                 torch.cat([torch.arange(start, start + length) for start, length in picture])
-                for picture in self.found(ids)
+                for picture in self.pictures_in(ids)
             ]
             for ids in inputs["input_ids"]
         ]
@@ -202,7 +202,7 @@ class Idefics3(Adapter):
         return [*ids, sign, whole, *tokens, sign]
 
     def collate(self, name: str, parts: list[Tensor]) -> Tensor:
-        """Pictures have different numbers of tiles; the model drops the empty ones behind them."""
+        """Pictures have different numbers of tiles; the model drops the empty tiles behind them."""
         if name == "pixel_values":
             return torch.nn.utils.rnn.pad_sequence([part[0] for part in parts], batch_first=True)
         return super().collate(name, parts)

@@ -106,17 +106,17 @@ class InternVL(Adapter):
 
     def spans(self, inputs: Mapping[str, Any], sizes: Sequence[Size | None] | None = None) -> list[list[Span]]:
         tile = int(self.model.config.image_seq_length)
-        found = [runs(ids, int(self.model.config.image_token_id)) for ids in inputs["input_ids"]]
-        for start, length in (run for row in found for run in row):
+        stretches = [runs(ids, int(self.model.config.image_token_id)) for ids in inputs["input_ids"]]
+        for start, length in (run for row in stretches for run in row):
             if length % tile:
                 raise ValueError(f"{length} image tokens at {start} are not a whole number of tiles of {tile}")
-        known = shared(found, sizes)
+        known = shared(stretches, sizes)
         return [
             [
                 Span(start, (self.side, self.side), frames=length // tile, size=size, fraction=torch.zeros(length))
                 for (start, length), size in zip(row, known[number], strict=True)
             ]
-            for number, row in enumerate(found)
+            for number, row in enumerate(stretches)
         ]
 
     def places(self, span: Span) -> tuple[Tensor, Tensor]:

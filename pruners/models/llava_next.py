@@ -71,10 +71,10 @@ class LlavaNext(Llava):
         def laid(size: Size) -> Canvas:
             fit = fitted(size, canvases)
             told = fit.canvas if len(canvases) == 1 else size
-            one, (width, height) = layout(size, told, canvases, edge, patch), fit.shown
-            corners = one.xy.numpy() * patch
+            picture, (width, height) = layout(size, told, canvases, edge, patch), fit.shown
+            corners = picture.xy.numpy() * patch
             cells = np.concatenate([corners, corners + patch], 1).astype(float)
-            cells[one.newline.numpy()] = 0
+            cells[picture.newline.numpy()] = 0
             cells[: (edge // patch) ** 2] = grid(edge // patch, edge // patch, width, height, fit.left, fit.top)
             return Canvas(fit.canvas, cells, (width / size[0], height / size[1]), (fit.left, fit.top))
 
@@ -121,33 +121,33 @@ class LlavaNext(Llava):
         real = [(sizes[number // beams] if sizes else None) or size for number, size in enumerate(told)]
         laid = [self.layout(*pair) for pair in zip(real, told, strict=True)]
         rows: list[list[Span]] = [[] for _ in ids]
-        for row, image, places in deal(ids, token, [len(one.newline) for one in laid]):
-            one = laid[image]
+        for row, image, places in deal(ids, token, [len(picture.newline) for picture in laid]):
+            picture = laid[image]
             grid = (self.side, self.side)
             rows[row].append(
                 Span(
                     int(places[0]),
                     grid,
                     size=real[image],
-                    fraction=one.fraction,
-                    special=one.newline,
-                    length=len(one.newline),
+                    fraction=picture.fraction,
+                    special=picture.newline,
+                    length=len(picture.newline),
                 )
             )
         return rows
 
     def places(self, span: Span) -> tuple[Tensor, Tensor]:
         assert span.size is not None  # spans() always sets it
-        return self.layout(span.size, self.told(span.size))[2:]
+        return self.layout(span.size, self.size_for_model(span.size))[2:]
 
-    def told(self, size: Size) -> Size:
+    def size_for_model(self, size: Size) -> Size:
         """The size that the model is told of a picture of `size`."""
         return self.canvases[0][::-1] if len(self.canvases) == 1 else size
 
     def picture(self, image: Image.Image) -> Shown:
         image, edge = image.convert("RGB"), int(self.model.config.vision_config.image_size)
         fit = fitted(image.size, self.canvases)
-        told = self.told(image.size)
+        told = self.size_for_model(image.size)
         canvas = Image.new("RGB", fit.canvas)
         canvas.paste(images.resized(image, fit.shown), (fit.left, fit.top))
         corners = [(x, y) for y in range(0, fit.canvas[1], edge) for x in range(0, fit.canvas[0], edge)]
@@ -161,7 +161,7 @@ class LlavaNext(Llava):
         return Shown([token] * length, inputs, [image.size])
 
     def collate(self, name: str, parts: list[Tensor]) -> Tensor:
-        """Pictures have different numbers of views; the model drops the empty ones behind them."""
+        """Pictures have different numbers of views; the model drops the empty views behind them."""
         if name == "pixel_values":
             return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
         return super().collate(name, parts)

@@ -47,17 +47,17 @@ class LlavaOnevision(LlavaNext):
         side = int(config["vision_config"]["image_size"]) // int(config["vision_config"]["patch_size"])
 
         def laid(size: Size) -> Canvas:
-            one = whole(size)
-            lies = one.cells[side**2 :]
+            picture = whole(size)
+            lies = picture.cells[side**2 :]
             newline = (lies == 0).all(1)
             rows, columns = int(newline.sum()), int(newline.argmax())
             small = limit(rows, columns, side, most)
             if small == (rows, columns):
-                return one
+                return picture
             (left, top), (right, bottom) = lies[~newline, :2].min(0), lies[:, 2:].max(0)
             cells = grid(*small, right - left, bottom - top, left, top).reshape(*small, 4)
             lines = np.pad(cells, ((0, 0), (0, 1), (0, 0))).reshape(-1, 4)
-            return replace(one, cells=np.concatenate([one.cells[: side**2], lines]))
+            return replace(picture, cells=np.concatenate([picture.cells[: side**2], lines]))
 
         return laid
 
@@ -129,13 +129,14 @@ class LlavaOnevision(LlavaNext):
         told = [(int(width), int(height)) for height, width in given.tolist()] if given is not None else []
         alone = [True] * len(told) if counts is None else [n == 1 for n in counts.tolist() for _ in range(n)]
         laid = [
-            self.layout(size, size) if one else squared(size, self.side) for size, one in zip(told, alone, strict=True)
+            self.layout(size, size) if single else squared(size, self.side)
+            for size, single in zip(told, alone, strict=True)
         ]
         rows: list[list[Span]] = [[] for _ in ids]
-        for number, image, places in deal(ids, int(config.image_token_id), [len(one.newline) for one in laid]):
-            one = laid[image]
+        for number, image, places in deal(ids, int(config.image_token_id), [len(single.newline) for single in laid]):
+            single = laid[image]
             rows[number].append(
-                Span(int(places[0]), square, size=told[image], fraction=one.fraction, special=one.newline)
+                Span(int(places[0]), square, size=told[image], fraction=single.fraction, special=single.newline)
             )
         clips = inputs.get("pixel_values_videos")
         if clips is not None:
@@ -163,7 +164,7 @@ class LlavaOnevision(LlavaNext):
 
     def pictures(self, given: Sequence[Image.Image | Shown]) -> list[Shown]:
         """A picture among several is not a canvas of tiles."""
-        return [ready(one, self.picture if len(given) == 1 else self.square) for one in given]
+        return [ready(image, self.picture if len(given) == 1 else self.square) for image in given]
 
     def square(self, image: Image.Image) -> Shown:
         """One of several pictures: a padded square."""

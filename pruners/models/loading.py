@@ -125,11 +125,11 @@ def built(folder: Path, config: Any, allow_missing: bool, options: Mapping[str, 
         ignore_mismatched_sizes=True,
         **options,
     )
-    model, found = loaded
+    model, report = loaded
     kinds = {"missing_keys": "missing", "unexpected_keys": "unknown", "mismatched_keys": "of another shape"}
     wrong = []
     for key, what in kinds.items():
-        names = sorted(name if isinstance(name, str) else str(name[0]) for name in found[key])
+        names = sorted(name if isinstance(name, str) else str(name[0]) for name in report[key])
         if names:
             wrong.append(f"{len(names)} {what} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})")
     if wrong:

@@ -125,8 +125,8 @@ class Qwen25VL(Adapter):
             (int(config.video_token_id), self.clip_grids(inputs.get("video_grid_thw"))),
         )
         for token, grids in media:
-            found = [runs(ids, token) for ids in inputs["input_ids"]]
-            for row, stretches, known in zip(rows, found, shared(found, grids), strict=True):
+            by_row = [runs(ids, token) for ids in inputs["input_ids"]]
+            for row, stretches, known in zip(rows, by_row, shared(by_row, grids), strict=True):
                 for (start, length), shape in zip(stretches, known, strict=True):
                     assert shape is not None
                     frames, height, width = shape
@@ -139,8 +139,8 @@ class Qwen25VL(Adapter):
 
     def grids(self, given: Tensor | None) -> list[tuple[int, int, int]]:
         """(frames, rows, columns) of tokens."""
-        found = [] if given is None else given.tolist()
-        return [(time, height // self.merge, width // self.merge) for time, height, width in found]
+        rows = [] if given is None else given.tolist()
+        return [(time, height // self.merge, width // self.merge) for time, height, width in rows]
 
     def clip_grids(self, given: Tensor | None) -> list[tuple[int, int, int]]:
         """The same of each stretch of clip tokens."""

@@ -45,7 +45,9 @@ class SmolVLM(Idefics3):
     def clip(self, frames: Sequence[Image.Image]) -> Shown:
         edge = int(self.setting("max_image_size")["longest_edge"])
         mean, std = self.setting("image_mean"), self.setting("image_std")
-        squares = [lanczos(lanczos(one.convert("RGB"), longest(one.size, edge, edge)), (edge, edge)) for one in frames]
+        squares = [
+            lanczos(lanczos(frame.convert("RGB"), longest(frame.size, edge, edge)), (edge, edge)) for frame in frames
+        ]
         pixels = torch.stack([images.normalised(square, mean, std) for square in squares])
         length = timedelta(seconds=int(len(frames) / self.fps))
         count = spelled(len(frames))
@@ -65,7 +67,7 @@ def spelled(number: int) -> str:
     if number < len(SMALL):
         return SMALL[number]
     if number < 100:
-        ten, one = divmod(number, 10)
-        return TENS[ten - 2] + (f"-{SMALL[one]}" if one else "")
+        ten, unit = divmod(number, 10)
+        return TENS[ten - 2] + (f"-{SMALL[unit]}" if unit else "")
     hundred, rest = divmod(number, 100)
     return f"{SMALL[hundred]} hundred" + (f" and {spelled(rest)}" if rest else "")

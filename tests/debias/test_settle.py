@@ -20,7 +20,7 @@ def planted(rate, pictures, seed, noise=1.0):
 def test_a_planted_trend_is_kept_as_it_was_fitted():
     for rate in (0.02, -0.02):
         found = settle(planted(rate, 200, 0))
-        assert found.there
+        assert found.agreed
         assert found.trend == Trend.fit(resampled(planted(rate, 200, 0), draws=0)[0])
         assert found.trend.rate == pytest.approx(rate, rel=0.2)
         value, low, high = found.rise
@@ -31,9 +31,9 @@ def test_a_planted_trend_is_kept_as_it_was_fitted():
 def test_noise_is_not_divided_by():
     """In 100 worlds without a trend the fits have some slope in all, and one in twenty, give or take, is kept."""
     found = [settle(planted(0.0, 32, seed), draws=300, seed=seed) for seed in range(100)]
-    assert sum(one.there for one in found) <= 11  # of 100 at 5 %: more would be no accident (p < 0.01)
+    assert sum(one.agreed for one in found) <= 11  # of 100 at 5 %: more would be no accident (p < 0.01)
     assert all(one.fitted.rate != 0 for one in found)
-    weights = [one.trend.weight(None, LENGTH) for one in found if not one.there]
+    weights = [one.trend.weight(None, LENGTH) for one in found if not one.agreed]
     assert all(torch.equal(weight, torch.ones(LENGTH)) for weight in weights)
 
 
@@ -64,7 +64,7 @@ def test_a_trend_that_explains_next_to_nothing_is_none_however_sure_its_sign_is(
     found = settle(planted(0.003, 4000, 0, noise=0.1) * bump.exp())
     assert found.rise[1] * found.rise[2] > 0
     assert found.fitted.r2 < LEAST_R2
-    assert not found.there
+    assert not found.agreed
     assert found.trend.r2 == found.fitted.r2
 
 
@@ -91,10 +91,10 @@ def test_resamples_leave_out_what_is_not_there():
 @pytest.mark.parametrize("how", [{"scope": "frame", "frames": 4}, {"scope": "factorised", "frames": 4}])
 def test_clips(how):
     noise = planted(0.0, 64, 3)
-    assert not settle(noise, **how).there
+    assert not settle(noise, **how).agreed
     assert torch.equal(settle(noise, **how).trend.weight(None, LENGTH, 4), torch.ones(LENGTH))
     within = torch.arange(LENGTH) % 16
-    assert settle(noise * (0.1 * within.double()).exp(), **how).there
+    assert settle(noise * (0.1 * within.double()).exp(), **how).agreed
 
 
 def test_no_trend_survives_a_file_and_changes_no_score():

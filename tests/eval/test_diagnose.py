@@ -72,7 +72,7 @@ def test_selection_is_more_biased_than_attention_and_debiased_is_not():
 
 def test_without_a_trend_the_trend_arm_changes_nothing():
     seen = planted(0.0)
-    assert not diagnose.first_half(seen, seen.heads_mean[:, 0]).there
+    assert not diagnose.first_half(seen, seen.heads_mean[:, 0]).agreed
     found = diagnose.arms(seen, seen.heads_mean[:, 0], ARGS)
     assert found["trend"] == found["none"]
     assert found["both"] == found["padding"]

@@ -36,7 +36,7 @@ def test_a_planted_trend_is_found():
     assert trend.length == 64
     assert trend.r2 > 0.95
     assert len(curve) == 64
-    assert settled.there
+    assert settled.agreed
     assert settled.rise[1] < 0.02 * 63 < settled.rise[2]
 
 
@@ -45,7 +45,7 @@ def test_where_there_is_no_trend_nothing_is_divided():
     for _ in range(40):
         probe(torch.rand(64, generator=torch_state) + 0.5, Span(5, (8, 8), size=(80, 80)))
     trend, _, settled = fitted(probe)
-    assert not settled.there
+    assert not settled.agreed
     assert settled.fitted.rate != 0
     assert torch.equal(trend.weight(None, 64), torch.ones(64))
     record = {**files.describe(trend), "rise": list(settled.rise), "found": "no trend here"}

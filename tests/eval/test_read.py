@@ -40,10 +40,10 @@ def test_faults_stop_or_collect():
     with faults.at("here"):
         raise ValueError("bad")
     faults.add("there", "odd", warning=True)
-    assert [(str(fault), fault.warning) for fault in faults.found] == [("here: bad", False), ("there: odd", True)]
+    assert [(str(fault), fault.warning) for fault in faults.all] == [("here: bad", False), ("there: odd", True)]
     stopping = Faults()
     stopping.add("there", "odd", warning=True)  # a warning never stops
-    assert len(stopping.found) == 1
+    assert len(stopping.all) == 1
 
 
 def test_a_fault_is_no_warning_unless_it_says_so():
@@ -52,7 +52,7 @@ def test_a_fault_is_no_warning_unless_it_says_so():
     faults.add("here", "bad")
     with faults.at("there"):
         raise ValueError("worse")
-    assert faults.found == [Fault("here", "bad", False), Fault("there", "worse", False)]
+    assert faults.all == [Fault("here", "bad", False), Fault("there", "worse", False)]
 
 
 def test_other_exceptions_are_not_faults():
@@ -74,7 +74,7 @@ def test_broken_records_are_left_out_when_collecting(tmp_path):
     path.write_text('{"a": 1}\n{"a": \n[]\n{"a": 4}\n')
     faults = Faults(stop=False)
     assert [record for _, record in records(path, faults)] == [{"a": 1}, {"a": 4}]
-    assert [str(fault).removeprefix(f"{path}, ") for fault in faults.found] == [
+    assert [str(fault).removeprefix(f"{path}, ") for fault in faults.all] == [
         "line 2: expected JSON (Expecting value at character 8)",
         "line 3: expected a JSON object, found a list",
     ]

@@ -113,14 +113,14 @@ def test_a_server_is_told_by_its_model_or_by_its_environment(monkeypatch):
         debias = None
 
     monkeypatch.delenv(settings.VARIABLE, raising=False)
-    assert settings.told(Config()) is None
+    assert settings.asked_of(Config()) is None
     monkeypatch.setenv(settings.VARIABLE, settings.EXAMPLE)
-    assert settings.told(Config()).method == "vispruner"
+    assert settings.asked_of(Config()).method == "vispruner"
     Config.debias = {"method": "visionzip", "keep": 9}
-    assert settings.told(Config()).method == "visionzip"
+    assert settings.asked_of(Config()).method == "visionzip"
     Config.debias = 3
     with pytest.raises(ValueError, match="hf-overrides, debias: expected an object"):
-        settings.told(Config())
+        settings.asked_of(Config())
 
 
 def test_the_entry_point_loads_neither_torch_nor_vllm():

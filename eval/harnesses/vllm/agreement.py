@@ -73,8 +73,8 @@ def questions(count: int) -> list[Question]:
 
 def of_smol(count: int) -> list[Question]:
     """The same from smol's world."""
-    found = smol_data.asked(FIRST_SMOL, count, padded=2 * count // 3)
-    return [Question(one.kind, one.text, world.draw(scene), one.answer) for scene, one in found]
+    asked = smol_data.asked(FIRST_SMOL, count, padded=2 * count // 3)
+    return [Question(question.kind, question.text, world.draw(scene), question.answer) for scene, question in asked]
 
 
 def engine_for(model: str, tokens: int, **more: Any) -> Any:
@@ -96,15 +96,17 @@ def ours(family: Any, asking: Sequence[Question], pruning: Pruning, at_once: int
     kept: Kept = {}
     options = {"max_new_tokens": LONGEST, "do_sample": False}
     for start in range(0, len(asking), at_once):
-        batch = family.encode([Request(one.text, [one.image]) for one in asking[start : start + at_once]])
+        batch = family.encode(
+            [Request(question.text, [question.image]) for question in asking[start : start + at_once]]
+        )
         with torch.inference_mode():
             if pruning.pruner is None:
                 out = family.model.generate(**batch.inputs, **options)
             else:
                 with pruning.pruner(family.model, pruning.debias, sizes=batch.sizes) as trace:
                     out = family.model.generate(**batch.inputs, **options)
-                for one, stayed in zip(asking[start:], trace.kept[0], strict=False):
-                    kept[fingerprint(family.picture(one.image).inputs["pixel_values"])] = stayed.tolist()
+                for question, stayed in zip(asking[start:], trace.kept[0], strict=False):
+                    kept[fingerprint(family.picture(question.image).inputs["pixel_values"])] = stayed.tolist()
         said += [ended(family, row) for row in out[:, batch.inputs["input_ids"].shape[1] :].tolist()]
     return said, kept
 
@@ -121,11 +123,11 @@ def theirs(engine: Any, family: Any, asking: Iterable[Question], setting: dict[s
 
     requests = [
         {
-            "prompt_token_ids": prompt(family, one),
-            "multi_modal_data": {"image": one.image},
+            "prompt_token_ids": prompt(family, question),
+            "multi_modal_data": {"image": question.image},
             "mm_processor_kwargs": {"debias": setting},
         }
-        for one in asking
+        for question in asking
     ]
     Pruning.note = note
     try:
@@ -157,9 +159,9 @@ def compared(
     pruning = Prunings(model, family.model.config)(read(setting, "setting"))
     said, kept = ours(family, asking, pruning)
     done, seen = theirs(engine, family, asking, setting)
-    answers = [ended(family, one.outputs[0].token_ids) for one in done]
+    answers = [ended(family, entry.outputs[0].token_ids) for entry in done]
     marks = [
-        np.array([float(right(one.kind, text, one.answer)) for one, text in zip(asking, texts, strict=True)])
+        np.array([float(right(entry.kind, text, entry.answer)) for entry, text in zip(asking, texts, strict=True)])
         for texts in (family.decode(said), family.decode(answers))
     ]
     low, high = drawn(marks[1] - marks[0])
@@ -191,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
     try:
-        settings = [json.loads(read(one, one).key) for one in args.settings]
+        settings = [json.loads(read(text, text).key) for text in args.settings]
     except ValueError as error:
         parser.error(str(error))
     os.environ.update(ENVIRONMENT)

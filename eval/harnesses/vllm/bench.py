@@ -82,35 +82,35 @@ def measured(engine: Any, asked: Sequence[str], rounds: int, words: int) -> dict
 
     config, dice = engine.llm_engine.model_config.hf_config, random.Random(0)
     options = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True)
-    found: dict[str, dict[str, list[float]]] = {}
+    taken: dict[str, dict[str, list[float]]] = {}
     for turn in range(rounds + 1):  # the first warms up, and is not counted
-        for one in dice.sample(asked, len(asked)):
+        for setting in dice.sample(asked, len(asked)):
             pixels = np.frombuffer(dice.randbytes(96 * 72 * 3), dtype=np.uint8).reshape(72, 96, 3)
             text = [dice.randrange(100, 800) for _ in range(words)]
             request = {
                 "prompt_token_ids": [*text[: words // 2], int(config.image_token_index), *text[words // 2 :]],
                 "multi_modal_data": {"image": Image.fromarray(pixels)},
-                "mm_processor_kwargs": {"debias": json.loads(one)},
+                "mm_processor_kwargs": {"debias": json.loads(setting)},
             }
             start = time.perf_counter()
             done = engine.generate(request, options, use_tqdm=False)[0]
             took = time.perf_counter() - start
             if turn:
-                kept = found.setdefault(one, {"tokens": [], "seconds": []})
+                kept = taken.setdefault(setting, {"tokens": [], "seconds": []})
                 kept["tokens"].append(len(done.prompt_token_ids))
                 kept["seconds"].append(took)
-    return found
+    return taken
 
 
-def compared(found: Mapping[str, Mapping[str, list[float]]], plain: str, room: int) -> list[dict[str, Any]]:
+def compared(taken: Mapping[str, Mapping[str, list[float]]], plain: str, room: int) -> list[dict[str, Any]]:
     """Each setting beside the unpruned model. room: tokens that the KV cache holds."""
-    rows, base = [], found[plain]
-    for one, kept in found.items():
+    rows, base = [], taken[plain]
+    for setting, kept in taken.items():
         tokens = float(np.median(kept["tokens"]))
         ratio, low, high = paired(kept["seconds"], base["seconds"])
         rows.append(
             {
-                "setting": one,
+                "setting": setting,
                 "tokens": int(tokens),
                 "tokens_ratio": tokens / float(np.median(base["tokens"])),
                 "requests": room // (int(tokens) + ANSWER),
@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
     try:
-        asked = [read(one, one).key for one in args.settings]
+        asked = [read(text, text).key for text in args.settings]
     except ValueError as error:
         parser.error(str(error))
     plain = read({"arm": UNPRUNED}, UNPRUNED).key

@@ -53,18 +53,18 @@ class Debiased(Placed):
             return super().embed_multimodal(**kwargs)  # type: ignore[misc]
         asked = [self.prunings(read(text_of(key), KEY)) for key in kwargs[KEY]]
         own = {name: value for name, value in kwargs.items() if name not in OURS}
-        adapter, found, start = self.Served(self), [], 0
+        adapter, embedded, start = self.Served(self), [], 0
         pixels, named = self.pixels(own), (*OURS, *self.Served.media)
         with ExitStack() as inside:
-            reads = any(one.reads_tower for one in asked)
+            reads = any(setting.reads_tower for setting in asked)
             runs = inside.enter_context(watched(adapter.tower, self.behind)) if reads else []
             whole = super().embed_multimodal(**own)  # type: ignore[misc]
         for number, (pruning, tokens) in enumerate(zip(asked, whole, strict=True)):
             mine = {name: kwargs[name][number] for name in named if name in kwargs} | {"pixel_values": pixels[number]}
             kept, place = self.pruned(pruning, adapter, tokens, mine, runs, start)
-            found.append(together(kept, self.places(pruning, mine, place)))
+            embedded.append(together(kept, self.places(pruning, mine, place)))
             start += views(pixels[number])
-        return found
+        return embedded
 
     def pruned(
         self,

@@ -69,10 +69,10 @@ class Placed:
         self.moved = None
         if multimodal_embeddings is not None and len(multimodal_embeddings):
             assert is_multimodal is not None
-            found = [apart(one, self.width) for one in multimodal_embeddings]
-            multimodal_embeddings = [tokens for tokens, _ in found]
+            pairs = [apart(embedded, self.width) for embedded in multimodal_embeddings]
+            multimodal_embeddings = [tokens for tokens, _ in pairs]
             where = is_multimodal.nonzero()[:, 0].to(input_ids.device, non_blocking=True)
-            self.moved = where, torch.cat([places for _, places in found]).T
+            self.moved = where, torch.cat([places for _, places in pairs]).T
         embeds: Tensor = super().embed_input_ids(  # type: ignore[misc]
             input_ids, multimodal_embeddings, is_multimodal=is_multimodal
         )

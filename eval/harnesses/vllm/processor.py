@@ -19,17 +19,17 @@ from vllm.multimodal.parse import ImageEmbeddingItems
 from vllm.multimodal.processing import BaseDummyInputsBuilder, PromptReplacement, PromptUpdateDetails
 
 from eval.harnesses.vllm.pruning import KEY, OURS, PROMPT, SOURCE, TOKENS, Pruning, Prunings, written
-from eval.harnesses.vllm.settings import EXAMPLE, Asked, read, told
+from eval.harnesses.vllm.settings import EXAMPLE, Asked, asked_of, read
 
 ASKED = "debias"  # among the keyword arguments of a request
 
 
 def server(config: Any) -> Asked:
     """What the server was told; this model is not asked for without."""
-    found = told(config)
-    if found is None:
+    known = asked_of(config)
+    if known is None:
         raise ValueError(f'a pruned model without settings; expected "debias" in --hf-overrides, such as {EXAMPLE}')
-    return found
+    return known
 
 
 class Sized:
@@ -85,8 +85,8 @@ class Ready:
         return super().apply(replace(inputs, hf_processor_mm_kwargs=given), timing_ctx)  # type: ignore[misc]
 
     def pruning(self, hf_kwargs: Mapping[str, object]) -> Pruning:
-        found: Pruning = self.info.prunings(read(str(hf_kwargs[ASKED]), ASKED))
-        return found
+        ready: Pruning = self.info.prunings(read(str(hf_kwargs[ASKED]), ASKED))
+        return ready
 
     @property
     def token(self) -> int:

@@ -180,13 +180,13 @@ def debias_of(asked: Asked, pruner: Pruner, model: str, tokens: int | None) -> D
         return base
     trends.identity(asked.trend)  # which refuses a file that is not there
     own = local(model) / "trends.toml"
-    found = trends.Known(asked.method, None, "image", tokens, own if own.is_file() else None).choose(asked.trend)
-    if isinstance(found, str):
+    trend = trends.Known(asked.method, None, "image", tokens, own if own.is_file() else None).choose(asked.trend)
+    if isinstance(trend, str):
         raise ValueError(
             f"no trend of {asked.method} is known for this model. Fit one: `debias fit --method {asked.method} --model "
             f'{model} --out trends.toml`, and name the file: "trend": "trends.toml"'
         )
-    return replace(base, trend=found, reading=trends.READINGS.get(asked.trend))
+    return replace(base, trend=trend, reading=trends.READINGS.get(asked.trend))
 
 
 def survivors(choice: Choice, tokens: Tensor) -> Tensor:

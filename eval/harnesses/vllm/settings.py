@@ -37,7 +37,7 @@ class Asked:
 
     @property
     def key(self) -> str:
-        """The same as JSON in its one spelling: equal for equal requests, and read by `read`."""
+        """The same as canonical JSON: equal for equal requests, and read by `read`."""
         named = {name: getattr(self, name) for name in OWN if getattr(self, name) is not None}
         return json.dumps({**named, **dict(self.fields)}, sort_keys=True)
 
@@ -50,7 +50,7 @@ def read(given: str | Mapping[str, Any], where: str) -> Asked:
         raise ValueError(f"{where}: {error}") from None
 
 
-def told(config: Any) -> Asked | None:
+def asked_of(config: Any) -> Asked | None:
     """What a server was told: by its model's configuration ("debias" in --hf-overrides), or by the environment."""
     given = getattr(config, "debias", None)
     if given is not None:
@@ -65,16 +65,16 @@ def _object(given: str | Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"expected an object such as {EXAMPLE}, found {given!r:.80}")
         return dict(given)
     try:
-        found = json.loads(given)
+        value = json.loads(given)
     except (ValueError, RecursionError):
         raise ValueError(f"expected JSON such as {EXAMPLE}, found {given!r:.80}") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise ValueError(f"expected an object such as {EXAMPLE}, found {given!r:.80}")
-    return found
+    return value
 
 
-def _asked(found: dict[str, Any]) -> Asked:
-    chosen, method = found.pop("arm", None), found.pop("method", None)
+def _asked(values: dict[str, Any]) -> Asked:
+    chosen, method = values.pop("arm", None), values.pop("method", None)
     if chosen is not None and not isinstance(chosen, str):
         raise ValueError(f"expected the name of an arm in 'arm', found {chosen!r:.80}")
     if chosen is not None and arm(chosen) == UNPRUNED:
@@ -86,13 +86,13 @@ def _asked(found: dict[str, Any]) -> Asked:
     chosen = arms[-1] if chosen is None else arm(chosen)
     if chosen not in arms:
         raise ValueError(f"{method} has the arms {' and '.join(arms)}, not {chosen!r}")
-    scout, trend = found.pop("scout", None), found.pop("trend", "auto")
+    scout, trend = values.pop("scout", None), values.pop("trend", "auto")
     if scout is not None and (type(scout) is not int or scout < 0):
         raise ValueError(f"scout={scout!r:.80}: expected a number of decoder layers")
     if not isinstance(trend, str):
         raise ValueError(f"trend={trend!r:.80}: expected a word, as `--trend` takes it")
-    keep = found.pop("keep", None)
-    known = [one.name for one in catalogue.fields(method)]
-    for name in found:
+    keep = values.pop("keep", None)
+    known = [field.name for field in catalogue.fields(method)]
+    for name in values:
         check_word(f"setting of {method}", name.split(".")[0], [*OWN, *known])
-    return Asked(method, chosen, keep, scout, trend, tuple(sorted(found.items())))
+    return Asked(method, chosen, keep, scout, trend, tuple(sorted(values.items())))

@@ -76,8 +76,8 @@ def watched(tower: Tower, behind: Any = None) -> Iterator[list[Seen]]:
 def parts(attn: Any, fused: Any, states: Tensor) -> list[Tensor]:
     """Queries, keys and values [h, n, c] of normed [n, C], of all heads, also where several processes hold them. fused:
     the attention's layer that projects all three."""
-    found, width = [], attn.head_dim if hasattr(attn, "head_dim") else attn.hidden_size_per_attention_head
+    heads, width = [], attn.head_dim if hasattr(attn, "head_dim") else attn.hidden_size_per_attention_head
     for part in fused(states)[0].chunk(3, dim=-1):
         whole = tensor_model_parallel_all_gather(part.contiguous()) if attn.tp_size > 1 else part
-        found.append(torch.unflatten(whole, -1, (-1, width)).transpose(0, 1))
-    return found
+        heads.append(torch.unflatten(whole, -1, (-1, width)).transpose(0, 1))
+    return heads

@@ -140,16 +140,16 @@ def performed(part: Part, rehearse: bool, deadline: Deadline) -> dict[str, Any]:
     try:
         with deadline.part():
             result = inside(part) if part.words[0] == "eval" else beside(part, rehearse)
-        found: dict[str, Any] = {"result": result}
+        outcome: dict[str, Any] = {"result": result}
     except Stop as stop:
-        found = {"missing": str(stop)}
+        outcome = {"missing": str(stop)}
     except (Exception, SystemExit) as error:
-        found = {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
+        outcome = {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
         say(f"gpu: {part.name} failed: {error}")
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return {"seconds": round(time.perf_counter() - begun, 1), **found}
+    return {"seconds": round(time.perf_counter() - begun, 1), **outcome}
 
 
 def inside(part: Part) -> dict[str, Any]:

@@ -13,7 +13,7 @@ REACHED, DEBIAS, SCORE = 0.95, 0.1, 0.3  # of the possible speed-up; per cent of
 def verdicts(result: dict[str, Any]) -> list[dict[str, Any]]:
     """[{"goal", "found", "met"}] of what has been measured; met None: nothing to judge by, or only told."""
     parts = {part["name"]: part["result"] for part in result["parts"] if "result" in part}
-    lines = [{"goal": goal, "found": found, "met": met} for goal, found, met in JUDGES[result["step"]](parts)]
+    lines = [{"goal": goal, "found": words, "met": met} for goal, words, met in JUDGES[result["step"]](parts)]
     for part in result["parts"]:
         if "failed" in part:
             lines.append({"goal": f"{part['name']} runs", "found": part["failed"], "met": False})
@@ -49,10 +49,10 @@ def speed(parts: dict[str, Any]) -> Lines:
         rows = pruned(parts["decoding"]["rows"])
         slow = [row for row in rows if row["decode_speed_up"] < 1 - row["decode_spread"]]
         worst = min(rows, key=lambda row: row["decode_speed_up"])
-        found = (
+        words = (
             f"at least {worst['decode_speed_up']:.3f} of plain's speed ({named(worst)}), ± {worst['decode_spread']:.3f}"
         )
-        yield "decoding is not slower than plain with as many tokens", found, not slow
+        yield "decoding is not slower than plain with as many tokens", words, not slow
     if "parts" in parts:
         rows = parts["parts"]["rows"]
         cost = {named(row): row["percent"]["score"] + row["percent"]["select"] for row in rows}
@@ -79,15 +79,15 @@ def speed(parts: dict[str, Any]) -> Lines:
         rows = [row for row in parts["compiled"]["rows"] if row["cache"] == "static"]
         base, *others = rows
         worst = max(others, key=lambda row: row["decode_ms"])
-        found = f"{worst['decode_ms']:.2f} ms a token ({worst['variant']}), unpruned {base['decode_ms']:.2f}"
-        yield "a compiled step is not slower than plain's", found, worst["decode_ms"] <= base["decode_ms"] * 1.02
+        words = f"{worst['decode_ms']:.2f} ms a token ({worst['variant']}), unpruned {base['decode_ms']:.2f}"
+        yield "a compiled step is not slower than plain's", words, worst["decode_ms"] <= base["decode_ms"] * 1.02
 
 
 def prefill(name: str, rows: Sequence[Row]) -> Lines:
     worst = min(rows, key=lambda row: row["reached"])
     enough = sum(row["reached"] >= REACHED for row in rows)
-    found = f"{enough} of {len(rows)} variants; least {worst['reached']:.2f} ({named(worst)})"
-    yield f"{name}: {REACHED} of the possible speed-up", found, enough == len(rows)
+    words = f"{enough} of {len(rows)} variants; least {worst['reached']:.2f} ({named(worst)})"
+    yield f"{name}: {REACHED} of the possible speed-up", words, enough == len(rows)
     held = [row for row in rows if row["memory"] is not None]
     if held:
         most = max(held, key=lambda row: row["memory"])
@@ -97,16 +97,16 @@ def prefill(name: str, rows: Sequence[Row]) -> Lines:
 def forks(parts: dict[str, Any]) -> Lines:
     for name, result in parts.items():
         ratios = [row["ratio"] for row in result["rows"]]
-        found = f"theirs over ours {min(ratios):.2f} to {max(ratios):.2f}"
-        yield f"{name}: ahead of the authors' code", found, min(ratios) > 1
+        words = f"theirs over ours {min(ratios):.2f} to {max(ratios):.2f}"
+        yield f"{name}: ahead of the authors' code", words, min(ratios) > 1
 
 
 def throughput(parts: dict[str, Any]) -> Lines:
     for name, result in parts.items():
         rows = result["rows"]
         best, changed = max(rows, key=lambda row: row["times"]), max(row["different"] for row in rows)
-        found = f"{best['questions_per_second']:.1f} questions a second, {best['times']:.1f} times ({best['setting']})"
-        yield f"{name}: sharing work pays", found, best["times"] > 1
+        words = f"{best['questions_per_second']:.1f} questions a second, {best['times']:.1f} times ({best['setting']})"
+        yield f"{name}: sharing work pays", words, best["times"] > 1
         yield f"{name}: every way answers alike", f"{changed} answers differ at most", changed == 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eval.benchmarks import get
-from eval.benchmarks.gqa import said
+from eval.benchmarks.gqa import parsed
 from eval.sample import Sample
 
 SHORT = "\nAnswer the question using a single word or phrase."
@@ -96,7 +96,7 @@ def test_gqa_parts_are_of_what_the_questions_say(folder, answered):
 
 
 def test_gqa_takes_off_full_stops_and_nothing_else():
-    assert [said(answer) for answer in ("Max..", "MAX", ".a", "a. ", "a.b")] == ["max", "max", ".a", "a. ", "a.b"]
+    assert [parsed(answer) for answer in ("Max..", "MAX", ".a", "a. ", "a.b")] == ["max", "max", ".a", "a. ", "a.b"]
 
 
 def test_gqa_distribution_by_hand(folder, answered):

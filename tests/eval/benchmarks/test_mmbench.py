@@ -126,17 +126,17 @@ CHOICES = {"A": "red", "B": "blue", "C": "dark blue", "D": "a cat"}
     ],
 )
 def test_mmbench_choice_extraction(answer, letter):
-    assert mmbench.said(answer, CHOICES) == letter
+    assert mmbench.parsed(answer, CHOICES) == letter
 
 
 @pytest.mark.parametrize("form", ["B", "B.", "B,", "B:", "B)", "B).", "(B)", "(B).", ":B", ":B,", ":B.", ":B)", ":B)."])
 def test_mmbench_ways_to_name_a_letter(form):
-    assert mmbench.said(f"It is {form} surely", CHOICES) == "B"
+    assert mmbench.parsed(f"It is {form} surely", CHOICES) == "B"
 
 
 @pytest.mark.parametrize("form", ["B;", "[B]", "B!", "(B", "B,.", "'B'", "AB", "B:."])
 def test_mmbench_ways_that_name_none(form):
-    assert mmbench.said(f"It is {form} surely", CHOICES) is None
+    assert mmbench.parsed(f"It is {form} surely", CHOICES) is None
 
 
 def test_mmbench_counts_what_the_rules_do_not_understand(folder, answered):

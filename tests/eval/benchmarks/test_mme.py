@@ -96,7 +96,7 @@ def test_mme_accuracy_and_accuracy_plus_by_hand(folder, answered):
     ],
 )
 def test_mme_parser(answer, word):
-    assert mme.said(answer) == word
+    assert mme.parsed(answer) == word
 
 
 def test_mme_answers_with_tabs_and_lines_shift_nothing(folder, answered):

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from eval.benchmarks import get
-from eval.benchmarks.pope import asked, said
+from eval.benchmarks.pope import asked, parsed
 
 SUFFIX = "\nAnswer the question using a single word or phrase."
 STARTS = {"adversarial": 1, "random": 10000001, "popular": 20000001}
@@ -100,7 +100,7 @@ def test_order_of_rows_does_not_matter(folder, answered):
     ],
 )  # fmt: skip
 def test_the_parser(answer, expected):
-    assert said(answer) == expected
+    assert parsed(answer) == expected
 
 
 def test_answers_without_either_word_are_counted(folder, answered):

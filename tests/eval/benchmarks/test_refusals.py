@@ -73,20 +73,20 @@ def test_mmbench_parts_count_a_question_once():
 
 def test_an_article_ends_the_search_for_letters():
     choices = {"A": "cat", "B": "bird"}
-    assert mmbench.said("A dog beside (B) I think", choices) is None
-    assert mmbench.said("A (B)", choices) == "A"
+    assert mmbench.parsed("A dog beside (B) I think", choices) is None
+    assert mmbench.parsed("A (B)", choices) == "A"
 
 
 @pytest.mark.parametrize(
     ("answer", "known"), [("a no thing", "no"), ("y es", None), ("a  no", "no"), ("I know", None), ("know", "no")]
 )
 def test_mme_looks_at_four_characters(answer, known):
-    assert mme.said(answer) == known
+    assert mme.parsed(answer) == known
 
 
 def test_pope_looks_at_the_first_sentence():
-    assert pope.said("Yes. No. Sure.") == "yes"
-    assert pope.said("No. Yes. Sure.") == "no"
+    assert pope.parsed("Yes. No. Sure.") == "yes"
+    assert pope.parsed("No. Yes. Sure.") == "no"
 
 
 @pytest.mark.parametrize(

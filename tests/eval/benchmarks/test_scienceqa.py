@@ -89,7 +89,7 @@ def test_scienceqa_questions_without_a_picture_count_in_the_overall_accuracy_alo
     ],
 )
 def test_scienceqa_parser(answer, letter):
-    assert scienceqa.said(answer) == letter
+    assert scienceqa.parsed(answer) == letter
 
 
 def test_scienceqa_letters_beyond_the_choices_are_wrong(folder, answered):
