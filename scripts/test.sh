@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything that must hold before a commit: format, lint, types, shell scripts, tests with coverage.
-# Arguments go to pytest: `bash scripts/test.sh -m "not long"` is the quick half.
+# Everything that must hold before a commit: format, lint, types, shell scripts, tests.
+# Arguments go to pytest: `bash scripts/test.sh -m "not long"` is the quick half; `--cov` measures coverage, which takes longer.
 set -euo pipefail
 # shellcheck source=scripts/env.sh
 source "$(dirname "$0")/env.sh"
@@ -16,5 +16,5 @@ else
 fi
 "$PYTHON" -m mypy debias pruners eval tiny
 "$PYTHON" -m bandit -q -c pyproject.toml -r debias pruners eval tiny
-# Two processes with one thread each, a file at a time: that is what two cores do best.
-exec "$PYTHON" -m pytest -q --numprocesses "${TEST_PROCESSES:-2}" --dist loadfile --cov --cov-report=term "$@"
+# Two processes with one thread each, a file at a time, the longest first (tests/conftest.py): what two cores do best.
+exec "$PYTHON" -m pytest -q --numprocesses "${TEST_PROCESSES:-2}" --dist loadfile --no-loadscope-reorder "$@"

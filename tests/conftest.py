@@ -14,6 +14,17 @@ settings.register_profile("anew", settings.get_profile("same"), derandomize=Fals
 settings.load_profile("same")
 
 
+# The files that take longest. They are begun first, so that no process is left with the last of them while others idle.
+LONGEST = ("test_reproduce.py", "test_scripts.py", "test_docs.py", "test_run.py", "test_faults.py", "test_matrix.py",
+           "test_gpu.py", "test_processes.py", "test_outputs.py", "test_ways.py", "test_fit.py")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    """Sorts the tests by file, the longest files first; within a file they keep their order."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
+
+
 @pytest.fixture(scope="session")
 def builders():
     """tests/pruners/builders.py: tiny random models of every family, and pictures. It imports transformers: late."""

@@ -14,7 +14,6 @@ from pruners import find, names
 from pruners.catalogue import baselines
 from pruners.frames import OfClips
 from pruners.models import families, family, known_checkpoints
-from pruners.models.smolvlm import spelled
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -66,7 +65,8 @@ def test_the_line_below_the_title_is_true():
 def test_every_method_is_in_the_table_with_its_arms_and_links():
     lines = dict(re.findall(r"^\| \[`(\w+)`\]\(pruners/methods/\1\.py\) \|(.*)\|$", README, re.M))
     assert set(lines) == set(names())
-    assert f"- {spelled(len(names()) - len(baselines()))} pruning methods and " in README
+    assert len(names()) - len(baselines()) > 20
+    assert "- more than twenty pruning methods and " in README
     sources = dict(re.findall(r"url = (https://\S+?/(\w+))\.git", (ROOT / ".gitmodules").read_text(encoding="utf-8")))
     for method, line in lines.items():
         arms, links = line.split("|")[2].strip(), line.split("|")[3]

@@ -27,11 +27,7 @@ def check(settings: Settings) -> None:
         raise ValueError(
             f"--padding {settings.padding}: expected auto, {', '.join(RULES)}, or sink:THRESHOLD{nearest(rule, RULES)}"
         )
-    if settings.trend not in TRENDS and not Path(settings.trend).is_file():
-        raise ValueError(
-            f"--trend {settings.trend}: no such file{nearest(settings.trend, TRENDS)}; expected {', '.join(TRENDS)}, "
-            "or a trends file that `fit` wrote"
-        )
+    check_trend(settings.trend)
     if settings.data is not None and is_parquet(settings.data):
         there(settings.data)
     elif settings.data is not None:
@@ -41,6 +37,15 @@ def check(settings: Settings) -> None:
     for model in dict.fromkeys([settings.model or str(EMBEDDED["image"]), settings.video_model or ""]):
         if model not in ("", SMOL, BARE):  # those two are put together later
             check_layers(settings, model)
+
+
+def check_trend(trend: str) -> None:
+    """ValueError for a trend that is neither a known word nor a file."""
+    if trend not in TRENDS and not Path(trend).is_file():
+        raise ValueError(
+            f"--trend {trend}: no such file{nearest(trend, TRENDS)}; expected {', '.join(TRENDS)}, "
+            "or a trends file that `fit` wrote"
+        )
 
 
 def check_arms(settings: Settings) -> None:

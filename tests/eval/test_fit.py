@@ -261,7 +261,8 @@ def test_each_benchmark_beside_the_held_out_half(checkpoints, world, tmp_path, c
 
 def test_a_model_that_goes_by_a_name_keeps_its_trends_in_its_own_folder(checkpoints, world, tmp_path, monkeypatch):
     shutil.copytree(checkpoints["image"], tmp_path / "made")
-    monkeypatch.setattr("eval.answering.resolved.named", lambda _: str(tmp_path / "made"))
+    for place in ("eval.embedded.named", "eval.answering.resolved.named"):
+        monkeypatch.setattr(place, lambda _: str(tmp_path / "made"))
     words = ["--model", "smol", "--data", str(world), "--benchmarks", "pope", "--limit", "2"]
     assert main(["fit", "--method", "fastv", *words]) == 0
     assert [one["method"] for one in files.load(tmp_path / "made" / "trends.toml")] == ["fastv"]

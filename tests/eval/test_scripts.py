@@ -156,4 +156,4 @@ def test_a_model_of_pictures_is_asked_no_clips(checkpoints, world, capsys):
     assert cli.main(["run", *flags, "--benchmarks", "tgif"]) == 1
     assert "fastv cannot answer tgif: models of type llava take pictures, not clips" in capsys.readouterr().err
     assert cli.main(["run", *flags, "--benchmarks", "pope", "--layer", "40"]) == 1
-    assert "cuts before layer 40, but the model has layers 0 to 3" in capsys.readouterr().err
+    assert "cannot cut before layer 40: llava has layers 0 to 3" in capsys.readouterr().err

@@ -4,10 +4,12 @@ import copy
 
 import pytest
 import torch
+import transformers
 
 from debias import Debias, Padding, Trend
 
 STEPS = 3
+BEAMS_COME_FIRST = tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 19)
 
 
 def generate(adapter, encoded, cached="dynamic", **options):
@@ -105,12 +107,19 @@ def test_a_left_padded_batch_is_its_singles(method, family, get, make, requests)
 
 def test_beams_keep_what_one_keeps(method, family, get, make, requests):
     adapter = get(family)
+    if BEAMS_COME_FIRST and adapter.cuts_tiles:
+        pytest.skip("this transformers mixes up tiles in beam search, pruned or not")
     encoded = adapter.encode(requests[:2])
     with prune(make(method), adapter, encoded) as trace:
         generate(adapter, encoded)
         kept = trace.kept
-    with prune(make(method), adapter, encoded) as trace:
-        out = generate(adapter, encoded, num_beams=3)
+    try:
+        with prune(make(method), adapter, encoded) as trace:
+            out = generate(adapter, encoded, num_beams=3)
+    except ValueError as error:
+        if not BEAMS_COME_FIRST or "the vision tower did not run" not in str(error):
+            raise
+        pytest.skip(f"transformers {transformers.__version__} makes beams before the tower runs, which is refused")
     assert len(out.sequences) == 2
     for alone, beams in zip(kept, trace.kept, strict=True):
         wanted = beams if len(beams) == 2 else beams[::3]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from debias import Debias
-from eval.answering import trends
+from eval.answering import early, trends
 from eval.answering.beforehand import cuts
 from eval.fields import assembled
 from eval.harnesses.vllm.settings import Asked
@@ -178,7 +178,7 @@ def debias_of(asked: Asked, pruner: Pruner, model: str, tokens: int | None) -> D
     base = Debias.paper(asked.method, None, "padding").with_arm(asked.arm)
     if asked.arm not in ("trend", "both") or not trends.trended(pruner):
         return base
-    trends.identity(asked.trend)  # which refuses a file that is not there
+    early.check_trend(asked.trend)
     own = local(model) / "trends.toml"
     trend = trends.Known(asked.method, None, "image", tokens, own if own.is_file() else None).choose(asked.trend)
     if isinstance(trend, str):
