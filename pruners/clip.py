@@ -18,7 +18,7 @@ class Words:
 
     def __init__(self, path: str) -> None:
         """path: a folder or hub id of a CLIPModel, whose vision tower is that of the model to prune."""
-        from transformers import AutoTokenizer, CLIPModel
+        from transformers import AutoModel, AutoTokenizer
 
         folder = local(path)
         config = config_in(folder)
@@ -30,7 +30,9 @@ class Words:
         checked(folder)
         with sentences(folder):
             self.tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-            self.model: Any = CLIPModel.from_pretrained(str(folder), dtype=torch.float32, use_safetensors=True)
+            self.model: Any = AutoModel.from_pretrained(
+                str(folder), dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+            )
         self.model.eval().requires_grad_(False)
         self.model.vision_model.encoder = None  # the model to prune has run it
         self.path = path

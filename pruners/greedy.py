@@ -71,7 +71,7 @@ def determinantal(kernel: Tensor, count: int, among: Tensor | None = None) -> Te
         before = basis[:step]
         along = torch.addmm(kernel.index_select(0, best), before.index_select(1, best).T, before, alpha=-1)
         along = along * left.index_select(1, best).rsqrt()
-        basis[step] = along[0]
+        basis[step : step + 1] = along
         left = torch.addcmul(left, along, along, value=-1)
         spare.index_fill_(0, best, NEVER)
         order.append(best)

@@ -11,7 +11,7 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 if [ "${1:-}" = wheels ]; then
   exec "${DEBIAS_PYTHON:-python3}" -m pip download --quiet --disable-pip-version-check --only-binary=:all: \
     --python-version 3.12 --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 \
-    --constraint "$root/requirements.txt" --dest "$root/runs/wheels" rich tyro shtab jinja2 openpyxl
+    --constraint "$root/requirements.txt" --dest "$root/runs/wheels" rich shtab jinja2 openpyxl
 fi
 if [ -z "${DEBIAS_PYTHON:-}" ] && [ ! -x "$root/.venv/bin/python" ] && python3 -c 'import torch' 2>/dev/null; then
   export DEBIAS_PYTHON=python3

@@ -22,6 +22,7 @@ PACKAGES = {"debias", "pruners", "eval", "tiny"}
 # imported where they are used, or asked for there
 OPTIONAL = {"openai", "tenacity", "lmms_eval", "vlmeval", "torchao", "deepspeed", "vllm"}
 OPTIONAL |= {"starlette", "uvicorn", "anyio"}  # the extra `serve`
+OPTIONAL |= {"triton", "pyarrow", "tensorboard", "wandb"}  # the extras `triton`, `data` and `trackers`
 
 
 def call(*command, cwd=ROOT, **variables):

@@ -52,7 +52,7 @@ def test_the_sources_hold_no_door_for_code():
                 assert arguments.get("weights_only") == "True", path
             if name.endswith(".from_pretrained") and path.is_relative_to(ROOT / "pruners"):
                 assert arguments.get("trust_remote_code") == "False", path
-            if name.endswith("ModelForImageTextToText.from_pretrained"):
+            if name.endswith(("AutoModel.from_pretrained", "ModelForImageTextToText.from_pretrained")):
                 assert arguments.get("use_safetensors") == "True", path
 
 

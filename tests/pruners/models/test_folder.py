@@ -294,19 +294,28 @@ def test_files_that_cannot_be_read(home):
 def test_what_is_fetched_of_a_hub_id(home, monkeypatch):
     import huggingface_hub
 
-    asked = []
+    asked, probed = [], []
 
-    def fetch(model, allow_patterns):
-        asked.append((model, allow_patterns))
-        if model == "who/gone":
-            raise huggingface_hub.errors.LocalEntryNotFoundError("no")
+    def probe(url):
+        probed.append(url)
+        if "who/gone" in url:
+            raise huggingface_hub.errors.OfflineModeIsEnabled("no")
+
+    def fetch(model, repo_type, allow_patterns):
+        asked.append((model, repo_type, {*allow_patterns}))
         return str(home)
 
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: None)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", probe)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
     assert folder.local(str(home)) == home
     assert asked == []
     assert folder.local("who/what") == folder.local("who/what", "config.json") == home
-    kinds = ["*.json", "*.model", "*.txt", "*.jinja", "model*.safetensors", "prior.safetensors"]
-    assert asked == [("who/what", kinds), ("who/what", ["config.json"])]
-    with pytest.raises(ValueError, match=r"^who/gone: neither a folder nor a model .* \(LocalEntryNotFoundError\)$"):
+    kinds = {"*.json", "*.model", "*.txt", "*.jinja", "model*.safetensors", "prior.safetensors", "config.json"}
+    assert asked == [("who/what", "model", kinds), ("who/what", "model", {"config.json"})]
+    probed.clear()
+    why = folder.UNREACHED["OfflineModeIsEnabled"]
+    with pytest.raises(ValueError, match=rf"^who/gone: neither a folder nor a model that the hub gives \({why}\)$"):
         folder.local("who/gone")
+    assert len(probed) == 1  # a hub out of reach is asked once,
+    assert len(asked) == 2  # and for no download
