@@ -22,6 +22,13 @@ Line = Iterable[tuple[float, float]]
 BASELINES = tuple(catalogue.title(name) for name in catalogue.baselines())
 
 
+def intervals(axis: Any, shown: Sequence[Measured], place: Any, shade: str, label: str | None) -> None:
+    """A dot for every value, and its interval where it lies: rounding or a skewed sample may put the value outside."""
+    value, low, high = np.array(shown).T
+    axis.hlines(place, low, high, color=shade, linewidth=1.2)
+    axis.plot(value, place, "o", color=shade, markersize=3.5, label=label)
+
+
 def dots(points: Mapping[str, Mapping[str, Measured]]) -> Figure:
     """Every benchmark in every arm with its 95 % interval, narrow enough for a phone."""
     arms = [arm for arm in ARM_COLOURS if any(arm in by_arm for by_arm in points.values())]
@@ -31,10 +38,9 @@ def dots(points: Mapping[str, Mapping[str, Measured]]) -> Figure:
         axis = drawn.subplots()
         for number, arm in enumerate(arms):
             rows = [row for row, by_arm in enumerate(points.values()) if arm in by_arm]
-            value, low, high = np.array([by_arm[arm] for by_arm in points.values() if arm in by_arm]).T
             place = np.array(rows) + apart * (number - (len(arms) - 1) / 2)
-            axis.errorbar(value, place, xerr=[value - low, high - value], fmt="o", color=colour(arm), markersize=3,
-                          linewidth=1, label=arm)  # fmt: skip
+            shown = [by_arm[arm] for by_arm in points.values() if arm in by_arm]
+            intervals(axis, shown, place, colour(arm), arm)
         for row in range(1, len(points)):
             axis.axhline(row - 0.5, color="#cccccc", linewidth=0.5)
         axis.set_yticks(range(len(points)), list(points))
@@ -139,10 +145,8 @@ def effects(gaps: Mapping[str, Mapping[str, Measured]], label: str) -> Figure:
             place = [
                 row + 0.2 * (number - (len(budgets) - 1) / 2) for row, gap in enumerate(gaps.values()) if name in gap
             ]
-            value, low, high = np.array([gap[name] for gap in gaps.values() if name in gap]).T
-            shade = MORE_COLOURS[number % len(MORE_COLOURS)]
-            axis.errorbar(value, place, xerr=[value - low, high - value], fmt="o", color=shade, markersize=3.5,
-                          linewidth=1.2, label=name)  # fmt: skip
+            shown = [gap[name] for gap in gaps.values() if name in gap]
+            intervals(axis, shown, place, MORE_COLOURS[number % len(MORE_COLOURS)], name)
         axis.set_yticks(range(len(gaps)), list(gaps))
         axis.invert_yaxis()
         axis.set_xlabel(label)
@@ -160,10 +164,8 @@ def strengths(rows: Mapping[str, Mapping[str, Mapping[str, Measured]]], titles: 
             axis.axvline(0, color="black", linewidth=0.6)
             for number, arm in enumerate(arms):
                 place = np.arange(len(rows)) + 0.17 * (number - (len(arms) - 1) / 2)
-                value, low, high = np.array([by_arm[arm][kind] for by_arm in rows.values()]).T
-                label = arm if axis is axes[0] else None
-                axis.errorbar(value, place, xerr=[value - low, high - value], fmt="o", color=colour(arm, number),
-                              markersize=3.5, linewidth=1.2, label=label)  # fmt: skip
+                shown = [by_arm[arm][kind] for by_arm in rows.values()]
+                intervals(axis, shown, place, colour(arm, number), arm if axis is axes[0] else None)
             axis.set_title(title, fontsize=9)
             axis.set_xlabel("sigma")
         axes[0].set_yticks(range(len(rows)), list(rows))
@@ -246,8 +248,8 @@ def boxes(measured: Mapping[str, tuple[Measured, Measured]]) -> Figure:
     with matplotlib.rc_context(STYLE):
         axis = drawn.subplots()
         for number, (name, ((value, low, high), (chance, _, _))) in enumerate(measured.items()):
-            whisker: dict[str, Any] = {"xerr": [[value - low], [high - value]], "ecolor": "#333333"}
-            axis.barh(number, value, color=colour(name.split()[-1], number), error_kw={"elinewidth": 1}, **whisker)
+            axis.barh(number, value, color=colour(name.split()[-1], number))
+            axis.hlines(number, low, high, color="#333333", linewidth=1)
             label = "as many tokens drawn at random" if number == 0 else ""
             axis.vlines(chance, number - 0.4, number + 0.4, color="black", linestyle=":", linewidth=1.6, label=label)
         axis.set_yticks(range(len(measured)), list(measured))

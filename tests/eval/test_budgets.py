@@ -45,4 +45,6 @@ def test_means_over_methods_draw_the_same_pictures_for_all():
     assert row["none - random"] is None
     opposite = budgets.overall({"debias": {64: {"fastv": one, "himap": -one}}})
     assert opposite.rows[0][2] == "+0.0 [0.0, 0.0]"
-    assert set(budgets.by_method(same)) == {"debias"}
+    made = budgets.by_method(same, of=576)
+    assert set(made) == {"debias"}
+    assert made["debias"].axes[0].get_legend_handles_labels()[1] == ["64 of 576"]

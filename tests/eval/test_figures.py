@@ -155,6 +155,12 @@ def test_layers_without_a_trend_are_marked():
     assert list(marked.get_xdata()) == [5]
 
 
+def test_an_interval_beside_its_value_is_drawn_where_it_lies():
+    axis = charts.dots({"pope": {"none": (50.0, 50.1, 60.0)}}).axes[0]
+    ((start, end),) = axis.collections[0].get_segments()
+    assert (start[0], end[0], axis.lines[0].get_xdata().tolist()) == (50.1, 60.0, [50.0])
+
+
 def test_overlay_dims_what_is_gone():
     picture = Image.new("RGB", (60, 30), (200, 0, 0))
     shown = drawings.overlay(picture, [14], canvas.padded((60, 30), 6))

@@ -70,7 +70,7 @@ def test_panels_come_over_http(base):
     assert [one["arm"] for one in found["arms"]] == ["unpruned", "none", "padding"]
     assert [one["kept"] for one in found["arms"]] == [144, 28, 28]
     shown = Image.open(io.BytesIO(base64.b64decode(found["arms"][2]["picture"].split(",")[1])))
-    assert np.asarray(shown.convert("L"))[:20].min() > 180  # the border is dimmed where padding is silenced
+    assert np.asarray(shown.convert("L"))[:20].max() < 40  # the border is dimmed where padding is silenced
     status, found = posted(base, keep=1000)
     assert (status, "144 tokens" in found["error"]["message"]) == (400, True)
 
