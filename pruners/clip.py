@@ -58,7 +58,7 @@ class Words:
         rows = [model.text_model(torch.tensor([[begin, *part, end]], device=device)).pooler_output for part in parts]
         return torch.nn.functional.normalize(model.text_projection(torch.cat(rows)), dim=-1)
 
-    def shown(self, features: Tensor) -> Tensor:
+    def features_of_patches(self, features: Tensor) -> Tensor:
         """[N, P] of unit length: patches of the vision tower [N, C]."""
         model = self.model.to(features.device)
         projected = model.visual_projection(model.vision_model.post_layernorm(features.float()))

@@ -135,6 +135,12 @@ def _own_metric(
     return lambda weights: own(weights[..., columns])
 
 
+def marked(results: Sequence[Contrast], level: float = LEVEL) -> list[Contrast]:
+    """The comparisons with p-values and marks by Holm's correction over all of them together."""
+    adjusted = statistics.holm([1.0 if result.p is None else result.p for result in results])
+    return [replace(result, p_holm=p, differs=p < level) for result, p in zip(results, adjusted, strict=True)]
+
+
 def contrasts(
     pairs: Sequence[tuple[Benchmark, Sequence[Sample], Result, Result]], draws: int = DRAWS, seed: int = 0
 ) -> list[Contrast]:
@@ -147,8 +153,7 @@ def contrasts(
         results.append(replace(result, least=least))
         drawn.append(apart(replicates, result.benchmark) / scale(result.benchmark))
         swapped.append(apart(gaps, result.benchmark) / scale(result.benchmark))
-    adjusted = statistics.holm([result.p for result in results if result.p is not None])
-    results = [replace(result, p_holm=p, differs=p < LEVEL) for result, p in zip(results, adjusted, strict=True)]
+    results = marked(results)
     if len(results) > 1:
         results.append(_average(results, drawn, swapped))
     return results

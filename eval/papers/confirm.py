@@ -16,7 +16,7 @@ from eval.answering.store import Folder
 from eval.bias.diagnosis import bracket
 from eval.bias.fitting import Fit
 from eval.comparing import verdict
-from eval.comparing.contrast import Contrast, contrast
+from eval.comparing.contrast import Contrast, contrast, marked
 from eval.comparing.results import Scored, results
 from eval.embedded import named
 from eval.evaluation import evaluate
@@ -115,9 +115,8 @@ def compared(plan: Plan, cut: Mapping[tuple[int, int], Scored]) -> list[Contrast
 
     first, *others = map(pair, (plan.primary, *plan.secondary))
     assert first.p is not None
-    adjusted = statistics.holm([other.p for other in others if other.p is not None])
     first = replace(first, p_holm=first.p, differs=first.p < plan.level)  # one planned comparison needs no correction
-    return [first, *(replace(o, p_holm=p, differs=p < plan.level) for o, p in zip(others, adjusted, strict=True))]
+    return [first, *marked(others, plan.level)]
 
 
 def _begun(plan: Plan, out: Path) -> Begun:

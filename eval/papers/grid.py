@@ -25,7 +25,7 @@ from eval.bias.diagnosis import bracket
 from eval.bias.fitting import PICTURES, calibration
 from eval.bias.probe import watch
 from eval.bias.strength import Measured, mean
-from eval.comparing.contrast import LEVEL, Contrast, contrast
+from eval.comparing.contrast import LEVEL, Contrast, contrast, marked
 from eval.comparing.results import Scored, results
 from eval.comparing.verdict import MARK
 from eval.embedded import data_of
@@ -33,7 +33,6 @@ from eval.papers import artefacts
 from eval.papers.artefacts import Planned
 from eval.papers.task import Task
 from eval.reading.images import open_image
-from eval.scoring import statistics
 from eval.showing import drawings, layerwise
 from eval.showing.cells import canvas_of
 from eval.tables import Table, between, say
@@ -168,9 +167,7 @@ def effects(cells: Sequence[Cell]) -> list[tuple[Cell, Contrast]]:
     for cell in pairs:
         result, arms = cell.scored, cell.scored.arms
         contrasts.append(contrast(result.benchmark, result.samples, arms["none"], arms["both"])[0])
-    adjusted = statistics.holm([result.p for result in contrasts if result.p is not None])
-    marked = [replace(result, p_holm=p, differs=p < LEVEL) for result, p in zip(contrasts, adjusted, strict=True)]
-    return list(zip(pairs, marked, strict=True))
+    return list(zip(pairs, marked(contrasts), strict=True))
 
 
 def difference_table(contrasts: Sequence[tuple[Cell, Contrast]]) -> Table:

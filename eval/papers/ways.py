@@ -10,7 +10,7 @@ from eval.answering.store import Folder
 from eval.bias.strength import Measured
 from eval.comparing import verdict
 from eval.comparing.compare import arm_means
-from eval.comparing.contrast import LEVEL, SLOW_DRAWS, Contrast, contrasts
+from eval.comparing.contrast import LEVEL, SLOW_DRAWS, Contrast, contrasts, marked
 from eval.comparing.results import Scored, results
 from eval.papers import artefacts
 from eval.papers.artefacts import Planned
@@ -44,8 +44,8 @@ def ways(task: Task) -> list[Table]:
     titles = {block(planned): task.place(planned) for planned in task.artefact.runs if not planned.way}
     canvas = canvas_of(task.checkpoint)
     shown = [shown_block(at, by_way, compared, canvas, titles[at]) for at, by_way in blocks.items()]
-    asked = ", ".join(entry.benchmark.name for by_way in blocks.values() for entry in next(iter(by_way.values())))
-    names = ", ".join(dict.fromkeys(asked.split(", ")))
+    first = [entry for by_way in blocks.values() for entry in next(iter(by_way.values()))]
+    names = ", ".join(dict.fromkeys(entry.benchmark.name for entry in first))
     notes = [
         f"score: the mean over {names}. {verdict.MARK}: differs from {RAW}, p < 0.05 after Holm's correction over the "
         f"{len(compared)} comparisons of all tables here. could see: the smallest true difference that so many "
@@ -84,12 +84,9 @@ def corrected(compared: Mapping[Any, Contrast]) -> dict[Any, Contrast]:
     """Holm's correction over everything that the tables compare; what could be seen is told at that level."""
     if not compared:
         return {}
-    adjusted = statistics.holm([row.p if row.p is not None else 1.0 for row in compared.values()])
     share = statistics.detectable(1, LEVEL / len(compared)) / statistics.detectable(1, LEVEL)
-    return {
-        at: replace(row, p_holm=p, differs=p < LEVEL, least=None if row.least is None else row.least * share)
-        for (at, row), p in zip(compared.items(), adjusted, strict=True)
-    }
+    rows = [replace(row, least=None if row.least is None else row.least * share) for row in compared.values()]
+    return dict(zip(compared, marked(rows), strict=True))
 
 
 def shown_block(

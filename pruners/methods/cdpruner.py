@@ -71,7 +71,9 @@ class CDPruner(Pruner):
             return torch.ones(len(view.tokens), device=view.tokens.slots.device)
         if self.relevance == "clip":
             clip, patches = words(self.clip), view.vision.features
-            return -(clip.shown(patches) @ clip.features_of_text(view.question, patches.device).T).mean(-1)
+            return -(clip.features_of_patches(patches) @ clip.features_of_text(view.question, patches.device).T).mean(
+                -1
+            )
         visual, text = (torch.nn.functional.normalize(part.float(), dim=-1) for part in (view.hidden, view.text))
         return (visual @ text.T).mean(-1)
 

@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -53,12 +54,8 @@ def known_checkpoints() -> list[str]:
     """Checkpoints on the hub, of every family: read from the families' files, so that no torch is loaded for it."""
     written = [ast.parse(Path(folder, f"{name}.py").read_text("utf-8")) for name in _modules() for folder in __path__]
     lines = [line for tree in written for kind in tree.body if isinstance(kind, ast.ClassDef) for line in kind.body]
-    lists = [
-        line.value
-        for line in lines
-        if (isinstance(line, ast.AnnAssign) and ast.unparse(line.target) == "known")
-        or (isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "known")
-    ]
+    given = [line for line in lines if isinstance(line, (ast.Assign, ast.AnnAssign))]
+    lists = [line.value for line in given if re.match(r"known\b", ast.unparse(line))]
     return [checkpoint for named in lists if named is not None for checkpoint in ast.literal_eval(named)]
 
 
