@@ -15,18 +15,26 @@ from pruners.view import View
 NEVER = -float("inf")
 
 
+def unit(states: Tensor) -> Tensor:
+    """[..., C] `states`, each brought to length 1, in float32 at least."""
+    return torch.nn.functional.normalize(states.to(torch.promote_types(states.dtype, torch.float32)), dim=-1)
+
+
 def likeness(features: Tensor) -> Tensor:
-    """[N, N] cosine similarity of the rows of `features` [N, C], in float32 at least."""
-    unit = torch.nn.functional.normalize(features.to(torch.promote_types(features.dtype, torch.float32)))
-    return unit @ unit.T
+    """[..., N, N] cosine similarity of `features` [..., N, C] with each other, in float32 at least."""
+    own = unit(features)
+    return own @ own.mT
 
 
 def chosen(view: View, choose: Callable[[int, Tensor | None], Tensor]) -> Tensor:
     """The tokens that stay at a cut, ascending, where `choose(count, among)` chooses `count` of the tokens `among` [V]
     (None: of all). Silenced tokens take no part in that, and fill up in raster order what valid ones cannot."""
+    if view.count == len(view.tokens):
+        return torch.arange(view.count, device=view.tokens.slots.device)
     whole, valid = view.valid_on_host, view.valid
-    if whole is None or valid is None:
+    if valid is None:
         return choose(view.count, None).sort().values
+    assert whole is not None
     count = min(view.count, int(whole.sum()))
     border = valid.to(torch.uint8).argsort(stable=True)[: view.count - count]
     return torch.cat([choose(count, valid), border]).sort().values

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pruners.checks import check_share, check_word
+from pruners.greedy import likeness
 
 
 def independent(adjacent: Tensor, free: Tensor, wanted: int) -> tuple[Tensor, bool]:
@@ -54,17 +55,16 @@ class MIS:
 
     def graph(self, features: Tensor, xy: Tensor, view: Tensor) -> Tensor:
         """[N, N] bool: who repeats whom. `xy` [N, 2] are patch places, `view` [N] says which picture they lie in."""
-        unit = torch.nn.functional.normalize(features.float())
-        likeness = unit @ unit.T
+        alike = likeness(features)
         if self.rule == "semantic":
-            edges = likeness > self.theta
+            edges = alike > self.theta
         else:
             x, y = ((part[:, None] - part).square() for part in xy.float().T)
             near = (x + y <= self.radius**2) & (view[:, None] == view)
             if self.rule == "union":
-                edges = near | (likeness > self.theta)
+                edges = near | (alike > self.theta)
             else:
-                edges = self.alpha * likeness.clamp_min(0) + (1 - self.alpha) * near > self.theta
+                edges = self.alpha * alike.clamp_min(0) + (1 - self.alpha) * near > self.theta
         return edges.fill_diagonal_(False)
 
     def __call__(

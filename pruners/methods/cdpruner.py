@@ -16,7 +16,7 @@ from pruners.base import Pruner
 from pruners.checks import check_word
 from pruners.clip import words
 from pruners.cut import Cut
-from pruners.greedy import chosen, determinantal, likeness
+from pruners.greedy import chosen, determinantal, likeness, unit
 from pruners.method import Views
 from pruners.models.base import Adapter
 from pruners.view import View
@@ -74,11 +74,8 @@ class CDPruner(Pruner):
             return -(clip.features_of_patches(patches) @ clip.features_of_text(view.question, patches.device).T).mean(
                 -1
             )
-        visual, text = (torch.nn.functional.normalize(part.float(), dim=-1) for part in (view.hidden, view.text))
-        return (visual @ text.T).mean(-1)
+        return (unit(view.hidden) @ unit(view.text).T).mean(-1)
 
     def select(self, score: Tensor, view: View) -> Tensor:
-        if view.count >= len(score):
-            return torch.arange(len(score), device=score.device)
         features = view.hidden
         return chosen(view, lambda count, among: determinantal(conditional(features, score, among), count, among))

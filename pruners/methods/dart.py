@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pruners.base import Pruner
 from pruners.cut import Cut
-from pruners.greedy import chosen
+from pruners.greedy import chosen, unit
 from pruners.view import View
 
 
@@ -52,18 +52,14 @@ class DART(Pruner):
         return view.keys.float().abs().sum((0, 2))
 
     def select(self, score: Tensor, view: View) -> Tensor:
-        if view.count >= len(score):
-            return torch.arange(len(score), device=score.device)
         order = score.argsort(descending=True, stable=True)
         words = view.text_keys.float().abs().sum((0, 2)).argsort(descending=True, stable=True)[: self.text_pivots]
-        unit, text = (
-            torch.nn.functional.normalize(states.float(), dim=-1) for states in (view.hidden, view.text[words])
-        )
+        own, text = unit(view.hidden), unit(view.text[words])
 
         def choose(count: int, among: Tensor | None) -> Tensor:
             pivots = order[: min(self.image_pivots, count)]  # silenced ones are behind the valid, of which are `count`
             free = torch.ones_like(order, dtype=torch.bool) if among is None else among
-            likeness = torch.cat([unit[pivots], text]) @ unit.T
+            likeness = torch.cat([own[pivots], text]) @ own.T
             rest = count - len(pivots)
             more = least_alike(likeness, rest, free.index_fill(0, pivots, False)) if rest else pivots[:0]
             return torch.cat([pivots, more])

@@ -78,7 +78,7 @@ class DeepLayer(Pruner):
     def select(self, score: Tensor, view: View) -> Tensor:
         # The trend belongs to attention and is gone from `score`; arithmetic comes after it, and sees no padding.
         score, how = self.combined(score, view), self.selection
-        if isinstance(how, str) or view.count >= len(score):
+        if isinstance(how, str) or view.count == len(score):
             return top(score, view.count)
         if isinstance(how, Suppression):
             pull = how.pull(view.hidden, *view.places)
@@ -100,9 +100,10 @@ class DeepLayer(Pruner):
             shallow = view.attend(view.cut.also[0], rotary=self.arithmetic.rope)[:, 0].mean(0)
         else:
             prior = self.measured(view.adapter).at(view.span, view.cut.layer - 1, score.device)
-        whole = view.valid_on_host
-        if whole is None or view.valid is None:
+        if view.valid is None:
             return self.arithmetic(score, shallow, prior)
+        whole = view.valid_on_host
+        assert whole is not None
         valid = whole.nonzero()[:, 0].to(score.device, non_blocking=True)
         shallow, prior = (None if part is None else part[valid] for part in (shallow, prior))
         seen = self.arithmetic(score[valid], shallow, prior)

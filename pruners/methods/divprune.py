@@ -33,7 +33,5 @@ class DivPrune(Pruner):
         return torch.ones(len(view.tokens), device=view.tokens.slots.device)
 
     def select(self, score: Tensor, view: View) -> Tensor:
-        if view.count >= len(score):
-            return torch.arange(len(score), device=score.device)
         distance = 1 - likeness(view.hidden)
         return chosen(view, lambda count, among: farthest(distance, count, among))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pruners.cut import top
 from pruners.frames import OfClips, apart, numbers
+from pruners.greedy import unit
 from pruners.methods.grid import spread
 from pruners.view import View
 
@@ -24,9 +25,9 @@ class EVS(OfClips):
     frame earlier. A budget below one frame is spread evenly over the first one; a picture is a clip of one frame."""
 
     def score(self, view: View) -> Tensor:
-        unit = apart(view.span, torch.nn.functional.normalize(view.hidden.float(), dim=-1))
-        changed = 1 - (unit[1:] * unit[:-1]).sum(-1)
-        score = torch.cat([changed.new_full((1, unit.shape[1]), FARTHEST), changed]).flatten()
+        own = apart(view.span, unit(view.hidden))
+        changed = 1 - (own[1:] * own[:-1]).sum(-1)
+        score = torch.cat([changed.new_full((1, own.shape[1]), FARTHEST), changed]).flatten()
         return torch.nn.functional.pad(score, (0, len(view.tokens) - len(score)), value=-1.0)  # below any distance
 
     def select(self, score: Tensor, view: View) -> Tensor:

@@ -42,7 +42,7 @@ class Feather(Pruner):
         return [Cut(layer, self.keep) for layer in self.layers or depths(LAYERS, layers)]
 
     def counts(self, layers: int, tokens: int) -> list[int]:
-        share = self.keep if isinstance(self.keep, float) else min(self.keep / max(tokens, 1), 1.0)
+        share = self.keep if isinstance(self.keep, float) else self.keep / tokens
         grid = -(-tokens // self.stride**2)
         counts = [min(tokens, tokens_kept(self.keep, tokens) + grid), tokens_kept(share * share, tokens)]
         return counts[: len(self.cuts(layers))]

@@ -63,8 +63,6 @@ class HoloV(Pruner):
         return attention / self._mean(attention, view) + self.diversity * spread / self._mean(spread, view)
 
     def select(self, score: Tensor, view: View) -> Tensor:
-        if view.count >= len(score):
-            return torch.arange(len(score), device=score.device)
         assert view.raw is not None
         region = self.region(score)
         valid = torch.ones_like(score, dtype=torch.bool) if view.valid is None else view.valid

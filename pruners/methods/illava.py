@@ -21,24 +21,20 @@ from pruners.view import View, VisionView
 def merge_least(
     states: Tensor, score: Tensor, keep: int, silenced: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Average the tokens below the best `keep` - 1 of [I, V, D] `states` into one.
+    """Average the tokens below the best `keep` - 1 of [V, D] `states` into one.
 
-    Returns the kept tokens, ascending, the new states, and the place [I] of the average: the best of its members.
+    Returns the kept tokens, ascending, the new states, and the place [1] of the average: the best of its members.
     As upstream has it, weights run 1, 2, 3, ... from there down, so the least attended token weighs most; `silenced`
     tokens weigh nothing unless all of the group is silenced.
     """
-    order = score.argsort(dim=-1, descending=True, stable=True)
-    group = order[:, keep - 1 :]
-    weight = torch.arange(1, group.shape[1] + 1, device=states.device).float().expand(group.shape)
+    order = score.argsort(descending=True, stable=True)
+    group = order[keep - 1 :]
+    weight = torch.arange(1, len(group) + 1, device=states.device).float()
     if silenced is not None:
-        heard = weight * ~silenced.gather(1, group)
-        weight = torch.where(heard.any(-1, keepdim=True), heard, weight)
-    rows = torch.arange(len(states), device=states.device)
-    members = states[rows[:, None], group].float()
-    merged = (weight[..., None] * members).sum(1) / weight.sum(-1, keepdim=True)
-    states = states.clone()
-    states[rows, group[:, 0]] = merged.to(states.dtype)
-    return order[:, :keep].sort(-1).values, states, group[:, 0]
+        heard = weight * ~silenced[group]
+        weight = torch.where(heard.any(), heard, weight)
+    merged = weight @ states[group].float() / weight.sum()
+    return order[:keep].sort().values, states.index_copy(0, group[:1], merged[None].to(states.dtype)), group[:1]
 
 
 @dataclass(frozen=True)
@@ -74,9 +70,9 @@ class ILLaVA(Pruner):
         assert view.score is not None
         if len(kept) == len(view.score) or not len(kept):
             return None
-        silenced = ~view.valid[None] if self.silence_merge and view.valid is not None else None
-        _, states, _ = merge_least(view.hidden[None], view.score[None], len(kept), silenced)
-        return Merged(states[0, kept], kept, torch.ones_like(kept, dtype=torch.bool))
+        silenced = ~view.valid if self.silence_merge and view.valid is not None else None
+        _, states, _ = merge_least(view.hidden, view.score, len(kept), silenced)
+        return Merged(states[kept], kept, torch.ones_like(kept, dtype=torch.bool))
 
     def vision_layers(self, layers: int) -> Sequence[int]:
         if is_whole(self.tower_keep) or is_whole(self.keep):
@@ -96,11 +92,11 @@ class ILLaVA(Pruner):
         if view.valid is not None:
             padding = ~view.valid[view.cls :]
             score = score.masked_fill(padding, -1)
-            silenced = padding[None] if self.silence_merge else None
-        kept, states, average = merge_least(view.hidden[patch][None], score[None], keep, silenced)
-        hidden = view.hidden.index_copy(0, patch, states[0])
-        place = torch.cat([torch.arange(view.cls, device=patch.device), patch[kept[0]]])
-        fresh = (place == patch[average]).to(torch.uint8).argmax(0, keepdim=True)
+            silenced = padding if self.silence_merge else None
+        kept, states, average = merge_least(view.hidden[patch], score, keep, silenced)
+        hidden = view.hidden.index_copy(0, patch, states)
+        place = torch.cat([torch.arange(view.cls, device=patch.device), patch[kept]])
+        fresh = view.cls + torch.searchsorted(kept, average)
         return Merged(hidden[place], place, torch.ones_like(place, dtype=torch.bool), fresh)
 
     def mean_count(self, layers: int, tokens: int) -> float:

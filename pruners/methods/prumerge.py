@@ -14,12 +14,13 @@ from torch import Tensor
 from pruners.arms import Reads
 from pruners.base import Pruner
 from pruners.cut import Cut, Merged, top
+from pruners.greedy import unit
 from pruners.view import View
 
 
 def outliers(attention: Tensor) -> Tensor:
     """How many of [N] weights lie above the third quartile by more than 1.5 times the quartiles' distance."""
-    low, high = attention.float().quantile(torch.tensor([0.25, 0.75], device=attention.device))
+    low, high = (attention.float().quantile(share) for share in (0.25, 0.75))
     above: Tensor = attention > high + 1.5 * (high - low)
     return above.sum()
 
@@ -29,12 +30,12 @@ def gathered(
 ) -> Tensor:
     """[m, C] of `features` [N, C]: each of the `kept` [m], plus the `neighbours` whose `keys` [N, c] are most like its
     own, each times its `attention` [N]: a sum, not an average. Only `valid` [N] tokens are taken in."""
-    unit = torch.nn.functional.normalize(keys.float(), dim=-1)
-    alike = unit[kept] @ unit.T
+    own = unit(keys)
+    alike = own[kept] @ own.T
     if valid is not None:
         alike, attention = alike.masked_fill(~valid, -2.0), attention * valid
     alike = alike.scatter(1, kept[:, None], -3.0)
-    nearest = alike.argsort(dim=-1, descending=True, stable=True)[:, : min(neighbours, len(unit) - 1)]
+    nearest = alike.argsort(descending=True, stable=True)[:, : min(neighbours, len(own) - 1)]
     weights = torch.zeros_like(alike).scatter(1, nearest, attention.float()[nearest])
     return (features[kept].float() + weights @ features.float()).to(features.dtype)
 
@@ -62,9 +63,7 @@ class PruMerge(Pruner):
 
     def select(self, score: Tensor, view: View) -> Tensor:
         count = view.count
-        if count >= len(score):
-            return torch.arange(len(score), device=score.device)
-        if self.adaptive:
+        if self.adaptive and count < len(score):
             seen = view.vision.attention.mean(0)
             seen = seen if view.valid is None else seen[view.valid]
             count = min(count, round(max(1, int(outliers(seen))) / self.share))

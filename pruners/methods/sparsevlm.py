@@ -84,7 +84,8 @@ class SparseVLM(Pruner):
         return view.top(score, min(self.chosen(view.span.total)[view.stage], len(score)))
 
     def merge(self, view: View, kept: Tensor) -> Merged | None:
-        if view.raw is None or len(kept) == len(view.raw):
+        assert view.raw is not None
+        if len(kept) == len(view.raw):
             return None
         hidden = view.hidden
         centres, means = recycle(hidden, view.debias(view.raw, role="recycle"), kept)

@@ -15,6 +15,7 @@ from pruners.base import Pruner
 from pruners.checks import check_share, check_word
 from pruners.cluster import members
 from pruners.cut import Cut, Merged
+from pruners.greedy import unit
 from pruners.view import View
 
 
@@ -24,7 +25,7 @@ def information(states: Tensor) -> Tensor:
     They come from the smaller Gram matrix, V x V or D x D, in float64, which is finer than a float32 SVD.
     """
     wide = states.double()
-    if wide.shape[0] > wide.shape[1]:
+    if len(wide) > wide.shape[1]:
         rows = wide @ torch.linalg.eigh(wide.T @ wide).eigenvectors
     else:
         value, vector = torch.linalg.eigh(wide @ wide.T)
@@ -55,8 +56,8 @@ def carve(states: Tensor, top: Tensor, merges: int, silenced: Tensor | None = No
     merges = min(half, merges)
     if not merges:
         return top.sort().values, states
-    unit = torch.nn.functional.normalize(states.float(), dim=-1)
-    likeness, target = (unit[lower] @ unit[upper].T).max(-1)
+    own = unit(states)
+    likeness, target = (own[lower] @ own[upper].T).max(-1)
     weight = torch.ones(len(lower), device=states.device)
     if silenced is not None:
         likeness = likeness.masked_fill(silenced[lower], torch.inf)
@@ -95,7 +96,7 @@ class TokenCarve(Pruner):
         return view.attended()
 
     def select(self, score: Tensor, view: View) -> Tensor:
-        if view.count >= len(score):
+        if view.count == len(score):
             return torch.arange(len(score), device=score.device)
         states, released = view.hidden, view.debiaser.release is not None
         if self.rank != "attention":

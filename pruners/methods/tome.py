@@ -17,6 +17,7 @@ from pruners.base import Pruner
 from pruners.budget import is_whole, tokens_kept
 from pruners.cluster import members
 from pruners.cut import Cut, Merged, others
+from pruners.greedy import likeness
 from pruners.models.base import Adapter
 from pruners.view import View, VisionView
 
@@ -32,11 +33,10 @@ def matched(keys: Tensor, count: int, valid: Tensor | None = None) -> tuple[Tens
     leaving, staying = turn % 2 == 1, turn % 2 == 0
     if valid is not None:
         leaving, staying = leaving & valid, staying & valid
-    unit = torch.nn.functional.normalize(keys.float(), dim=-1)
-    alike, target = (unit @ unit.T).masked_fill(~staying, -3.0).max(-1)
+    alike, target = likeness(keys).masked_fill(~staying, -3.0).max(-1)
     alike = alike.masked_fill(~leaving, -2.0)
     if valid is not None:
-        alike = torch.where(valid, alike, 2 + torch.arange(len(keys), device=keys.device) / len(keys))
+        alike = torch.where(valid, alike, 2.0 + torch.arange(len(keys), device=keys.device) / len(keys))
     leave = alike.argsort(descending=True, stable=True)[:count]
     return leave, target[leave]
 

@@ -17,11 +17,10 @@ from pruners.view import View
 
 
 def unlike(states: Tensor, counted: Tensor, over: tuple[int, ...]) -> Tensor:
-    """[T, M] minus the cosine similarity of `states` [T, M, D] with their mean `over` some of the first two dimensions.
-    Only tokens that are `counted` [T, M] (1.0, else 0.0) make that mean."""
-    weight = counted[..., None]
-    mean = (states * weight).sum(over, keepdim=True) / weight.sum(over, keepdim=True).clamp_min(1)
-    return -torch.nn.functional.cosine_similarity(states, mean, dim=-1)
+    """[T, M] minus the cosine similarity of `states` [T, M, D] with their mean `over` some of the first two dimensions,
+    which their sum has too. Only tokens that are `counted` [T, M] (1.0, else 0.0) take part in it."""
+    total = (states * counted[..., None]).sum(over, keepdim=True)
+    return -torch.nn.functional.cosine_similarity(states, total, dim=-1)
 
 
 def shares(unlike: Tensor, temperature: float) -> Tensor:
@@ -60,8 +59,6 @@ class VidCom2(OfClips):
         return torch.nn.functional.pad((clip + own).flatten(), (0, behind), value=-3.0)  # below what a frame can have
 
     def select(self, score: Tensor, view: View) -> Tensor:
-        if view.count >= len(score):
-            return torch.arange(len(score), device=score.device)
         clip, counted = self.parts(view)
         mean = (clip * counted).sum(1) / counted.sum(1).clamp_min(1)
         frame = numbers(view.span, score.device)

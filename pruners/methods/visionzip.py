@@ -16,6 +16,7 @@ from pruners.base import Pruner
 from pruners.checks import check_share
 from pruners.cluster import members
 from pruners.cut import Cut, Merged, others, top
+from pruners.greedy import unit
 from pruners.view import View
 
 
@@ -27,10 +28,10 @@ def contextual(features: Tensor, keys: Tensor, rest: Tensor, count: int) -> tupl
     """
     place = torch.arange(0, len(rest), max(1, len(rest) // max(count, 1)), device=rest.device)[:count]
     target, source = rest[place], rest[others(len(rest), place)]
-    unit = torch.nn.functional.normalize(keys.float(), dim=-1)
+    own = unit(keys)
     if not len(source) or not len(target):
         return target, features[target]
-    joined = members((unit[source] @ unit[target].T).argmax(-1), len(target))
+    joined = members((own[source] @ own[target].T).argmax(-1), len(target))
     mean = (joined @ features[source].float()) / joined.sum(-1, keepdim=True).clamp_min(1)
     return target, (features[target].float() + mean).to(features.dtype)
 
@@ -59,7 +60,7 @@ class VisionZip(Pruner):
         return view.vision.attention.sum(0)
 
     def select(self, score: Tensor, view: View) -> Tensor:
-        if view.count >= len(score):
+        if view.count == len(score):
             return torch.arange(len(score), device=score.device)
         dominant = int(view.count * self.dominant + 0.5)
         return top(score, dominant if view.vision.cls is None else max(1, dominant) - 1)

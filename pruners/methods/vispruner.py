@@ -15,6 +15,7 @@ from pruners.arms import Reads
 from pruners.base import Pruner
 from pruners.checks import check_share
 from pruners.cut import Cut
+from pruners.greedy import likeness
 from pruners.view import View
 
 STEP = 8  # near-duplicates that leave in one round
@@ -26,13 +27,12 @@ def distinct(features: Tensor, order: Tensor, keep: int, step: int = STEP) -> Te
     Round by round the list is dealt into two hands; the `step` tokens of the first hand most like one of the second
     leave, and what remains of the first hand, most alike first, goes before the second into the next round.
     """
-    unit = torch.nn.functional.normalize(features.float(), dim=-1)
-    likeness = unit @ unit.transpose(-1, -2)
+    alike = likeness(features)
     image = torch.arange(len(order), device=order.device)[:, None, None]
     while keep and order.shape[1] > keep:
         first, second = order[:, 0::2], order[:, 1::2]
         leave = min(step, order.shape[1] - keep, first.shape[1])
-        best = likeness[image, first[:, :, None], second[:, None, :]].amax(-1)
+        best = alike[image, first[:, :, None], second[:, None, :]].amax(-1)
         stay = best.argsort(descending=True, stable=True)[:, leave:]
         order = torch.cat([first.gather(1, stay), second], dim=1)
     return order[:, :keep]
@@ -48,14 +48,14 @@ def important_and_distinct(
     """
     images, n = attention.shape
     keep = min(keep, n)
-    order = attention.argsort(dim=-1, descending=True, stable=True)
+    order = attention.argsort(descending=True, stable=True)
     if valid is None:
         return _choose(features, order, keep, important_ratio).sort(-1).values
     kept = torch.empty(images, keep, dtype=torch.long, device=attention.device)
     counts = valid.sum(-1)
     valid = valid.to(attention.device, non_blocking=True)
-    order = order.gather(1, (~valid).gather(1, order).to(torch.uint8).argsort(dim=-1, stable=True))
-    border = valid.to(torch.uint8).argsort(dim=-1, stable=True)
+    order = order.gather(1, (~valid).gather(1, order).to(torch.uint8).argsort(stable=True))
+    border = valid.to(torch.uint8).argsort(stable=True)
     for count in set(counts.tolist()):
         rows = (counts == count).nonzero()[:, 0].to(attention.device, non_blocking=True)
         chosen = _choose(features[rows], order[rows, :count], min(keep, count), important_ratio)

@@ -17,6 +17,7 @@ from pruners.base import Pruner
 from pruners.checks import check_share
 from pruners.cluster import members
 from pruners.cut import Cut, Merged, others, top
+from pruners.greedy import unit
 from pruners.regions import evenly, regions
 from pruners.schedule import at_depth
 from pruners.view import View
@@ -26,8 +27,8 @@ def averaged(features: Tensor, kept: Tensor, valid: Tensor | None = None) -> Ten
     """[m, C] of `features` [N, C]: the mean of each of the `kept` [m] and of all others that are most like it by cosine
     similarity. Tokens that are not `valid` [N] join none."""
     states, rest = features.float(), others(len(features), kept)
-    unit = torch.nn.functional.normalize(states, dim=-1)
-    joined = members((unit[rest] @ unit[kept].T).argmax(-1), len(kept))
+    own = unit(states)
+    joined = members((own[rest] @ own[kept].T).argmax(-1), len(kept))
     if valid is not None:
         joined = joined * valid[rest]
     return ((states[kept] + joined @ states[rest]) / (1 + joined.sum(-1, keepdim=True))).to(features.dtype)
@@ -84,7 +85,7 @@ class VScan(Pruner):
         return view.attended() if view.stage else view.vision.attention.mean(0)
 
     def select(self, score: Tensor, view: View) -> Tensor:
-        if view.stage or view.count >= len(score):
+        if view.stage:
             return view.top(score, view.count)
         last = torch.zeros_like(score, dtype=torch.bool) if view.valid is None else ~view.valid
         shallow = view.debias(view.vision.glances[0].mean(0))

@@ -1,6 +1,8 @@
 """Methods that comparisons contain today, each on a whole model against its algorithm written out: same tokens, same
 next-token logits. See test_algorithms.py for the others."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +12,8 @@ from torch.nn.functional import cosine_similarity, normalize
 
 import pruners
 from debias import Debias, Padding, Reading, Trend
+from pruners.greedy import likeness
+from pruners.methods.cdpruner import conditional
 from pruners.methods.dart import least_alike
 from pruners.methods.holov import variety
 from pruners.methods.prumerge import gathered, outliers
@@ -53,6 +57,16 @@ def test_cdpruner(llava, prompt, relevance):
         kept.append(max(left, key=lambda i: torch.linalg.det(kernel[[*kept, i]][:, [*kept, i]]).item()))
     h = run.embedded[without(run.embedded, sorted(kept))]
     check(llava, prompt, pruners.make("cdpruner", keep=13, relevance=relevance), [kept], rest_of(run, h))
+
+
+def test_relevance_runs_from_0_to_1_over_the_tokens_that_take_part():
+    generator = torch.Generator().manual_seed(0)
+    features, relevance = torch.randn(6, 4, generator=generator), torch.tensor([-9.0, 0.2, 0.5, 0.4, 0.3, 7.0])
+    alike = likeness(features.double())
+    for among, share in ((torch.arange(6) % 5 > 0, (relevance.double() - 0.2) / 0.3), (None, (relevance + 9) / 16)):
+        wanted = alike * share[:, None] * share
+        torch.testing.assert_close(conditional(features, relevance, among), wanted.double(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(conditional(features, torch.ones(6)), alike)
 
 
 def shares(likeness, count, free):
@@ -148,6 +162,27 @@ def test_outliers_are_those_of_a_box_plot():
         weights = torch.rand(97, generator=torch.Generator().manual_seed(seed)) ** 8
         low, high = numpy.percentile(weights.numpy(), [25, 75])
         assert int(outliers(weights)) == int((weights.numpy() > high + 1.5 * (high - low)).sum())
+
+
+def test_an_outlier_lies_above_the_fence_and_not_on_it():
+    for highest, number in ((7.0, 0), (8.0, 1)):  # quartiles 2 and 4
+        assert int(outliers(torch.tensor([3.0, 1.0, highest, 2.0, 4.0]))) == number
+
+
+def test_outliers_are_counted_in_the_picture_alone():
+    attention = torch.tensor([[1.0] * 8 + [9.0] * 2 + [9.0] * 8])
+    view = SimpleNamespace(vision=SimpleNamespace(attention=attention), count=12, valid=torch.arange(18) < 10)
+    adaptive = pruners.make("prumerge", adaptive=True)
+    assert adaptive.select(attention[0] - torch.arange(18) / 100, view).tolist() == [8, 9]
+    view.valid = None
+    assert len(adaptive.select(attention[0], view)) == 1
+
+
+def test_a_neighbour_that_points_the_other_way_comes_before_padding():
+    keys = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
+    valid, attention = torch.tensor([True, False, True]), torch.ones(3)
+    ours = gathered(torch.eye(3), keys, attention, torch.tensor([0]), 1, valid)
+    assert ours.tolist() == [[1.0, 0.0, 1.0]]
 
 
 @torch.no_grad()
@@ -309,6 +344,7 @@ def test_variety_is_the_variance_of_what_a_token_is_like():
     features, region = torch.randn(30, 6, generator=generator), torch.arange(30) % 4
     valid = torch.arange(30) % 7 > 0
     region[5] = 9  # alone in its part
+    region[8] = region[22] = 8  # two in theirs
     found = variety(features, region, valid)
     for i in range(30):
         alike = [
@@ -318,6 +354,13 @@ def test_variety_is_the_variance_of_what_a_token_is_like():
         ]
         wanted = torch.stack(alike).var(correction=0) if alike else torch.tensor(0.0)
         torch.testing.assert_close(found[i], wanted, atol=1e-6, rtol=1e-4)
+
+
+def test_a_mean_is_that_of_what_shows_the_picture():
+    part = torch.tensor([3.0, 5.0])
+    for valid, mean in ((None, 4.0), ([False, True], 5.0), ([False, False], 1e-12)):
+        view = SimpleNamespace(valid=None if valid is None else torch.tensor(valid))
+        assert float(pruners.make("holov")._mean(part, view)) == pytest.approx(mean)
 
 
 @torch.no_grad()

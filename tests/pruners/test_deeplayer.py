@@ -1,5 +1,6 @@
 """The ablation grid: score arithmetic x selection x arm is a loop over values."""
 
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -65,7 +66,18 @@ def test_padding_takes_no_part_in_the_arithmetic(wide):
     assert kept.tolist() == best.tolist()
 
 
-def test_names_stand_for_values():
+def test_a_prior_of_another_layer_is_refused_before_anything_runs():
+    adapter = SimpleNamespace(decoder=SimpleNamespace(layers=range(8)))
+    for name, fields in (("deeplayer", {"scores": "prior"}), ("d2pruner", {"layer": 3})):
+        pruners.make(name, prior=PRIOR, **fields).check(adapter)
+        with pytest.raises(ValueError, match="measured on the attention of layer 2"):
+            pruners.make(name, prior=PRIOR, **{**fields, "layer": 4}).check(adapter)
+    pruners.make("deeplayer", layer=4).check(adapter)
+
+
+def test_names_stand_for_values(tmp_path):
+    PRIOR.save(tmp_path / "prior.json")
+    assert pruners.make("deeplayer", prior=str(tmp_path / "prior.json")).prior.digest == PRIOR.digest
     assert pruners.make("deeplayer", scores="ratio", selection="mis") == pruners.make(
         "deeplayer", scores=Scores("ratio"), selection=MIS()
     )

@@ -32,11 +32,16 @@ REFUSED = [
     ("cdpruner", {"relevance": "any"}, r"^unknown relevance of CDPruner 'any'.*known: tokens, clip, none$"),
     ("dart", {"image_pivots": 0}, "^image_pivots=0: give a count"),
     ("dart", {"text_pivots": -1}, "^text_pivots=-1: give a count"),
-    ("deeplayer", {"selection": "any"}, "^selection is 'mis', 'suppression', 'topk', an MIS"),
+    (
+        "deeplayer",
+        {"selection": "any"},
+        r"^selection is 'mis', 'suppression', 'topk', an MIS\(...\) or a Suppression\(...\); got",
+    ),
     ("feather", {"stride": 0}, "^stride=0: give a whole number of at least 1"),
     ("feather", {"layers": (3,)}, "FEATHER cuts before two layers"),
     ("feather", {"layers": (3, 4, 5)}, "FEATHER cuts before two layers"),
     ("himap", {"keeps": (3,)}, "give 2 counts"),
+    ("d2pruner", {"keep": -1}, "^keep=-1: give a count"),
     ("holov", {"crops": 0}, "^crops=0: give a whole number of at least 1"),
     ("holov", {"diversity": -0.5}, "^diversity=-0.5: give a number of at least 0"),
     ("illava", {"tower_keep": -1}, "^keep=-1: give a count"),
@@ -86,6 +91,11 @@ def test_cuts_where_they_are_asked_for():
     named = make("pyramiddrop", layers=(3, 4), ratios=(0.5, 0.25))
     assert named.cuts(8) == [Cut(3, 0.5, "same"), Cut(4, 0.25, "same")]
     assert named.counts(8, 100) == [50, 25]
+
+
+def test_pyramiddrop_needs_a_ratio_for_every_layer():
+    with pytest.raises(ValueError, match=r"cuts before layers \(3, 4\), which needs 2 ratios; got \(0.5,\)"):
+        make("pyramiddrop", layers=(3, 4), ratios=(0.5,)).cuts(8)
 
 
 def test_budgets_are_checked_in_every_method():

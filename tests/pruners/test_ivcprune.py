@@ -1,6 +1,7 @@
 """IVC-Prune against its description, token by token."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -38,6 +39,13 @@ def test_likeness_is_the_mean_softmax_over_the_words(seed):
         expected = [a + b / sum(raised) / 4 for a, b in zip(expected, raised, strict=True)]
     torch.testing.assert_close(likeness(words, patches), torch.tensor(expected), rtol=1e-4, atol=1e-6)
     assert likeness(words[:0], patches).tolist() == [0.0] * 9  # no text behind the picture
+    assert float(likeness(words[:1], patches).sum()) == pytest.approx(1)
+
+
+def test_what_turns_by_half_a_circle_comes_before_padding():
+    half, valid = -torch.ones(3, 4), torch.tensor([False, True, True])
+    view = SimpleNamespace(valid=valid, rotary=(half, half), count=1)
+    assert pruners.make("ivcprune", coordinates=1.0).select(torch.tensor([1.0, 2.0, 3.0]), view).tolist() == [1]
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])

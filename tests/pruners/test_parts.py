@@ -247,12 +247,19 @@ def test_choices_by_distance_and_by_determinant_begin_and_end_as_they_should():
     )
 
 
+class Eight:
+    slots = torch.arange(8)
+
+    def __len__(self):
+        return 8
+
+
 class Bordered:
     """As much of a View as `chosen` reads."""
 
     def __init__(self, count, valid):
         self.count, self.valid = count, None if valid is None else torch.tensor(valid)
-        self.valid_on_host = self.valid
+        self.valid_on_host, self.tokens = self.valid, Eight()
 
 
 def test_padding_fills_up_what_a_choice_leaves():
@@ -268,6 +275,8 @@ def test_padding_fills_up_what_a_choice_leaves():
     valid = [False, False, True, True, False, True, False, True]
     assert greedy.chosen(Bordered(6, valid), choose).tolist() == [0, 1, 2, 3, 5, 7]
     assert asked == [(3, True), (3, False), (4, False)]
+    assert greedy.chosen(Bordered(8, valid), choose).tolist() == list(range(8))  # nobody is asked where all stay
+    assert len(asked) == 3
 
 
 def test_a_picture_of_several_views():

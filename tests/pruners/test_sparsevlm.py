@@ -21,6 +21,11 @@ def test_every_word_rates_when_all_are_equal():
     assert raters(torch.randn(5, 4), torch.ones(1, 4)).all()
 
 
+def test_a_word_of_the_mean_share_does_not_rate():
+    looked_at = [0, 0, 1, 2]  # each patch at one of four words alone
+    assert raters(200 * torch.eye(4)[looked_at], torch.eye(4)).tolist() == [True, False, False, False]
+
+
 def test_published_schedules():
     """(tokens before, kept) -> (recycled, clusters), as the study observed them."""
     assert [recycled(n - k) for n, k in [(576, 303), (312, 110), (117, 36)]] == [(82, 9), (61, 7), (25, 3)]

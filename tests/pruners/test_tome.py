@@ -37,6 +37,11 @@ def test_the_most_alike_leave_for_what_they_are_like(n, seed, data):
     assert all(a == b for a, b in zip(target.tolist(), joined, strict=True) if b is not None)
 
 
+def test_a_token_leaves_even_for_its_opposite():
+    leave, target = matched(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), 1)
+    assert (leave.tolist(), target.tolist()) == ([1], [0])
+
+
 @settings(max_examples=25, deadline=None)
 @given(n=st.integers(2, 25), seed=st.integers(0, 10**6), data=st.data())
 def test_merging_keeps_the_sum_of_what_shows_the_picture(n, seed, data):
