@@ -1,16 +1,15 @@
 """The command line: one table of subcommands, each a module that is imported only when it is asked for.
 
-A subcommand is a module with one function, `command(parser)`: it adds its arguments to the parser and returns the
-function that does the work. That function gets the parsed arguments and returns a JSON-able dict (or None). A
-ValueError, OSError, ImportError or RuntimeError in it is a message for a person and exit status 1; with `--json` the
-dict is the only thing written to standard output. What a command shows (tables, progress) goes to standard error.
+A subcommand is a module with two functions. `arguments(parser)` adds its arguments to the parser; `work(args)` gets the
+parsed arguments and returns a JSON-able dict (or None). A ValueError, OSError, ImportError or RuntimeError in it is a
+message for a person and exit status 1; with `--json` the dict is the only thing written to standard output. What a
+command shows (tables, progress) goes to standard error.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import logging
 import os
 import re
@@ -27,35 +26,31 @@ from eval.tables import Spoken, say, tell, tell_json
 
 Work = Callable[[argparse.Namespace], "dict[str, Any] | None"]
 
-# name -> (module, one line for the overview)
+# name -> one line for the overview
 COMMANDS = {
-    "run": ("eval.commands.run", "answer benchmarks with a method, with and without debiasing, and compare"),
-    "show": ("eval.commands.show", "one picture, one question: the answer and the kept tokens in every arm"),
-    "serve": ("eval.commands.serve", "answer OpenAI's chat completions with any method and arm"),
-    "demo": ("eval.commands.demo", "a page in the browser: drop a picture, ask, see what every arm keeps"),
-    "score": ("eval.commands.score", "score an answer file in LLaVA's format, from any script"),
-    "compare": ("eval.commands.compare", "paired differences between the arms of run folders"),
-    "average": ("eval.commands.average", "named averages over benchmarks, such as the paper's of ten"),
-    "fit": ("eval.commands.fit", "fit the positional trend of a model's attention"),
-    "export": ("eval.commands.export", "write and validate a submission file"),
-    "parity": ("eval.commands.parity", "compare native methods with the authors' code"),
-    "diagnose": ("eval.commands.diagnose", "measure recency, padding and sinks in a model's attention"),
-    "figures": ("eval.commands.figures", "draw the figures of runs and diagnoses"),
-    "speed": ("eval.commands.speed", "time and memory with and without pruning"),
-    "gpu": ("eval.commands.gpu", "everything that is measured on a GPU, in steps of minutes"),
-    "throughput": (
-        "eval.commands.throughput",
-        "questions a second of a whole evaluation, and what sharing brings",
-    ),
-    "scale": ("eval.commands.scale", "what a whole study costs in GPU hours, on how many GPUs"),
-    "report": ("eval.commands.report", "one self-contained HTML page of a run folder"),
-    "reproduce": ("eval.commands.reproduce", "the paper's tables, from runs to numbers"),
-    "study": ("eval.commands.study", "run a planned study, and say whether it confirms its plan"),
-    "export-model": ("eval.commands.export_model", "write an embedded model as a plain Hugging Face checkpoint"),
-    "vlmevalkit": ("eval.commands.vlmevalkit", "run VLMEvalKit on pruned models, from its own checkout"),
-    "completion": ("eval.commands.completion", "completion of commands, flags and names for bash, zsh or fish"),
+    "run": "answer benchmarks with a method, with and without debiasing, and compare",
+    "show": "one picture, one question: the answer and the kept tokens in every arm",
+    "serve": "answer OpenAI's chat completions with any method and arm",
+    "demo": "a page in the browser: drop a picture, ask, see what every arm keeps",
+    "score": "score an answer file in LLaVA's format, from any script",
+    "compare": "paired differences between the arms of run folders",
+    "average": "named averages over benchmarks, such as the paper's of ten",
+    "fit": "fit the positional trend of a model's attention",
+    "export": "write and validate a submission file",
+    "parity": "compare native methods with the authors' code",
+    "diagnose": "measure recency, padding and sinks in a model's attention",
+    "figures": "draw the figures of runs and diagnoses",
+    "speed": "time and memory with and without pruning",
+    "gpu": "everything that is measured on a GPU, in steps of minutes",
+    "throughput": "questions a second of a whole evaluation, and what sharing brings",
+    "scale": "what a whole study costs in GPU hours, on how many GPUs",
+    "report": "one self-contained HTML page of a run folder",
+    "reproduce": "the paper's tables, from runs to numbers",
+    "study": "run a planned study, and say whether it confirms its plan",
+    "export-model": "write an embedded model as a plain Hugging Face checkpoint",
+    "vlmevalkit": "run VLMEvalKit on pruned models, from its own checkout",
+    "completion": "completion of commands, flags and names for bash, zsh or fish",
 }
-
 
 EXAMPLES = {
     "run --method fastv": "FastV in four arms on the embedded model and data",
@@ -69,12 +64,21 @@ EXAMPLES = {
 WRITTEN = ("out", "plot", "judge_cache")  # flags that name a file or a folder to write
 
 
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Descriptions are kept as they are written, and a flag's default follows its help unless that names it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        told = isinstance(action.default, str | int | float | Path) and not isinstance(action.default, bool)
+        if not told or action.default == argparse.SUPPRESS or "default" in (action.help or ""):
+            return action.help
+        return f"{action.help} (default: %(default)s)"
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with a usage of one line, the nearest name for a misspelt name, and examples kept as written."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs = {"formatter_class": argparse.RawDescriptionHelpFormatter, **kwargs, "allow_abbrev": False}
-        super().__init__(*args, **kwargs)
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(formatter_class=Help, allow_abbrev=False, **kwargs)
 
     def format_help(self) -> str:
         """The usage names what has to be given; the flags are listed below it anyway."""
@@ -99,11 +103,6 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def installed() -> dict[str, str]:
-    """The subcommands whose module is part of this installation."""
-    return {name: line for name, (module, line) in COMMANDS.items() if importlib.util.find_spec(module)}
-
-
 def program() -> str:
     """What the user typed to get here."""
     return "debias" if Path(sys.argv[0]).stem == "debias" else "python -m eval"
@@ -111,11 +110,12 @@ def program() -> str:
 
 def build(name: str) -> tuple[Parser, Work]:
     """The parser of a subcommand, and what it does."""
-    module = importlib.import_module(COMMANDS[name][0])
+    module = importlib.import_module(f"eval.commands.{name.replace('-', '_')}")
     described = (module.__doc__ or "").replace("python -m eval", program())
     parser = Parser(prog=f"{program()} {name}", description=described)
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-    return parser, module.command(parser)
+    module.arguments(parser)
+    return parser, module.work
 
 
 def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
@@ -137,7 +137,7 @@ def overview() -> str:
     prog = program()
     lines = [f"usage: {prog} COMMAND [FLAGS]", "", "examples:"]
     lines += [f"  {prog} {words:<44} {what}" for words, what in EXAMPLES.items()]
-    lines += ["", "commands:", *(f"  {name:<11} {line}" for name, line in installed().items()), ""]
+    lines += ["", "commands:", *(f"  {name:<11} {line}" for name, line in COMMANDS.items()), ""]
     lines += [f"{prog} COMMAND --help shows the flags of one command, with examples.",
               "Every command takes --json: one JSON object on standard output and nothing else there.",
               "Exit status: 0 done, 1 something asked for could not be done, 2 bad usage."]  # fmt: skip
@@ -172,8 +172,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         return printed(f"debias {versions.of('debias')}", 0)
     name, rest = words[0], words[1:]
-    if name not in installed():
-        say(f"{program()}: unknown command {name!r}{nearest(name, installed())}\nTry: {program()} --help")
+    if name not in COMMANDS:
+        say(f"{program()}: unknown command {name!r}{nearest(name, COMMANDS)}\nTry: {program()} --help")
         return 2
     handler = logging.StreamHandler()
     handler.setFormatter(Spoken("%(asctime)s %(message)s", "%H:%M:%S"))

@@ -1,9 +1,14 @@
-"""Where files may be written, what is written into a page, and where this package keeps what it can do without."""
+"""Where and how files are written, and where this package keeps what it can do without."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 
 def writable(path: str | Path) -> Path:
@@ -11,6 +16,36 @@ def writable(path: str | Path) -> Path:
     if os.path.lexists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
         raise ValueError(f"{path}: is there and is neither a regular file nor a folder; give another name to write to")
     return Path(path)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write, which takes the place of `path` at the end of the block: a reader sees the old file or the new
+    file, never half of it, also after a power cut."""
+    draft = writable(path).with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(draft, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON, in a folder that is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as file:
+        file.write(json.dumps(value, ensure_ascii=False, indent=1, default=str).encode() + b"\n")
+
+
+def sha256(file: IO[bytes]) -> str:
+    """The digest of what a file holds."""
+    seen = hashlib.sha256()
+    while block := file.read(4 << 20):
+        seen.update(block)
+    return seen.hexdigest()
 
 
 def placed(page: str, marks: tuple[str, str], text: str, name: str) -> str:

@@ -21,7 +21,7 @@ from eval.comparing import compare, verdict
 from eval.comparing.contrast import mean
 from eval.comparing.results import Result, results
 from eval.settings import UNPRUNED
-from eval.tables import Table, between, markdown, say, tenths
+from eval.tables import Cell, Table, between, markdown, say, tenths
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKS = ("<!-- results: written by `bash scripts/results.sh` -->", "<!-- end of results -->")
@@ -93,10 +93,8 @@ def block(runs: Sequence[Mapping[str, Any]]) -> str:
     rows[-1] = [f"**{cell}**" if cell == "average" else cell for cell in rows[-1]]
     model = ", ".join(first["models"].values())
     head = ["benchmark", "n", *first["arms"], f"{first['compared']} − {BASELINE}, 95 %"]
-    shown = markdown(Table(f"`{first['method']}`", head, rows)).split("\n\n", 1)[1]
-    parts = [f"`{first['method']}` on {model}: {first['benchmarks']['average']['n']:,} questions in "
-             f"{len(first['arms'])} arms.",
-             first["verdict"], shown.strip()]  # fmt: skip
+    asked = f"{first['benchmarks']['average']['n']:,} questions in {len(first['arms'])} arms"
+    parts = [f"`{first['method']}` on {model}: {asked}.", first["verdict"], table(head, rows)]
     if len(runs) > 1:
         arms = list(dict.fromkeys(arm for run in runs for arm in run["arms"]))
         lines = []
@@ -106,13 +104,18 @@ def block(runs: Sequence[Mapping[str, Any]]) -> str:
             values = [number(average["arms"].get(arm)) for arm in arms]
             lines.append([name, number(run["tokens"]), *values, interval(average)])
         head = ["average", "tokens a layer sees", *arms, f"debiased − {BASELINE}, 95 %"]
-        parts.append(markdown(Table("", head, lines)).split("\n\n", 1)[1].strip())
+        parts.append(table(head, lines))
     parts.append(
-        "Intervals: paired by question, whole pictures drawn. Bold: p < 0.05 after Holm's correction over the "
-        "benchmarks; where this test and an interval disagree, the test decides. Average: plain mean, MME / 20. "
-        "`_val`: the validation set, whose answers are public; `_em`: words matched, no judge."
+        "Intervals: paired by question; whole pictures are resampled. Bold: p < 0.05 after Holm's correction over the "
+        "benchmarks; where this test and an interval disagree, the test decides. Average: plain mean, with MME / 20. "
+        "`_val`: the validation set, whose answers are public; `_em`: scored by matching words, without a judge."
     )
     return "\n\n".join(parts)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
+    """A table in Markdown, without a title."""
+    return markdown(Table("", head, rows)).split("\n\n", 1)[1].strip()
 
 
 def number(value: float | None) -> str:
@@ -137,14 +140,13 @@ def study_block(told: Mapping[str, Any]) -> str:
         name = f"{row['layer']}{' (primary)' if mine is first else ''}"
         rows.append([name, row["keep"], *scores, f"**{shown}**" if mine["differs"] else shown])
     head = ["cut before layer", "keep", UNPRUNED, *ARMS, f"{DEBIASED} − {BASELINE}, 95 %"]
-    shown = markdown(Table("", head, rows)).split("\n\n", 1)[1].strip()
-    asked = f"{first['n']} pictures that nothing was fitted or chosen on, one question each"
+    asked = f"{first['n']} pictures that were not used to fit or choose anything, one question each"
     rest = f"Holm's correction over the {len(others)} other comparisons"
     notes = (
         f"`FastV` on {told['model']}: {asked}. Planned first: {told['why']}. Intervals: BCa bootstrap over pictures. "
         f"Bold: p < 0.05, exact McNemar; the primary comparison by itself, the others after {rest}."
     )
-    return "\n\n".join([told["said"], shown, notes])
+    return "\n\n".join([told["said"], table(head, rows), notes])
 
 
 def placed(page: str, text: str, marks: tuple[str, str] = MARKS) -> str:
@@ -161,12 +163,12 @@ def main(words: Sequence[str] | None = None) -> None:
     kept, study, page = args.root / "assets" / "results.json", args.root / STUDY, args.root / "README.md"
     if args.runs:
         runs = [measured(path) for path in args.runs]
-        kept.write_text(json.dumps(runs, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        files.write_json(kept, runs)
     if args.study:
         told = json.loads((args.study / "study.json").read_text(encoding="utf-8"))
         if not told["confirmed"]:
             raise ValueError(f"{args.study} confirms nothing: {told['why']}")
-        study.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        files.write_json(study, told)
     text = placed(page.read_text(encoding="utf-8"), block(json.loads(kept.read_text(encoding="utf-8"))))
     if study.is_file():
         text = placed(text, study_block(json.loads(study.read_text(encoding="utf-8"))), STUDY_MARKS)

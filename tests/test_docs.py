@@ -73,7 +73,7 @@ ALL = [(page, *one) for page in PAGES for one in commands(page.read_text(encodin
 
 def helped():
     """The examples of the help pages."""
-    for name in cli.installed():
+    for name in cli.COMMANDS:
         parser = cli.build(name)[0]
         shown = parser.description.replace("%%", "%").split("examples:\n")[1].split("\n\n")[0]
         yield from ((Path(f"help of {name}"), line, True) for line in lines(shown))
@@ -143,7 +143,7 @@ def typed(words, whole):
     """An evaluation's command line, down to the method's own flags and the names it is given."""
     if not words or words[0].startswith("-"):
         return
-    assert words[0] in cli.installed(), f"no command {words[0]}"
+    assert words[0] in cli.COMMANDS, f"no command {words[0]}"
     parser = cli.build(words[0])[0]
     if not whole:  # in the middle of a sentence: only a part of a command, maybe
         known = {*parser._option_string_actions, *(parser.get_default("takes_fields") or set)()}
@@ -255,7 +255,7 @@ def test_the_faq_names_the_transformers_that_is_needed():
 
 def known_flags():
     found = set(FOREIGN)
-    for name in cli.installed():
+    for name in cli.COMMANDS:
         parser = cli.build(name)[0]
         found |= {*parser._option_string_actions, *(parser.get_default("takes_fields") or set)()}
     patterns = ("*.sh", "scripts/*", "tiny/*.py", "pruners/*.py", "eval/**/*.py",

@@ -235,11 +235,8 @@ class Native:
                 trace = inside.enter_context(
                     self.pruner(self.model, debias, sizes=batch.encoded.sizes, prefix=self.prefix, trends=trends)
                 )
-            out = self.model.generate(
-                **inputs,
-                generation_config=greedy(self.model, self.longest(benchmark)),
-                logits_processor=[poison],
-            )
+            how = greedy(self.model, self.longest(benchmark))
+            out = self.model.generate(**inputs, generation_config=how, logits_processor=[poison])
         new = out[:, inputs["input_ids"].shape[1] :]
         bad = poison.rows(len(batch.samples))
         texts = self.adapter.decode(new)
@@ -285,15 +282,8 @@ def greedy(model: Any, max_new_tokens: int) -> Any:
     own = model.generation_config
     end = own.eos_token_id
     pad = own.pad_token_id if own.pad_token_id is not None else (end[0] if isinstance(end, list) else end)
-    return GenerationConfig(
-        do_sample=False,
-        num_beams=1,
-        use_cache=True,
-        max_new_tokens=max_new_tokens,
-        bos_token_id=own.bos_token_id,
-        eos_token_id=end,
-        pad_token_id=pad,
-    )
+    special = {"bos_token_id": own.bos_token_id, "eos_token_id": end, "pad_token_id": pad}
+    return GenerationConfig(do_sample=False, num_beams=1, use_cache=True, max_new_tokens=max_new_tokens, **special)
 
 
 def _name(samples: Sequence[Sample]) -> tuple[str, ...]:

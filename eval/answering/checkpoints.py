@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from debias.names import nearest
-from eval.files import cache_home
+from eval.files import cache_home, sha256, whole
 from pruners import models
 from pruners.models import families, family, kind_of, known_checkpoints
 from pruners.models.folder import BESIDE, READ, config_in, local, opened
@@ -86,14 +86,10 @@ def _digest(path: Path) -> str:
         note = cache_home() / "digests" / hashlib.sha256(name.encode()).hexdigest()
         if at.st_size >= REMEMBERED and note.is_file() and re.fullmatch(r"[0-9a-f]{64}", said := note.read_text()):
             return said
-        whole = hashlib.sha256()
-        while block := file.read(4 << 20):
-            whole.update(block)
-    value = whole.hexdigest()
+        value = sha256(file)
     if at.st_size >= REMEMBERED:
         with suppress(OSError):  # without a place to remember it, it is computed again
             note.parent.mkdir(parents=True, exist_ok=True)
-            draft = note.with_suffix(f".{os.getpid()}")
-            draft.write_text(value)
-            os.replace(draft, note)
+            with whole(note) as file:
+                file.write(value.encode())
     return value

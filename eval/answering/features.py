@@ -8,41 +8,34 @@ known. Where pictures become tiles or differ in size, the arms of one batch shar
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from eval.reading.recent import Recent
 from pruners.models import families, family
 
 ENTRIES = {"get_image_features": "pixel_values", "get_video_features": "pixel_values_videos"}
 
 
-@dataclass
-class Features:
-    """Features by the picture's content, on the host, the least recently used forgotten beyond `budget` bytes."""
+class Features(Recent[Tensor]):
+    """Features by the picture's content, on the host."""
 
-    budget: int = 2 << 30
-    held: int = 0
-    encoded: int = 0  # how often the tower ran
-    _known: OrderedDict[str, Tensor] = field(default_factory=OrderedDict)
-    _batch: tuple[list[str], dict[Any, Any]] = field(default_factory=lambda: ([], {}))
+    def __init__(self, budget: int = 2 << 30) -> None:
+        super().__init__(budget, lambda features: features.nbytes)
+        self.encoded = 0  # how often the tower ran
+        self._batch: tuple[list[str], dict[Any, Any]] = ([], {})
 
-    def get(self, key: str, encode: Callable[[], Tensor]) -> Tensor:
-        if key in self._known:
-            self._known.move_to_end(key)
-            return self._known[key]
-        features = encode()
-        self.encoded += 1
-        kept = hosted(features)
-        self._known[key] = kept
-        self.held += kept.nbytes
-        while self.held > self.budget and self._known:
-            self.held -= self._known.popitem(last=False)[1].nbytes
+    def of(self, key: str, encode: Callable[[], Tensor]) -> Tensor:
+        """The features of a picture: those that are held, or else what `encode` returns."""
+        features = self.get(key)
+        if features is None:
+            features = encode()
+            self.encoded += 1
+            self.put(key, hosted(features))
         return features
 
     @contextmanager
@@ -81,7 +74,7 @@ class Features:
                     block: Tensor = outcome[0] if listed else outcome  # a clip is a block per frame
                     return block
 
-                parts.append(self.get(key, encode).to(pixels.device, non_blocking=True))
+                parts.append(self.of(key, encode).to(pixels.device, non_blocking=True))
             pooled: Any = parts if listed else torch.cat(parts)
             return BaseModelOutputWithPooling(pooler_output=pooled)
 

@@ -47,6 +47,13 @@ def share(samples: Sequence[Sample], place: World) -> list[Sample]:
     return [sample for sample in samples if number(sample.key) % place.size == place.rank]
 
 
+def grouped(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.group, []).append(sample)
+    return groups
+
+
 def limited(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
     """At most `limit` questions (and at least one group), the same every time, whole groups, in file order.
 
@@ -55,10 +62,7 @@ def limited(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
     """
     if limit is None or limit >= len(samples):
         return list(samples)
-    groups: dict[str, list[Sample]] = {}
-    for sample in samples:
-        groups.setdefault(sample.group, []).append(sample)
-    chosen: set[str] = set()
+    groups, chosen = grouped(samples), set[str]()
     for group in sorted(groups, key=lambda name: (number(name), name)):
         members = groups[group]
         if chosen and len(chosen) + len(members) > limit:
@@ -71,10 +75,7 @@ def limited(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
 
 def batches(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
     """Questions about one picture stay near each other, and within a window those of one length go together."""
-    groups: dict[str, list[Sample]] = {}
-    for sample in samples:
-        groups.setdefault(sample.group, []).append(sample)
-    ordered = [sample for members in groups.values() for sample in members]
+    ordered = [sample for members in grouped(samples).values() for sample in members]
     out = []
     for first in range(0, len(ordered), size * WINDOW):
         window = sorted(ordered[first : first + size * WINDOW], key=lambda sample: len(sample.text))

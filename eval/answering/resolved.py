@@ -87,7 +87,7 @@ def _possible(settings: Settings, asked: list[Benchmark], models: dict[str, str]
 class Resolved:
     """A run with everything worked out. Models are loaded when their first question is asked, one at a time.
 
-    found: the benchmarks, each with the root of its data. models: a checkpoint for each medium.
+    benchmarks: each with the root of its data. models: a checkpoint for each medium.
     """
 
     def __init__(
@@ -211,9 +211,8 @@ class Resolved:
     def _probe(self, media: str, data: Path, asked: fitting.Asked, reading: Reading | None) -> fitting.Probe:
         """The scores of the first cut over some questions, measured once for every kind of trend and every budget."""
         method = {entry.name: getattr(self.pruner, entry.name) for entry in dataclasses.fields(self.pruner)}
-        if (
-            self.pruner.cuts(32)[0].source != "tower"
-        ):  # else what a first cut in the decoder ranks depends on the budget
+        # Where the tower is cut first, what the first cut in the decoder ranks depends on the budget.
+        if self.pruner.cuts(32)[0].source != "tower":
             del method["keep"]
         facts = self.identity() | {"method": (self.settings.method, method), "trend": reading}
         key = repr((facts, media, str(data), [(entry.name, digest(samples)) for entry, samples in asked]))

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from eval.files import writable
+from eval.files import whole, write_json
 
 Row = dict[str, Any]
 log = logging.getLogger("debias")
@@ -78,21 +78,9 @@ def mend(path: Path) -> None:
         if not any(map(torn, file)):
             return
         file.seek(0)
-        replace(path, (line for line in file if not torn(line)))
+        with writing(path), whole(path) as mended:
+            mended.writelines(line for line in file if not torn(line))
     log.warning("%s: a crash left torn rows; their questions are answered again", path)
-
-
-def replace(path: Path, lines: Iterable[bytes]) -> None:
-    """Write a file so that a reader sees the old file or the new file, never half of it, also after a power cut."""
-    draft = writable(path).with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with writing(path), open(draft, "wb") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -217,7 +205,8 @@ class Folder:
 
     def save(self, name: str, content: Any) -> None:
         """Write a JSON file."""
-        replace(self.path / name, [json.dumps(content, ensure_ascii=False, indent=1, default=str).encode() + b"\n"])
+        with writing(self.path / name):
+            write_json(self.path / name, content)
 
     def shard(self, benchmark: str, arm: str, rank: int = 0) -> Shard:
         return Shard(self.path / benchmark / f"{arm}.{rank}.jsonl")

@@ -41,16 +41,12 @@ def padded(mode: str) -> Padding | None:
 def identity(mode: str, stages: str = "first", as_released: bool = False, padding: str = "auto") -> str:
     """What of the choice decides numbers: the way it is made, or the content of the file; the cuts it acts at; and how
     padding is told, where that is not the method's own rule."""
-    if padding != "auto":
-        return f"{identity(mode, stages, as_released)}, padding by {padding}"
-    if as_released:
-        return f"{identity(mode, stages)}, as released"
-    if stages != "first":
-        return f"{identity(mode)}, {stages} cuts"
-    if mode in TRENDS:
-        return mode
-    path = Path(mode)
-    return f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
+    said = mode
+    if mode not in TRENDS:
+        said = f"{Path(mode).name} {hashlib.sha256(Path(mode).read_bytes()).hexdigest()[:12]}"
+    said += f", {stages} cuts" if stages != "first" else ""
+    said += ", as released" if as_released else ""
+    return said + (f", padding by {padding}" if padding != "auto" else "")
 
 
 def trended(pruner: Any) -> bool:

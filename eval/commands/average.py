@@ -8,34 +8,31 @@ examples:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from eval.comparing.averages import AVERAGES, averages, retention
 from eval.tables import tell
 
 
-def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
+def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scores", nargs="+", metavar="NAME=VALUE", help="scores, named as `score` names them")
     parser.add_argument("--baseline", nargs="+", default=[], metavar="NAME=VALUE", help="the unpruned model's scores")
 
-    def work(args: argparse.Namespace) -> dict[str, Any]:
-        values, baseline = _values(args.scores), _values(args.baseline)
-        result: dict[str, Any] = {"averages": averages(values), "recipes": {}}
-        if not result["averages"] and not baseline:
-            AVERAGES["avg10"](values)  # says what it lacks
-        if baseline:
-            result["retention"] = retention({name: values[name] for name in baseline if name in values}, baseline)
-        for name, value in result["averages"].items():
-            average = AVERAGES[name]
-            result["recipes"][name] = f"{average.recipe}, version {average.version}"
-            if not args.json:
-                tell(f"{name} {value:.2f}  ({result['recipes'][name]})")
-        if baseline and not args.json:
-            tell(f"retention {result['retention']:.2f} %  (mean over {', '.join(baseline)})")
-        return result
 
-    return work
+def work(args: argparse.Namespace) -> dict[str, Any]:
+    values, baseline = _values(args.scores), _values(args.baseline)
+    found = averages(values)
+    if not found and not baseline:
+        AVERAGES["avg10"](values)  # says what it lacks
+    result: dict[str, Any] = {"averages": found, "recipes": {name: str(AVERAGES[name]) for name in found}}
+    lines = [f"{name} {value:.2f}  ({AVERAGES[name]})" for name, value in found.items()]
+    if baseline:
+        result["retention"] = retention(values, baseline)
+        lines.append(f"retention {result['retention']:.2f} %  (mean over {', '.join(baseline)})")
+    if not args.json:
+        tell("\n".join(lines))
+    return result
 
 
 def _values(words: Sequence[str]) -> dict[str, float]:

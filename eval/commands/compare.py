@@ -9,7 +9,6 @@ examples:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,23 +22,17 @@ from eval.scoring import judge as judging
 from eval.tables import say, write
 
 
-def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
-    parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="a run folder, or RUN:ARM; several are compared with the first"
-    )
-    parser.add_argument(
-        "--baseline", default="none", help="the arm that the others of one run are compared with (default %(default)s)"
-    )
-    parser.add_argument("--data", help="where the annotations are, when they moved since the run")
-    parser.add_argument(
-        "--draws", type=flags.positive, default=DRAWS, help="bootstrap draws and permutations (default %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the draws (default %(default)s)")
-    parser.add_argument("--common", action="store_true", help="runs of other --limit: compare what both were asked")
-    parser.add_argument("--wide", action="store_true", help="show all arms and columns, not one row a benchmark")
-    parser.add_argument("--out", help="also write table.md, table.csv and table.tex into this folder")
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("runs", nargs="+", metavar="RUN", help="a run folder, or RUN:ARM; several are compared with the first")
+    add("--baseline", default="none", help="the arm that the others of one run are compared with")
+    add("--data", help="where the annotations are, when they moved since the run")
+    add("--draws", type=flags.positive, default=DRAWS, help="bootstrap draws and permutations")
+    add("--seed", type=int, default=0, help="of the draws")
+    add("--common", action="store_true", help="runs of other --limit: compare what both were asked")
+    add("--wide", action="store_true", help="show all arms and columns, not one row a benchmark")
+    add("--out", type=Path, help="also write table.md, table.csv and table.tex into this folder")
     flags.judging(parser)
-    return work
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
@@ -64,8 +57,8 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     if left:
         say(not_judged(left))
     if args.out:
-        Path(args.out).mkdir(parents=True, exist_ok=True)
-        write(seen.full, Path(args.out))
+        args.out.mkdir(parents=True, exist_ok=True)
+        write(seen.full, args.out)
     comparisons = [asdict(entry) for entry in seen.contrasts]
     result = {"verdict": seen.verdict, "comparisons": comparisons, "draws": args.draws, "seed": args.seed}
     return {**result, "exit": 1} if left else result

@@ -11,7 +11,6 @@ A new shell knows it. Write it again after an update.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,8 @@ SHELLS = ("bash", "zsh", "fish")
 FOLDERS = ("model", "video_model", "data", "images", "run", "runs")
 
 
-def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
+def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
-    return work
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
@@ -42,11 +40,11 @@ def written(shell: str) -> str:
 
 def everything() -> argparse.ArgumentParser:
     """One parser of all subcommands, with what may follow each flag."""
-    from eval.cli import build, installed
+    from eval.cli import COMMANDS, build
 
     parser = argparse.ArgumentParser(prog="debias", description="Attention debiasing for visual-token pruning.")
     commands = parser.add_subparsers()
-    for name, line in installed().items():
+    for name, line in COMMANDS.items():
         built = build(name)[0]
         own = commands.add_parser(name, help=line, add_help=False, parents=[built], conflict_handler="resolve")
         if takes := built.get_default("takes_fields"):

@@ -10,20 +10,15 @@ It is served on this machine alone, together with the protocol of `serve`.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import Any
 
-from eval.commands.flags import needs_server, served, serving
+from eval.commands import flags
 
-
-def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any] | None]:
-    serving(parser)
-    return work
+arguments = flags.serving
 
 
 def work(args: argparse.Namespace) -> None:
-    told, limits, place = served(args)
-    needs_server("demo")
+    told = flags.served(args, "demo")
+
     from eval.serving.start import demo
 
-    demo(told, limits, place)
+    demo(*told)

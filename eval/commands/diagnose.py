@@ -21,45 +21,34 @@ over its tokens, so the noise floor of every number.
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from eval.answering import early
 from eval.answering.checkpoints import folder_of
-from eval.commands.flags import placing, positive
+from eval.commands import flags
 from eval.embedded import BARE, EMBEDDED, SMOL
+from eval.files import write_json
 from eval.tables import show
 
 FEWEST = 4  # pictures: two of either half
 
 
-def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
-    parser.add_argument("--model", help="checkpoint folder or hub id (default: the embedded model)")
-    parser.add_argument("--video", action="store_true", help="clips instead of pictures")
-    parser.add_argument(
-        "--text-only",
-        action="store_true",
-        help="random words in the places of visual tokens: the bias of the language model itself",
-    )
-    parser.add_argument("--images", type=Path, help="folder of pictures, or of videos (default: the tiny world's)")
-    parser.add_argument("--prompts", type=Path, help="text file, one request a line; the first is the main request")
-    parser.add_argument("--limit", type=positive, default=256, help="how many pictures (default: %(default)s)")
-    parser.add_argument(
-        "--keep",
-        type=float,
-        default=0.11,
-        help="tokens that would be kept: a count, or a share < 1 (default: %(default)s)",
-    )
-    parser.add_argument("--layers", help="which layers, as in 1,7,15 (default: all)")
-    parser.add_argument("--heads", action="store_true", help="also the rise of every head, before and after RoPE")
-    parser.add_argument("--out", type=Path, help="also write the result to this file, for `python -m eval figures`")
-    placing(parser)
-    parser.add_argument("--seed", type=int, default=0, help="another seed draws other pictures (default %(default)s)")
-    parser.add_argument("--batch-size", type=positive, default=8, help="pictures at once (default %(default)s)")
-    return work
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    flags.add(parser, "model", "device")
+    add("--video", action="store_true", help="clips instead of pictures")
+    add("--text-only", action="store_true", help="random words for visual tokens: the bias of the language model")
+    add("--images", type=Path, help="folder of pictures, or of videos (default: the tiny world's)")
+    add("--prompts", type=Path, help="text file, one request a line; the first is the main request")
+    add("--limit", type=flags.positive, default=256, help="how many pictures")
+    add("--keep", type=float, default=0.11, help="tokens that would be kept: a count, or a share < 1")
+    add("--layers", help="which layers, as in 1,7,15 (default: all)")
+    add("--heads", action="store_true", help="also the rise of every head, before and after RoPE")
+    add("--out", type=Path, help="also write the result to this file, for `python -m eval figures`")
+    add("--seed", type=int, default=0, help="another seed draws other pictures")
+    flags.add(parser, "batch_size", help="pictures at once")
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
@@ -75,12 +64,10 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     from eval.bias import diagnosis
     from eval.bias.diagnose import DiagnosisSettings, diagnose
 
-    result = diagnose(
-        DiagnosisSettings(**{field.name: getattr(args, field.name) for field in fields(DiagnosisSettings)})
-    )
+    asked = {field.name: getattr(args, field.name) for field in fields(DiagnosisSettings)}
+    result = diagnose(DiagnosisSettings(**asked))
     for table in diagnosis.tables(result):
         show(table)
     if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_json(args.out, result)
     return result

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from openpyxl import Workbook, load_workbook
 from openpyxl.cell import WriteOnlyCell
@@ -22,8 +21,8 @@ from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 from eval.benchmarks import get
 from eval.benchmarks.base import questions
 from eval.benchmarks.mmbench import Mmbench
-from eval.files import writable
-from eval.reading.read import Faults, read_json, table
+from eval.files import whole
+from eval.reading.read import Faults, table
 from eval.sample import Sample, read_rows
 from eval.scoring.normalise import m4c
 from eval.tables import tell
@@ -57,63 +56,45 @@ def export(
             f"{name}: {len(missing):,} of {len(samples):,} questions have no answer, first {missing[0]!r}; "
             "expected all of them (allow_partial submits empty answers)"
         )
-    out = writable(out)
+    out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".draft.{out.name}")
-    try:
+    with whole(out) as file:
         if isinstance(benchmark, Mmbench):
-            _write_xlsx(draft, home / f"{split or benchmark.dev}.tsv", given)
+            same = _write_xlsx(file, list(_table(home / f"{split or benchmark.dev}.tsv", given)))
         else:
-            _write_json(draft, {"vqav2": _vqav2, "vizwiz": _vizwiz, "mmvet": _mmvet}[name](asked, given))
-        os.replace(draft, out)
-    finally:
-        draft.unlink(missing_ok=True)
+            value = _submission(name, [(sample, given.get(sample.key, "")) for sample in asked])
+            file.write(json.dumps(value).encode())
+            file.seek(0)
+            same = json.load(file) == value
+        if not same:
+            raise ValueError(f"{out}: what was read back is not what was written")
     return {"benchmark": name, "file": str(out), "records": len(asked), "missing": len(missing)}
 
 
-def _vqav2(samples: Sequence[Sample], answers: Answers) -> Any:
-    return [{"question_id": int(sample.id), "answer": m4c(answers.get(sample.key, ""))} for sample in samples]
+def _submission(name: str, answers: Sequence[tuple[Sample, str]]) -> Any:
+    """What a server that takes JSON expects."""
+    if name == "mmvet":
+        return {f"v1_{sample.id}": text for sample, text in answers}
+    if name == "vizwiz":
+        return [{"image": sample.group, "answer": m4c(text)} for sample, text in answers]
+    return [{"question_id": int(sample.id), "answer": m4c(text)} for sample, text in answers]
 
 
-def _vizwiz(samples: Sequence[Sample], answers: Answers) -> Any:
-    return [{"image": sample.group, "answer": m4c(answers.get(sample.key, ""))} for sample in samples]
-
-
-def _mmvet(samples: Sequence[Sample], answers: Answers) -> Any:
-    return {f"v1_{sample.id}": answers.get(sample.key, "") for sample in samples}
-
-
-def _write_json(path: Path, value: Any) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        json.dump(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    if read_json(path) != value:
-        raise ValueError(f"{path}: what was read back is not what was written")
-
-
-def _write_xlsx(path: Path, source: Path, answers: Answers) -> None:
-    """MMBench's table with the predictions in it. Cells are text, whatever they begin with: none is a formula."""
-    rows = list(_table(source, answers))
+def _write_xlsx(file: IO[bytes], rows: Sequence[Sequence[str | int]]) -> bool:
+    """Write a table, and say whether it is read back as it was. Cells are text, whatever they begin with: none is a
+    formula."""
     book = Workbook(write_only=True)
     sheet = book.create_sheet("Sheet1")
     for row in rows:
-        cells = []
-        for value in row:
-            cell = WriteOnlyCell(sheet, value)
-            if isinstance(value, str):
-                cell.data_type = "s"
-            cells.append(cell)
+        cells = [WriteOnlyCell(sheet, value) for value in row]
+        for cell in cells:
+            cell.data_type = "s" if isinstance(cell.value, str) else cell.data_type
         sheet.append(cells)
-    book.save(path)
-    book = load_workbook(path, read_only=True)
-    try:
-        read = [[("" if value is None else value) for value in row] for row in book.active.iter_rows(values_only=True)]
-    finally:
-        book.close()
-    width = len(rows[0])
-    if [row + [""] * (width - len(row)) for row in read] != rows:
-        raise ValueError(f"{path}: what was read back is not what was written")
+    book.save(file)
+    book = load_workbook(file, read_only=True)
+    read = [[("" if value is None else value) for value in row] for row in book.active.iter_rows(values_only=True)]
+    book.close()
+    return [row + [""] * (len(rows[0]) - len(row)) for row in read] == rows
 
 
 def _table(source: Path, answers: Answers) -> Iterator[list[str | int]]:
@@ -132,22 +113,18 @@ def _cell(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")[:LONGEST_CELL]
 
 
-def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
-    parser.add_argument("benchmark", choices=list(OFFICIAL), metavar="BENCHMARK", help=", ".join(OFFICIAL))
-    parser.add_argument(
-        "--answers", type=Path, nargs="+", required=True, metavar="FILE", help="answer files, or shards"
-    )
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="data root, or the benchmark's folder")
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="the file to write (.json, mmbench: .xlsx)"
-    )
-    parser.add_argument("--split", default="", help="another split or release, as for `score`")
-    parser.add_argument("--allow-partial", action="store_true", help="submit empty answers where there are none")
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("benchmark", choices=list(OFFICIAL), metavar="BENCHMARK", help=", ".join(OFFICIAL))
+    add("--answers", type=Path, nargs="+", required=True, metavar="FILE", help="answer files, or shards")
+    add("--data", type=Path, required=True, metavar="DIR", help="data root, or the benchmark's folder")
+    add("--out", type=Path, required=True, metavar="FILE", help="the file to write (.json, mmbench: .xlsx)")
+    add("--split", default="", help="another split or release, as for `score`")
+    add("--allow-partial", action="store_true", help="submit empty answers where there are none")
 
-    def work(args: argparse.Namespace) -> dict[str, Any]:
-        done = export(args.benchmark, args.answers, args.data, args.out, args.allow_partial, args.split)
-        if not args.json:
-            tell(f"{done['file']}: {done['records']:,} records, {done['missing']:,} without an answer")
-        return done
 
-    return work
+def work(args: argparse.Namespace) -> dict[str, Any]:
+    done = export(args.benchmark, args.answers, args.data, args.out, args.allow_partial, args.split)
+    if not args.json:
+        tell(f"{done['file']}: {done['records']:,} records, {done['missing']:,} without an answer")
+    return done

@@ -13,17 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from debias.names import one_of
-from eval.cli import Work
 from eval.embedded import BARE, EMBEDDED, SMOL, named
 from eval.tables import say
 
 NAMES = {SMOL: SMOL, BARE: BARE, "tiny": str(EMBEDDED["image"]), "tiny-video": str(EMBEDDED["video"])}
 
 
-def command(parser: argparse.ArgumentParser) -> Work:
+def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help=f"which model: {', '.join(NAMES)}")
     parser.add_argument("folder", type=Path, help="a new or empty folder to write it to")
-    return work
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:

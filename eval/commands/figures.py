@@ -12,7 +12,6 @@ examples:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,15 @@ from eval.answering.store import Folder
 from eval.tables import say
 
 
-def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
-    parser.add_argument(
-        "sources", nargs="+", type=Path, metavar="RUN_OR_JSON", help="run folders; files of diagnose --out"
-    )
-    parser.add_argument("--out", type=Path, help="where the figures go (default: figures/ in the first run folder)")
-    parser.add_argument("--layer", type=int, help="layer of a diagnosis (default: the layer before FastV's cut)")
-    parser.add_argument("--data", help="where the annotations are now, when they moved")
-    parser.add_argument("--sample", metavar="KEY", help="draw what was kept of this question's picture, and only that")
-    parser.add_argument("--arms", help="of --sample, with commas (default: all)")
-    parser.add_argument(
-        "--model", help="of --sample: the checkpoint, whose config says how it cuts pictures into tiles"
-    )
-    return work
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("sources", nargs="+", type=Path, metavar="RUN_OR_JSON", help="run folders; files of diagnose --out")
+    add("--out", type=Path, help="where the figures go (default: figures/ in the first run folder)")
+    add("--layer", type=int, help="layer of a diagnosis (default: the layer before FastV's cut)")
+    add("--data", help="where the annotations are now, when they moved")
+    add("--sample", metavar="KEY", help="draw what was kept of this question's picture, and only that")
+    add("--arms", help="of --sample, with commas (default: all)")
+    add("--model", help="of --sample: the checkpoint, whose config says how it cuts pictures into tiles")
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:

@@ -17,45 +17,37 @@ examples:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from debias.names import FITTED, SCOPES
 from eval.commands import flags
-from eval.commands.flags import methods, of_methods, positive, sets
 from eval.settings import QUESTIONS
 from pruners import catalogue
 
 
-def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
+def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--method", default="fastv", help="the method whose first cut is measured; several with commas, or all")
-    add("--model", help="a checkpoint folder or hub id (default: the embedded model)")
+    flags.add(parser, "method", help="the method whose first cut is measured; several with commas, or all")
+    flags.add(parser, "model", "benchmarks", "device")
     add("--video", action="store_true", help="fit the video model on clips")
-    add(
-        "--data",
-        help="a data root, or with --kind prior a folder of pictures (default: the embedded world's held-out half; "
-        "with --each its scored half)",
-    )
-    add("--benchmarks", help="names with commas (default: all that the data holds)")
-    add("--limit", type=positive, default=QUESTIONS, help="questions of each benchmark (default %(default)s)")
-    add("--kind", default="exponential", choices=[*FITTED, "prior"], help="what is fitted (default %(default)s)")
+    data = "a data root, or with --kind prior a folder of pictures (default: the embedded world's held-out half; "
+    flags.add(parser, "data", help=f"{data}with --each its scored half)")
+    flags.add(parser, "limit", default=QUESTIONS, help="questions of each benchmark")
+    add("--kind", default="exponential", choices=[*FITTED, "prior"], help="what is fitted")
     add("--scope", default="sequence", choices=SCOPES, help="clips: over the whole clip, in every frame, or both")
     add("--refine", action="store_true", help="an exponential with an offset, by non-linear least squares")
     add("--each", action="store_true", help="one trend per benchmark of the data, as the released ones; needs --out")
     add("--plot", type=Path, metavar="STEM", help="draw curve, fit and stored trend into STEM.svg and STEM.png")
-    add("--out", help="a trends file; this method's trends in it are replaced (default: the model's own)")
+    add("--out", type=Path, help="a trends file; this method's trends in it are replaced (default: the model's own)")
     add("--dtype", default="auto", help="auto, float32, float16 or bfloat16 (default: the checkpoint's)")
-    add("--attention", default="sdpa", help="sdpa, eager or flash_attention_2 (default %(default)s)")
-    flags.placing(parser)
-    parser.set_defaults(takes_fields=of_methods)
-    return work
+    add("--attention", default="sdpa", help="sdpa, eager or flash_attention_2")
+    parser.set_defaults(takes_fields=flags.of_methods)
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
-    wanted = methods(args.method)
+    wanted = flags.methods(args.method)
     if len(wanted) == 1:
         return fit_method(args, wanted[0])
     return {"methods": {method: fit_method(args, method) for method in wanted if "trend" in catalogue.arms(method)}}
@@ -67,7 +59,7 @@ def fit_method(args: argparse.Namespace, method: str) -> dict[str, Any]:
         raise ValueError(f"{catalogue.title(method)} reads no attention of the decoder, so there is no trend to fit")
     if args.each and not args.out:
         raise ValueError("--each fits to questions that are scored; name the file that may hold such trends with --out")
-    only = sets(args.benchmarks) if args.benchmarks else None
+    only = flags.sets(args.benchmarks) if args.benchmarks else None
     pictures = {"data": None} if args.kind == "prior" else {}  # a plain folder of pictures holds no benchmark
     settings = replace(flags.settings(args, method, out=None, **pictures), data=args.data)
 
@@ -75,5 +67,4 @@ def fit_method(args: argparse.Namespace, method: str) -> dict[str, Any]:
     from eval.bias.fitting import Fit
 
     how = Fit(args.kind, args.scope, args.refine)
-    out = None if args.out is None else Path(args.out)
-    return fit(settings, how, video=args.video, only=only, each=args.each, out=out, plot=args.plot)
+    return fit(settings, how, video=args.video, only=only, each=args.each, out=args.out, plot=args.plot)

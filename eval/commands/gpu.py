@@ -15,20 +15,18 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 STEPS = ("smoke", "speed", "forks", "throughput", "train", "vllm")
 
 
-def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
+def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("step", choices=STEPS, help="what to measure")
     add("--rehearse", action="store_true", help="on the CPU, scaled down: whether every line runs")
-    add("--out", type=Path, default=Path("runs/gpu"), help="folder for STEP.json and STEP.md (default: %(default)s)")
+    add("--out", type=Path, default=Path("runs/gpu"), help="folder for STEP.json and STEP.md")
     add("--seconds", type=float, help="what the step may take (default: 460)")
-    return work
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:

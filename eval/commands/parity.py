@@ -13,18 +13,16 @@ Needs `bash setup.sh --forks METHOD`. Without it, docs/differences.md and tests/
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from typing import Any
 
 from eval.commands import flags
 from pruners import catalogue
 
 
-def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
+def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="METHOD", help="a method whose authors' code is a submodule")
     flags.choosing(parser)
     parser.set_defaults(arms="none,both", benchmarks="pope", limit=8)
-    return work
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:

@@ -9,7 +9,6 @@ examples:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +17,16 @@ from eval.settings import Settings
 from eval.tables import say
 
 
-def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
-    parser.add_argument("run", metavar="RUN", help="a run folder")
-    parser.add_argument("--out", help="the page to write (default: report.html in the run folder)")
-    parser.add_argument(
-        "--samples", type=int, default=12, help="questions shown of each benchmark (default %(default)s)"
-    )
-    parser.add_argument("--data", help="where the data is, when it moved since the run")
-    parser.add_argument(
-        "--draws", type=flags.positive, default=Settings.draws, help="bootstrap draws (default %(default)s)"
-    )
-    parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="also write the scores for TensorBoard")
-    parser.add_argument(
-        "--wandb", metavar="PROJECT", help="also for Weights & Biases: offline, unless WANDB_MODE says otherwise"
-    )
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("run", metavar="RUN", help="a run folder")
+    add("--out", type=Path, help="the page to write (default: report.html in the run folder)")
+    add("--samples", type=int, default=Settings.report_samples, help="questions shown of each benchmark")
+    add("--data", help="where the data is, when it moved since the run")
+    flags.add(parser, "draws")
+    add("--tensorboard", type=Path, metavar="DIR", help="also write the scores for TensorBoard")
+    add("--wandb", metavar="PROJECT", help="also for Weights & Biases: offline, unless WANDB_MODE says otherwise")
     flags.judging(parser)
-    return work
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
@@ -50,7 +43,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     from eval.showing.report import write
 
     seen = compare.look("Scores", scored, args.draws)
-    out = Path(args.out) if args.out else folder.path / "report.html"
+    out = args.out or folder.path / "report.html"
     written = write(folder, scored, seen, out, args.samples, args.data)
     say(f"wrote {out}")
     if args.tensorboard:

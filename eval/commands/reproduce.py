@@ -18,7 +18,6 @@ Each run is a run folder in OUT/NAME/LABEL: the same command goes on where it st
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,17 +30,13 @@ from eval.papers.artefacts import Artefact
 from eval.settings import Settings
 
 
-def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
+def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("name", nargs="?", help=f"one of {', '.join(artefacts.artefacts())}, or all")
     add("--list", action="store_true", help="say what there is, or what of NAME is done, and stop")
-    add("--model", help="a checkpoint folder or hub id (default: the embedded models)")
-    add("--data", help="the data root, LLaVA's playground/data/eval (default: the embedded tiny world)")
-    add(
-        "--as-released",
-        action="store_true",
-        help="do the release's methods a second time, as its code computes them; published numbers stand beside these",
-    )
+    flags.add(parser, "model", "data")
+    again = "do the release's methods a second time, as its code computes them; published numbers stand beside these"
+    flags.add(parser, "as_released", help=again)
     add("--benchmarks", help="only these of an artefact's benchmarks, with commas (default: all that the data holds)")
     add("--runs", help="only these runs, with commas; * stands for anything (default: all; see NAME --list)")
     add(
@@ -51,10 +46,9 @@ def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], d
         metavar="AXIS=VALUES",
         help="of the artefact ways: budgets=64,128, layers=2,8, methods=fastv, ways=online,rope; several times",
     )
-    add("--out", type=Path, default=Path("runs/reproduce"), help="where the runs go (default: %(default)s)")
+    add("--out", type=Path, default=Path("runs/reproduce"), help="where the runs go")
     add("--limit", type=flags.positive, help="at most so many questions of each benchmark, pictures or repetitions")
     parser.set_defaults(takes_fields=of_runs)
-    return work
 
 
 def of_runs() -> set[str]:

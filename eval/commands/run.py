@@ -11,7 +11,7 @@ examples:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,10 +21,7 @@ from eval.settings import UNPRUNED, Settings
 from eval.tables import say
 from pruners import catalogue
 
-
-def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
-    flags.running(parser)
-    return work
+arguments = flags.running
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:

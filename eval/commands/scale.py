@@ -13,7 +13,6 @@ is, is assumed and listed below the table. The result is an estimate; time spent
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +24,20 @@ from eval.tables import show
 from pruners.budget import REFERENCE_TOKENS
 
 
-def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
+def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--method", default="all", help="methods with commas, or all (default)")
     add("--arms", type=int, help="arms of each method (default: those that it has, and the unpruned model once)")
     add("--benchmarks", help="names with commas (default: all)")
-    add("--shape", default="llava-1.5-7b", help=f"for pictures, of {', '.join(SHAPES)} (default: %(default)s)")
-    add("--video-shape", default="video-llava-7b", help="for clips (default: %(default)s)")
-    add("--keep", type=flags.positive, default=128, help=f"budget, of {REFERENCE_TOKENS} tokens (default: %(default)s)")
-    add("--batch-size", type=flags.positive, default=8, help="questions at once (default: %(default)s)")
-    add("--device", default="a100", help=f"whose rates are assumed: {', '.join(DEVICES)} (default: %(default)s)")
+    add("--shape", default="llava-1.5-7b", help=f"for pictures, of {', '.join(SHAPES)}")
+    add("--video-shape", default="video-llava-7b", help="for clips")
+    add("--keep", type=flags.positive, default=128, help=f"budget, of {REFERENCE_TOKENS} tokens")
+    flags.add(parser, "batch_size", help="questions at once")
+    add("--device", default="a100", help=f"whose rates are assumed: {', '.join(DEVICES)}")
     add("--speed", type=Path, metavar="FILE", help="measured rates: what `eval speed --out FILE` wrote")
     add("--gpus", type=flags.numbers, default=[1, 8, 64], help="with commas (default: 1,8,64)")
-    add("--start", type=float, default=60.0, help="seconds to start and load a model (default: %(default)s)")
+    add("--start", type=float, default=60.0, help="seconds to start and load a model")
     add("--share-prefix", action="store_true", help="the layers before the first cut once for all arms")
-    return work
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:

@@ -9,7 +9,7 @@ examples:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,7 @@ from eval.tables import say, tell
 
 
 def score_file(
-    name: str,
-    answers: str | Path | Sequence[str | Path],
-    data: str | Path,
-    judge: Judge | None = None,
-    **options: Any,
+    name: str, answers: str | Path | Sequence[str | Path], data: str | Path, judge: Judge | None = None, **options: Any
 ) -> Score:
     """Scores the rows of one or more answer files. Options are the benchmark's: split, ocr, frame, ..."""
     benchmark = get(name)
@@ -54,41 +50,28 @@ def as_json(score: Score, items: bool = False) -> dict[str, Any]:
     return values
 
 
-def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
-    parser.add_argument("benchmark", choices=NAMES, metavar="BENCHMARK", help=", ".join(NAMES))
-    parser.add_argument(
-        "--answers", type=Path, nargs="+", required=True, metavar="FILE", help="answer files, or shards"
-    )
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="data root, or the benchmark's folder")
-    parser.add_argument("--items", action="store_true", help="with --json: also the score of every question")
-    add_options(parser)
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("benchmark", choices=NAMES, metavar="BENCHMARK", help=", ".join(NAMES))
+    add("--answers", type=Path, nargs="+", required=True, metavar="FILE", help="answer files, or shards")
+    add("--data", type=Path, required=True, metavar="DIR", help="data root, or the benchmark's folder")
+    add("--items", action="store_true", help="with --json: also the score of every question")
+    add("--split", help="vqav2: test-dev, val2014; vizwiz: test, val; refcoco: its splits")
+    add("--frame", help="refcoco: what boxes are relative to, square or original")
     flags.judging(parser)
 
-    def work(args: argparse.Namespace) -> dict[str, Any]:
-        score = score_file(
-            args.benchmark, args.answers, laid_out(args.data), judging.judge_of(flags.judge(args)), **options(args)
-        )
-        if not args.json:
-            tell(as_text(score))
-        result = as_json(score, args.items)
-        if score.unjudged:
-            say(not_judged(len(score.unjudged)))
-            result["exit"] = 1
-        return result
 
-    return work
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The flags that say which questions are meant."""
-    parser.add_argument(
-        "--split", default=None, help="vqav2: test-dev, val2014; vizwiz: test, val; refcoco: its splits"
-    )
-    parser.add_argument("--frame", default=None, help="refcoco: what boxes are relative to, square or original")
-
-
-def options(args: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(args, name) for name in ("split", "frame") if getattr(args, name) is not None}
+def work(args: argparse.Namespace) -> dict[str, Any]:
+    options = {name: getattr(args, name) for name in ("split", "frame") if getattr(args, name) is not None}
+    judge = judging.judge_of(flags.judge(args))
+    score = score_file(args.benchmark, args.answers, laid_out(args.data), judge, **options)
+    if not args.json:
+        tell(as_text(score))
+    result = as_json(score, args.items)
+    if score.unjudged:
+        say(not_judged(len(score.unjudged)))
+        result["exit"] = 1
+    return result
 
 
 def as_text(score: Score) -> str:

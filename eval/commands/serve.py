@@ -11,20 +11,15 @@ kept tokens. docs/serving.md has the fields, the limits and what the server prom
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import Any
 
-from eval.commands.flags import needs_server, served, serving
+from eval.commands import flags
 
-
-def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any] | None]:
-    serving(parser)
-    return work
+arguments = flags.serving
 
 
 def work(args: argparse.Namespace) -> None:
-    told, limits, place = served(args)
-    needs_server("serve")
+    told = flags.served(args, "serve")
+
     from eval.serving.start import serve
 
-    serve(told, limits, place)
+    serve(*told)

@@ -12,31 +12,26 @@ as sixels where the terminal says that it knows them, else in half blocks.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from eval.benchmarks.video import CLIPS
-from eval.commands.flags import loading, positive, settings
+from eval.commands import flags
 from eval.files import writable
 from eval.reading.images import open_image
 from eval.sample import Sample
 from eval.showing.terminal import KINDS
-from pruners.catalogue import names as known
 
 
-def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
+def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("picture", type=Path, help="a picture, or a clip (.mp4, .avi, .mov, .mkv, .webm)")
     add("question", help="what to ask about it")
-    add("--method", default="fastv", help=f"one of {', '.join(known())} (default: %(default)s)")
-    add("--arms", help="of unpruned, none, trend, padding, both; default: unpruned, and those that the method has")
-    add("--model", help="a checkpoint folder or hub id (default: an embedded model)")
+    flags.add(parser, "method", "arms", "model")
     add("--out", type=Path, metavar="FILE.png", help="where the figure goes (default: PICTURE-METHOD.png, here)")
     add("--terminal", default="auto", choices=KINDS, help="how the terminal shows it (default: as well as it can)")
-    add("--max-new-tokens", type=positive, default=64, help="longest answer (default %(default)s)")
-    loading(parser)
-    return work
+    flags.add(parser, "max_new_tokens", default=64, help="longest answer")
+    flags.loading(parser)
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
@@ -49,7 +44,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"{args.picture}: no such picture or clip")
     if args.picture.suffix.lower() not in CLIPS:
         open_image(Sample(args.question, args.question, args.picture))
-    asked = settings(args, args.method)
+    asked = flags.settings(args, args.method)
     from eval.serving.one import show
 
     return show(args.picture, args.question, asked, out, args.terminal)

@@ -14,22 +14,19 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from eval.cli import Work
 from eval.commands import flags
 from eval.embedded import shipped
 from eval.settings import Settings
 
 
-def command(parser: argparse.ArgumentParser) -> Work:
+def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("plan", nargs="?", type=Path, help="a plan (default: that of smol, assets/studies/smol.toml)")
     add("--rehearse", type=flags.positive, metavar="N", help="N other pictures instead; confirms nothing")
     add("--model", help="another model than the plan's; confirms nothing")
     add("--dtype", default="auto", help="another precision than the plan's; confirms nothing")
-    add("--batch-size", type=flags.positive, default=8, help="questions at once (default %(default)s)")
-    add("--device", type=flags.device, help="cpu, cuda, cuda:1 (default: cuda where there is a GPU)")
+    flags.add(parser, "batch_size", "device")
     add("--out", type=Path, help="where runs and tables go (default: runs/study/NAME, with --rehearse NAME-rehearsal)")
-    return work
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:

@@ -13,20 +13,18 @@ of every setting are compared with those of one question at a time.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from typing import Any
 
 from eval.commands import flags
 from eval.tables import show
 
 
-def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
+def arguments(parser: argparse.ArgumentParser) -> None:
     flags.answering(parser)
     add = parser.add_argument
     add("--threads", type=flags.numbers, default=[1], help="CPU threads of the model, with commas (default: 1)")
-    add("--rounds", type=flags.positive, default=3, help="times that every setting is run (default: %(default)s)")
+    add("--rounds", type=flags.positive, default=3, help="times that every setting is run")
     parser.set_defaults(limit=32, benchmarks="gqa", batch_size=16, backend="native")
-    return work
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:

@@ -12,29 +12,27 @@ examples:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from debias.names import one_of
-from eval.commands.flags import of_methods, positive
-from eval.settings import HARNESS
+from eval.commands import flags
+from eval.settings import HARNESS, several
 from pruners.catalogue import names as methods
 
 
-def command(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], dict[str, Any]]:
+def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--kit", required=True, help="the folder of VLMEvalKit, with run.py in it")
-    add("--method", default="fastv", help=f"one of {', '.join(methods())}")
-    add("--arms", default="none,both", help="of none, trend, padding, both, unpruned (default %(default)s)")
-    add("--model", help="a checkpoint folder or hub id (default: the embedded model)")
-    add("--max-new-tokens", type=positive, default=1024, help="longest answer (default %(default)s)")
+    flags.add(parser, "method", "model")
+    flags.add(parser, "arms", default="none,both", help="of none, trend, padding, both, unpruned")
+    flags.add(parser, "max_new_tokens", default=1024, help="longest answer")
     add("--rows", help="a file that gets a JSON line for each answer, with the tokens that stayed")
     for name in HARNESS:
         add(f"--{name}", help=f"as for `python -m eval run`: its --{name}")
     add("--run", nargs=argparse.REMAINDER, required=True, help="everything behind it goes to the kit: --data POPE ...")
-    parser.set_defaults(takes_fields=of_methods)
-    return work
+    parser.set_defaults(takes_fields=flags.of_methods)
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
@@ -44,11 +42,10 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     one_of("method", args.method, methods())
     settings: dict[str, Any] = {name: getattr(args, name) for name in HARNESS} | given(args.fields)
     settings |= {"pretrained": args.model, "method": args.method, "longest": args.max_new_tokens}
-    arms = [arm.strip() for arm in args.arms.split(",") if arm.strip()]
 
     from eval.harnesses.vlmevalkit import launch
 
-    return {"models": launch(script, arms, settings, args.run, args.rows)}
+    return {"models": launch(script, several(args.arms), settings, args.run, args.rows)}
 
 
 def given(words: Sequence[str]) -> dict[str, list[str]]:

@@ -22,6 +22,9 @@ class Average:
         scale = dict(self.scale)
         return sum(values[name] * scale.get(name, 1) for name in self.members) / len(self.members)
 
+    def __str__(self) -> str:
+        return f"{self.recipe}, version {self.version}"
+
     def complete(self, values: Mapping[str, float]) -> bool:
         return all(name in values for name in self.members)
 

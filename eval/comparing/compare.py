@@ -35,7 +35,7 @@ def score_table(title: str, scored: Sequence[Scored]) -> Table:
         ]
         for name, average in AVERAGES.items():
             if all(map(average.complete, values)):
-                rows.append([name, f"{average.recipe}, version {average.version}", None, None, *map(average, values)])
+                rows.append([name, str(average), None, None, *map(average, values)])
     if failed:
         notes.append(broken(failed))
     if missing:

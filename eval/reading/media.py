@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from threading import Lock
 from typing import Any
 
 from eval.reading.images import open_clip, open_image
+from eval.reading.recent import Recent
 from eval.reading.video import Clips
 from eval.sample import Sample
 
@@ -32,35 +31,26 @@ class Media:
 NOTHING = Media([], None, (0, 0), "")
 
 
-class Shelf:
-    """Media by the file as it is now, the least recently used forgotten beyond `budget` bytes. Threads may share it."""
+class Shelf(Recent[Media]):
+    """Media by the file as it is now."""
 
     def __init__(self, adapter: Any, budget: int = 512 << 20) -> None:
-        self.adapter, self.budget = adapter, budget
-        self.held = self.read = 0
-        self.clips = Clips()
-        self._known: OrderedDict[Any, Media] = OrderedDict()
-        self._lock = Lock()
+        super().__init__(budget, lambda media: media.bytes)
+        self.adapter, self.clips, self.read = adapter, Clips(), 0
 
     def __call__(self, sample: Sample) -> Media:
         if sample.image is None and sample.video is None:
             return NOTHING
         key = name_of(sample)
-        with self._lock:
-            if key in self._known:
-                self._known.move_to_end(key)
-                return self._known[key]
-        media = self._ready(sample)
-        with self._lock:
-            self.read += 1
-            if key is not None and key not in self._known:
-                self._known[key] = media
-                self.held += media.bytes
-            while self.held > self.budget and self._known:
-                self.held -= self._known.popitem(last=False)[1].bytes
+        media = self.get(key)
+        if media is None:
+            media = self._ready(sample)
+            if key is not None:
+                self.put(key, media)
         return media
 
     def _ready(self, sample: Sample) -> Media:
+        self.read += 1
         if sample.video is not None:
             frames = open_clip(sample, self.clips)
             return Media([], self.adapter.clip(frames), frames[0].size, content(frames))

@@ -6,22 +6,21 @@ hang or fill without harm.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
 import signal
 import subprocess
 import sys
-from collections import OrderedDict
 from pathlib import Path
 from queue import LifoQueue
-from threading import Lock
 from typing import Any
 
 from PIL import Image
 
+from eval.files import sha256
 from eval.reading.decoder import FRAMES, MAX_PIXELS, places
+from eval.reading.recent import Recent
 from pruners.files import only_regular, opened
 
 __all__ = ["FRAMES", "Clips", "places", "playable", "read_frames"]
@@ -126,36 +125,20 @@ for _ in range(max(1, min(4, (os.cpu_count() or 1)))):
     _decoders.put(Decoder())
 
 
-class Clips:
-    """Decoded clips by content, the least recently used forgotten first; safe to share between threads."""
+class Clips(Recent[list[Image.Image]]):
+    """Decoded clips by content."""
 
     def __init__(self, budget: int = 1 << 30) -> None:
-        self.budget, self.held = budget, 0
-        self._clips: OrderedDict[str, list[Image.Image]] = OrderedDict()
-        self._lock = Lock()
+        super().__init__(budget, lambda clip: sum(3 * frame.width * frame.height for frame in clip))
 
     def __call__(self, path: Path, frames: int = FRAMES) -> list[Image.Image]:
         try:
-            seen = hashlib.sha256()
             with opened(path) as file:
-                while block := file.read(4 << 20):
-                    seen.update(block)
-            key = f"{seen.hexdigest()} {frames}"
+                key = sha256(file), frames
         except OSError as error:
             raise ValueError(f"{path}: expected a video ({error.strerror})") from None
-        with self._lock:
-            if key in self._clips:
-                self._clips.move_to_end(key)
-                return self._clips[key]
-        clip = read_frames(path, frames)
-        with self._lock:
-            if key not in self._clips:
-                self._clips[key] = clip
-                self.held += _size(clip)
-            while self.held > self.budget and len(self._clips) > 1:
-                self.held -= _size(self._clips.popitem(last=False)[1])
+        clip = self.get(key)
+        if clip is None:
+            clip = read_frames(path, frames)
+            self.put(key, clip)
         return clip
-
-
-def _size(clip: list[Image.Image]) -> int:
-    return sum(3 * frame.width * frame.height for frame in clip)

@@ -187,15 +187,6 @@ class Judge:
         if (cached := self.cache.get(key)) is not None and _readable(rules, cached):
             return cached
         judge, reply, attempts = f"{self.model} (wording {rules.version})", "", 0
-
-        def once(attempt: int) -> Verdict:
-            nonlocal judge, reply, attempts
-            attempts = attempt
-            # A reply that cannot be read would only repeat itself at temperature 0.
-            model, reply = self._send(rules, question.text(), 0.0 if attempt == 1 else 0.5)
-            judge = f"{model} (wording {rules.version})"
-            return Verdict(verdict_in(rules, reply), reply, judge)
-
         retry = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(
                 (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError, Unreadable)
@@ -207,7 +198,11 @@ class Judge:
         try:
             for attempt in retry:
                 with attempt:
-                    verdict = once(attempt.retry_state.attempt_number)
+                    attempts = attempt.retry_state.attempt_number
+                    # A reply that cannot be read would only repeat itself at temperature 0.
+                    model, reply = self._send(rules, question.text(), 0.0 if attempts == 1 else 0.5)
+                    judge = f"{model} (wording {rules.version})"
+                    verdict = Verdict(verdict_in(rules, reply), reply, judge)
         except Unreadable:
             return Verdict(None, reply, judge)
         except openai.APIError as error:

@@ -7,13 +7,14 @@ So a total such as MME's is resampled through its own arithmetic, and a mean cos
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from scipy.special import bdtr, ndtr, ndtri  # scipy.stats takes half a second to import
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+Rows = np.ndarray[Any, np.dtype[np.int64]]
 Value = Callable[[Array], Array]
 CHUNK = 4_000_000  # weights held at once
 
@@ -41,13 +42,18 @@ def difference(value: Value, weights: Array) -> Array:
 def replicates(value: Value, groups: int, draws: int, seed: int) -> Array:
     """`draws` bootstrap replicates of value(b) - value(a)."""
     rng, out = np.random.default_rng(seed), []
-    step = max(1, CHUNK // groups)
-    for first in range(0, draws, step):
-        count = min(step, draws - first)
-        picked = rng.integers(groups, size=(count, groups)) + np.arange(count)[:, None] * groups
-        times = np.bincount(picked.ravel(), minlength=count * groups).reshape(count, groups)
+    for rows in chunks(draws, groups):
+        picked = rng.integers(groups, size=(len(rows), groups)) + (rows - rows[0])[:, None] * groups
+        times = np.bincount(picked.ravel(), minlength=picked.size).reshape(picked.shape)
         out.append(difference(value, times.astype(float)))
     return np.concatenate(out)
+
+
+def chunks(count: int, groups: int) -> Iterator[Rows]:
+    """The numbers below `count`, so many at once that a row of `groups` weights for each fits into memory."""
+    step = max(1, CHUNK // groups)
+    for first in range(0, count, step):
+        yield np.arange(first, min(first + step, count))
 
 
 def interval(value: Value, groups: int, drawn: Array, level: float = 0.95) -> tuple[float, float] | None:
@@ -71,9 +77,8 @@ def interval(value: Value, groups: int, drawn: Array, level: float = 0.95) -> tu
 
 def left_out(value: Value, groups: int) -> Array:
     """value(b) - value(a) without group 0, without group 1, ..."""
-    out, step = [], max(1, CHUNK // groups)
-    for first in range(0, groups, step):
-        rows = np.arange(first, min(first + step, groups))
+    out = []
+    for rows in chunks(groups, groups):
         weights = np.ones((len(rows), groups))
         weights[np.arange(len(rows)), rows] = 0
         out.append(difference(value, weights))
@@ -93,14 +98,11 @@ def flips(value: Value, changed: Array, draws: int, seed: int) -> tuple[Array, b
     moving, groups = np.flatnonzero(changed), len(changed)
     exact = 2 ** len(moving) <= draws
     rng, count = np.random.default_rng(seed), 2 ** len(moving) if exact else draws
-    out, step = [], max(1, CHUNK // groups)
-    for first in range(0, count, step):
-        rows = np.arange(first, min(first + step, count))
-        drawn = (
-            (rows[:, None] >> np.arange(len(moving))) & 1 if exact else rng.integers(2, size=(len(rows), len(moving)))
-        )
+    out = []
+    for rows in chunks(count, groups):
         swap = np.zeros((len(rows), groups))
-        swap[:, moving] = drawn
+        shape = len(rows), len(moving)
+        swap[:, moving] = (rows[:, None] >> np.arange(shape[1])) & 1 if exact else rng.integers(2, size=shape)
         out.append(value(np.concatenate([swap, 1 - swap], 1)) - value(np.concatenate([1 - swap, swap], 1)))
     return np.concatenate(out), exact
 

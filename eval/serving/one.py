@@ -42,7 +42,7 @@ def show(path: Path, question: str, settings: Settings, out: Path, how: str = "a
     drawn_panels = list(panels(in_arms(pruned, settings.arms), request, settings.max_new_tokens or LONGEST))
     label = f"{catalogue.title(settings.method)}, keep {pruned.chosen.pruner.keep:.3g}"
     drawn = drawings.overlays({label: {panel.arm: (panel.picture, panel.text) for panel in drawn_panels}}, question)
-    out.write_bytes(drawings.raster(drawn))
+    out.write_bytes(drawings.rendered(drawn))
     if how != "none":
         many = os.environ.get("COLORTERM", "") in ("truecolor", "24bit")
         pictures = {panel.arm: panel.picture for panel in drawn_panels}

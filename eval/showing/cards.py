@@ -18,6 +18,7 @@ from eval.reading.video import FRAMES, read_frames
 from eval.sample import Sample
 from eval.scoring.box import Box, find_box, from_pixels, to_pixels
 from eval.settings import UNPRUNED
+from eval.showing.drawings import orientation
 
 THUMBNAIL = 288  # pixels of the square canvas that patches are drawn on
 COLUMNS = 4  # of the frames of a clip
@@ -102,10 +103,8 @@ def dark(kept: str | None, side: int, frames: int = 1) -> str:
 
 def shape(answers: Mapping[str, Any]) -> str:
     """The picture's aspect ratio in a word; "" without a picture."""
-    width, height = next((row["metadata"]["size"] for row in answers.values() if "size" in row["metadata"]), (0, 0))
-    if not width:
-        return ""
-    return "square" if width == height else "portrait" if width < height else "landscape"
+    sizes = [row["metadata"]["size"] for row in answers.values() if "size" in row["metadata"]]
+    return orientation(*sizes[0]) if sizes else ""
 
 
 def turn(before: float | None, after: float | None) -> str:

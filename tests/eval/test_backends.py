@@ -154,14 +154,14 @@ def test_a_picture_is_read_once_until_its_file_changes(loaded, world, tmp_path):
 def test_features_forget_beyond_their_budget():
     features = Features(budget=3 * 4 * 10)
     for name in "abcd":
-        features.get(name, lambda: torch.zeros(10))
+        features.of(name, lambda: torch.zeros(10))
     assert features.held <= features.budget
-    features.get("d", lambda: pytest.fail("d is the newest"))
-    features.get("a", lambda: torch.zeros(10))
+    features.of("d", lambda: pytest.fail("d is the newest"))
+    features.of("a", lambda: torch.zeros(10))
     assert features.encoded == 5
 
 
 def test_no_budget_still_answers():
     features = Features(budget=0)
-    assert torch.equal(features.get("a", lambda: torch.ones(2)), torch.ones(2))
+    assert torch.equal(features.of("a", lambda: torch.ones(2)), torch.ones(2))
     assert features.held == 0

@@ -1,6 +1,5 @@
 """The frame of the command line: help, names, exit status, and standard output with --json."""
 
-import argparse
 import json
 import logging
 import sys
@@ -18,16 +17,11 @@ def extra(monkeypatch):
     """A subcommand `try` whose work is given by the test."""
 
     def install(work):
-        module = types.ModuleType("eval_try", "Try something.\n\nexamples:\n  python -m eval try --times 2")
-        module.__spec__ = argparse.Namespace(name="eval_try")
-
-        def command(parser):
-            parser.add_argument("--times", type=int, default=1)
-            return work
-
-        module.command = command
-        monkeypatch.setitem(sys.modules, "eval_try", module)
-        monkeypatch.setitem(cli.COMMANDS, "try", ("eval_try", "try something"))
+        module = types.ModuleType("eval.commands.try", "Try something.\n\nexamples:\n  python -m eval try --times 2")
+        module.arguments = lambda parser: parser.add_argument("--times", type=int, default=1)
+        module.work = work
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setitem(cli.COMMANDS, "try", "try something")
 
     return install
 
@@ -56,7 +50,7 @@ def test_a_wrong_choice_gets_the_nearest_name(capsys):
     assert capsys.readouterr().err.count("(did you mean zsh?)") == 1
 
 
-@pytest.mark.parametrize("name", cli.installed())
+@pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_command_explains_itself_by_example(name, capsys, monkeypatch):
     parser, _ = cli.build(name)
     assert "\nexamples:\n  " in parser.description

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from eval.cli import installed
+from eval.cli import COMMANDS
 from eval.commands import completion
 from pruners import names
 
@@ -21,7 +21,7 @@ def scripts(tmp_path_factory):
 @pytest.mark.parametrize("shell", completion.SHELLS)
 def test_the_script_is_one_the_shell_reads_and_knows_the_names(scripts, shell):
     text = (scripts / shell).read_text(encoding="utf-8")
-    for word in (*installed(), *names(), "mmbench_cn", "benchmarks", "important-ratio"):
+    for word in (*COMMANDS, *names(), "mmbench_cn", "benchmarks", "important-ratio"):
         assert word in text
     if shutil.which(shell):
         done = subprocess.run([shell, "-n", str(scripts / shell)], capture_output=True, text=True, check=False)

@@ -239,7 +239,7 @@ def test_the_script_asks_for_what_there_is(tmp_path):
     path = Path(__file__).parents[2] / "scripts" / "speed.sh"
     subprocess.run(["bash", str(path), str(tmp_path)], env={**os.environ, "DEBIAS_PYTHON": str(python)}, check=True)
     parser = argparse.ArgumentParser()
-    speed.command(parser)
+    speed.arguments(parser)
     runs = [parser.parse_args(line.split()[3:]) for line in asked.read_text().splitlines()]
     assert {args.shape for args in runs} >= {name for name in SHAPES if name[-1] == "b"}
     assert {token for args in runs for token in args.tokens or ()} == {576, 2056, 2880, 3328}

@@ -15,6 +15,7 @@ from PIL import Image
 
 from eval.answering import store
 from eval.cli import main
+from eval.files import whole
 from eval.reading.images import check_image, open_image
 from eval.reading.read import read_json, records
 from eval.reading.video import Clips, playable
@@ -105,8 +106,8 @@ def test_an_export_leaves_a_device_a_device(world, tmp_path):
     os.mkfifo(tmp_path / "device")
     with pytest.raises(ValueError, match="neither a regular file"):
         export("mmvet", tmp_path / "a.jsonl", world, tmp_path / "device")
-    with pytest.raises(ValueError, match="neither a regular file"):
-        store.replace(tmp_path / "device", [b"row\n"])
+    with pytest.raises(ValueError, match="neither a regular file"), whole(tmp_path / "device") as file:
+        file.write(b"row\n")
     assert stat.S_ISFIFO((tmp_path / "device").stat().st_mode)
 
 

@@ -14,8 +14,8 @@ from eval.forks.setup import ROOT, environment, setup
 
 def measured(*words):
     parser = argparse.ArgumentParser()
-    work = speed.command(parser)
-    return work(parser.parse_args(["--against", "fork", "--device", "cpu", *words]))
+    speed.arguments(parser)
+    return speed.work(parser.parse_args(["--against", "fork", "--device", "cpu", *words]))
 
 
 def test_missing_code_is_named_before_anything_is_built(tmp_path, monkeypatch):
