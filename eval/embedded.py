@@ -6,7 +6,7 @@ They stand in the repository's assets folder; an installed wheel holds its copy 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,15 +31,17 @@ class World:
     """The drawn world that a model is shown where no data is named.
 
     name       as messages and records call it
-    questions  of a size and a half: the data root, written on first use
+    questions  of a size, a half, and the benchmarks that are asked for: the data root, written on first use
     scene      of a seed: what is drawn
     released   whether trends that were released may be divided by where a model has none of its own
+    boxes      whether models of it were taught to answer with a box
     """
 
     name: str
-    questions: Callable[[str, str], Path]
+    questions: Callable[[str, str, Sequence[str]], Path]
     scene: Callable[[int], Any]
     released: bool = True
+    boxes: bool = True
 
 
 def world_of(model: str | Path | None) -> World:
@@ -47,8 +49,15 @@ def world_of(model: str | Path | None) -> World:
     from tiny import benchmarks, smol_data, smol_world, world
 
     if model in (SMOL, BARE) or (model is not None and origin(Path(model)).get("world") == SMOL):
-        return World("world of smol", smol_data.ensure, smol_world.smol_scene, released=False)
-    return World("tiny world", lambda size, half: benchmarks.ensure(size=size, half=half), world.scene)
+        # boxes only for those who ask for them: a run without a list of benchmarks asks what smol can answer
+        return World(
+            "world of smol",
+            lambda size, half, asked: smol_data.ensure(size, half, boxes="refcoco" in asked),
+            smol_world.smol_scene,
+            released=False,
+            boxes=False,
+        )
+    return World("tiny world", lambda size, half, _: benchmarks.ensure(size=size, half=half), world.scene)
 
 
 def origin(folder: Path) -> dict[str, Any]:
@@ -60,9 +69,14 @@ def origin(folder: Path) -> dict[str, Any]:
     return told if isinstance(told, dict) else {}
 
 
-def data_of(model: str | Path | None, size: str = "default", half: str = "scored") -> Path:
-    """The questions of a model's world. half: `scored`, or `heldout` for everything that is fitted."""
-    return world_of(model).questions(size, half)
+def data_of(
+    model: str | Path | None, size: str = "default", half: str = "scored", benchmarks: Sequence[str] = ()
+) -> Path:
+    """The questions of a model's world.
+
+    half: `scored`, or `heldout` for everything that is fitted. benchmarks: what is asked for by name, if anything is.
+    """
+    return world_of(model).questions(size, half, benchmarks)
 
 
 def named(model: str) -> str:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from tiny import world
 from tiny.lots import Lots, jpeg, text_json, text_lines
+from tiny.questions import Box
 
 HOLD = 2  # every picture of a clip stands for two frames: eight evenly chosen frames of sixteen show each of them once
 
@@ -84,11 +85,15 @@ def refcoco(root: Path, lots: Lots) -> None:
             reference = world.referring(scene, 0)
             if reference is None:
                 continue
-            expression, box = reference
             image = f"coco/train2014/COCO_train2014_{number * 10**5 + len(lines):012d}.jpg"
             jpeg(world.draw(scene), root / image)
-            width, height = scene.size
-            lines.append({"image": image, "sent": expression, "bbox": list(box), "height": height, "width": width})
+            lines.append(grounded(image, scene.size, *reference))
             if len(lines) >= max(4, lots.n // 4):
                 break
         text_lines(root / "refcoco" / f"{split}.jsonl", lines)
+
+
+def grounded(image: str, size: tuple[int, int], expression: str, box: Box) -> dict[str, Any]:
+    """A line of RefCOCO's lists: the picture, named from the data root, an expression and the box that it means."""
+    width, height = size
+    return {"image": image, "sent": expression, "bbox": list(box), "height": height, "width": width}

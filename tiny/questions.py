@@ -296,11 +296,14 @@ def _misread(answer: str, rng: random.Random) -> list[str]:
     return sorted(spellings)
 
 
-def referring(scene: Scene, seed: int) -> tuple[str, Box] | None:
-    """An expression that fits exactly one thing, and its box in pixels of the picture."""
+def referring(scene: Scene, seed: int, beside: float = 0.4) -> tuple[str, Box] | None:
+    """An expression that fits exactly one thing, and its box in pixels of the picture.
+
+    beside: how often the thing is named by its neighbour, where it has one.
+    """
     rng = random.Random(f"referring {scene.seed} {seed}")
     for thing, words in named(scene, rng):
-        if rng.random() < 0.4:
+        if rng.random() < beside:
             for step in rng.sample(list(STEPS), 4):
                 other = neighbour(thing, step, scene)
                 if other is not None:

@@ -2,6 +2,9 @@
 
 root = ensure()                       # made on first use, the same every time
 python -m tiny.smol_data DIR --first 1500000000 --n 600 --padded 400
+
+With `boxes` the root also holds RefCOCO's layout about the same pictures: an expression and the box that it means.
+`smol` was never taught to answer with a box; the boxes say where the tokens that a method keeps should lie.
 """
 
 from __future__ import annotations
@@ -13,8 +16,9 @@ from typing import Any
 
 from tiny.benchmarks import cached
 from tiny.drawing import draw
+from tiny.layouts_media import grounded
 from tiny.lots import text_json, text_lines
-from tiny.questions import Question, questions
+from tiny.questions import Question, questions, referring
 from tiny.scenes import Scene
 from tiny.smol_world import KINDS, smol_scene
 
@@ -50,12 +54,16 @@ def asked(
             done += 1
 
 
-def write(root: Path, first: int, n: int, padded: int = 0, **how: Any) -> None:
-    """Writes the questions below `root`, in pictures without loss; asked plainly, as they were taught."""
+def write(root: Path, first: int, n: int, padded: int = 0, boxes: bool = False, **how: Any) -> None:
+    """Writes the questions below `root`, in pictures without loss; asked plainly, as they were taught.
+
+    boxes: also an expression of every picture that has a thing with a name of its own, and its box.
+    """
     folder = root / "gqa" / "data" / "images"
     folder.mkdir(parents=True, exist_ok=True)
     lines: list[dict[str, Any]] = []
     truth: dict[str, Any] = {}
+    meant: list[dict[str, Any]] = []
     for scene, question in asked(first, n, padded, **how):
         name, key = f"s{scene.seed}.png", str(scene.seed)
         draw(scene).save(folder / name)
@@ -70,14 +78,19 @@ def write(root: Path, first: int, n: int, padded: int = 0, **how: Any) -> None:
             "groups": {"global": question.kind, "local": question.kind},
             "boxes": [list(box) for box in question.boxes],
         }
+        if boxes and (reference := referring(scene, 0, beside=0)):  # it knows things by their own names alone
+            meant.append(grounded(f"gqa/data/images/{name}", scene.size, *reference))
     text_lines(root / "gqa" / "llava_gqa_testdev_balanced.jsonl", lines)
     text_json(root / "gqa" / "data" / "testdev_balanced_questions.json", truth)
+    if boxes:
+        text_lines(root / "refcoco" / "refcoco_val.jsonl", meant)
 
 
-def ensure(size: str = "default", half: str = "scored") -> Path:
+def ensure(size: str = "default", half: str = "scored", boxes: bool = False) -> Path:
     """The data root of one half, two thirds of its pictures padded; written if it is not there yet."""
     n = SIZES[size]
-    return cached(f"smol-{size}-{half}", lambda root: write(root, HALVES[half], n, padded=2 * n // 3))
+    name = f"smol-{size}-{half}{'-boxes' if boxes else ''}"
+    return cached(name, lambda root: write(root, HALVES[half], n, padded=2 * n // 3, boxes=boxes))
 
 
 def main() -> None:
@@ -87,10 +100,11 @@ def main() -> None:
     parser.add_argument("--first", type=int, required=True, help="the first scene's seed")
     parser.add_argument("--n", type=int, required=True, help="how many questions")
     parser.add_argument("--padded", type=int, default=0, help="at least so many pictures that are not square")
+    parser.add_argument("--boxes", action="store_true", help="also RefCOCO's layout: an expression and its box")
     flags = parser.parse_args()
     if flags.root.exists() and any(flags.root.iterdir()):
         raise SystemExit(f"{flags.root} holds files already; name an empty or a new folder")
-    write(flags.root, flags.first, flags.n, flags.padded)
+    write(flags.root, flags.first, flags.n, flags.padded, flags.boxes)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,8 @@ log = logging.getLogger("debias")
 def resolve(settings: Settings) -> Resolved:
     """The run that `settings` describe, on the benchmarks that their data holds."""
     early.check(settings)
-    data = laid_out(settings.data) if settings.data else data_of(settings.model, "full" if settings.full else "default")
+    size, names = "full" if settings.full else "default", settings.benchmarks
+    data = laid_out(settings.data) if settings.data else data_of(settings.model, size, benchmarks=names)
     asked = early.lying_in(data, settings.benchmarks)
     chosen = {media: str(folder) for media, folder in EMBEDDED.items()}
     if settings.model:

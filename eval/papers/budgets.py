@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from eval.answering.store import Folder
 from eval.bias.diagnosis import bracket
 from eval.bias.strength import Array, Measured, interval
 from eval.comparing import compare
-from eval.comparing.contrast import SLOW_DRAWS, apart, contrast, scale
-from eval.comparing.results import Scored, results
-from eval.papers import artefacts
+from eval.comparing.contrast import LEVEL, SLOW_DRAWS, Contrast, apart, contrast, scale
+from eval.comparing.results import Scored
+from eval.comparing.verdict import MARK
+from eval.papers import artefacts, ways
 from eval.papers.task import Task
 from eval.showing import charts, drawings, figures
 from eval.tables import Cell, Table
@@ -37,12 +37,9 @@ class Side:
 
 
 def budgets(task: Task) -> list[Table]:
-    loaded = []
-    for planned in task.artefact.runs:
-        folder = Folder(task.folder(planned))
-        if (folder.path / "run.json").exists():
-            loaded.append((planned, folder, results(folder, task.base.data)))
+    loaded = task.finished()
     ours = {(run.method, run.keep): scored for run, _, scored in loaded if run.arms != ("unpruned",)}
+    compared = ways.corrected({at: debiasing(scored, task.base.draws) for at, scored in ours.items()})
     rows: list[list[Cell]] = []
     drawn: dict[str, dict[Any, dict[str, Array]]] = {}  # what is compared -> budget -> method -> resamples
     for run, _, scored in loaded:
@@ -55,6 +52,8 @@ def budgets(task: Task) -> list[Table]:
         for name, difference in gaps.items():
             drawn.setdefault(name, {}).setdefault(run.keep, {})[run.method] = difference
         shown = [signed(interval(gaps[name])) if name in gaps else None for name in COMPARED]
+        if compared[run.method, run.keep].differs:
+            shown[0] = f"{shown[0]} {MARK}"
         rows.append([run.method, run.keep, points["none"][1], *(means.get(arm) for arm in ARMS), *shown])
     runs = {folder.path: (folder.info(), scored) for _, folder, scored in loaded}
     of = task.artefact.runs[-1].of
@@ -66,6 +65,8 @@ def budgets(task: Task) -> list[Table]:
         f"Means over {names} (MME / 20). A budget is of {of} tokens, as each method's authors count it; tokens: what a "
         "layer sees, mean. `debiased` is both, or padding for methods without a trend. Random and grid at the same "
         f"budget, their padding silenced where debiased stands. In brackets 95 %: {SLOW_DRAWS} paired bootstrap draws.",
+        f"{MARK}: debiased differs from none, p < {LEVEL:g} after Holm's correction over all {len(compared)} rows; the "
+        "other differences are not tested.",
         *artefacts.sources(task.artefact),
     ]
     return [Table(task.artefact.title, HEAD, rows, notes), overall(drawn)]
@@ -79,6 +80,13 @@ COMPARED = {
     "debiased-grid": "debiased - grid",
 }
 HEAD = ["method", "budget", "tokens", *ARMS, *COMPARED.values()]
+
+
+def debiasing(scored: Sequence[Scored], draws: int) -> Contrast:
+    """A method debiased against itself untouched: the mean over its benchmarks."""
+    arms = "none", debiased(scored)
+    first, last = (ways.alone(scored, arm) for arm in arms)
+    return ways.against(first, last, arms, draws)
 
 
 def debiased(scored: Sequence[Scored]) -> str:

@@ -153,7 +153,7 @@ def _data(out: Path, name: str, part: Mapping[str, Any], rehearse: int | None) -
     first, n, padded = part["first"], part["n"], part.get("padded", 0)
     if rehearse:
         first, n, padded = first + REHEARSAL, rehearse, padded * rehearse // n
-    how = {key: tuple(part[key]) for key in ("things", "kinds") if key in part}
+    how: dict[str, Any] = {key: tuple(part[key]) for key in ("things", "kinds") if key in part}
     where = out / "data" / f"{name}{f'-{rehearse}' if rehearse else ''}"
     return cached(name, lambda root: smol_data.write(root, first, n, padded, **how), where)
 

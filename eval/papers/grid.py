@@ -19,14 +19,14 @@ import torch
 from debias import trends
 from debias.settle import NONE, Settled, settle
 from eval.answering.resolved import Resolved
-from eval.answering.store import Folder, decode
+from eval.answering.store import decode
 from eval.bias.diagnose import special, without_padding
 from eval.bias.diagnosis import bracket
 from eval.bias.fitting import PICTURES, calibration
 from eval.bias.probe import watch
 from eval.bias.strength import Measured, mean
 from eval.comparing.contrast import LEVEL, Contrast, contrast, marked
-from eval.comparing.results import Scored, results
+from eval.comparing.results import Scored
 from eval.comparing.verdict import MARK
 from eval.embedded import data_of
 from eval.papers import artefacts
@@ -105,9 +105,8 @@ def grid(task: Task) -> list[Table]:
     """The tables, and one figure a budget."""
     cells = [
         Cell(run, task.settings(run).fields.get("layer") if run.depth is not None else None, scored)
-        for run in task.artefact.runs
-        if (task.folder(run) / "run.json").exists()
-        for scored in results(Folder(task.folder(run)), task.base.data)
+        for run, _, entries in task.finished()
+        for scored in entries
     ]
     rises = json.loads((task.here / "trends.json").read_text(encoding="utf-8"))
     canvas = canvas_of(task.checkpoint)

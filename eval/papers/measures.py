@@ -19,14 +19,15 @@ from eval import benchmarks
 from eval.answering.backends import greedy
 from eval.answering.checkpoints import config_of
 from eval.answering.resolved import Resolved
-from eval.answering.store import Folder, decode
+from eval.answering.store import decode
 from eval.bias import diagnosis
 from eval.bias import strength as bias
 from eval.bias.diagnose import DiagnosisSettings, diagnose
 from eval.bias.fitting import calibration
 from eval.comparing.averages import AVERAGES
 from eval.comparing.contrast import scale
-from eval.comparing.results import Scored, questions, results
+from eval.comparing.results import Scored, questions
+from eval.embedded import world_of
 from eval.papers import artefacts
 from eval.papers.artefacts import REFCOCO
 from eval.papers.task import Task
@@ -48,11 +49,7 @@ def scores(task: Task) -> list[Table]:
     ours: dict[str, dict[str, dict[str, float]]] = {}
     instead: dict[str, str] = {}
     loaded: dict[Path, Any] = {}
-    for planned in task.artefact.runs:
-        if not (task.folder(planned) / "run.json").exists():
-            continue
-        folder = Folder(task.folder(planned))
-        scored = results(folder, task.base.data)
+    for planned, folder, scored in task.finished():
         loaded[folder.path] = folder.info(), scored
         instead |= {s.name: entry.benchmark.name for entry in scored for r in entry.arms.values() for s in [r.score]}
         ours[planned.label] = {
@@ -198,10 +195,7 @@ def iou(task: Task) -> list[Table]:
     canvas = canvas_of(task.checkpoint)
     rows: list[list[Any]] = []
     drawn: dict[str, tuple[bias.Measured, bias.Measured]] = {}
-    for planned in task.artefact.runs:
-        if not (task.folder(planned) / "run.json").exists():
-            continue
-        scored = results(Folder(task.folder(planned)), task.base.data)
+    for planned, _, scored in task.finished():
         for arm in planned.arms:
             measured = [overlap for entry in scored for overlap in overlaps(entry, arm, canvas)]
             if measured:
@@ -222,6 +216,11 @@ def iou(task: Task) -> list[Table]:
     notes = [
         "IoU of the kept tokens' area with the box; in brackets 95 % over pictures. by chance: of as many tokens drawn "
         "at random.",
+        *(
+            []
+            if world_of(task.base.model).boxes
+            else ["The model was not taught to answer with a box: no answer counts."]
+        ),
         *artefacts.sources(task.artefact),
     ]
     return [Table(task.artefact.title, ["run", "arm", "whose", "token-box IoU", "by chance", "questions"], rows, notes)]

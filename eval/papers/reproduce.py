@@ -21,7 +21,7 @@ from eval.embedded import data_of, world_of
 from eval.evaluation import evaluate
 from eval.evaluation import planned as planned_run
 from eval.papers import artefacts, budgets, grid, measures, sinks, strengths, sweeps, ways
-from eval.papers.artefacts import Artefact, Planned
+from eval.papers.artefacts import REFCOCO, Artefact, Planned
 from eval.papers.task import Task
 from eval.settings import Settings, command_line
 from eval.tables import Table, say
@@ -95,6 +95,9 @@ def reproduced(asked: Task, dry: bool = False) -> dict[str, Any]:
         return {"name": artefact.name, "failed": failed, "absent": absent, "exit": exit_code}
     asked.here.mkdir(parents=True, exist_ok=True)
     shown = MEASURES[artefact.measure](asked)
+    if unfinished := asked.unfinished() if artefact.measure in ANSWERED else {}:
+        open_ = "; ".join(f"{label} ({count} answers)" for label, count in unfinished.items())
+        shown = [*shown[:-1], replace(shown[-1], notes=[*shown[-1].notes, f"Left out, as unfinished: {open_}."])]
     for table in shown:
         tables.show(table)
     tables.write(shown, asked.here)
@@ -124,9 +127,16 @@ def held(task: Task) -> tuple[Task, list[str]]:
     tokens = layout(task.checkpoint).tokens
     runs = tuple(run for run in task.artefact.runs if run.tokens in (None, tokens))
     task, data = replace(task, artefact=replace(task.artefact, runs=runs)), task.base.data
-    present = tuple(name for name in task.benchmarks if benchmarks.get(name).lies_in(data or data_of(task.base.model)))
+    world = world_of(task.base.model)
+    if task.artefact.measure == "scores" and not world.boxes and set(task.benchmarks) <= set(REFCOCO):
+        raise ValueError(
+            f"{Path(task.checkpoint).name} was not taught to answer with a box, so {task.artefact.name} cannot score "
+            "its answers; `reproduce iou` measures where the tokens that are kept lie"
+        )
+    there = data or data_of(task.base.model, benchmarks=task.benchmarks)
+    present = tuple(name for name in task.benchmarks if benchmarks.get(name).lies_in(there))
     if not present:
-        whose = f"the {world_of(task.base.model).name}" if data is None else f"--data {data}"
+        whose = f"the {world.name}" if data is None else f"--data {data}"
         wanted = ", ".join(task.benchmarks)
         raise ValueError(f"{whose} holds none of {wanted}; docs/benchmarks.md says where each comes from")
     absent = [name for name in task.benchmarks if name not in present and data is not None]
@@ -149,7 +159,7 @@ def answer(task: Task, dry: bool) -> dict[str, str]:
             if planned.method == "d2pruner" and task.prior is not None:
                 prepare_prior(task, settings, task.prior)
             report = evaluate(settings, probes)
-            if report.look is not None:
+            if report.look is not None and task.artefact.measure != "iou":  # which is about tokens, not about answers
                 report.look.show(wide=False)
             if not report.complete:
                 failed[planned.label] = f"{report.open} answers are to come from other processes"
@@ -182,13 +192,9 @@ def status(task: Task) -> dict[str, dict[str, Any]]:
     """Of every run: how many answers there are, of how many; None where it was not begun."""
     states = {}
     for planned in task.artefact.runs:
-        folder = Folder(task.folder(planned))
-        there, wanted = 0, None
-        if (folder.path / "run.json").exists():
-            info = folder.info()["benchmarks"]
-            wanted = sum(facts["n"] for facts in info.values()) * len(planned.arms)
-            there = sum(len(folder.rows(name, arm)) for name in info for arm in planned.arms)
-        lacking = [name for name in task.benchmarks if wanted is None or name not in info]
+        there, wanted = task.answers(planned)
+        info = {} if wanted is None else Folder(task.folder(planned)).info()["benchmarks"]
+        lacking = [name for name in task.benchmarks if name not in info]
         typed = " ".join(map(shlex.quote, command_line(task.settings(planned))))
         states[planned.label] = {
             "answers": there,

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from eval.answering.store import Folder
 from eval.bias.strength import Measured, interval
 from eval.comparing import verdict
 from eval.comparing.averages import AVERAGES
 from eval.comparing.contrast import LEVEL
-from eval.comparing.results import Scored, results
+from eval.comparing.results import Scored
 from eval.papers import artefacts, measures, ways
 from eval.papers.artefacts import Planned
 from eval.papers.budgets import Side, debiased, gap, signed
@@ -26,10 +25,9 @@ def gains(task: Task) -> list[Table]:
     drawn: dict[str, dict[float, Measured]] = {}
     reported: dict[str, dict[float, float]] = {}
     columns: list[str] = []
-    for planned in task.artefact.runs:
-        if planned.arms == ("unpruned",) or not (task.folder(planned) / "run.json").exists():
+    for planned, _, scored in task.finished():
+        if planned.arms == ("unpruned",):
             continue
-        scored = results(Folder(task.folder(planned)), task.base.data)
         by_column = of_run(scored)
         columns = columns or list(by_column)
         rows.append([planned.label, "ours", *(signed(by_column[column]) for column in columns), asked(scored)])
@@ -56,13 +54,10 @@ def gains(task: Task) -> list[Table]:
 def fillings(task: Task) -> list[Table]:
     """The scores of every run, and every filling of the border, seen or silenced, against the first one, seen."""
     sides: dict[str, list[Scored]] = {}
-    for planned in task.artefact.runs:
-        if (task.folder(planned) / "run.json").exists():
-            scored = results(Folder(task.folder(planned)), task.base.data)
-            for arm, word in (("none", "seen"), ("padding", "silenced")):
-                one_arm = [replace(entry, arms={arm: entry.arms[arm]}) for entry in scored if arm in entry.arms]
-                if one_arm:
-                    sides[f"{planned.label}, {word}"] = one_arm
+    for planned, _, scored in task.finished():
+        for arm, word in (("none", "seen"), ("padding", "silenced")):
+            if one_arm := ways.alone(scored, arm):
+                sides[f"{planned.label}, {word}"] = one_arm
     if not sides:
         return measures.scores(task)
     first, *others = sides

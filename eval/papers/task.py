@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from eval import benchmarks
 from eval.answering.checkpoints import config_of, folder_of, layout
+from eval.answering.store import Folder
+from eval.comparing.results import Scored, results
 from eval.embedded import EMBEDDED, named
 from eval.papers.artefacts import REFCOCO, Artefact, Planned
 from eval.settings import Settings
@@ -65,8 +68,9 @@ class Task:
     def media(self) -> str:
         return benchmarks.get(self.artefact.benchmarks[0]).media
 
-    @property
+    @cached_property
     def checkpoint(self) -> str:
+        """The model's folder or hub id; kept, because a folder that we put together is checked by its hash."""
         return named(self.base.model or str(EMBEDDED[self.media]))
 
     @property
@@ -76,6 +80,28 @@ class Task:
 
     def folder(self, planned: Planned) -> Path:
         return self.out / self.artefact.folder / planned.label
+
+    def answers(self, planned: Planned) -> tuple[int, int | None]:
+        """How many answers of a run are there, and of how many; None where it was not begun."""
+        folder = Folder(self.folder(planned))
+        info = folder.info()["benchmarks"] if (folder.path / "run.json").exists() else {}
+        there = sum(len(folder.rows(name, arm)) for name in info for arm in planned.arms)
+        return there, sum(facts["n"] for facts in info.values()) * len(planned.arms) or None
+
+    def unfinished(self) -> dict[str, str]:
+        """The runs that were begun and not answered to the end: how many answers there are, by label."""
+        counts = {run.label: self.answers(run) for run in self.artefact.runs}
+        return {label: f"{there} of {of}" for label, (there, of) in counts.items() if of is not None and there < of}
+
+    def finished(self) -> list[tuple[Planned, Folder, list[Scored]]]:
+        """The runs that are answered to the end, with their scores: what is not answered yet is not a wrong answer."""
+        scored = []
+        for planned in self.artefact.runs:
+            there, of = self.answers(planned)
+            if of is not None and there >= of:
+                folder = Folder(self.folder(planned))
+                scored.append((planned, folder, results(folder, self.base.data)))
+        return scored
 
     @property
     def layers(self) -> int:

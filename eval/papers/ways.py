@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from eval.answering.store import Folder
 from eval.bias.strength import Measured
 from eval.comparing import verdict
 from eval.comparing.compare import arm_means
 from eval.comparing.contrast import LEVEL, SLOW_DRAWS, Contrast, contrasts, marked
-from eval.comparing.results import Scored, results
+from eval.comparing.results import Scored
 from eval.papers import artefacts
 from eval.papers.artefacts import Planned
 from eval.papers.grid import kept
@@ -30,11 +29,8 @@ HEAD = ["way", "score", f"− {RAW}, 95 %", "", "p (Holm)", "could see", "recall
 def ways(task: Task) -> list[Table]:
     """A table for each method, budget and layer, a row a way; and all of it as a heat map and as forest plots."""
     blocks: dict[Block, dict[str, list[Scored]]] = {}
-    for planned in task.artefact.runs:
-        if (task.folder(planned) / "run.json").exists():
-            scored = [entry for entry in results(Folder(task.folder(planned)), task.base.data) if entry.arms]
-            if scored:  # else it was begun, and could not be done
-                blocks.setdefault(block(planned), {})[planned.way or RAW] = scored
+    for planned, _, scored in task.finished():
+        blocks.setdefault(block(planned), {})[planned.way or RAW] = scored
     compared = corrected({(at, way): against(blocks[at][RAW], scored, (RAW, way), task.base.draws)
                           for at, by_way in blocks.items() if RAW in by_way
                           for way, scored in by_way.items() if way != RAW})  # fmt: skip
@@ -64,6 +60,11 @@ def block(planned: Planned) -> Block:
     """The block that a run belongs to, as its label names it."""
     method, keep, layer, _ = planned.label.split("-", 3)
     return method, int(keep), int(layer.removeprefix("L"))
+
+
+def alone(scored: Sequence[Scored], arm: str) -> list[Scored]:
+    """One arm of a run, on the benchmarks that have it."""
+    return [replace(entry, arms={arm: entry.arms[arm]}) for entry in scored if arm in entry.arms]
 
 
 def against(first: Sequence[Scored], other: Sequence[Scored], names: tuple[str, str], draws: int) -> Contrast:

@@ -22,6 +22,14 @@ def test_a_gap_is_the_average_difference_of_compare(answered):
     assert found[0] > 10
 
 
+def test_debiasing_is_tested_as_compare_tests_it(answered):
+    scored = results(answered)
+    average = compare.within(scored, "none", SLOW_DRAWS)[-1]
+    found = budgets.debiasing(scored, SLOW_DRAWS)
+    assert (found.delta, found.p) == (average.delta, average.p)
+    assert (found.a, found.b) == ("none", "both")
+
+
 def test_rivals_are_compared_like_with_like(answered):
     """Untouched against untouched; debiased against a rival that avoids the padding."""
     scored = results(answered)

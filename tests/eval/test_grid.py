@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
@@ -9,7 +12,7 @@ from PIL import Image
 
 from debias import trends
 from debias.settle import settle
-from eval.papers import artefacts, grid
+from eval.papers import artefacts, grid, reproduce
 from eval.papers.grid import kept
 from eval.papers.task import Task
 from eval.sample import Sample
@@ -34,3 +37,24 @@ def test_a_part_of_the_grid_leaves_trends_for_the_other_part(tmp_path, monkeypat
     asked = grid.prepare(Task(part, tmp_path, Settings(), part.benchmarks))
     (path,) = set(asked.trends.values())
     assert {one["method"] for one in trends.load(path)} == {"deeplayer", "fastv"}
+
+
+def test_an_unfinished_run_is_left_out_of_the_tables_and_named_below_them(answered, world, tmp_path, monkeypatch):
+    """Its unanswered questions would count as wrong otherwise."""
+    part = artefacts.artefact("grid").only("fastv-L2-64,fastv-L16-64")
+    part = replace(part, runs=tuple(replace(run, arms=("none", "both")) for run in part.runs))
+    task = Task(part, tmp_path, Settings(data=world), ("gqa",))
+    done, begun = part.runs
+    for run in part.runs:
+        shutil.copytree(answered.path, task.folder(run))
+    shard = task.folder(begun) / "gqa" / "both.0.jsonl"
+    shard.write_text("".join(shard.read_text().splitlines(keepends=True)[:-3]))
+    (task.here / "trends.json").write_text(json.dumps([{"rise": [1.0, 0.5, 1.5], "r2": 0.5, "found": True}]))
+    assert [planned for planned, *_ in task.finished()] == [done]
+    monkeypatch.setattr(reproduce, "answer", lambda *_: {})
+    monkeypatch.setattr(grid, "prepare", lambda asked: asked)
+    differences, _, scores = reproduce.reproduced(task)["tables"]
+    assert {row[1] for row in differences["rows"]} == {row[1] for row in scores["rows"]} == {1}  # layer 2 of 32
+    there, of = task.answers(begun)
+    assert (of - there, of) == (3, task.answers(done)[0])
+    assert scores["notes"][-1] == f"Left out, as unfinished: fastv-L16-64 ({there} of {of} answers)."

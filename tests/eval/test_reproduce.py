@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eval.answering.resolved import Resolved
+from eval.answering.resolved import Resolved, resolve
 from eval.benchmarks import NAMES
 from eval.bias import fitting
 from eval.cli import main
@@ -25,6 +25,7 @@ from pruners import find, names
 from pruners.models import family
 from pruners.models.canvas import padded, tiled
 from tiny import benchmarks as tiny_benchmarks
+from tiny import smol_data
 
 KNOWN = artefacts.artefacts()
 
@@ -160,10 +161,7 @@ def test_gains_are_those_of_compare(answered):
 def test_every_filling_is_compared_with_the_first_one_seen(answered, tmp_path, monkeypatch):
     scored = [replace(one, arms={"none": one.arms["none"], "padding": one.arms["both"]}) for one in results(answered)]
     task = Task(replace(KNOWN["padding"], runs=KNOWN["padding"].runs[:2]), tmp_path, Settings(), ("pope", "gqa"))
-    for planned in task.artefact.runs:
-        task.folder(planned).mkdir(parents=True)
-        (task.folder(planned) / "run.json").write_text("{}")
-    monkeypatch.setattr(sweeps, "results", lambda *_: scored)
+    monkeypatch.setattr(Task, "finished", lambda self: [(planned, None, scored) for planned in self.artefact.runs])
     monkeypatch.setattr(sweeps.measures, "scores", lambda _: [])
     (table,) = sweeps.fillings(task)
     whole = compare.within(scored, "none", SLOW_DRAWS)[-1]
@@ -374,10 +372,20 @@ def test_a_list_of_depths_and_budgets_is_a_run_for_every_pair():
 
 def test_an_artefact_on_a_world_of_ours_takes_the_benchmarks_that_it_has(checkpoints, tmp_path, monkeypatch):
     monkeypatch.setattr(tiny_benchmarks, "_cache", lambda: tmp_path / "cache")
+    monkeypatch.setitem(smol_data.SIZES, "default", 6)
     shutil.copytree(checkpoints["image"], tmp_path / "smol")
     (tmp_path / "smol" / "origin.json").write_text('{"world": "smol"}')
     base = Settings(model=str(tmp_path / "smol"))
     found, absent = reproduce.held(Task(KNOWN["methods"], tmp_path, base, KNOWN["methods"].benchmarks))
     assert (found.benchmarks, absent) == (("gqa",), [])
-    with pytest.raises(ValueError, match="the world of smol holds none of refcoco"):
-        reproduce.held(Task(KNOWN["refcoco"], tmp_path, base, KNOWN["refcoco"].benchmarks))
+    found, _ = reproduce.held(Task(KNOWN["iou"], tmp_path, base, KNOWN["iou"].benchmarks))
+    assert found.benchmarks == ("refcoco",)
+    assert [b.name for b, _ in resolve(found.settings(found.artefact.runs[0])).benchmarks] == ["refcoco"]
+    assert [b.name for b, _ in resolve(base).benchmarks] == ["gqa"]  # boxes for those who ask for them
+    for name, said in (
+        ("refcoco", "was not taught to answer with a box"),
+        ("main", "world of smol holds none of pope"),
+    ):
+        wanted = KNOWN[name].benchmarks if name == "refcoco" else ("pope",)
+        with pytest.raises(ValueError, match=said):
+            reproduce.held(Task(KNOWN[name], tmp_path, base, wanted))

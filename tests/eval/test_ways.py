@@ -131,13 +131,12 @@ def test_the_heat_map_shows_every_difference_and_marks_those_that_differ():
     np.testing.assert_array_equal(shown, [[4, -1], [0, np.nan]])
 
 
-def test_a_way_that_was_begun_and_could_not_be_done_is_left_out(tmp_path, monkeypatch):
+def test_a_way_that_was_begun_and_could_not_be_done_is_left_out(tmp_path):
     artefact = artefacts.artefact("ways").narrowed(["methods=fastv", "ways=online"])
     task = Task(artefact, tmp_path, Settings(), ("gqa",))
     for run in artefact.runs:
         task.folder(run).mkdir(parents=True)
-        (task.folder(run) / "run.json").write_text("{}")
-    monkeypatch.setattr(ways, "results", lambda folder, data: [])
+        (task.folder(run) / "run.json").write_text('{"run": "r", "settings": {}, "benchmarks": {}}')
     (table,) = ways.ways(task)
     assert table.rows == []
 

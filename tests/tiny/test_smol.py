@@ -155,6 +155,28 @@ def test_written_questions_are_read_by_the_evaluation_and_meet_the_plan(tmp_path
         assert np.array_equal(np.asarray(picture), np.asarray(draw(shapes[0])))
 
 
+def test_an_expression_fits_its_box_alone_and_changes_no_question(tmp_path):
+    from eval import benchmarks
+    from tiny import smol_data
+
+    for name, boxes in (("plain", False), ("boxes", True), ("again", True)):
+        smol_data.write(tmp_path / name, 2_300_000_000, 12, padded=8, boxes=boxes)
+    plain, own, again = (
+        {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.*")}
+        for name in ("plain", "boxes", "again")
+    )
+    assert own == again
+    assert {path: content for path, content in own.items() if path.parts[0] == "gqa"} == plain
+    samples = benchmarks.get("refcoco").load(tmp_path / "boxes")
+    assert 10 <= len(samples) <= 12
+    for sample in samples:
+        scene = smol_scene(int(sample.image.stem.removeprefix("s")))
+        words = set(sample.text.rpartition(": the ")[2].removesuffix(" shape").split())
+        meant = [t.box for t in scene.things if words <= {t.size, t.colour, t.shape}]
+        assert meant == [tuple(sample.target)], (sample.text, scene.seed)
+        assert sample.meta["size"] == scene.size
+
+
 def test_accuracy_counts_right_answers_of_every_kind(toy, monkeypatch):
     student = smol_train.Student(fast=False)
 
