@@ -66,8 +66,9 @@ class Blanks:
             adapter.model(**inputs)
         scores = trace.scores[0][0]
         assert scores is not None
-        raw: Tensor = scores[0].float().cpu()
-        return raw
+        raw: Tensor
+        raw, _ = scores
+        return raw.float().cpu()
 
 
 def shapes(adapter: Adapter, batch: Encoded) -> list[tuple[Span, int]]:
@@ -87,7 +88,7 @@ def prompt(adapter: Adapter, picture: str, span: Span, behind: int, conversation
     for size in dict.fromkeys([(SQUARE, SQUARE), *((span.grid[1] * side, span.grid[0] * side) for side in SIDES)]):
         shown = media(adapter, picture, size, span.frames)
         empty, word = (adapter.encode([Request(text, conversation=conversation, **shown)]) for text in ("", "a"))
-        ((own,),) = adapter.spans({**empty.inputs, "input_ids": empty.inputs["input_ids"].cpu()}, empty.sizes)
+        ((own, least),) = shapes(adapter, empty)
         if (own.grid, own.frames, own.total) == (span.grid, span.frames, span.total):
             break
     else:
@@ -97,11 +98,11 @@ def prompt(adapter: Adapter, picture: str, span: Span, behind: int, conversation
         )
     ids = empty.inputs["input_ids"][0]
     at = first_difference(ids.tolist(), word.inputs["input_ids"][0].tolist())
-    lacking = behind - (len(ids) - own.start - own.total)
+    lacking = behind - least
     if at < own.start + own.total or lacking < 0:
         raise ValueError(f"a prompt of {behind} tokens behind its picture is not one of this model's prompts")
     words = adapter.tokenizer(FILLER, add_special_tokens=False).input_ids
-    filler = torch.tensor((words * (lacking // len(words) + 1))[-lacking:] if lacking else [])
+    filler = torch.tensor([words[number % len(words)] for number in range(-lacking, 0)])
     ids = torch.cat([ids[:at], filler.to(ids), ids[at:]])[None]
     same = tuple(empty.inputs["input_ids"].shape)
 
@@ -112,7 +113,7 @@ def prompt(adapter: Adapter, picture: str, span: Span, behind: int, conversation
         return torch.cat([value[:, :at], text, value[:, at:]], 1)
 
     rest = {name: longer(value) for name, value in empty.inputs.items()}
-    return {**rest, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return {**rest, "input_ids": ids}
 
 
 def media(adapter: Adapter, picture: str, size: Size, frames: int) -> dict[str, Any]:

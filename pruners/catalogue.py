@@ -23,7 +23,7 @@ from pruners.checks import check_word
 if TYPE_CHECKING:
     from pruners.base import Pruner
 
-ROOTS = ("pruners.base", "Pruner"), ("pruners.method", "Method")
+ROOT = "pruners.base", "Pruner"  # what the class of every method is made from
 
 
 class Field(NamedTuple):
@@ -151,7 +151,7 @@ def _class(name: str) -> Class:
     if spelling.method(name) != name:  # trends files and the authors' code would know it by the other name
         raise ValueError(f"{_path(module)}: names of methods are told apart as {spelling.method(name)!r}; call it that")
     for node in _tree(module).body:
-        if isinstance(node, ast.ClassDef) and any(_is_root(kind) for kind in _line(module, node)):
+        if isinstance(node, ast.ClassDef) and ROOT in {(kind.module, kind.node.name) for kind in _line(module, node)}:
             return Class(module, node)
     raise ValueError(f"{_path(module)}: expected a class that is made from pruners.base.Pruner, and there is none")
 
@@ -163,10 +163,6 @@ def _said(kind: Class) -> Iterator[tuple[str, str | None, ast.expr | None]]:
             yield node.target.id, ast.unparse(node.annotation), node.value
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             yield node.targets[0].id, None, node.value
-
-
-def _is_root(kind: Class) -> bool:
-    return (kind.module, kind.node.name) in ROOTS
 
 
 def _line(module: str, node: ast.ClassDef) -> list[Class]:

@@ -122,7 +122,7 @@ class Prior:
 
         tile: tokens of a tile, to average over tiles.
         """
-        probe = FastV(keep=1.0, layer=layer)  # keeps everything; its score is the attention itself
+        probe = FastV(layer=layer)  # its score is the attention itself, of all tokens
         total, count = torch.zeros(()), 0
         for image in images:
             clip = isinstance(image, (list, tuple))
@@ -132,7 +132,8 @@ class Prior:
                 adapter.model(**encoded.inputs)
             recorded = trace.scores[0][0]
             assert recorded is not None
-            seen = recorded[0].double().cpu()
+            raw, _ = recorded
+            seen = raw.double().cpu()
             seen = seen if tile is None else seen.view(-1, tile).mean(0)
             if count and seen.shape != total.shape:
                 raise ValueError(
@@ -142,7 +143,7 @@ class Prior:
             total, count = total + seen, count + 1
         if not count:
             raise ValueError("no image to measure the prior on")
-        name = str(getattr(adapter.model.config, "_name_or_path", "") or type(adapter.model).__name__)
+        name = str(adapter.model.config._name_or_path or type(adapter.model).__name__)
         values = tuple((total / count).float().tolist())
         return cls(values, layer - 1, Path(name).name, prompt, count, tile is not None)
 

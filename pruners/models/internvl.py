@@ -18,7 +18,7 @@ from pruners.models.base import Adapter, Opens
 from pruners.models.canvas import Canvas, tiled
 from pruners.models.finding import runs, shared
 from pruners.models.request import IMAGE, Request, Shown, Size
-from pruners.models.tower import Tower
+from pruners.models.tower import Tower, layer_of
 from pruners.patches import Patches
 
 
@@ -74,8 +74,7 @@ class InternVL(Adapter):
     def tower(self) -> Tower:
         module, chosen = self.inner.vision_tower, int(self.model.config.vision_feature_layer)
         layers = module.encoder.layer
-        number = chosen - 1 if chosen >= 0 else len(layers) + chosen  # entry 0 of the hidden states is the embeddings
-        return Tower(module, layers, number, attention="attention")
+        return Tower(module, layers, layer_of(chosen, layers), attention="attention")
 
     def views(self, span: Span) -> int:
         return span.frames

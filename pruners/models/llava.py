@@ -16,7 +16,7 @@ from pruners.models.base import Adapter, Features, Opens
 from pruners.models.canvas import Canvas, padded
 from pruners.models.finding import shared, split
 from pruners.models.request import Shown, Size
-from pruners.models.tower import Tower
+from pruners.models.tower import Tower, layer_of
 
 
 class Llava(Adapter):
@@ -62,9 +62,8 @@ class Llava(Adapter):
             raise ValueError(
                 f"vision_feature_layer={chosen}: methods that prune at the vision tower need a single feature layer"
             )
-        # hidden_states counts the embeddings as entry 0, so entry -2 is the output of the last layer but one
-        number = chosen - 1 if chosen >= 0 else len(layers) + chosen
-        return Tower(module, layers, number, cls=self.model.config.vision_feature_select_strategy == "default")
+        cls = self.model.config.vision_feature_select_strategy == "default"
+        return Tower(module, layers, layer_of(chosen, layers), cls)
 
     def spans(self, inputs: Mapping[str, Any], sizes: Sequence[Size | None] | None = None) -> list[list[Span]]:
         token, grid = int(self.model.config.image_token_id), (self.side, self.side)

@@ -188,11 +188,11 @@ def deal(ids: Tensor, token: int, lengths: Sequence[int]) -> Iterator[tuple[int,
     """
     places = [row.eq(token).nonzero()[:, 0] for row in ids]
     total, expected = sum(map(len, places)), sum(lengths)
-    beams = total // expected if expected else 1
-    if total != beams * expected or (expected and len(places) % beams):
+    beams = max(total // max(expected, 1), 1)
+    if total != beams * expected or len(places) % beams:
         raise ValueError(f"the prompts hold {total} image tokens, but the images given make {expected}")
     image = 0
-    for row in range(0, len(places), max(beams, 1)):
+    for row in range(0, len(places), beams):
         first, taken = image, 0
         while taken < len(places[row]):
             if image == len(lengths) or taken + lengths[image] > len(places[row]):

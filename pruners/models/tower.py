@@ -36,6 +36,11 @@ class Tower:
         return self.feature_layer if self.looks is None else self.looks
 
 
+def layer_of(entry: int, layers: Sequence[Any]) -> int:
+    """The number of the layer whose output is an entry of the hidden states; entry 0 is the embeddings."""
+    return entry % (len(layers) + 1) - 1
+
+
 def heads(attn: Any, which: str, states: Tensor) -> Tensor:
     """[h, n, c] queries ("q") or keys ("k") of normed [n, C]."""
     norm = getattr(attn, f"{which}_norm", None)

@@ -50,7 +50,10 @@ SCORERS = {
 }  # fmt: skip
 GROUPS = {
     "debias": (["debias/*.py"], ["tests/debias"]),
-    "pruners": (["pruners/**/*.py"], ["tests/pruners", "tests/faults/test_models.py"]),
+    "pruners": (
+        ["pruners/**/*.py"],
+        ["tests/pruners", "tests/faults/test_models.py", "tests/faults/test_media.py", "tests/test_readme.py"],
+    ),
     "benchmarks": (["eval/benchmarks/*.py"], ["tests/eval/benchmarks", "tests/eval/test_score.py"]),
     "scorers": (
         [f"eval/{room}/{name}.py".replace("//", "/") for name, room in SCORERS.items()],

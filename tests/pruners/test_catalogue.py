@@ -3,8 +3,11 @@
 import ast
 import dataclasses
 import importlib
+import io
 import subprocess
 import sys
+import types
+import typing
 from pathlib import Path
 
 import pytest
@@ -44,6 +47,41 @@ def test_class_variables_are_read_along_the_bases(name):
         catalogue.declared(name, "weather")
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_field_may_hold_is_what_its_annotation_says(name):
+    hints = typing.get_type_hints(catalogue.find(name))
+    for field in catalogue.fields(name):
+        hint = hints[field.name]
+        union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+        true = {short(part) for part in (typing.get_args(hint) if union else [hint])}
+        told = {
+            part.node.name if isinstance(part, catalogue.Class) else ast.unparse(part)
+            for part in catalogue.kinds(field)
+        }
+        assert told == true
+
+
+def short(part):
+    """A type as a file writes it."""
+    if part is type(None):
+        return "None"
+    return part.__name__ if isinstance(part, type) and not typing.get_args(part) else str(part).replace("typing.", "")
+
+
+def test_arms_and_baselines_are_those_of_the_classes():
+    assert all(catalogue.arms(name) == catalogue.find(name).arms() for name in NAMES)
+    assert catalogue.baselines() == [name for name in NAMES if catalogue.find(name).reads == "nothing"]
+    assert 0 < len(catalogue.baselines()) < 5
+
+
+def test_a_field_holds_the_dataclass_that_is_named():
+    one = dataclasses.make_dataclass("One", ["size"])
+    other = dataclasses.make_dataclass("Other", ["size"])
+    for name, kind in (("one", one), ("other", other), ("One", one), (None, one), ("third", one)):
+        assert catalogue.value_of(int | one | other | None, name) is kind
+    assert catalogue.value_of(int | None, "one") is None
+
+
 def test_names_are_understood_in_any_spelling_and_misspelt_ones_answered():
     assert [catalogue.named(name) for name in ("fastv", "PDrop", "SparseVLMs", "Vis-Pruner", "PruMerge+")] == [
         "fastv", "pyramiddrop", "sparsevlm", "vispruner", "prumergeplus",
@@ -53,7 +91,9 @@ def test_names_are_understood_in_any_spelling_and_misspelt_ones_answered():
         catalogue.fields("fastvv")
     with pytest.raises(ValueError, match=r"unknown field of himap 'secnod'.*did you mean second"):
         catalogue.check_field("himap", "secnod")
-    for nothing in ("", " ", None, 3, "base", "../fastv"):
+    with pytest.raises(ValueError, match="unknown field of fastv 'keeps'"):
+        catalogue.make("fastv", keeps=3)
+    for nothing in ("", " ", "-_", None, 3, "base", "../fastv"):
         with pytest.raises(ValueError, match="unknown pruning method"):
             catalogue.named(nothing)
 
@@ -87,6 +127,34 @@ def test_a_method_may_be_made_from_another_one_and_from_the_package_name(written
     assert catalogue.declared("more", "positions") == "compact"
     written(f"{HEAD}from pruners import Pruner as Any\n@dataclass(frozen=True)\nclass More(Any):\n    layer: int = 9\n")
     assert [(field.name, field.default) for field in catalogue.fields("more")] == [("keep", "128"), ("layer", "9")]
+
+
+def test_a_file_is_read_as_python_reads_it(written, monkeypatch):
+    """In UTF-8 wherever; names without a value and places in something else are no class variables."""
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, *more: encoding or "ascii")
+    written(
+        f"{HEAD}from pruners import Pruner\nothers = {{}}  # Größe\nothers['a']: int = 3\n"
+        "@dataclass(frozen=True)\nclass More(Pruner):\n    positions: ClassVar[str]\n"
+        "    others['b']: int = 4\n    others['c'] = 5\n    one = two = 3\n    last: int = 6\n"
+    )
+    assert [(field.name, field.default) for field in catalogue.fields("more")] == [("keep", "128"), ("last", "6")]
+    assert catalogue.declared("more", "positions") == Pruner.positions
+    assert catalogue.declared("more", "one") == 3
+    written(f"{HEAD}import pruners.base as home\nclass More(home.Pruner):\n    pass\n")
+    with pytest.raises(ValueError, match=r"more\.py: expected a class that is made from pruners\.base\.Pruner"):
+        catalogue.fields("more")
+
+
+def test_a_field_without_a_default_has_none():
+    (prior,) = (
+        kind
+        for field in catalogue.fields("d2pruner")
+        for kind in catalogue.kinds(field)
+        if isinstance(kind, catalogue.Class) and kind.node.name == "Prior"
+    )
+    read = {field.name: (field.default, field.module) for field in catalogue.fields_of(prior)}
+    assert read["layer"] == read["model"] == ("", "pruners.prior")
+    assert read["images"] == ("0", "pruners.prior")
 
 
 def test_a_file_has_the_one_spelling_of_its_name(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """LLaVA-NeXT: views, unpadding and newlines, against the model's own packing and the hub's processor."""
 
+import random
+
 import pytest
 import torch
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
@@ -7,6 +9,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 import pruners
 from debias import Padding
 from pruners.models import Request
+from pruners.models.llava_next import deal
 
 SIZES = [(40, 70), (131, 50), (200, 301), (84, 84), (300, 90), (640, 480), (97, 500), (1001, 999)]
 
@@ -165,3 +168,36 @@ def test_vispruner_keeps_its_count_where_views_lost_tokens(adapters, builders):
         assert len(kept) == (span.total if keep == 1.0 else keep)
         patches = span.total - int(span.special.sum())
         assert int(span.special[kept].sum()) == max(len(kept) - patches, 0)  # newlines only when nothing else is left
+
+
+def test_image_tokens_are_dealt_in_prompt_order():
+    """Images of any length, text of any length between them, rows that beam search repeats."""
+    draw, token = random.Random(0), 7
+    for _ in range(200):
+        rows = [[draw.randint(1, 4) for _ in range(draw.randint(0, 3))] for _ in range(draw.randint(1, 3))]
+        beams, written, expected, image = draw.randint(1, 3), [], [], 0
+        for row in rows:
+            ids, found = [], []
+            for length in row:
+                ids += [5] * draw.randint(0, 2)
+                found.append((image, [*range(len(ids), len(ids) + length)]))
+                ids += [token] * length
+                image += 1
+            for _ in range(beams):
+                expected += [(len(written), number, places) for number, places in found]
+                written.append(ids + [6] * (20 - len(ids)))
+        lengths = [length for row in rows for length in row]
+        dealt = [(row, number, places.tolist()) for row, number, places in deal(torch.tensor(written), token, lengths)]
+        assert dealt == expected
+    for counts, lengths, message in (
+        ([4], [3], "the prompts hold 4 image tokens, but the images given make 3"),
+        ([0], [3], "the prompts hold 0 image tokens, but the images given make 3"),
+        ([4], [], "the prompts hold 4 image tokens, but the images given make 0"),
+        ([2, 2, 2], [3], "the prompts hold 6 image tokens, but the images given make 3"),
+        ([2, 3], [3, 2], "row 0 of the batch holds 2 image tokens, not a whole number of images"),
+        ([2, 1, 3], [2, 3, 1], "row 1 of the batch holds 1 image tokens, not a whole number of images"),
+        ([4, 0], [2], "row 0 of the batch holds 4 image tokens, not a whole number of images"),
+    ):
+        ids = torch.tensor([[token] * count + [5] * (6 - count) for count in counts])
+        with pytest.raises(ValueError, match=message):
+            list(deal(ids, token, lengths))
