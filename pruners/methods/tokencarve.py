@@ -58,13 +58,13 @@ def carve(states: Tensor, top: Tensor, merges: int, silenced: Tensor | None = No
         return top.sort().values, states
     own = unit(states)
     likeness, target = (own[lower] @ own[upper].T).max(-1)
-    weight = torch.ones(len(lower), device=states.device)
     if silenced is not None:
         likeness = likeness.masked_fill(silenced[lower], torch.inf)
-        weight = (~silenced[lower]).float()
     order = likeness.argsort(descending=True, stable=True)
     leave, stay = order[:merges], order[merges:]
-    share = members(target[leave], half) * weight[leave]
+    share = members(target[leave], half)
+    if silenced is not None:
+        share = share * ~silenced[lower[leave]]
     total = states[upper].float() + share @ states[lower[leave]].float()
     states = states.clone()
     states[upper] = (total / (1 + share.sum(-1, keepdim=True))).to(states.dtype)

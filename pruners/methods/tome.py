@@ -36,7 +36,7 @@ def matched(keys: Tensor, count: int, valid: Tensor | None = None) -> tuple[Tens
     alike, target = likeness(keys).masked_fill(~staying, -3.0).max(-1)
     alike = alike.masked_fill(~leaving, -2.0)
     if valid is not None:
-        alike = torch.where(valid, alike, 2.0 + torch.arange(len(keys), device=keys.device) / len(keys))
+        alike = torch.where(valid, alike, 2.0 + torch.arange(len(keys), device=keys.device))
     leave = alike.argsort(descending=True, stable=True)[:count]
     return leave, target[leave]
 

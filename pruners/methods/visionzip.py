@@ -26,10 +26,12 @@ def contextual(features: Tensor, keys: Tensor, rest: Tensor, count: int) -> tupl
     Every step-th token is a target; the others join the target whose key is most like theirs. As upstream has it,
     the result is the target's feature plus the mean of those that joined: a sum, not an average.
     """
-    place = torch.arange(0, len(rest), max(1, len(rest) // max(count, 1)), device=rest.device)[:count]
+    if not count:
+        return rest[:0], features[rest[:0]]
+    place = torch.arange(0, len(rest), max(1, len(rest) // count), device=rest.device)[:count]
     target, source = rest[place], rest[others(len(rest), place)]
     own = unit(keys)
-    if not len(source) or not len(target):
+    if not len(source):
         return target, features[target]
     joined = members((own[source] @ own[target].T).argmax(-1), len(target))
     mean = (joined @ features[source].float()) / joined.sum(-1, keepdim=True).clamp_min(1)

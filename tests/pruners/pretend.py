@@ -102,6 +102,7 @@ class Watch(TorchDispatchMode):
         if name in READS or name in SIZED_BY_DATA or name in DECOMPOSED:
             self.wait(name)
         if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
+            assert isinstance(args[0], Far), f"{name} of a tensor on the host by one on the device"
             for index in args[1]:
                 if index is not None and index.dtype in (torch.bool, torch.uint8):
                     self.wait("index by a mask")

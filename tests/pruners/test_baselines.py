@@ -282,6 +282,7 @@ def test_vscan(llava, prompt):
     shallow = tower.middle(tower.layers[0], tower.embedded)[1].mean(0)[0, 1:]
     pruner = pruners.make("vscan", keep=12, shallow=0, across=2)
     assert pruner.counts(LAYERS, TOKENS) == [18, 6]
+    assert pruners.make("vscan", keep=2 / 75).counts(32, 25) == [1, 1]  # two thirds of a token are one, and one behind
     part = [i // 18 * 2 + i % 6 // 3 for i in range(TOKENS)]
     order = shallow.argsort(descending=True).tolist()
     place = {i: sum(part[j] == part[i] for j in order[: order.index(i)]) for i in order}

@@ -55,7 +55,7 @@ SETTINGS = {
     "vidcom2": [{}, {"temperature": 0.1}],
     "visionzip": [{}, {"dominant": 0.4}],
     "vispruner": [{}, {"silence_pool": False, "important_ratio": 0.25}],
-    "vscan": [{"shallow": 1, "across": 2}],
+    "vscan": [{"shallow": 1, "across": 2}, {}],
 }
 CLIP = "..#....###########......."  # what of a clip is padding
 CLIPS = ("evs", "vidcom2")

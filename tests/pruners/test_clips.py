@@ -1,12 +1,14 @@
 """EVS and VidCom2 on clips of every family that has them in one piece, against their rules written out on lists."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
 import pruners
+from debias import Span
 from pruners.methods.vidcom2 import unlike
 from pruners.models import Request, families, family
 
@@ -101,6 +103,15 @@ def test_padding_does_not_move_a_mean():
     shown = counted.bool()
     for over in ((0, 1), (1,)):
         assert torch.equal(unlike(states, counted, over)[shown], unlike(moved, counted, over)[shown])
+
+
+def test_the_mean_of_a_frame_is_that_of_what_shows_it():
+    """The frame of one token is less unlike the clip than the other, and has no share of a budget of one."""
+    hidden = torch.tensor([[1.0, 0.0], [0.0, 9.0], [0.0, 9.0], [1.0, 1.0], [1.0, -1.0], [1.0, 0.0]])
+    view = SimpleNamespace(
+        span=Span(0, (1, 3), frames=2), hidden=hidden, tokens=range(6), valid=hidden[:, 1] < 9, count=1
+    )
+    assert pruners.make("vidcom2").select(torch.tensor([9.0, 0.0, 0.0, 1.0, 2.0, 3.0]), view).tolist() == [5]
 
 
 @pytest.mark.parametrize(("name", "why"), [("llava", "pictures, not clips"), ("qwen3_vl", "words between frames")])

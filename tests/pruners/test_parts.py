@@ -242,6 +242,7 @@ def test_choices_by_distance_and_by_determinant_begin_and_end_as_they_should():
     assert greedy.likeness(half).dtype == torch.float32
     assert greedy.likeness(half.double()).dtype == torch.float64
     skew = torch.tensor([[1.0, 1.0], [1.0, 0.0], [-2.0, 0.0]])
+    torch.testing.assert_close(greedy.unit(skew[None]), greedy.unit(skew)[None])
     torch.testing.assert_close(
         greedy.likeness(skew), torch.tensor([[1, 0.5**0.5, -(0.5**0.5)], [0.5**0.5, 1, -1], [-(0.5**0.5), -1, 1]])
     )
