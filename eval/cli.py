@@ -119,7 +119,7 @@ def build(name: str) -> tuple[Parser, Work]:
 
 
 def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
-    """A command that takes a method's fields names their flags; it gets those that were given as `fields`."""
+    """Parse the words. Flags of methods' fields, which some commands take, stay words: `args.fields`."""
     takes = parser.get_default("takes_fields")
     if takes is None:
         return parser.parse_args(words)
@@ -145,14 +145,14 @@ def overview() -> str:
 
 
 def outside(error: Exception) -> str:
-    """What to do where Python has nothing of what this package needs."""
+    """What to do where this Python lacks a package that is always needed; "" of other errors."""
     if not (isinstance(error, ModuleNotFoundError) and error.name in ("torch", "transformers", "numpy", "PIL")):
         return ""
     return f" in {sys.executable}. In the clone: bash setup.sh && source .venv/bin/activate, or pip install ."
 
 
 def printed(text: str, status: int) -> int:
-    """Tell it; the exit status is 1 where that cannot be done."""
+    """Print a text. Returns `status`, or 1 where standard output cannot be written."""
     try:
         tell(text)
     except ValueError as error:

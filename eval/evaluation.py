@@ -26,7 +26,7 @@ from eval.scoring import judge
 from eval.scoring.judge import Judge
 from eval.settings import UNPRUNED, Settings
 from eval.showing import report
-from eval.tables import Table, say
+from eval.tables import say
 from eval.versions import versions
 
 Loaded = Sequence[tuple[Benchmark, Path, Sequence[Sample]]]
@@ -40,7 +40,7 @@ class Report:
     folder: Path | None  # the run folder; None in a process that leaves the writing to another
     open: int = 0  # answers that other processes still have to give; nothing is scored before they are there
     scored: Sequence[Scored] = ()  # every benchmark with its questions, and the answers and scores of every arm
-    look: compare.Look | None = None  # the comparison of the arms: its tables and its verdict
+    look: compare.Look = field(default_factory=compare.Look)  # the comparison of the arms: its tables and its verdict
     throughput: Mapping[str, Any] = field(default_factory=dict)  # how fast the answers came
 
     @property
@@ -69,16 +69,16 @@ class Report:
     @property
     def verdict(self) -> str:
         """What the comparison shows, in one or two sentences."""
-        return "" if self.look is None else self.look.verdict
+        return self.look.verdict
 
     @property
     def comparisons(self) -> Sequence[Contrast]:
         """Every arm against the baseline, on every benchmark and on their average."""
-        return () if self.look is None else self.look.contrasts
+        return self.look.contrasts
 
     def table(self, wide: bool = False) -> str:
         """The tables as Markdown: one row a benchmark, or (`wide`) all arms and columns."""
-        return "\n".join(map(tables.markdown, self._tables(wide)))
+        return "\n".join(map(tables.markdown, self.look.tables(wide)))
 
     def against(self, other: Report, arm: str = "none", draws: int = DRAWS) -> compare.Look:
         """An arm of this run compared with the same arm of another run, on the benchmarks that both have.
@@ -91,25 +91,20 @@ class Report:
         contrasts, _ = compare.across(sides, None, None, draws, 0)
         return compare.looked([], contrasts, draws, every=True)
 
-    def _tables(self, wide: bool = False) -> Sequence[Table]:
-        if self.look is None:
-            return ()
-        return self.look.full if wide or not self.look.brief else self.look.brief
-
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, as `run --json` prints it."""
-        values: dict[str, Any] = {"run": self.run, "folder": None if self.folder is None else str(self.folder)}
-        if self.folder is not None:
+        values: dict[str, Any] = {"run": self.run, "folder": self.folder and str(self.folder)}
+        if self.folder:
             values |= {"complete": self.complete, "open": self.open}
-        if self.folder is not None and self.complete:
-            values |= {"scores": self.scores, "averages": compare.arm_means(self.scored) if self.scored else {}}
+        if self.folder and self.complete:
+            values |= {"scores": self.scores, "averages": compare.arm_means(self.scored)}
             values |= {"verdict": self.verdict, "comparisons": [asdict(contrast) for contrast in self.comparisons]}
         return {**values, **({"exit": 1} if self.unjudged else {}), "throughput": dict(self.throughput)}
 
     def _repr_html_(self) -> str:
         """The tables as HTML, for notebooks."""
         said = f"<p>{html.escape(self.verdict or str(self.to_dict()))}</p>"
-        return said + "".join(map(tables.html, self._tables()))
+        return said + "".join(map(tables.html, self.look.tables(wide=False)))
 
 
 def evaluate(settings: Settings, probes: Probes | None = None) -> Report:
@@ -173,7 +168,7 @@ def resolved(settings: Settings) -> Resolved:
 
 
 def named(chosen: Resolved) -> tuple[Run, Path]:
-    """What decides the numbers of a run, and the folder that it belongs into."""
+    """What decides the numbers of a run, and its folder."""
     settings = chosen.settings
     run = Run(**chosen.identity(), limit=settings.limit, versions=versions())
     return run, settings.out or Path("runs") / f"{settings.method}-{run.name}"
@@ -212,7 +207,7 @@ def check(chosen: Resolved) -> None:
 
 
 def present(loaded: Loaded) -> None:
-    """Every picture and clip is there; what is in them shows when they are read, or with `--check`."""
+    """ValueError unless every picture and clip is there. Whether they are whole shows when they are read."""
     for benchmark, _, samples in loaded:
         wanted = {path: sample for sample in samples if isinstance(path := sample.image or sample.video, Path)}
         gone = [path for path in wanted if not os.path.isfile(path)]  # also of a name that no file can have

@@ -12,7 +12,7 @@ from eval.reading.read import lines, read_json, records
 
 Row = dict[str, Any]
 
-# Other people's scripts call the two things we need by these names; the first that is present is meant.
+# Other people's scripts call the two things we need by these names; the first that is present counts.
 # Video-LLaVA's rows hold the ground truth as "answer", so "pred" goes before it.
 ID_FIELDS = ("question_id", "questionId", "id", "image")
 TEXT_FIELDS = ("text", "prediction", "pred", "answer")

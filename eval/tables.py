@@ -1,7 +1,7 @@
-"""The exits: how text reaches a terminal, and tables the terminal, Markdown, CSV and LaTeX. Nothing prints around them.
+"""How text reaches a terminal, and tables a terminal, Markdown, CSV, LaTeX and HTML. Nothing else prints.
 
-What strangers wrote is shown and never obeyed: control characters, and marks that turn the direction of text, appear as
-their codes.
+Text from files and models is shown and never obeyed: control characters, and marks that turn the direction of text,
+appear as their codes.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def message(text: str) -> str:
 
 
 class Spoken(logging.Formatter):
-    """Log lines leave by the same exit."""
+    """Log lines, cleaned and shortened as other messages."""
 
     def format(self, record: logging.LogRecord) -> str:
         return message(super().format(record))

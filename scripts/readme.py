@@ -44,7 +44,6 @@ def measured(path: Path) -> dict[str, Any]:
     best = DEBIASED if DEBIASED in arms else "padding"
     every = compare.within(scored, BASELINE)
     contrasts = {entry.benchmark: entry for entry in every if entry.b == best}
-    tokens = [result.tokens for entry in scored if (result := entry.arms[BASELINE]).tokens is not None]
     benchmarks: dict[str, Any] = {}
 
     def add(name: str, n: int, values: Mapping[str, float | None]) -> None:
@@ -66,7 +65,7 @@ def measured(path: Path) -> dict[str, Any]:
     return {
         "method": re.sub(r"\d+\.\d{4,}", lambda number: f"{float(number[0]):.3g}", info["settings"]["method"]),
         "models": info["settings"]["models"],
-        "tokens": rounded(mean(tokens)) if tokens else None,
+        "tokens": rounded(mean([entry.arms[BASELINE].tokens for entry in scored])),
         "arms": arms,
         "compared": best,
         "verdict": verdict.verdict(every, best),

@@ -77,7 +77,7 @@ def answer(
     with Progress(total, total - left) as progress, Watch(meter, device):
         for job, plan, missing in zip(jobs, plans, todo, strict=True):
             if any(missing.values()):
-                _benchmark(run, folder, job, arms, plan, missing, place, progress, meter)
+                _benchmark(run, folder, job, plan, missing, place.rank, progress, meter)
     return meter
 
 
@@ -91,30 +91,28 @@ def _benchmark(
     run: Run,
     folder: Folder,
     job: Job,
-    arms: Sequence[str],
     plan: Sequence[Sequence[Sample]],
     missing: Mapping[str, set[str]],
-    place: World,
+    rank: int,
     progress: Progress,
     meter: Meter,
 ) -> None:
     name, backend = job.benchmark.name, job.backend()
     model = run.models[job.benchmark.media].split()[0]
-    wanted = [batch for batch in plan if any(sample.key in missing[arm] for sample in batch for arm in arms)]
-    if hasattr(backend, "ahead"):
-        backend.ahead(wanted, job.benchmark)
-    shards = {arm: folder.shard(name, arm, place.rank) for arm in arms}
+    lacking = set().union(*missing.values())
+    wanted = [batch for batch in plan if any(sample.key in lacking for sample in batch)]
+    backend.ahead(wanted, job.benchmark)
+    shards = {arm: folder.shard(name, arm, rank) for arm in missing}
     busy = getattr(backend, "busy", 0.0)
     try:
         for batch in wanted:
             meter.questions += len(batch)
             samples = {sample.key: sample for sample in batch}
-            for arm in arms:
-                lacking = missing[arm] & samples.keys()
-                if not lacking:
+            for arm, keys in missing.items():
+                asked = keys & samples.keys()
+                if not asked:
                     continue
-                begun = time.perf_counter()
-                open_ = set(lacking)
+                begun, open_ = time.perf_counter(), set(asked)
                 times: list[float] = []
                 for key, text, metadata in backend.answer(batch, arm, job.benchmark):
                     times.append(metadata.pop("ms", 0.0))  # never in a row: it differs every time
@@ -127,12 +125,10 @@ def _benchmark(
                         f"{name}: the backend left {sorted(open_)[0]!r} unanswered; expected every question"
                     )
                 seconds = time.perf_counter() - begun
-                folder.timing(
-                    place.rank, {"benchmark": name, "arm": arm, "n": len(batch), "seconds": seconds, "ms": times}
-                )
+                folder.timing(rank, {"benchmark": name, "arm": arm, "n": len(batch), "seconds": seconds, "ms": times})
                 meter.answers += len(batch)
                 meter.seconds += seconds
-                progress.advance(len(lacking), f"{name} {arm}")
+                progress.advance(len(asked), f"{name} {arm}")
     finally:
         meter.busy += getattr(backend, "busy", 0.0) - busy
         for shard in shards.values():

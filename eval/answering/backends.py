@@ -1,7 +1,7 @@
 """Who answers: `native` prunes unmodified transformers models; eval/forks/backend.py runs the authors' code.
 
-A backend has `answer(samples, arm, benchmark)`, which yields (key, text, metadata) of one batch in order, and may have
-`ahead(batches, benchmark)`, told once which batches come, and `close()`.
+A backend has `answer(samples, arm, benchmark)`, which yields (key, text, metadata) of one batch in order;
+`ahead(batches, benchmark)`, told once which batches come; and `close()`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ LARGEST = 1 << 30  # blocks above this are mapped for themselves; older glibc ta
 def keep() -> bool:
     """Have freed memory kept; False where the C library has no such setting, or the user has set it.
 
-    As it comes, glibc maps large blocks anew and gives back what is free at the heap's end, and the kernel clears the
+    By default, glibc maps large blocks anew and gives back what is free at the heap's end, and the kernel clears the
     pages each time: a tenth of a batch's time on the CPU.
     """
     if any(name.startswith("MALLOC_") for name in os.environ) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):

@@ -68,12 +68,12 @@ def _rows(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def torn(line: bytes) -> bool:
-    """What no whole row can look like: no line end, or zeros, which JSON never holds."""
+    """Whether a line cannot be a whole row: it has no end, or holds zeros, which JSON never does."""
     return not line.endswith(b"\n") or b"\0" in line
 
 
 def mend(path: Path) -> None:
-    """Take out what a crash tore. A whole file takes its place, so that nothing else can be lost by that."""
+    """Remove the rows that a crash left torn. The file is replaced as a whole, so that nothing else can be lost."""
     with open(path, "rb") as file:
         if not any(map(torn, file)):
             return

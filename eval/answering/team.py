@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Team:
-    """All processes of a launch. The first is the leader; what the others write goes to a folder that nobody keeps."""
+    """All processes of a launch. The first is the leader; what the others write goes to a temporary folder."""
 
     def __init__(self, place: World, device: str) -> None:
         import torch

@@ -39,8 +39,8 @@ def padded(mode: str) -> Padding | None:
 
 
 def identity(mode: str, stages: str = "first", as_released: bool = False, padding: str = "auto") -> str:
-    """What of the choice decides numbers: the way it is made, or the content of the file; the cuts it acts at; and how
-    padding is told, where that is not the method's own rule."""
+    """What of the choice decides the numbers: the way it is made, or the content of the file; the cuts it acts at; and
+    how padding is told, where that is not the method's own rule."""
     said = mode
     if mode not in TRENDS:
         said = f"{Path(mode).name} {hashlib.sha256(Path(mode).read_bytes()).hexdigest()[:12]}"

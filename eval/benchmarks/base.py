@@ -119,6 +119,13 @@ class Benchmark:
         """The key of the sample that a row answers, found from what LLaVA writes into a row."""
         return row_id(row)
 
+    def prompt(self, row: Row) -> str:
+        """The prompt of a row, for benchmarks whose ids do not tell questions apart."""
+        if not isinstance(row.get("prompt"), str):
+            name = f"{self.name}: the answer for {row_id(row)!r}"
+            raise ValueError(f"{name} has no prompt; expected one that holds the question")
+        return str(row["prompt"])
+
     def answers(self, rows: Iterable[Row], samples: Sequence[Sample]) -> dict[str, str]:
         """key -> answer. Joined by id, never by position; what does not fit stops here."""
         known = {sample.key for sample in samples}

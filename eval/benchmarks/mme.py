@@ -56,10 +56,7 @@ class Mme(Benchmark):
                 )
 
     def key(self, row: Row) -> str:
-        # Both questions about a picture have its id.
-        if not isinstance(row.get("prompt"), str):
-            raise ValueError(f"mme: the answer for {row_id(row)!r} has no prompt; expected one that holds the question")
-        return joined(row_id(row), asked(row["prompt"]))
+        return joined(row_id(row), asked(self.prompt(row)))  # both questions about a picture have its id
 
     def item(self, sample: Sample, answer: str) -> float | None:
         word = parsed(answer)

@@ -46,12 +46,9 @@ class Textvqa(Benchmark):
 
     def key(self, row: Row) -> str:
         # LLaVA's question id is the picture's: only with the question, which the prompt holds, does it name a question.
-        if not isinstance(row.get("prompt"), str):
-            raise ValueError(
-                f"textvqa: the answer for {row_id(row)!r} has no prompt; expected one that holds the question"
-            )
+        prompt = self.prompt(row)
         try:
-            return joined(row_id(row), asked(row["prompt"]))
+            return joined(row_id(row), asked(prompt))
         except ValueError as error:
             raise ValueError(f"textvqa: the answer for {row_id(row)!r}: {error}") from None
 

@@ -65,8 +65,7 @@ def run_method(settings: Settings, args: argparse.Namespace) -> dict[str, Any]:
     if args.dry_run:
         return plan(settings)
     report = evaluate(settings)
-    if report.look is not None:
-        report.look.show(args.wide)
+    report.look.show(args.wide)
     return report.to_dict()
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from debias.names import one_of
 from eval.commands import flags
+from eval.fields import apart
 from eval.settings import HARNESS, several
 from pruners.catalogue import names as methods
 
@@ -50,11 +51,4 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
 
 def given(words: Sequence[str]) -> dict[str, list[str]]:
     """The fields among the flags, and their values: {"keep": ["64"]}."""
-    values_by_name: dict[str, list[str]] = {}
-    for word in words:
-        if word.startswith("--"):
-            flag, equals, value = word[2:].partition("=")
-            values = values_by_name.setdefault(flag.replace("-", "_"), [value] if equals else [])
-        else:
-            values.append(word)
-    return values_by_name
+    return {flag[2:].replace("-", "_"): values for flag, values in apart(words)}

@@ -1,4 +1,4 @@
-"""What a run folder is worth: its scores, averages over benchmarks, and paired differences between arms.
+"""The scores of run folders, averages over benchmarks, and paired differences between arms.
 
 Imports answering (for the folder), benchmarks and scoring.
 """

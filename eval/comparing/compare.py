@@ -103,16 +103,20 @@ def contrast_table(contrasts: Sequence[Contrast], draws: int, failed: int = 0) -
 class Look:
     """What a comparison shows: a verdict in words, a narrow table that goes with it, and everything."""
 
-    contrasts: Sequence[Contrast]
-    verdict: str
-    brief: Sequence[Table]
-    full: Sequence[Table]
+    contrasts: Sequence[Contrast] = ()
+    verdict: str = ""
+    brief: Sequence[Table] = ()
+    full: Sequence[Table] = ()
+
+    def tables(self, wide: bool) -> Sequence[Table]:
+        """The narrow table, where there is one and `wide` does not ask for everything."""
+        return self.full if wide or not self.brief else self.brief
 
     def show(self, wide: bool) -> None:
-        """On the terminal: the verdict, and the narrow table or everything."""
+        """On the terminal: the verdict and the tables."""
         if self.verdict:
             explain(f"\n{self.verdict}\n")
-        for table in self.full if wide or not self.brief else self.brief:
+        for table in self.tables(wide):
             show(table)
         if not wide and self.brief:
             say("All arms and columns: --wide, and in table.md, table.csv and table.tex of a run.")

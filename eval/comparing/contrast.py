@@ -45,7 +45,7 @@ class Contrast:
     groups: int
     missing_a: int
     missing_b: int
-    failed_a: int  # answers that are none: unreadable pictures, NaN
+    failed_a: int  # rows without an answer: unreadable pictures, NaN
     failed_b: int
     tokens_a: float | None  # visual tokens that a layer saw on average
     tokens_b: float | None
@@ -57,7 +57,7 @@ class Contrast:
 def contrast(
     benchmark: Benchmark, samples: Sequence[Sample], a: Result, b: Result, draws: int = DRAWS, seed: int = 0
 ) -> tuple[Contrast, Array, Array]:
-    """The comparison, the bootstrap replicates of its difference, and what it comes to with arms swapped at random."""
+    """The comparison, the bootstrap replicates of its difference, and the differences with arms swapped at random."""
     if a.score.items.keys() != b.score.items.keys():
         odd = sorted(a.score.items.keys() ^ b.score.items.keys())[0]
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What a run folder's rows are worth: every arm of every benchmark, scored from the rows and the annotations."""
+"""The scores of a run folder: every arm of every benchmark, from the rows and the annotations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Result:
     label: str
     score: Score
     rows: Sequence[Row]
-    failed: int  # answers that are none: unreadable pictures, NaN; they count as missing
+    failed: int  # rows without an answer: unreadable pictures, NaN; they count as missing
     tokens: float | None  # visual tokens that a layer saw on average
 
 
@@ -96,7 +96,7 @@ def unjudged(scored: Iterable[Scored]) -> int:
 
 
 def not_judged(count: int) -> str:
-    """What that means, for a person."""
+    """What it means that the judge gave no grade to so many answers."""
     return (
         f"{count} answers were not judged: no reply of the judge was understood. Their questions are left out of every "
         "arm; start the same command again to ask once more."

@@ -1,4 +1,4 @@
-"""What a run showed, in words: no claim without an interval, and beside "no difference" what so few questions can see.
+"""The verdict on a run: no claim without an interval, no "no difference" without the smallest that would have shown.
 
 What counts as a difference is decided in eval/comparing/contrast.py, for words and marks alike.
 """
@@ -74,7 +74,7 @@ def sees(contrast: Contrast) -> str:
 
 
 def carried(contrasts: Sequence[Contrast], whole: Contrast) -> str:
-    """Which of the two steps does it, when each was also run alone against the same arm."""
+    """Which of the two steps makes the difference, when each was also run alone against the same arm."""
     alone = {row.b: row for row in contrasts if row.benchmark == whole.benchmark and row.a == whole.a}
     if not {"trend", "padding"} <= alone.keys():
         return ""

@@ -33,7 +33,7 @@ from eval.papers import artefacts
 from eval.papers.artefacts import Planned
 from eval.papers.task import Task
 from eval.reading.images import open_image
-from eval.showing import drawings, layerwise
+from eval.showing import charts, drawings
 from eval.showing.cells import canvas_of
 from eval.tables import Table, between, say
 from pruners.models import Request
@@ -122,7 +122,7 @@ def grid(task: Task) -> list[Table]:
         measured.planned.keep for measured in cells if measured.layer is not None and measured.planned.keep is not None
     }
     for keep in budgets:
-        drawings.save(layerwise.panels(*series(cells, keep), rises), task.here / "figures" / f"layers-{keep:g}")
+        drawings.save(charts.by_layer(*series(cells, keep), rises), task.here / "figures" / f"layers-{keep:g}")
     questions = len(cells[0].scored.samples) if cells else 0
     notes = [
         f"{questions} questions. recall: share of the patches of what is asked about that stay; padding: share of the "

@@ -159,7 +159,7 @@ def answer(task: Task, dry: bool) -> dict[str, str]:
             if planned.method == "d2pruner" and task.prior is not None:
                 prepare_prior(task, settings, task.prior)
             report = evaluate(settings, probes)
-            if report.look is not None and task.artefact.measure != "iou":  # which is about tokens, not about answers
+            if task.artefact.measure != "iou":  # which is about tokens, not about answers
                 report.look.show(wide=False)
             if not report.complete:
                 failed[planned.label] = f"{report.open} answers are to come from other processes"

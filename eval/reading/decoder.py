@@ -1,4 +1,4 @@
-"""Decodes clips, in a process of its own: what a broken or hostile file does to the decoder, it does to nobody else.
+"""Decodes clips, in a process of its own, so that a broken or hostile file harms nothing but the decoder.
 
 `python -m eval.reading.decoder` answers requests that come as lines of JSON on standard input: a line of JSON,
 then the frames as raw RGB. Files that crash it, hang it or want too much memory end this process;

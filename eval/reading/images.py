@@ -1,4 +1,4 @@
-"""Opening pictures that strangers made: inside the folder, within bounds, whole, and always RGB."""
+"""Opening pictures from anywhere: inside the folder, within bounds, whole, and always RGB."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from eval.sample import Sample
 from pruners.files import only_regular
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # no format that runs another program
-BROKEN = (OSError, ValueError, SyntaxError, IndexError, MemoryError, OverflowError, struct.error)  # Pillow's ways
+BROKEN = (OSError, ValueError, SyntaxError, IndexError, MemoryError, OverflowError, struct.error)  # what Pillow raises
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
 MAX_SIDE = 16_384

@@ -1,5 +1,5 @@
-"""Benchmarks that are published as Hugging Face datasets: laid out once as LLaVA keeps them, so that all else reads one
-form. Needs pyarrow.
+"""Benchmarks that are published as Hugging Face datasets: written once in LLaVA's layout, which everything else reads.
+Needs pyarrow.
 
     --data hf:lmms-lab/POPE      the dataset of the hub, fetched on first use
     --data FOLDER                a folder with its .parquet files

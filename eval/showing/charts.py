@@ -242,3 +242,43 @@ def boxes(measured: Mapping[str, tuple[Measured, Measured]]) -> Figure:
     axis.set_xlabel("IoU of the kept tokens with the box")
     drawn.legend(loc="outside lower center", fontsize=8)
     return drawn
+
+
+DASHES = {"unpruned": "-", "random": "--", "grid": ":"}
+
+
+@styled
+def by_layer(
+    lines: Mapping[str, Mapping[str, Mapping[int, float]]],
+    flat: Mapping[str, float],
+    rises: Sequence[Mapping[str, Any]],
+) -> Figure:
+    """Scores by the layer that is read, above how steeply the attention of every layer rises.
+
+    lines: method -> arm -> layer of the cut -> score. flat: scores that no layer decides. rises: of each layer.
+    """
+    drawn, axes = figure(3.3 * len(lines) + 0.6, 4.6, 2, len(lines), sharex=True, height_ratios=(2, 1))
+    for column, (method, arms) in enumerate(lines.items()):
+        above, below = axes[:, column]
+        if column:
+            above.sharey(axes[0, 0])
+            below.sharey(axes[1, 0])
+        for name, value in flat.items():
+            above.axhline(value, color="#777777", linewidth=0.9, linestyle=DASHES.get(name, "-."), label=name)
+        for number, (arm, points) in enumerate(arms.items()):
+            shade = colour(arm, number)
+            above.plot(*along(points.items()), "o-", color=shade, markersize=3.5, linewidth=1.4, label=arm)
+        above.set_title(method, fontsize=10)
+        below.axhline(0, color="black", linewidth=0.6)
+        for layer, record in enumerate(rises):
+            value, low, high = record["rise"]
+            shade = colour("both") if record["found"] else "#999999"
+            below.vlines(layer + 1, low, high, color=shade, linewidth=1.2)
+            below.plot(layer + 1, value, "o", color=shade, markersize=3.5)
+        below.set_xlabel("layer of the cut")
+    axes[0, 0].set_ylabel("score")
+    axes[1, 0].set_ylabel("rise of the\nlayer before")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    across = min(3 if len(lines) == 1 else 7, len(labels))
+    drawn.legend(handles, labels, ncols=across, loc="outside lower center", fontsize=8)
+    return drawn

@@ -94,7 +94,7 @@ def measured(scored: Sequence[Scored]) -> dict[str, dict[str, Measured]]:
 
 
 def together(runs: Mapping[Path, tuple[Mapping[str, Any], list[Scored]]]) -> dict[str, Figure]:
-    """What takes several runs: methods against each other, budgets against each other."""
+    """Figures that need several runs: methods against each other, budgets against each other."""
     means: dict[str, dict[str, float]] = {}
     ratios: dict[int, float] = {}
     references: dict[str, float] = {}

@@ -15,7 +15,7 @@ from eval.comparing.results import Scored
 from eval.comparing.verdict import main_arm
 from eval.showing import charts, drawings, figures
 from eval.showing.cards import cards, differing
-from eval.tables import Table, text, visible
+from eval.tables import text, visible
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
@@ -38,8 +38,9 @@ def write(
         run=info["run"],
         facts={name: plain(value) for name, value in info["settings"].items()},
         said=seen.verdict,
-        brief=[flat(table) for table in seen.brief],
-        full=[flat(table) for table in seen.full],
+        brief=seen.brief,
+        full=seen.full,
+        text=text,
         figures=pictures(scored, info, seen.contrasts) if count else [],
         cards=shown,
         pictures=held,
@@ -55,17 +56,6 @@ def write(
 def shown_as_text(value: Any) -> Any:
     """What the page shows of a value: no control characters, which HTML may not hold, and no turned text."""
     return visible(value) if type(value) is str else value
-
-
-def flat(table: Table) -> dict[str, Any]:
-    """A table as the template takes it: text, and of every column and row how it is set."""
-    return {
-        "title": table.title,
-        "head": table.head,
-        "kinds": ["number" if table.numeric(column) else "" for column in range(len(table.head))],
-        "rows": [([text(cell) for cell in row], place in table.strong) for place, row in enumerate(table.rows)],
-        "notes": table.notes,
-    }
 
 
 CAPTIONS = {

@@ -1,6 +1,6 @@
 """Pictures in a terminal: by kitty's protocol or as sixels where the terminal says that it knows them, else as blocks.
 
-A terminal says so itself: it is asked, and answers within a moment or is taken for one that knows neither.
+The terminal is asked; one that does not answer within a moment is taken to know neither.
 """
 
 from __future__ import annotations
