@@ -18,6 +18,7 @@ from eval.reading.video import FRAMES, read_frames
 from eval.sample import Sample
 from eval.scoring.box import Box, find_box, from_pixels, to_pixels
 from eval.settings import UNPRUNED
+from eval.showing.cells import square
 from eval.showing.drawings import orientation
 
 THUMBNAIL = 288  # pixels of the square canvas that patches are drawn on
@@ -43,8 +44,7 @@ def cards(scored: Scored, info: Mapping[str, Any], count: int, data: str | None)
     plain = {sample.key for sample in whole[:count]}
     limit, options = info["settings"].get("limit"), facts.get("options")
     media = {sample.key: sample for sample in questions(scored.benchmark, data or facts["data"], limit, options)}
-    side = math.isqrt(facts.get("tokens") or 0)
-    side = side if side * side == facts.get("tokens") else 0
+    side = square(facts.get("tokens"))
     made = []
     for sample in sorted(whole, key=lambda sample: sample.key not in odd):
         if sample.key not in first | plain:

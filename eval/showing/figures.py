@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,10 +11,11 @@ from matplotlib.figure import Figure
 
 from eval.answering.store import Folder
 from eval.bias.strength import Measured
-from eval.comparing.contrast import alone, scale
+from eval.comparing.contrast import alone, mean, scale
 from eval.comparing.results import Scored, results
 from eval.reading.read import read_json
 from eval.showing import charts, drawings
+from eval.showing.cells import square
 
 
 def of_runs(folders: Sequence[Path], data: str | None = None) -> dict[str, Figure]:
@@ -59,31 +59,18 @@ def diagnosis_figures(result: Mapping[str, Any], layer: int | None) -> dict[str,
 
 def run_figures(scored: Sequence[Scored], info: Mapping[str, Any]) -> dict[str, Figure]:
     """Of one run. Where tokens lie is drawn for models that see one padded square."""
-    tokens = {
-        info["benchmarks"][entry.benchmark.name].get("tokens") for entry in scored if entry.benchmark.media == "image"
-    }
     squares = [entry for entry in scored if entry.benchmark.media == "image"]
+    sides = {square(info["benchmarks"][entry.benchmark.name].get("tokens")) for entry in squares}
     rows = [row for entry in squares for arm in entry.arms.values() for row in arm.rows
             if {"kept", "size", "arm"} <= row["metadata"].keys()]  # fmt: skip
     made = {"scores": charts.dots(measured(scored))}
-    side = math.isqrt(next(iter(tokens)) or 0) if len(tokens) == 1 else 0
-    if rows and side and {side * side} == tokens:
-        made["selection-frequency"] = drawings.frequency(rows, side)
+    if rows and len(sides) == 1 and all(sides):
+        made["selection-frequency"] = drawings.frequency(rows, *sides)
     return made
 
 
-def points(scored: Sequence[Scored]) -> dict[str, dict[str, float]]:
-    """benchmark -> arm -> value on the scale of 100."""
-    return {
-        entry.benchmark.name: {
-            arm: result.score.value / scale(entry.benchmark.name) for arm, result in entry.arms.items()
-        }
-        for entry in scored
-    }
-
-
 def measured(scored: Sequence[Scored]) -> dict[str, dict[str, Measured]]:
-    """The same with 95 % intervals."""
+    """benchmark -> arm -> value on the scale of 100, with its 95 % interval."""
     by_benchmark: dict[str, dict[str, Measured]] = {}
     for entry in scored:
         shrink = scale(entry.benchmark.name)
@@ -129,10 +116,9 @@ def together(runs: Mapping[Path, tuple[Mapping[str, Any], list[Scored]]]) -> dic
 
 def arm_points(scored: Sequence[Scored]) -> dict[str, tuple[float, float | None]]:
     """arm -> mean score, and the mean number of visual tokens that a layer sees."""
-    values, out = points(scored), {}
-    for arm in dict.fromkeys(arm for by_arm in values.values() for arm in by_arm):
-        there = [by_arm[arm] for by_arm in values.values() if arm in by_arm]
-        tokens = [entry.arms[arm].tokens for entry in scored if arm in entry.arms]
-        known = [count for count in tokens if count is not None]
-        out[arm] = sum(there) / len(there), sum(known) / len(known) if known else None
+    out = {}
+    for arm in dict.fromkeys(arm for entry in scored for arm in entry.arms):
+        mine = [(entry.arms[arm], scale(entry.benchmark.name)) for entry in scored if arm in entry.arms]
+        values = [result.score.value / shrink for result, shrink in mine]
+        out[arm] = sum(values) / len(values), mean([result.tokens for result, _ in mine])
     return out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -64,8 +63,8 @@ def canvas_for(facts: Mapping[str, Any], model: str | None) -> Callable[[tuple[i
     """How pictures of a benchmark were cut: by a checkpoint's config, or as one padded square."""
     if model is not None:
         return cells.canvas_of(model, facts.get("max_patches"))
-    side = math.isqrt(facts.get("tokens") or 0)
-    if side * side != facts.get("tokens"):
+    side = cells.square(facts.get("tokens"))
+    if not side:
         raise ValueError(
             "the run does not say how its model cuts pictures into tokens; name the checkpoint with --model"
         )
