@@ -56,10 +56,8 @@ class Debias:
     def __post_init__(self) -> None:
         if self.stages not in ("first", "all"):
             raise ValueError(f"stages is 'first' or 'all'; got {self.stages!r}")
-        if self.release is not None and self.stages != "first":
-            raise ValueError("the authors' release debiases the first cut alone; leave stages at 'first'")
-        if self.release is not None and self.trend is not None and self.trend.kind in ("online", "offset", "blank"):
-            raise ValueError(f"the authors' release has no {self.trend.kind} trend; give a trend fitted before")
+        if self.release is not None:
+            names.check_unchanged(self.stages, "" if self.trend is None else self.trend.kind)
         if self.release is not None and self.reading is not None:
             raise ValueError("the authors' release reads attention as the method does; leave out reading")
 
@@ -316,12 +314,10 @@ def on_device(slots: Tensor, device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=256)
 def _paper(method: str, benchmark: Optional[str], arm: str, as_released: bool) -> Debias:
-    release = RELEASES.get(method)
-    if as_released and (release is None or arm == "trend"):
-        what = "the arm trend" if release is not None else method
-        raise ValueError(f"the release does not run {what}; it runs none, padding and both of {', '.join(RELEASES)}")
+    if as_released:
+        names.check_release(method, arm)
     trend = Trend.published(method, benchmark) if arm in ("trend", "both") else None
     padding = RELEASED.get(method, Padding()) if arm in ("padding", "both") else None
     if as_released and padding is not None:
         padding = MASKS.get((method, arm), padding)
-    return Debias(trend, padding, recycle=method != "sparsevlm", release=release if as_released else None)
+    return Debias(trend, padding, recycle=method != "sparsevlm", release=RELEASES[method] if as_released else None)

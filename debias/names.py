@@ -29,6 +29,7 @@ BENCHMARKS: Tuple[str, ...] = (
     "refcocog",
 )
 ARMS: Tuple[str, ...] = ("none", "trend", "padding", "both")
+RUN: Tuple[str, ...] = ("fastv", "tokencarve", "himap", "pyramiddrop", "sparsevlm")  # by the authors' release
 FITTED: Tuple[str, ...] = ("exponential", "rope", "inverse_cubic", "average")  # kinds of trend that can be fitted
 PICTURES: Tuple[str, ...] = ("black", "mean", "noise")  # without content: what a blank trend is measured on
 RULES: Tuple[str, ...] = ("area", "even", "bilinear", "antialiased", "cropped", "sink")  # by which padding is told
@@ -96,3 +97,18 @@ def benchmark(name: str) -> str:
 def arm(name: str) -> str:
     """The canonical spelling of an arm's name; the release's paper, before and after are none, padding and both."""
     return _one("arm", name, ARMS, _ARM_ALIASES)
+
+
+def check_release(method: str, arm: str) -> None:
+    """ValueError for a method or an arm that the authors' release does not run."""
+    if method not in RUN or arm == "trend":
+        what = "the arm trend" if method in RUN else method
+        raise ValueError(f"the release does not run {what}; it runs none, padding and both of {', '.join(RUN)}")
+
+
+def check_unchanged(stages: str, trend: str) -> None:
+    """ValueError for cuts, or a kind of trend, that the authors' release does not debias by."""
+    if stages != "first":
+        raise ValueError("the authors' release debiases the first cut alone; leave stages at 'first'")
+    if trend in ("online", "offset", "blank"):
+        raise ValueError(f"the authors' release has no {trend} trend; give a trend fitted before")

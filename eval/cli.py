@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from debias.names import nearest
 from eval import embedded, versions
-from eval.fields import Misuse
+from eval.fields import Misuse, refused
 from eval.files import writable
 from eval.tables import Spoken, say, tell, tell_json
 
@@ -140,7 +140,7 @@ def overview() -> str:
     lines += ["", "commands:", *(f"  {name:<11} {line}" for name, line in COMMANDS.items()), ""]
     lines += [f"{prog} COMMAND --help shows the flags of one command, with examples.",
               "Every command takes --json: one JSON object on standard output and nothing else there.",
-              "Exit status: 0 done, 1 something asked for could not be done, 2 bad usage."]  # fmt: skip
+              "Exit status: 0 done, 1 begun and not done, 2 refused before anything was begun."]  # fmt: skip
     return "\n".join(lines)
 
 
@@ -190,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 setattr(args, flag, type(model)(embedded.named(str(model))))
         for place in WRITTEN:
             if getattr(args, place, None):
-                writable(getattr(args, place))
+                refused(writable, getattr(args, place))
         result = work(args)
         if args.json:
             tell_json(result or {})

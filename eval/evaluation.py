@@ -14,13 +14,14 @@ from eval.answering.answer import Job, Run, answer
 from eval.answering.meter import Meter
 from eval.answering.plan import World, digest, world
 from eval.answering.resolved import Resolved, resolve
-from eval.answering.store import Folder, may_be_written, writing
+from eval.answering.store import Folder, writing
 from eval.answering.team import Team
 from eval.benchmarks.base import Benchmark
 from eval.bias.fitting import Probes
 from eval.comparing import compare
 from eval.comparing.contrast import DRAWS, Contrast
 from eval.comparing.results import Scored, not_judged, questions, results, unjudged
+from eval.files import writable
 from eval.sample import Sample
 from eval.scoring import judge
 from eval.scoring.judge import Judge
@@ -125,7 +126,7 @@ def evaluate(settings: Settings, probes: Probes | None = None) -> Report:
         out, place = team.folder(out), World(local=place.local)
     grader = judge.judge_of(settings.judge)
     if not (out / "run.json").exists():
-        may_be_written(out)
+        writable(out)
         chosen.backend(loaded[0][0])  # what cannot be loaded leaves no folder behind
     folder = Folder(out).claim(asdict(run), run.name, place.rank, place.size)
     try:

@@ -9,24 +9,34 @@ from __future__ import annotations
 import ast
 import dataclasses
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from debias.names import nearest
 from pruners import catalogue
-from pruners.catalogue import Class, Field, find, make, value_of
+from pruners.catalogue import Field, find, make, value_of
+from pruners.written import Class
 
 if TYPE_CHECKING:
     from pruners import Pruner
 
+T = TypeVar("T")
 PLAIN = {"int": int, "float": float, "str": str}
 CONSTANTS: Mapping[str, Mapping[str, Any]] = {"bool": {"True": True, "False": False}, "None": {"None": None}}
 
 
 class Misuse(ValueError):
-    """Flags that make no sense together: exit status 2."""
+    """What flags ask for cannot be had, which is said before anything is begun: exit status 2."""
+
+
+def refused(work: Callable[..., T], *given: Any) -> T:
+    """What the work returns; a ValueError of it is a Misuse."""
+    try:
+        return work(*given)
+    except ValueError as error:
+        raise Misuse(str(error)) from None
 
 
 def parse_fields(method: str, words: Sequence[str]) -> dict[str, Any]:

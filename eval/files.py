@@ -12,7 +12,20 @@ from typing import IO, Any
 
 
 def writable(path: str | Path) -> Path:
-    """`path`, where something may be written: nothing is there, or a regular file or folder. No device is replaced."""
+    """`path`, where something may be written, without making anything; a ValueError says what is in the way."""
+    replaceable(path)
+    there = next(place for place in (Path(path), *Path(path).absolute().parents) if os.path.lexists(place))
+    if there != Path(path) and not there.is_dir():
+        raise ValueError(f"{path}: cannot be written ({there} is not a folder); give another name to write to")
+    if not os.access(there, os.W_OK):
+        raise ValueError(
+            f"{path}: cannot be written ({there} is read-only, or not yours); give another name to write to"
+        )
+    return Path(path)
+
+
+def replaceable(path: str | Path) -> Path:
+    """`path`, where nothing is there, or a regular file or folder. No device is replaced."""
     if os.path.lexists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
         raise ValueError(f"{path}: is there and is neither a regular file nor a folder; give another name to write to")
     return Path(path)
@@ -22,7 +35,7 @@ def writable(path: str | Path) -> Path:
 def whole(path: Path) -> Iterator[IO[bytes]]:
     """A file to write, which takes the place of `path` at the end of the block: a reader sees the old file or the new
     file, never half of it, also after a power cut."""
-    draft = writable(path).with_name(f".{path.name}.{os.getpid()}")
+    draft = replaceable(path).with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(draft, "w+b") as file:
             yield file

@@ -18,10 +18,9 @@ UNPRUNED = "unpruned"  # the arm that answers with every token
 BACKENDS = ("native", "fork")
 DTYPES = ("auto", "float32", "float16", "bfloat16", "8bit", "4bit")
 STAGES = ("first", "all")
-TRENDS = (
-    "auto", "published", "online", "fitted", "average", "inverse_cubic", "rope", "rope-heads", "unrotated",
-    *(f"{way}-{picture}" for way in ("blank", "minus") for picture in names.PICTURES),
-)  # fmt: skip
+# Trends for which attention itself is read in another way, or measured on pictures without content.
+MEASURED = ("rope-heads", "unrotated", *(f"{way}-{blank}" for way in ("blank", "minus") for blank in names.PICTURES))
+TRENDS = ("auto", "published", "online", "fitted", "average", "inverse_cubic", "rope", *MEASURED)
 FILLS = ("mean", "constant", "random", "mirror")
 HARNESS = ("device", "dtype", "attention", "trend", "stages")  # what harnesses may set besides the method's fields
 QUESTIONS = 64  # of each benchmark, that `fit` measures a trend on

@@ -20,6 +20,7 @@ class OfClips(Pruner):
     """Base of methods that share a budget among the frames of a clip. A picture is a clip of one frame to them."""
 
     reads: ClassVar[Reads] = "tokens"
+    of_clips: ClassVar[bool] = True
 
     @classmethod
     def serves(cls, family: type[Adapter]) -> bool:

@@ -12,7 +12,6 @@ from PIL import Image
 
 from pruners import find, names
 from pruners.catalogue import baselines
-from pruners.frames import OfClips
 from pruners.models import families, family, known_checkpoints
 
 ROOT = Path(__file__).parents[1]
@@ -88,7 +87,7 @@ def test_the_table_of_models_says_what_works_where():
     lines = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("| ") and "`" in line]
     said = {re.findall(r"`([^`]+)`", line[1])[0]: (line[3].strip(), line[5].strip()) for line in lines}
     towers = [name for name in names() if find(name).reads_tower() or find(name).prunes_tower()]
-    clips = [name for name in names() if issubclass(find(name), OfClips)]
+    clips = [name for name in names() if find(name).of_clips]
     for kind in map(family, families()):
         missing = [name for name in names() if name not in clips and not find(name).serves(kind)]
         works = "all" if not missing else "all but " + ", ".join(f"`{name}`" for name in missing)

@@ -13,7 +13,7 @@ from typing import Any
 from debias.names import nearest
 from eval.files import cache_home, sha256, whole
 from pruners import models
-from pruners.models import families, family, kind_of, known_checkpoints
+from pruners.models import families, family, kind_of, known_checkpoints, picture_tokens
 from pruners.models.folder import BESIDE, READ, config_in, local, opened
 
 REMEMBERED = 1 << 20  # bytes; smaller files are quicker read than looked up
@@ -35,7 +35,7 @@ def layout(model: str) -> Layout:
     config = config_of(model)
     kind = kind_of(config)
     known = family(kind) if kind in families() else models.Adapter
-    return Layout(kind, known.picture_tokens(config), known)
+    return Layout(kind, picture_tokens(config), known)
 
 
 def config_of(model: str) -> dict[str, Any]:

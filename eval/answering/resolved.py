@@ -19,7 +19,7 @@ from eval.answering.checkpoints import Layout, digest_of, folder_of, layout
 from eval.answering.plan import digest, world
 from eval.benchmarks.base import Benchmark
 from eval.bias import fitting
-from eval.embedded import EMBEDDED, data_of, named, world_of
+from eval.embedded import data_of, named, world_of
 from eval.fields import assembled
 from eval.forks.backend import Fork
 from eval.forks.setup import code_of, described
@@ -35,15 +35,10 @@ log = logging.getLogger("debias")
 
 def resolve(settings: Settings) -> Resolved:
     """The run that `settings` describe, on the benchmarks that their data holds."""
-    early.check(settings)
     size, names = "full" if settings.full else "default", settings.benchmarks
     data = laid_out(settings.data) if settings.data else data_of(settings.model, size, benchmarks=names)
     asked = early.lying_in(data, settings.benchmarks)
-    chosen = {media: str(folder) for media, folder in EMBEDDED.items()}
-    if settings.model:
-        chosen = {"image": settings.model, "video": settings.video_model or settings.model}
-    elif settings.video_model:
-        chosen["video"] = settings.video_model
+    chosen = early.models_of(settings)
     chosen = {media: named(model) for media, model in chosen.items()}
     if set(settings.arms) != {UNPRUNED}:
         asked = _possible(settings, asked, chosen)
@@ -96,25 +91,18 @@ class Resolved:
     ) -> None:
         self.settings, self.benchmarks = settings, list(benchmarks)
         self.models = {media: named(model) for media, model in models.items()}
+        early.check_on(settings, self.models)
         self.split = world().size if settings.zero or settings.tensor_parallel else 1
         self.device = settings.device or (f"cuda:{own_gpu(world().local)}" if torch.cuda.is_available() else "cpu")
         self.dtype = "float32" if settings.dtype == "auto" and self.device == "cpu" else settings.dtype
         self.layout = {media: layout(model) for media, model in self.models.items()}
-        beforehand.check_models(settings, self.models.values())
         self.pruner = pruner_of(settings, self.layout.values())
         own = [arm for arm in self.pruner.arms() if arm != "trend" or not settings.as_released]
         self.arms = list(settings.arms) or own
-        beforehand.check_arms(settings, self.arms)
-        beforehand.check_reading(settings, self.pruner)
-        beforehand.check_split(settings, self.split, self.device, self.dtype)
-        beforehand.check_fork(settings)
-        beforehand.check_pictures(settings, [laid_out.family for laid_out in self.layout.values()])
-        for media, model in self.models.items():
-            shape = beforehand.Shape.of(model, self.layout[media].tokens)
-            beforehand.check_sizes(shape, self.pruner, settings.share_prefix)
-            if self.device != "auto" and self.split == 1:
-                needed = beforehand.weights(model, self.dtype)
-                beforehand.memory(model, needed, self.device, "use a smaller model, --dtype bfloat16 or another device")
+        for model in self.models.values():
+            beforehand.check(settings, self.pruner, model)
+            if early.surely(settings.device) is None and self.split == 1:
+                early.check_memory(model, settings.dtype, self.device)
         self._loaded: tuple[str, Any, Backend] | None = None
         self._fork: tuple[str, Fork] | None = None
         self._fitted: dict[tuple[str, str, Reading | None], Trend] = {}

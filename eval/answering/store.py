@@ -8,7 +8,6 @@ line stops with the file and the line.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import logging
@@ -92,14 +91,6 @@ def writing(path: Path) -> Iterator[None]:
             f"{path}: cannot be written ({error.strerror}). The rows that are there stay; make it writable, make room, "
             "or give another --out, and start the same command again."
         ) from None
-
-
-def may_be_written(path: Path) -> None:
-    """Refuse a folder that cannot be made or written, without making anything."""
-    there = next(folder for folder in (path, *path.resolve().parents) if folder.exists())
-    with writing(path):
-        if not os.access(there, os.W_OK):
-            raise OSError(errno.EROFS, "read-only, or not yours to write to")
 
 
 class Shard:

@@ -20,11 +20,6 @@ class Team:
         import torch
         import torch.distributed as dist
 
-        if place.size < 2:
-            raise ValueError(
-                "--tensor-parallel and --zero split the model over the processes of one launch, and there is only this "
-                "one. Start it as: torchrun --nproc-per-node 2 -m eval run --tensor-parallel ..."
-            )
         self.leads, self._held = place.rank == 0, ExitStack()
         gpu = device.startswith("cuda")
         if gpu:

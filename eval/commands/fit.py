@@ -23,6 +23,7 @@ from typing import Any
 
 from debias.names import FITTED, SCOPES
 from eval.commands import flags
+from eval.embedded import EMBEDDED
 from eval.settings import QUESTIONS
 from pruners import catalogue
 
@@ -61,7 +62,8 @@ def fit_method(args: argparse.Namespace, method: str) -> dict[str, Any]:
         raise ValueError("--each fits to questions that are scored; name the file that may hold such trends with --out")
     only = flags.sets(args.benchmarks) if args.benchmarks else None
     pictures = {"data": None} if args.kind == "prior" else {}  # a plain folder of pictures holds no benchmark
-    settings = replace(flags.settings(args, method, out=None, **pictures), data=args.data)
+    model = args.model or str(EMBEDDED["video" if args.video else "image"])
+    settings = replace(flags.settings(args, method, out=None, model=model, **pictures), data=args.data)
 
     from eval.bias.fits import fit
     from eval.bias.fitting import Fit

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from debias import names
 from debias.names import one_of
 from eval import benchmarks, versions
 from eval.answering import early
-from eval.fields import parse_fields
+from eval.fields import parse_fields, refused
 from eval.serving.limits import Limits, Place
 from eval.settings import BACKENDS, DTYPES, FILLS, STAGES, JudgeSettings, Settings, several
 from pruners import catalogue
@@ -151,7 +151,7 @@ def served(args: argparse.Namespace, name: str) -> tuple[Settings, Limits, Place
 def methods(text: str) -> list[str]:
     """The methods that a flag names: a single name, several with commas, or all."""
     wanted = known() if text == "all" else [name.strip() for name in text.split(",")]
-    return [one_of("method", name, known()) for name in dict.fromkeys(wanted)]
+    return [refused(one_of, "method", name, known()) for name in dict.fromkeys(wanted)]
 
 
 def sets(text: str) -> list[str]:
@@ -192,6 +192,10 @@ def judge(args: argparse.Namespace) -> JudgeSettings | None:
 
 def settings(args: argparse.Namespace, method: str, **more: Any) -> Settings:
     """What the flags of a command mean for one method. `more` stands in for flags that the command does not have."""
+    return refused(_settings, args, method, more)
+
+
+def _settings(args: argparse.Namespace, method: str, more: Mapping[str, Any]) -> Settings:
     values = {name: value for name, value in vars(args).items() if name in FIELDS and value is not None}
     own = parse_fields(method, getattr(args, "fields", []))
     if "option" in args:

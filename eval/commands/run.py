@@ -17,7 +17,7 @@ from typing import Any
 
 from eval import tables
 from eval.commands import flags
-from eval.settings import UNPRUNED, Settings
+from eval.settings import UNPRUNED, Settings, arm, several
 from eval.tables import say
 from pruners import catalogue
 
@@ -30,17 +30,26 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         return run_method(flags.settings(args, methods[0]), args)
     done: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
+    asked: dict[str, Settings] = {}
+    for method in methods:
+        try:
+            out = args.out and args.out / method
+            asked[method] = flags.settings(args, method, out=out, arms=arms_among(args.arms, method))
+        except ValueError as error:  # the others can still run
+            failed[method] = str(error)
+            if len(failed) == len(methods):
+                raise
     for method in methods:
         say(f"\n{method}")
         try:
-            mine = flags.settings(args, method)
-            mine = replace(mine, out=mine.out and mine.out / method, arms=arms_among(mine), unpruned=not done)
-            done[method] = run_method(mine, args)
-        except ValueError as error:  # the others can still run
+            if method in asked:
+                done[method] = run_method(replace(asked[method], unpruned=not done), args)
+        except ValueError as error:
             if args.tensor_parallel or args.zero:  # but not with processes that know nothing of it
                 raise
             failed[method] = str(error)
-            say(f"{method}: {error}")
+        if method in failed:
+            say(f"{method}: {failed[method]}")
     if any("averages" in result for result in done.values()):
         shown = overview(done)
         tables.show(shown)
@@ -52,10 +61,10 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     return {"methods": done, "failed": failed, "exit": 1 if wrong else 0}
 
 
-def arms_among(settings: Settings) -> Sequence[str]:
+def arms_among(asked: str | None, method: str) -> Sequence[str]:
     """Of the arms that several methods are asked for, those that this method has."""
-    own = (UNPRUNED, *catalogue.find(settings.method).arms())
-    return [arm for arm in settings.arms if arm in own] or settings.arms
+    own, named = (UNPRUNED, *catalogue.arms(method)), [arm(name) for name in several(asked or "")]
+    return [name for name in named if name in own] or named
 
 
 def run_method(settings: Settings, args: argparse.Namespace) -> dict[str, Any]:

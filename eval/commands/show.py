@@ -17,6 +17,7 @@ from typing import Any
 
 from eval.benchmarks.video import CLIPS
 from eval.commands import flags
+from eval.embedded import EMBEDDED
 from eval.files import writable
 from eval.reading.images import open_image
 from eval.sample import Sample
@@ -42,9 +43,10 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"--out {out}: the folder {out.parent} is not there")
     if not args.picture.is_file():
         raise ValueError(f"{args.picture}: no such picture or clip")
-    if args.picture.suffix.lower() not in CLIPS:
+    clip = args.picture.suffix.lower() in CLIPS
+    if not clip:
         open_image(Sample(args.question, args.question, args.picture))
-    asked = flags.settings(args, args.method)
+    asked = flags.settings(args, args.method, model=args.model or str(EMBEDDED["video" if clip else "image"]))
     from eval.serving.one import show
 
     return show(args.picture, args.question, asked, out, args.terminal)

@@ -28,8 +28,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from eval.answering import early
 from eval.commands import flags
 from eval.commands.flags import budgets, numbers
+from eval.fields import refused
 from eval.files import write_json
 from eval.speed.settings import NAMES, SpeedSettings
 from eval.speed.shapes import SHAPES
@@ -73,7 +75,9 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         from eval.speed.published import take
 
         return take(args.files)
-    asked = settings(args)
+    asked = refused(settings, args)
+    if (device := early.surely(asked.device)) is not None:
+        refused(asked.check_memory, device)
 
     from eval.speed.variants import report
 

@@ -8,9 +8,13 @@ from pathlib import Path
 
 from debias import names
 from debias.names import one_of
+from eval.answering import early
 from eval.settings import several
 from eval.speed.shapes import BEFORE, SHAPES
 from pruners import catalogue
+from pruners.models.kernels import known_kernel
+
+DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,9 @@ class SpeedSettings:
         self._set("method", tuple(one_of("method", name, catalogue.names()) for name in self.method))
         self._set("shape", self.shape or ("llava-1.5-7b" if self.debias else "small"))
         one_of("shape", self.shape, list(SHAPES))
+        one_of("dtype", self.dtype or DTYPES[0], DTYPES)
+        for kernel in self.attention:
+            known_kernel(kernel)
         if self.device == "auto":
             raise ValueError("--device auto spreads a model over several devices; speed is that of one: name it")
         if not 0 <= self.ragged <= BEFORE:
@@ -58,6 +65,16 @@ class SpeedSettings:
             )
         if self.memory and self.shared_layers:
             raise ValueError("--memory would measure the shared weights: leave --shared-layers out")
+
+    def check_memory(self, device: str) -> None:
+        """ValueError where the weights of the shape are more than the device has free."""
+        if self.debias or self.fused or (self.precision and self.model):  # which build no model of the shape
+            return
+        device = "cpu" if self.precision else device
+        kind = self.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+        needed = SHAPES[self.shape].parameters(self.shared_layers) * early.BYTES[kind]
+        instead = "--shared-layers keeps one layer's weights for all, --dtype bfloat16 halves them"
+        early.memory(f"--shape {self.shape} in {kind}", needed, device, instead)
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)

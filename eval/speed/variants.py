@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from eval.answering import beforehand
 from eval.speed import authors, compiled, debiasing, fusing, parts, precision, waits
 from eval.speed.drawn import build
 from eval.speed.measure import Variant, fitting, machine, matrix_rate, measure, own_peak, peaks
@@ -21,6 +20,7 @@ def report(asked: SpeedSettings) -> dict[str, Any]:
     if asked.threads:
         torch.set_num_threads(asked.threads)
     device = torch.device(asked.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    asked.check_memory(str(device))
     if asked.debias:
         return debiasing.report(asked, device)
     if asked.fused:
@@ -40,9 +40,6 @@ def timed(asked: SpeedSettings, device: torch.device) -> dict[str, Any]:
     """All variants on one shape, or their parts, or this process's own peak memory."""
     shape = SHAPES[asked.shape]
     dtype = getattr(torch, asked.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
-    needed = shape.parameters(asked.shared_layers) * dtype.itemsize
-    instead = "--shared-layers keeps one layer's weights for all, --dtype bfloat16 halves them"
-    beforehand.memory(f"--shape {asked.shape} in {dtype}", needed, str(device), instead)
     every, rate, rows, left_out = list(variants(asked)), matrix_rate(device, dtype), [], {}
     for tokens in asked.tokens or [shape.tokens]:
         say(f"speed: building {asked.shape} with {tokens} visual tokens, {dtype}, on {device}")

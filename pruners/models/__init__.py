@@ -1,20 +1,20 @@
-"""Model families: one adapter each, found by the checkpoint's model_type (pruners/models/<model_type>.py)."""
+"""Model families: one adapter each, found by the checkpoint's model_type (pruners/models/<model_type>.py).
+
+What a family says of itself is read from its file; only `family` and `adapter` load torch.
+"""
 
 from __future__ import annotations
 
-import ast
-import importlib
-import inspect
 import pkgutil
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from debias.late import loader
 from debias.names import nearest
-from pruners.models.folder import config_in, local
+from pruners.models.folder import config_in, local, square
 from pruners.models.refused import REFUSED
+from pruners.written import Class, made_from
 
 if TYPE_CHECKING:
     from pruners.models.base import Adapter
@@ -27,36 +27,44 @@ __all__ = ["Adapter", "Encoded", "Request", "adapter", "families", "family", "ki
 
 def families() -> list[str]:
     """Every model_type there is an adapter for."""
-    return [name for name in _modules() if _defined(name) is not None]
+    return [name for name in _modules() if _class(name) is not None]
 
 
 def family(model_type: str) -> type[Adapter]:
     """The adapter class of a model_type."""
     if model_type in REFUSED:
         raise ValueError(f"models of type {model_type!r} cannot be pruned here: {REFUSED[model_type]}")
-    defined = _defined(model_type) if model_type in _modules() else None
-    if defined is None:
+    found = _class(model_type) if model_type in _modules() else None
+    if found is None:
         known = families()
         raise ValueError(
             f"no adapter for models of type {model_type!r}{nearest(model_type, known)}; there are {', '.join(known)}; "
             "docs/new_model.md tells how to add a family"
         )
-    return defined
+    adapter_class: type[Adapter] = found.imported()
+    return adapter_class
 
 
 def kind_of(config: Mapping[str, Any]) -> str:
     """The model_type of a checkpoint's configuration, also where that is the authors' own."""
-    own = (name for name in families() if family(name).authors_key and family(name).authors_key in config)
+    own = (name for name, key in declared("authors_key").items() if key and key in config)
     return next(own, str(config.get("model_type")))
 
 
+def picture_tokens(config: Mapping[str, Any]) -> int | None:
+    """Visual tokens of a picture by a checkpoint's configuration; None: that depends on the picture."""
+    side = square(config) if declared("one_square").get(kind_of(config)) else None
+    return None if side is None else side**2
+
+
 def known_checkpoints() -> list[str]:
-    """Checkpoints on the hub, of every family: read from the families' files, so that no torch is loaded for it."""
-    written = [ast.parse(Path(folder, f"{name}.py").read_text("utf-8")) for name in _modules() for folder in __path__]
-    lines = [line for tree in written for kind in tree.body if isinstance(kind, ast.ClassDef) for line in kind.body]
-    given = [line for line in lines if isinstance(line, (ast.Assign, ast.AnnAssign))]
-    lists = [line.value for line in given if re.match(r"known\b", ast.unparse(line))]
-    return [checkpoint for named in lists if named is not None for checkpoint in ast.literal_eval(named)]
+    """Checkpoints on the hub, of every family."""
+    return [checkpoint for named in declared("known").values() for checkpoint in named]
+
+
+def declared(variable: str) -> dict[str, Any]:
+    """What each family, or the nearest of its bases, sets a class variable to."""
+    return {name: found.declared(variable) for name in _modules() if (found := _class(name)) is not None}
 
 
 @overload
@@ -78,14 +86,6 @@ def _modules() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def _defined(name: str) -> type[Adapter] | None:
-    base: type[Adapter] = importlib.import_module(f"{__name__}.base").Adapter
-    module = importlib.import_module(f"{__name__}.{name}")
-    for value in vars(module).values():
-        if (
-            inspect.isclass(value)
-            and issubclass(value, base)
-            and value.__module__ == module.__name__ != base.__module__
-        ):
-            return value
-    return None
+def _class(name: str) -> Class | None:
+    """The class that a family's file defines; None: it is not a family's."""
+    return made_from((f"{__name__}.base", "Adapter"), f"{__name__}.{name}")

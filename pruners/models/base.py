@@ -45,6 +45,7 @@ class Adapter:
     # How the model hands on what its tower made of several pictures, each of as many tokens: a list of blocks, or one
     # block; "together": how many tokens a picture has depends on the picture, and features are kept by the batch.
     features: ClassVar[Features] = "together"
+    one_square: ClassVar[bool] = False  # every picture is one square of the tower's size, and each patch a token
     cuts_tiles: ClassVar[bool] = False  # `max_patches` says into how many tiles at most a picture is cut
     frames_apart: ClassVar[bool] = False  # a clip is several spans, with words between its frames
     trend_media: ClassVar[str] = "image"  # "video": trends of the family are those of clips
@@ -60,11 +61,6 @@ class Adapter:
         self.tokenizer: Any = tokenizer if tokenizer is not None else getattr(processor, "tokenizer", None)
 
     # -- what a checkpoint's configuration tells, without its weights --------------------------------------------------
-    @classmethod
-    def picture_tokens(cls, config: Mapping[str, Any]) -> int | None:
-        """Visual tokens of a picture; None: that depends on the picture."""
-        return None
-
     @classmethod
     def canvas(
         cls, config: Mapping[str, Any], prepared: Mapping[str, Any], max_patches: int | None = None

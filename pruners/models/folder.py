@@ -91,6 +91,12 @@ def config_in(folder: Path) -> dict[str, Any]:
     return config
 
 
+def square(config: Mapping[str, Any]) -> int | None:
+    """Patches along one side of the square that the vision tower takes; None: the configuration does not say."""
+    vision = config.get("vision_config") or {}
+    return int(vision["image_size"]) // int(vision["patch_size"]) if "image_size" in vision else None
+
+
 def _sizes(path: Path, where: str, config: Mapping[str, Any]) -> None:
     for name, most in SIZES.items():
         value = config.get(name, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -15,6 +14,7 @@ from pruners.models import images
 from pruners.models.base import Adapter, Features, Opens
 from pruners.models.canvas import Canvas, padded
 from pruners.models.finding import shared, split
+from pruners.models.folder import square
 from pruners.models.request import Shown, Size
 from pruners.models.tower import Tower, layer_of
 
@@ -23,23 +23,17 @@ class Llava(Adapter):
     """Pictures are padded to a square with CLIP's mean colour, which the processor on the hub does not do."""
 
     opens: ClassVar[Opens] = "tokens"
+    one_square: ClassVar[bool] = True
     fills: ClassVar[bool] = True
     features: ClassVar[Features] = "listed"
     known: ClassVar[tuple[str, ...]] = ("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf")
 
     @classmethod
-    def picture_tokens(cls, config: Mapping[str, Any]) -> int | None:
-        vision = config.get("vision_config") or {}
-        return (int(vision["image_size"]) // int(vision["patch_size"])) ** 2 if "image_size" in vision else None
-
-    @classmethod
     def canvas(
         cls, config: Mapping[str, Any], prepared: Mapping[str, Any], max_patches: int | None = None
     ) -> Callable[[Size], Canvas]:
-        tokens = cls.picture_tokens(config)
-        if tokens is None:
-            return super().canvas(config, prepared, max_patches)
-        return partial(padded, side=math.isqrt(tokens))
+        side = square(config) if cls.one_square else None
+        return super().canvas(config, prepared, max_patches) if side is None else partial(padded, side=side)
 
     @property
     def conversations(self) -> tuple[str, ...]:

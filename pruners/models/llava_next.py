@@ -51,13 +51,10 @@ class LlavaNext(Llava):
 
     opens: ClassVar[Opens] = "views"
     features: ClassVar[Features] = "together"
+    one_square: ClassVar[bool] = False  # the canvas, and what of it is border, follow the picture's shape
     fills: ClassVar[bool] = False
     known: ClassVar[tuple[str, ...]] = ("llava-hf/llava-v1.6-vicuna-7b-hf", "llava-hf/llava-v1.6-vicuna-13b-hf")
     media: ClassVar[tuple[str, ...]] = ("image_sizes",)
-
-    @classmethod
-    def picture_tokens(cls, config: Mapping[str, Any]) -> int | None:
-        return None  # the canvas, and what of it is border, follow the picture's shape
 
     @classmethod
     def canvas(

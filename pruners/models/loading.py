@@ -3,7 +3,6 @@ request."""
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -14,19 +13,11 @@ from typing import Any
 import torch
 
 from pruners.models.folder import Shapes
+from pruners.models.kernels import installed, known_kernel
 
 log = logging.getLogger("debias")
 HALF = (torch.float16, torch.bfloat16)
 BITS = {"8bit": 8, "4bit": 4}
-
-# The attention kernels, and the package that each needs: without it, transformers might fetch one from a hub.
-KERNELS = {
-    "sdpa": "",
-    "eager": "",
-    "flash_attention_2": "flash_attn",
-    "flash_attention_3": "flash_attn_interface",
-    "flex_attention": "",
-}
 
 
 def loaded(
@@ -91,15 +82,6 @@ def config_of(folder: Path) -> Any:
     return AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
 
 
-def known_kernel(attention: str) -> str:
-    """The name of an attention kernel; any other could ask for a hub's code."""
-    if attention not in KERNELS:
-        raise ValueError(f"unknown attention kernel {attention!r:.80}; known: {', '.join(KERNELS)}")
-    if KERNELS[attention] and not installed(KERNELS[attention]):
-        raise ValueError(f"the attention kernel {attention} needs the package {KERNELS[attention]}")
-    return attention
-
-
 def weighed(folder: Path, config: Any, shapes: Shapes) -> None:
     """Refuse a configuration of far more weights than the files hold, before any memory is taken for them."""
     from transformers import AutoModelForImageTextToText
@@ -138,10 +120,6 @@ def built(folder: Path, config: Any, allow_missing: bool, options: Mapping[str, 
             raise ValueError(f"{message}. Restore the checkpoint; `run --allow-missing` goes on all the same")
         log.warning("%s", message)
     return model
-
-
-def installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
 
 
 def kind(device: Any) -> str:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from debias import Debias, Padding, Span, Trend
+from debias import Debias, Padding, Span, Trend, names
 from debias.release import MASKS, RELEASES
 
 GRID = (24, 24)
@@ -94,3 +94,7 @@ def test_what_the_release_does_not_run_is_refused():
     with pytest.raises(ValueError, match="differ from arm to arm"):
         both.with_arm("padding")
     assert both.padding != MASKS["fastv", "padding"] == Debias.paper("fastv", arm="before", as_released=True).padding
+
+
+def test_the_names_that_need_no_torch_are_those_of_the_release():
+    assert sorted(names.RUN) == sorted(RELEASES)

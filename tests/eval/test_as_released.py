@@ -49,7 +49,7 @@ def test_every_arm_of_the_release_runs(method, checkpoints, world, tmp_path, cap
 )
 def test_what_the_release_does_not_run_is_refused_before_anything_is_loaded(flags, said, checkpoints, world, capsys):
     common = ["--model", checkpoints["image"], "--data", world, "--benchmarks", "gqa", "--dry-run", "--as-released"]
-    assert run(*common, *flags) == 1
+    assert run(*common, *flags) == 2
     assert said in capsys.readouterr().err
 
 

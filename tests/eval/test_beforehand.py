@@ -7,7 +7,8 @@ import sys
 import pytest
 import torch
 
-from eval.answering import beforehand
+from eval import versions
+from eval.answering import early
 from eval.cli import main
 from eval.speed.drawn import build
 from eval.speed.shapes import SHAPES, Shape
@@ -36,11 +37,19 @@ def test_a_run_that_cannot_be_is_refused_at_once(checkpoints, world, tmp_path, c
 
 
 WRONG = """
-import sys
+import sys, time
+from pathlib import Path
+from eval.answering import early
 from eval.cli import main
+from eval.forks.setup import Setup
+Setup.python = Path("nowhere")  # no environment of the authors' code is here
+if "poor" in sys.argv:
+    early.available = lambda: 1000.0
 for words in sys.stdin.read().splitlines():
+    began = time.process_time()
     assert main(words.split()) in (1, 2), words
     assert "torch" not in sys.modules, words
+    assert time.process_time() - began < 1, words
 """
 FLAGS = """run --keep 0
 run --keep lots
@@ -58,6 +67,38 @@ run --trend nope
 run --padding nope
 run --option nope
 run --device tpu
+run --keep 1000
+run --method evs --benchmarks tgif --layer 99
+run --attention flashy
+run --as-released --arms trend
+run --as-released --method vispruner
+run --as-released --stages all
+run --as-released --trend online
+run --as-released --padding area
+run --trend unrotated --backend fork
+run --padding sink --backend fork
+run --fill black
+run --fill mirror --backend fork
+run --max-patches 4
+run --zero
+run --out README.md/below
+run --out /dev/full
+run --out /dev/full/below
+run --backend fork
+run --backend fork --method grid
+run --limit 0
+run --draws many
+run --data docs --benchmarks pope
+run --judge-url http://localhost:1
+run --method fastvv
+run --method all --keep nothing
+fit --keep 1000
+fit --out README.md/below
+diagnose --out README.md/below
+compare /nowhere --out README.md/below
+throughput --keep 1000
+show assets/example.png What? --keep 1000
+serve --keep 1000
 show nothing.png What?
 show README.md What? --out x.jpg
 serve --arm nope
@@ -78,9 +119,21 @@ figures /nowhere
 diagnose --model /nowhere
 speed --shape nope
 speed --method nope
+speed --dtype float3
+speed --attention flashy
+speed --arms noone
+speed --keep 1.5
+speed --out README.md/below
+speed --ragged 99
+speed --memory --shared-layers
 scale --method nope
 reproduce nope
-parity nope"""
+parity nope
+parity fastv
+parity grid"""
+POOR = """run
+speed --shape llava-1.5-7b --arms both --device cpu
+speed --shape llava-1.5-7b --waits --device cpu"""
 
 
 def told(words, given="", **more):
@@ -99,11 +152,32 @@ def test_a_wrong_flag_is_told_in_one_line_and_without_torch():
     assert len([line for line in lines if not line.startswith("Try: ")]) == len(FLAGS.splitlines()), lines
 
 
+@pytest.mark.skipif(not versions.of("torch").endswith("+cpu"), reason="only torch knows what a GPU has free")
+def test_too_little_memory_is_told_without_torch():
+    status, lines = told(["-c", WRONG, "poor"], POOR)
+    assert status == 0, lines[-3:]
+    assert [line.partition("needs about")[1] for line in lines] == ["needs about"] * len(POOR.splitlines()), lines
+
+
+def test_a_budget_of_clips_is_not_held_to_the_tokens_of_a_picture(checkpoints, world, tmp_path, capsys):
+    model = ["--model", str(checkpoints["video"]), "--data", str(world), "--benchmarks", "tgif", "--device", "cpu"]
+    assert main(["run", *model, "--keep", "100", "--dry-run", "--json"]) == 0
+    assert "keep=100" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.parametrize("command", ["run", "fit", "diagnose", "speed"])
+def test_a_folder_that_may_not_be_written_is_told_at_once(command, tmp_path, capsys):
+    tmp_path.chmod(0o555)
+    assert main([command, "--out", str(tmp_path / "below" / "out")]) == 2
+    assert f"cannot be written ({tmp_path} is read-only, or not yours)" in capsys.readouterr().err
+
+
 def test_an_unreachable_hub_is_told_once_and_at_once():
     refusing = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "NO_PROXY": "*"}
     status, lines = told(["-X", "importtime", "-m", "eval", "run", "--model", "llava-hf/llava-1.5-7b"], **refusing)
     imported = [line for line in lines if line.startswith("import time:")]
-    assert status == 1
+    assert status == 2
     assert not [line for line in imported if line.endswith(" torch")]
     assert [line for line in lines if line not in imported] == [
         "python -m eval run: llava-hf/llava-1.5-7b: neither a folder nor a model that the hub gives (it cannot be "
@@ -121,22 +195,22 @@ def test_cuda_without_a_gpu_is_one_sentence(command, capsys):
 
 
 def test_a_model_that_does_not_fit_is_refused(checkpoints, world, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(beforehand, "available", lambda: 1000.0)
+    monkeypatch.setattr(early, "available", lambda: 1000.0)
     model = ["--model", str(checkpoints["image"]), "--data", str(world), "--benchmarks", "pope", "--device", "cpu"]
-    assert main(["run", *model, "--out", str(tmp_path / "run")]) == 1
+    assert main(["run", *model, "--out", str(tmp_path / "run")]) == 2
     assert "GiB are free on cpu: use a smaller model" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-    assert main(["speed", "--shape", "llava-1.5-7b", "--device", "cpu"]) == 1
+    assert main(["speed", "--shape", "llava-1.5-7b", "--device", "cpu"]) == 2
     err = capsys.readouterr().err
-    assert "--shape llava-1.5-7b in torch.float32 needs about 26" in err
+    assert "--shape llava-1.5-7b in float32 needs about 26" in err
     assert "--shared-layers keeps one layer's weights for all, --dtype bfloat16 halves them" in err
 
 
 def test_weights_of_a_checkpoint_are_counted(checkpoints):
-    stored = beforehand.weights(str(checkpoints["image"]), "auto")
+    stored = early.weights(str(checkpoints["image"]), "auto")
     assert stored == sum(path.stat().st_size for path in checkpoints["image"].glob("*.safetensors")) > 0
-    assert beforehand.weights(str(checkpoints["image"]), "bfloat16") == stored / 2
-    assert beforehand.weights("someone/elsewhere", "auto") == 0
+    assert early.weights(str(checkpoints["image"]), "bfloat16") == stored / 2
+    assert early.weights("someone/elsewhere", "auto") == 0
 
 
 def test_a_shape_knows_its_size():
@@ -163,4 +237,4 @@ def test_a_failed_load_leaves_no_folder(checkpoints, world, tmp_path, capsys):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks /proc")
 def test_free_memory_is_known():
-    assert 1 << 20 < beforehand.available() < 1 << 50
+    assert 1 << 20 < early.available() < 1 << 50

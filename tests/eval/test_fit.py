@@ -333,7 +333,7 @@ def test_run_divides_by_what_it_fits_on_the_way(checkpoints, world, tmp_path, mo
 )
 def test_another_reading_of_attention_is_refused_before_anything_is_loaded(flags, said, checkpoints, world, capsys):
     words = ["--method", "fastv", "--model", str(checkpoints["image"]), "--data", str(world), "--benchmarks", "gqa"]
-    assert main(["run", *words, "--dry-run", "--trend", "unrotated", "--arms", "none,both", *flags]) == 1
+    assert main(["run", *words, "--dry-run", "--trend", "unrotated", "--arms", "none,both", *flags]) in (1, 2)
     assert said in capsys.readouterr().err
 
 

@@ -75,6 +75,103 @@ def test_parquet_holds_the_questions_labels_and_pictures(published):
     assert benchmarks.get("gqa").load(root)[0].meta["types"]["structural"] == "query"
 
 
+TEN = ["a cup"] * 7 + ["cup"] * 3
+VQA = [
+    {"question_id": 40 + n, "image_id": 9, "question": f"What is it, {n}?", "answers": [{"answer": a} for a in TEN],
+     "answer_type": "other", "multiple_choice_answer": "a cup", "question_type": "what", "image": picture(3)}
+    for n in range(2)
+]  # fmt: skip
+VIZWIZ = [
+    {"question_id": f"VizWiz_val_{n:08}", "question": "What is it?", "answers": TEN, "category": "other",
+     "image": picture(n)} for n in range(2)
+]  # fmt: skip
+TEXTVQA = [
+    {"image_id": "0a1b", "question_id": 34602 + n, "question": f"Which brand, {n}?", "answers": TEN,
+     "ocr_tokens": ["ACME", "COLA"], "image": picture(5), "set_name": "val"} for n in range(2)
+]  # fmt: skip
+SCIENCEQA = [
+    {"image": picture(7) if n != 1 else None, "question": "Which?", "choices": ["salt", "sand"], "answer": n % 2,
+     "hint": "Look." if n else "", "subject": "natural science"} for n in range(3)
+]  # fmt: skip
+MMBENCH = [
+    {"index": index, "question": "Which?", "hint": "nan" if index < 9 else "Look.", "A": "salt", "B": "sand", "C": None,
+     "D": None, "answer": "B", "category": "c", "image": picture(index % 8), "L2-category": "l", "split": "dev"}
+    for index in (7, 1000007, 8)
+]  # fmt: skip
+MMVET = [
+    {"question_id": f"v1_{n}", "question": "What is x?", "answer": "3<OR>three", "capability": "ocr,math",
+     "image_source": "x", "image": picture(11)} for n in range(2)
+]  # fmt: skip
+REFCOCO = [
+    {"question_id": str(n), "image": picture(13), "question": "Describe.", "answer": ["left cup", "the cup"],
+     "bbox": [1.0, 2.0, 3.0, 4.0], "file_name": f"{n}.jpg", "segmentation": [0.0], "iscrowd": 0} for n in range(2)
+]  # fmt: skip
+SHORT = "Answer the question using a single word or phrase."
+LETTER = "Answer with the option's letter from the given choices directly."
+
+
+@pytest.mark.parametrize(
+    ("place", "rows", "name", "texts", "targets", "groups"),
+    [
+        (
+            "validation-0.parquet",
+            VQA,
+            "vqav2",
+            [f"What is it, {n}?\n{SHORT}" for n in range(2)],
+            [(TEN, "other")] * 2,
+            1,
+        ),
+        (
+            "val-0.parquet",
+            VIZWIZ,
+            "vizwiz",
+            ["What is it?\nWhen the provided information is insufficient, respond with 'Unanswerable'.\n" + SHORT] * 2,
+            [(TEN, "other")] * 2,
+            2,
+        ),
+        (
+            "validation-0.parquet",
+            TEXTVQA,
+            "textvqa",
+            [f"Which brand, {n}?\nReference OCR token: ACME, COLA\n{SHORT}" for n in range(2)],
+            [(TEN, "")] * 2,
+            1,
+        ),
+        (
+            "ScienceQA-IMG/test-0.parquet",
+            SCIENCEQA,
+            "scienceqa",
+            [f"{hint}Which?\nA. salt\nB. sand\n{LETTER}" for hint in ("", "Context: Look.\n")],
+            [(0, "natural science")] * 2,
+            2,
+        ),
+        ("en/dev-0.parquet", MMBENCH, "mmbench", None, [("B", "c")] * 3, 2),
+        ("cn/dev-0.parquet", MMBENCH, "mmbench_cn", None, [("B", "c")] * 3, 2),
+        ("test-0.parquet", MMVET, "mmvet", ["What is x?"] * 2, [("3<OR>three", "default")] * 2, 1),
+        ("RefCOCO/testA-0.parquet", REFCOCO, "refcoco", None, [((1, 2, 4, 6), "testA")] * 4, 1),
+        ("RefCOCOplus/val-0.parquet", REFCOCO, "refcoco+", None, [((1, 2, 4, 6), "val")] * 4, 1),
+        ("RefCOCOg/test-0.parquet", REFCOCO, "refcocog", None, [((1, 2, 4, 6), "test")] * 4, 1),
+    ],
+)
+def test_published_columns_become_the_benchmarks_own_questions(
+    tmp_path, monkeypatch, place, rows, name, texts, targets, groups
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    put(tmp_path / "data" / place, rows)
+    root = parquet.laid_out(tmp_path / "data")
+    assert [known for known in benchmarks.NAMES if benchmarks.get(known).lies_in(root)] == [name]
+    samples = benchmarks.get(name).load(root)
+    assert [(one.target, one.category) for one in samples] == targets
+    assert texts is None or [one.text for one in samples] == texts
+    assert len({one.group for one in samples}) == groups
+    seen = {one.image if isinstance(one.image, bytes) else one.image.read_bytes() for one in samples}
+    assert seen <= {row["image"]["bytes"] for row in rows if row["image"]}
+    if name == "refcoco":
+        assert samples[0].text.endswith("describes: left cup")
+    if name == "scienceqa":
+        assert len(benchmarks.get(name).load(root, text_only=True)) == 3
+
+
 def test_a_folder_of_parquet_is_scored_and_run(published, checkpoints, tmp_path, capsys):
     rng, samples = random.Random(1), benchmarks.get("pope").load(parquet.laid_out(published))
     said = [{"question_id": one.id, "text": rng.choice(("yes", "no"))} for one in samples]
@@ -98,6 +195,9 @@ def test_a_folder_of_parquet_is_scored_and_run(published, checkpoints, tmp_path,
         ([{**POPE[0], "image": {"bytes": None, "path": "x.png"}}], "expected a picture with its bytes"),
         ([{**POPE[0], "category": "other"}], "expected the category adversarial, popular, random, found 'other'"),
         (GQA_PICTURES, "pictures of GQA without its questions"),
+        ([{**VQA[0], "answers": []}], "row 1: no answers; expected the split validation"),
+        ([{**MMBENCH[0], "split": "test"}], "row 1: expected the split dev, found 'test'"),
+        (REFCOCO, "expected a file of refcoco whose name begins with val or testA or testB"),
         (None, r"x\.parquet: not a parquet file"),
     ],
 )

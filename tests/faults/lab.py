@@ -218,7 +218,7 @@ def read_only(lab: Lab) -> Counter[str]:
         fault = [["read_only", str(folder)]]
     else:
         return Counter({"skipped": 1})
-    said = lab.run([*lab.usual, "--out", folder], fault, status=1).said()
+    said = lab.run([*lab.usual, "--out", folder], fault, status=2).said()
     assert "cannot be written" in said, said
     assert "loading" not in said, "a model was loaded for nothing"
     assert not list(folder.iterdir())

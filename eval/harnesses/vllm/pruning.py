@@ -21,8 +21,7 @@ from pruners import Pruner
 from pruners.budget import REFERENCE_TOKENS
 from pruners.engine.choose import choose
 from pruners.engine.sequence import Choice, Segment, first_segment
-from pruners.frames import OfClips
-from pruners.models import Adapter, family
+from pruners.models import Adapter, family, picture_tokens
 from pruners.models.folder import local
 from pruners.models.images import settings as pictures
 from pruners.models.request import Size
@@ -53,9 +52,10 @@ class Pruning:
         self.reads_prompt = False  # whether the text decides what is left of the picture
         self.renumbers = False  # whether what is left is numbered without gaps
         if asked.arm != UNPRUNED:
-            tokens = kind.picture_tokens(config.to_dict())
+            tokens = picture_tokens(config.to_dict())
             self.pruner = made(asked, tokens)
-            cuts(self.pruner, Path(model).name, tokens, self.depth)
+            early.check_keep(self.pruner.keep, Path(model).name, tokens)
+            cuts(self.pruner, self.depth)
             refuse(asked, self.pruner, kind, self.depth)
             self.pruner.check(adapter)
             self.layers = asked.scout or 0
@@ -147,7 +147,7 @@ def refuse(asked: Asked, pruner: Pruner, kind: type[Adapter], depth: int) -> Non
         raise ValueError(f"{name} takes tokens out inside the vision tower, which the engine runs whole; not served")
     if not pruner.serves(kind):
         raise ValueError(f"{name} cannot run on this model: the patches of its vision tower are not its tokens")
-    if isinstance(pruner, OfClips):
+    if pruner.of_clips:
         raise ValueError(f"{name} compares the frames of clips, and pictures are pruned in the engine; not served")
     if pruner.watches_tower() and pruner.reads != "vision":
         raise ValueError(f"{name} reads the vision tower and the decoder, and the engine lets us do one; not served")

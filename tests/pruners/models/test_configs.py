@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pruners.models import Request, adapter, families, family, kind_of, known_checkpoints
+from pruners.models import Request, adapter, declared, families, family, kind_of, known_checkpoints, picture_tokens
 from pruners.models.base import Adapter
 from pruners.models.refused import REFUSED
 
@@ -19,7 +19,7 @@ TILED = {"model_type": "internvl", "image_seq_length": 16, "vision_config": {"im
 @pytest.mark.parametrize("name", families())
 def test_tokens_of_a_picture_are_what_the_adapter_makes(name, builders):
     one = builders.adapter(name)
-    told = family(name).picture_tokens(one.model.config.to_dict())
+    told = picture_tokens(one.model.config.to_dict())
     lengths = {length(one, builders.picture(*size, 0)) for size in ((90, 50), (40, 80), (64, 64))}
     assert told is None if name not in ("llava", "video_llava") else lengths == {told}
 
@@ -29,9 +29,15 @@ def length(adapter, picture):
 
 
 def test_a_configuration_without_a_tower_does_not_tell():
-    assert family("llava").picture_tokens(LLAVA) == 576
-    assert family("llava").picture_tokens({"model_type": "llava"}) is None
-    assert family("llava_next").picture_tokens({**LLAVA, "model_type": "llava_next"}) is None
+    assert picture_tokens(LLAVA) == 576
+    assert picture_tokens({"model_type": "llava"}) is None
+    assert picture_tokens({**LLAVA, "model_type": "llava_next"}) is None
+    assert picture_tokens({**LLAVA, "model_type": "blip"}) is None
+
+
+@pytest.mark.parametrize("variable", ["one_square", "authors_key", "trend_media", "fills", "cuts_tiles", "known"])
+def test_what_is_read_of_a_familys_file_is_what_python_makes_of_it(variable):
+    assert declared(variable) == {name: getattr(family(name), variable) for name in families()}
 
 
 @pytest.mark.parametrize("name", ["llava", "internvl"])
@@ -203,7 +209,7 @@ def test_a_family_that_says_nothing_is_taken_for_the_most_general():
     assert (Adapter.features, Adapter.opens, Adapter.trend_media, Adapter.cuts_tiles) == (
         "together", "nothing", "image", False,
     )  # fmt: skip
-    assert Adapter.picture_tokens(LLAVA) is None
+    assert not Adapter.one_square
     assert not Adapter.takes_clips()
 
 
