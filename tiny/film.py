@@ -80,15 +80,7 @@ class Viewer(Student):
         pictures: bool = True,
     ) -> Batch:
         """Up to n questions about each of `size` clips, as in `Student.batch`."""
-        weights = weights or dict.fromkeys(lessons.CLIP_SKILLS, 1.0)
-        films: list[tuple[Clip, dict[str, tuple[str, str]]]] = []
-        for seed in range(first, first + 10 * size):
-            here = clip(seed)
-            asked = lessons.turns(here, n, weights, lessons.CLIP_SKILLS)
-            if asked:
-                films.append((here, asked))
-            if len(films) == size:
-                break
+        films = lessons.gathered(map(clip, range(first, first + 10 * size)), size, n, weights, lessons.CLIP_SKILLS)
         skills = [skill for _, asked in films for _, skill in asked.values()]
         return self.watch([film for film, _ in films], [dialogue(asked) for _, asked in films], skills, thin, pictures)
 

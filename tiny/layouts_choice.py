@@ -7,6 +7,7 @@ import csv
 import io
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,14 +94,10 @@ def _chosen(lots: Lots, kinds: tuple[str, ...], n: int, sizes: tuple[int, ...]) 
         place = places.get(len(options), 0)
         places[len(options)] = place + 1
         options.insert(place % (len(options) + 1), question.answer)
-        yield scene, _optioned(question, options)
+        yield scene, replace(question, options=tuple(options))
         n -= 1
         if n == 0:
             return
-
-
-def _optioned(question: Question, options: list[str]) -> Question:
-    return Question(question.kind, question.text, question.answer, question.boxes, tuple(options), question.chinese)
 
 
 def _from_text(rng: random.Random) -> tuple[Question, str]:
@@ -121,7 +118,7 @@ def mmbench_cn(root: Path, lots: Lots) -> None:
     """Questions, options and the request for a letter in Chinese."""
     kinds = ("colour", "next_colour", "shape", "chain_shape", "chain_colour", "next_shape")
     questions = (
-        (scene, Question(q.kind, q.chinese, CHINESE[q.answer], q.boxes, tuple(CHINESE[o] for o in q.options)))
+        (scene, replace(q, text=q.chinese, answer=CHINESE[q.answer], options=tuple(CHINESE[o] for o in q.options)))
         for scene, q in _chosen(lots, kinds, max(4, lots.n // 3), (4, 4, 3, 4, 2))
     )
     _write_table(root / "mmbench_cn/mmbench_dev_cn_20231003.tsv", questions)

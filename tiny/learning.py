@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,28 @@ class Keeps(Protocol):
     def state_dict(self) -> Any: ...
 
     def load_state_dict(self, state: Any) -> Any: ...
+
+
+def command(doc: str | None, stages: Iterable[str]) -> argparse.ArgumentParser:
+    """The flags that every training command has."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=list(stages))
+    parser.add_argument("--run", type=Path, required=True, help="folder for checkpoints and learning curves")
+    parser.add_argument("--steps", type=int, help="how long the stage learns; for check, how many pictures")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    return parser
+
+
+def recall(places: Mapping[str, Keeps], run: Path, *stages: str, device: str = "cpu") -> None:
+    """Puts what earlier stages have learned into the modules of the same names."""
+    for stage in stages:
+        path = run / f"{stage}.pt"
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing: run the stage {stage!r} first")
+        state = torch.load(path, map_location=device, weights_only=True)
+        for key in places.keys() & state.keys():
+            places[key].load_state_dict(state[key])
 
 
 def learn(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TypeVar
 
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -18,6 +20,8 @@ IGNORE = -100
 WORDS = 8  # at most so many words name one patch
 
 Turn = tuple[str, str]
+Asked = dict[str, tuple[str, str]]  # question -> its answer, and the skill that it trains
+Seen = TypeVar("Seen", Scene, Clip)
 
 
 @dataclass(frozen=True)
@@ -135,12 +139,10 @@ def clip_turn(skill: Skill, film: Clip, lot: int) -> Turn | None:
     return None
 
 
-def turns(
-    seen: Scene | Clip, n: int, weights: Mapping[str, float], skills: Mapping[str, Skill]
-) -> dict[str, tuple[str, str]]:
-    """At most n different questions, with the answer and the skill that each trains: weights say how often."""
+def turns(seen: Scene | Clip, n: int, weights: Mapping[str, float], skills: Mapping[str, Skill]) -> Asked:
+    """At most n different questions; weights say how often each skill is asked."""
     rng = random.Random(f"turns {seen.seed}")
-    asked: dict[str, tuple[str, str]] = {}
+    asked: Asked = {}
     for name in rng.choices(list(weights), list(weights.values()), k=3 * n):
         if len(asked) == n:
             break
@@ -149,6 +151,31 @@ def turns(
         if lesson:
             asked[lesson[0]] = lesson[1], name
     return asked
+
+
+def gathered(
+    seen: Iterable[Seen], size: int, n: int, weights: Mapping[str, float] | None, skills: Mapping[str, Skill]
+) -> list[tuple[Seen, Asked]]:
+    """The first `size` scenes or clips that allow a question, with their `turns`. weights: None: all skills alike."""
+    asked = ((here, turns(here, n, weights or dict.fromkeys(skills, 1.0), skills)) for here in seen)
+    return list(islice((pair for pair in asked if pair[1]), size))
+
+
+def thinned(busy: torch.Tensor, empty: int, seed: int) -> torch.Tensor:
+    """[rows, m] places of the visual tokens that are left of [rows, n]: the busy ones, and `empty` others by lot."""
+    noise = torch.rand(busy.shape, generator=torch.Generator().manual_seed(seed))
+    most = min(busy.shape[1], int(busy.sum(1).max()) + empty)
+    return (busy + noise / 2).topk(most, 1).indices.sort(1).values
+
+
+def right(logits: torch.Tensor, labels: torch.Tensor, end: int = tokenizer.END) -> list[bool]:
+    """For every answer, which ends with the token `end`: whether all its tokens are the most likely."""
+    ends = labels == end
+    answer = ends.cumsum(0) - ends.long()
+    misses = torch.zeros(int(ends.sum()), device=labels.device).index_add(
+        0, answer, (logits.argmax(-1) != labels).float()
+    )
+    return (misses == 0).tolist()
 
 
 def encode(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tiny.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, Sign, Thing
 
@@ -281,7 +281,7 @@ def with_options(question: Question, scene: Scene, rng: random.Random, n: int = 
     rng.shuffle(rest)
     options = [question.answer, *(seen + rest)[: n - 1]]
     rng.shuffle(options)
-    return Question(question.kind, question.text, question.answer, question.boxes, tuple(options), question.chinese)
+    return replace(question, options=tuple(options))
 
 
 def _misread(answer: str, rng: random.Random) -> list[str]:

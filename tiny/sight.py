@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import nn
@@ -12,6 +14,7 @@ from transformers import CLIPVisionModel
 
 from tiny import tokenizer
 from tiny.drawing import draw
+from tiny.learning import learn
 from tiny.lessons import patch_words
 from tiny.scenes import BACKGROUNDS, COLOURS, DIGITS, LETTERS, SHAPES, SIZES, Scene, scene
 
@@ -43,8 +46,6 @@ def targets(scene: Scene) -> list[list[int]]:
 
 def pixels(picture: Image.Image) -> torch.Tensor:
     """What the processor makes of a picture that has the right longer side: padded with the mean colour, normalised."""
-    import numpy as np
-
     array = torch.from_numpy(np.asarray(picture, np.float32)) / 255
     height, width = array.shape[:2]
     side = max(height, width)
@@ -98,3 +99,36 @@ def accuracy(
         there = truth[..., k] > 0
         shares[group] = (names[k].argmax(-1) == truth[..., k])[there].float().mean().item()
     return shares
+
+
+def teach(
+    run: Path,
+    tower: CLIPVisionModel,
+    steps: int,
+    rate: float,
+    lesson: Callable[[int], tuple[torch.Tensor, torch.Tensor]],
+    check: tuple[torch.Tensor, torch.Tensor],
+    groups: Mapping[str, tuple[str, ...]] = GROUPS,
+    fast: bool = True,
+) -> None:
+    """The stage "tower": it names patches; the linear heads over its features are thrown away afterwards.
+
+    lesson: the pictures of a step, and what their patches show. check: others, which are never learned from.
+    """
+    device = check[0].device.type
+    tower.to(torch.device(device))  # type: ignore[arg-type]  # its wrapper hides self
+    names = Names(tower.config.hidden_size, groups).to(device)
+
+    def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
+        images, truth = lesson(step)
+        with torch.autocast(device, torch.bfloat16, enabled=fast):
+            named = names(features(tower, images))
+        error = loss([logits.float() for logits in named], truth, groups)
+        return error, error.item()
+
+    @torch.no_grad()
+    def report() -> dict[str, float]:
+        return accuracy(names(features(tower, check[0])), check[1], groups)
+
+    parameters = [*tower.parameters(), *names.parameters()]
+    learn(run, "tower", parameters, {"tower": tower, "names": names}, steps, rate, step_loss, report)

@@ -15,7 +15,6 @@ from transformers import PreTrainedTokenizerFast
 
 from tiny import lessons, prompts, sight
 from tiny.drawing import draw
-from tiny.scenes import Scene
 from tiny.smol import END, number
 from tiny.smol_world import KINDS, VISUAL, smol_scene, targets
 
@@ -41,7 +40,7 @@ class Lesson:
         return self.positions.numel()
 
 
-def bare(turns: Mapping[str, tuple[str, str]]) -> list[tuple[str, str, str]]:
+def bare(turns: lessons.Asked) -> list[tuple[str, str, str]]:
     """(question, answer, skill); nine questions in ten without the benchmarks' request for a short answer."""
     rows = []
     for text, (answer, skill) in turns.items():
@@ -80,20 +79,10 @@ class Teacher:
         thin: int | None = None,
     ) -> Lesson:
         """Up to n questions about each of `size` scenes; `thin`: so many patches that show nothing remain."""
-        weights = weights or dict.fromkeys(SKILLS, 1.0)
-        scenes: list[tuple[Scene, list[tuple[str, str, str]]]] = []
-        for seed in range(first, first + 20 * size):
-            here = smol_scene(seed, things)
-            asked = bare(lessons.turns(here, n, weights, SKILLS))
-            if asked:
-                scenes.append((here, asked))
-            if len(scenes) == size:
-                break
-        busy = torch.from_numpy(np.stack([targets(s)[:, 0] > 0 for s, _ in scenes])).float()
-        index = torch.arange(VISUAL).expand(len(scenes), -1)
-        if thin is not None:
-            noise = torch.rand(busy.shape, generator=torch.Generator().manual_seed(first))
-            index = (busy + noise / 2).topk(min(VISUAL, int(busy.sum(1).max()) + thin), 1).indices.sort(1).values
+        seen = (smol_scene(seed, things) for seed in range(first, first + 20 * size))
+        scenes = [(here, bare(asked)) for here, asked in lessons.gathered(seen, size, n, weights, SKILLS)]
+        busy = torch.from_numpy(np.stack([targets(s)[:, 0] > 0 for s, _ in scenes]))
+        index = torch.arange(VISUAL).expand(len(scenes), -1) if thin is None else lessons.thinned(busy, thin, first)
         rows = [[self.turn(question, answer) for question, answer, _ in asked] for _, asked in scenes]
         pictures = torch.stack([sight.pixels(draw(s)) for s, _ in scenes])
         skills = [skill for _, asked in scenes for *_, skill in asked]

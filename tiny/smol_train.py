@@ -9,7 +9,6 @@ python -m tiny.smol_train save --run DIR      # writes assets/smol-llava, once `
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import random
@@ -21,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPVisionModel, LlavaForConditionalGeneration
 
-from tiny import sight, smol, smol_folder
+from tiny import learning, lessons, sight, smol, smol_folder
 from tiny.curriculum import Curriculum
 from tiny.drawing import draw
 from tiny.learning import learn
@@ -61,27 +60,16 @@ def grown(tower: CLIPVisionModel) -> None:
 
 
 def towers(run: Path, steps: int, device: str, fast: bool) -> None:
-    """The vision tower names patches; linear heads over its features are thrown away afterwards."""
+    """The vision tower learns to name the patches of the larger field."""
     torch.manual_seed(0)
     tower = CLIPVisionModel(smol.tower_config())
     grown(tower)
-    tower.to(torch.device(device))  # type: ignore[arg-type]  # its wrapper hides self
-    names = sight.Names(tower.config.hidden_size, GROUPS).to(device)
     check = views(SEEDS["check"], 32, (2, 8), device)
 
-    def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
-        images, truth = views(SEEDS["tower"] + 16 * step, 16, (4, 24), device)
-        with torch.autocast(device, torch.bfloat16, enabled=fast):
-            named = names(sight.features(tower, images))
-        loss = sight.loss([logits.float() for logits in named], truth, GROUPS)
-        return loss, loss.item()
+    def lesson(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return views(SEEDS["tower"] + 16 * step, 16, (4, 24), device)
 
-    @torch.no_grad()
-    def report() -> dict[str, float]:
-        return sight.accuracy(names(sight.features(tower, check[0])), check[1], GROUPS)
-
-    parameters = [*tower.parameters(), *names.parameters()]
-    learn(run, "tower", parameters, {"tower": tower, "names": names}, steps, 1e-3, step_loss, report)
+    sight.teach(run, tower, steps, 1e-3, lesson, check, GROUPS, fast)
 
 
 class Student:
@@ -110,14 +98,7 @@ class Student:
 
     def recall(self, run: Path, *stages: str) -> None:
         """Puts the results of earlier stages into the student."""
-        for stage in stages:
-            path = run / f"{stage}.pt"
-            if not path.exists():
-                raise FileNotFoundError(f"{path} is missing: run the stage {stage!r} first")
-            state = torch.load(path, map_location=self.device, weights_only=True)
-            for key, module in self.modules().items():
-                if key in state:
-                    module.load_state_dict(state[key])
+        learning.recall(self.modules(), run, *stages, device=self.device)
 
     def features(self, pictures: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -145,13 +126,7 @@ class Student:
 
     def right(self, logits: torch.Tensor, wanted: torch.Tensor) -> list[bool]:
         """For every answer, which ends with the end token: whether all its words are the most likely."""
-        verdicts, whole = [], True
-        for hit, word in zip((logits.argmax(-1) == wanted).tolist(), wanted.tolist(), strict=True):
-            whole &= hit
-            if word == self.teacher.end:
-                verdicts.append(whole)
-                whole = True
-        return verdicts
+        return lessons.right(logits, wanted, self.teacher.end)
 
 
 class Thin(nn.Module):
@@ -291,12 +266,7 @@ STAGES = {"tower": towers, "bridge": bridge, "tune": tune, "check": check, "save
 
 def main() -> None:
     """Runs one stage."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=list(STAGES))
-    parser.add_argument("--run", type=Path, required=True, help="folder for checkpoints and learning curves")
-    parser.add_argument("--steps", type=int, help="how long the stage learns; for check, how many pictures")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=1)
+    parser = learning.command(__doc__, STAGES)
     parser.add_argument("--precise", action="store_true", help="float32 products, for processors without bfloat16")
     flags = parser.parse_args()
     torch.set_num_threads(flags.threads)

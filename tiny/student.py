@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from tiny import lean, lessons, sight, tokenizer
 from tiny.drawing import draw
 from tiny.model import hidden, llava
-from tiny.scenes import Scene, scene
+from tiny.scenes import scene
 
 VISUAL = tokenizer.PATCHES**2
 EARLY = range(2)  # the layers in which the picture is hidden at random while training
@@ -31,7 +31,7 @@ SEEDS = {
 }
 
 
-def dialogue(asked: dict[str, tuple[str, str]]) -> list[lessons.Turn]:
+def dialogue(asked: lessons.Asked) -> list[lessons.Turn]:
     return [(question, answer) for question, (answer, _) in asked.items()]
 
 
@@ -95,15 +95,8 @@ class Student:
     ) -> Batch:
         """Up to n questions about each of `size` scenes. `weights`: how often each skill is asked (all alike).
         `thin`: how many patches that show nothing remain, the rest is left out (positions stay)."""
-        weights = weights or dict.fromkeys(lessons.SKILLS, 1.0)
-        scenes: list[tuple[Scene, dict[str, tuple[str, str]]]] = []
-        for seed in range(first, first + 10 * size):
-            here = scene(seed, things=things, signs=signs)
-            asked = lessons.turns(here, n, weights, lessons.SKILLS)
-            if asked:
-                scenes.append((here, asked))
-            if len(scenes) == size:
-                break
+        seen = (scene(seed, things=things, signs=signs) for seed in range(first, first + 10 * size))
+        scenes = lessons.gathered(seen, size, n, weights, lessons.SKILLS)
         rows = [lessons.encode(dialogue(asked), self.tokens, VISUAL) for _, asked in scenes]
         words = torch.tensor([lessons.patch_ids(s, self.tokens) for s, _ in scenes])
         images = torch.stack([sight.pixels(draw(s)) for s, _ in scenes]) if pictures else None
@@ -124,8 +117,7 @@ class Student:
         positions = torch.arange(ids.shape[1]).expand(len(ids), -1)
         start, visual, index = int((ids[0] == self.image).nonzero()[0]), words.shape[1], None
         if thin is not None:
-            noise = torch.rand(busy.shape, generator=torch.Generator().manual_seed(int(ids.sum())))
-            index = (busy + noise / 2).topk(min(visual, int(busy.sum(1).max()) + thin), 1).indices.sort(1).values
+            index = lessons.thinned(busy, thin, int(ids.sum()))
             words = words.gather(1, index[..., None].expand(-1, -1, words.shape[2]))
             ids, labels, positions = (
                 torch.cat([t[:, :start], t[:, start : start + visual].gather(1, index), t[:, start + visual :]], 1)
@@ -189,7 +181,7 @@ class Student:
             answers = batch.labels[:, 1:] != lessons.IGNORE
             logits, labels = self.model.lm_head(states[answers]).float(), batch.labels[:, 1:][answers]
             loss = F.cross_entropy(logits, labels)
-            answer_loss, right = loss.item(), _whole_answers(logits.argmax(-1), labels)
+            answer_loss, right = loss.item(), lessons.right(logits, labels)
             if language:
                 following = batch.ids[:, 1:]
                 sample = torch.rand(following.shape, generator=chance) < 0.3
@@ -199,17 +191,8 @@ class Student:
         return loss, answer_loss, right
 
 
-def _whole_answers(chosen: torch.Tensor, labels: torch.Tensor) -> list[bool]:
-    """For every answer, which ends with the end token: are all its tokens chosen?"""
-    ends = labels == tokenizer.END
-    answer = ends.cumsum(0) - ends.long()
-    return (
-        torch.zeros(int(ends.sum()), device=labels.device).index_add(0, answer, (chosen != labels).float()) == 0
-    ).tolist()
-
-
 def answered(batch: Batch, logits: torch.Tensor) -> list[bool]:
     """For every answer in the batch: whether all its tokens are the most likely."""
     labels = batch.labels[:, 1:]
     known = labels != lessons.IGNORE
-    return _whole_answers(logits.argmax(-1)[known], labels[known])
+    return lessons.right(logits[known], labels[known])

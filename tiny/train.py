@@ -10,7 +10,6 @@ and video_words, video_bridge, video, video_save likewise; all: every stage in o
 
 from __future__ import annotations
 
-import argparse
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPVisionModel
 
-from tiny import film, folder, lessons, meanings, sight, tokenizer
+from tiny import film, folder, learning, lessons, meanings, sight, tokenizer
 from tiny.curriculum import Curriculum
 from tiny.drawing import draw
 from tiny.film import Viewer
@@ -97,38 +96,16 @@ def lesson(
 
 
 def towers(run: Path, steps: int, device: str) -> None:
-    """The vision tower names patches; linear heads over its features are thrown away afterwards."""
+    """The vision tower learns to name patches."""
     torch.manual_seed(0)
     tower = CLIPVisionModel(tower_config(tokenizer.PATCHES * PATCH))
-    tower.to(torch.device(device))  # type: ignore[arg-type]  # its wrapper hides self
-    names = sight.Names(tower.config.hidden_size).to(device)
     check = sight.batch(SEEDS["check"], 64, device)
-
-    def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
-        images, truth = sight.batch(SEEDS["tower"] + 64 * step, 64, device)
-        with torch.autocast(device, torch.bfloat16):
-            named = names(sight.features(tower, images))
-        loss = sight.loss([logits.float() for logits in named], truth)
-        return loss, loss.item()
-
-    @torch.no_grad()
-    def report() -> dict[str, float]:
-        return sight.accuracy(names(sight.features(tower, check[0])), check[1])
-
-    parameters = [*tower.parameters(), *names.parameters()]
-    learn(run, "tower", parameters, {"tower": tower, "names": names}, steps, 1.5e-3, step_loss, report)
+    sight.teach(run, tower, steps, 1.5e-3, lambda step: sight.batch(SEEDS["tower"] + 64 * step, 64, device), check)
 
 
 def recall(student: Student, run: Path, *stages: str) -> None:
     """Puts the results of earlier stages into the student."""
-    places = student.modules()
-    for stage in stages:
-        path = run / f"{stage}.pt"
-        if not path.exists():
-            raise FileNotFoundError(f"{path} is missing: run the stage {stage!r} first")
-        state = torch.load(path, map_location=student.device, weights_only=True)
-        for key in places.keys() & state.keys():
-            places[key].load_state_dict(state[key])
+    learning.recall(student.modules(), run, *stages, device=student.device)
 
 
 def trained(modules: dict[str, nn.Module]) -> list[nn.Parameter]:
@@ -332,13 +309,8 @@ def everything(run: Path, steps: int, device: str, to: Path | None = None) -> No
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=[*STAGES, "all"])
-    parser.add_argument("--run", type=Path, required=True, help="folder for checkpoints and learning curves")
-    parser.add_argument("--steps", type=int, help="how long the stage learns")
+    parser = learning.command(__doc__, [*STAGES, "all"])
     parser.add_argument("--to", type=Path, help="where save and video_save write to, instead of assets/")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=1)
     flags = parser.parse_args()
     torch.set_num_threads(flags.threads)
     flags.run.mkdir(parents=True, exist_ok=True)
