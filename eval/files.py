@@ -5,10 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 def writable(path: str | Path) -> Path:
@@ -51,6 +57,11 @@ def write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as file:
         file.write(json.dumps(value, ensure_ascii=False, indent=1, default=str).encode() + b"\n")
+
+
+def toml(text: str) -> dict[str, Any]:
+    """What a TOML text says; a ValueError where it is none."""
+    return tomllib.loads(text)
 
 
 def sha256(file: IO[bytes]) -> str:

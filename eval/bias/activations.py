@@ -47,7 +47,7 @@ def activations(family: Adapter, requests: Sequence[Request]) -> Activations:
     at_sink: dict[str, list[Array]] = {kind: [] for kind in KINDS}
     profile: dict[str, list[Array]] = {kind: [] for kind in KINDS}
     for request in requests:
-        encoded = family.encode([request]).to(family.model.device, family.model.dtype)
+        encoded = family.encode([request])
         (spans,) = family.spans(encoded.inputs, encoded.sizes)
         (slots,) = family.slots(encoded.inputs, [spans])
         padded = [(where, ~Padding().valid(span)) for where, span in zip(slots, spans, strict=True)]

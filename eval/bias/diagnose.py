@@ -160,10 +160,15 @@ def fit_errors(values: Array, ignore: torch.Tensor | None, seed: int) -> dict[in
 def correlation(values: Array, seed: int, unsure: Settled | None) -> Measured:
     """Mean rank correlation with position. An unsure trend: what other fits, as likely, would have made of it."""
     place = np.arange(values.shape[1])
-    value, low, high = bias.mean(bias.spearman(values, place), seed)
+    measured = bias.mean(bias.spearman(values, place), seed)
     if unsure is None:
-        return value, low, high
-    others = [np.nanmean(bias.spearman(other, place)) for other in refitted(values, unsure)]
+        return measured
+    return widened(measured, [np.nanmean(bias.spearman(other, place)) for other in refitted(values, unsure)])
+
+
+def widened(measured: Measured, others: Sequence[Any]) -> Measured:
+    """A number with an interval that also carries how unsure its trend is. others: the same number by other fits."""
+    value, low, high = measured
     spread = np.hypot((high - low) / 2, 1.96 * np.std(others))  # the two halves know nothing of each other
     return value, float(value - spread), float(value + spread)
 
@@ -247,14 +252,11 @@ def arms(
 
 def kept_rise(ranked: Array, there: Array, keep: int, seed: int, unsure: Settled | None) -> Measured:
     """The tilt of how often each position is kept. Of an unsure trend: what other fits, as likely, would have kept."""
-    value, low, high = bias.kept_rise(bias.kept_highest(ranked, keep), there, seed)
+    measured = bias.kept_rise(bias.kept_highest(ranked, keep), there, seed)
     if unsure is None:
-        return value, low, high
-    others = [
-        bias.tilt((bias.kept_highest(other, keep) & there).sum(0), there.sum(0)) for other in refitted(ranked, unsure)
-    ]
-    spread = np.hypot((high - low) / 2, 1.96 * np.std(others))
-    return value, float(value - spread), float(value + spread)
+        return measured
+    kept = (bias.kept_highest(other, keep) & there for other in refitted(ranked, unsure))
+    return widened(measured, [bias.tilt(chosen.sum(0), there.sum(0)) for chosen in kept])
 
 
 def measures(

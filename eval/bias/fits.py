@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,7 @@ def fit(
     media = "video" if video else "image"
     model = settings.model or str(EMBEDDED[media])
     data, limit = settings.data, settings.limit or QUESTIONS
-    chosen = Resolved(settings, [], {media: model})
-    try:
+    with closing(Resolved(settings, [], {media: model})) as chosen:
         if how.kind == "prior":
             place = named(out or folder_of(chosen.models[media]) / BESIDE[0])
             tiled = chosen.layout[media].tokens is None
@@ -55,8 +55,6 @@ def fit(
         fitted = (_each if each else _together)(chosen, media, data, only, limit, how)
         out = out or folder_of(chosen.models[media]) / "trends.toml"
         stored = _known(chosen, media)
-    finally:
-        chosen.close()
     written = [record for name, (record, _) in fitted.items() if name != HELDOUT] or [
         record for record, _ in fitted.values()
     ]

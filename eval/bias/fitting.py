@@ -18,11 +18,11 @@ from eval.answering.backends import greedy
 from eval.answering.plan import batches, limited
 from eval.benchmarks.base import Benchmark
 from eval.reading.images import of_folder, open_clip, open_image
+from eval.reading.media import request
 from eval.reading.video import Clips
 from eval.sample import Sample
 from eval.settings import QUESTIONS
 from eval.tables import say
-from pruners.models import Request
 from pruners.prior import CLIP_PROMPT, PROMPT, Prior
 
 QUICK = 16  # questions of each benchmark, when a trend is fitted on the way to a run
@@ -76,12 +76,7 @@ def measure(adapter: Any, pruner: Any, asked: Asked, reading: Reading | None = N
     probe, clips = Probe(reading=reading), Clips()
     for benchmark, samples in asked:
         for batch in batches(samples, 8):
-            requests = []
-            for sample in batch:
-                frames = open_clip(sample, clips) if sample.video is not None else None
-                images = [] if frames is not None or sample.image is None else [open_image(sample)]
-                requests.append(Request(sample.text, images, frames, conversation=benchmark.conversation))
-            encoded = adapter.encode(requests).to(adapter.model.device, adapter.model.dtype)
+            encoded = adapter.encode([request(sample, benchmark.conversation, clips) for sample in batch])
             probe.asked[:] = [f"{benchmark.name} {sample.group}" for sample in batch]
             with torch.inference_mode(), pruner(adapter.model, probe, sizes=encoded.sizes):
                 adapter.model.generate(**encoded.inputs, generation_config=greedy(adapter.model, 1))

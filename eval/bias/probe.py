@@ -108,7 +108,7 @@ def first_cut(family: Adapter, pruner: Pruner, requests: Sequence[Request], batc
     tokens stay there. Of the pictures of the commonest layout."""
     rows, spans, kept = [], [], {}
     for first in range(0, len(requests), batch):
-        encoded = family.encode(requests[first : first + batch]).to(family.model.device, family.model.dtype)
+        encoded = family.encode(requests[first : first + batch])
         with pruner(family, sizes=encoded.sizes) as trace:
             family.model.generate(**encoded.inputs, max_new_tokens=1, do_sample=False)
         sized = family.spans(encoded.inputs, encoded.sizes)

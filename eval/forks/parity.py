@@ -56,7 +56,7 @@ def compare(chosen: Resolved, fork: Fork, benchmark: Benchmark, samples: list[Sa
     differ: list[str] = []
     for sample in samples:
         theirs = fork.ask(sample, arm, benchmark, logits=True)
-        ours = native(chosen, benchmark, sample, arm, *fork.reader.media(sample))
+        ours = native(chosen, benchmark, fork.reader.read(sample, benchmark.conversation), arm)
         gap = (torch.tensor(theirs["logits"]) - ours["logits"]).abs()
         gaps.append((float(gap.max()), float(gap.mean())))
         answers.append(theirs["text"] == ours["text"])
@@ -77,20 +77,18 @@ def compare(chosen: Resolved, fork: Fork, benchmark: Benchmark, samples: list[Sa
     }
 
 
-def native(
-    chosen: Resolved, benchmark: Benchmark, sample: Sample, arm: str, images: list[Any], frames: list[Any] | None
-) -> dict[str, Any]:
+def native(chosen: Resolved, benchmark: Benchmark, request: Request, arm: str) -> dict[str, Any]:
     """Our answer to one question, with what it kept and the logits of the prompt's last token."""
     adapter = chosen.adapter(benchmark.media)
-    encoded = adapter.encode([Request(sample.text, images, frames, conversation=benchmark.conversation)])
-    inputs = encoded.to(adapter.model.device, adapter.model.dtype).inputs
+    encoded = adapter.encode([request])
+    inputs = encoded.inputs
     debias = None if arm == UNPRUNED else chosen.debias(benchmark, arm)
     pruned: Any = nullcontext() if debias is None else chosen.pruner(adapter.model, debias, sizes=encoded.sizes)
     config = greedy(adapter.model, chosen.longest(benchmark))
     config.output_logits = config.return_dict_in_generate = True
     with pruned as trace, torch.inference_mode():
         out = adapter.model.generate(**inputs, generation_config=config)
-    kept = [] if trace is None or not (images or frames) else [stage[0].tolist() for stage in trace.kept]
+    kept = [] if trace is None or not encoded.sizes else [stage[0].tolist() for stage in trace.kept]
     text = adapter.decode(out.sequences[:, inputs["input_ids"].shape[1] :])[0]
     return {"text": text, "logits": out.logits[0][0].float().cpu(), "kept": kept}
 

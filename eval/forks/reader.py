@@ -9,10 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from eval.forks import layout
-from eval.reading.images import open_clip, open_image
+from eval.reading.media import request
 from eval.reading.video import FRAMES, Clips
 from eval.sample import Sample
-from pruners.models import Request, adapter, family
+from pruners.models import adapter, family
 from pruners.models.request import IMAGE, VIDEO
 
 PLACE = -200  # what stands for a picture or a frame in the original's token ids
@@ -39,20 +39,17 @@ class Reader:
         """Visual tokens of one picture or clip."""
         return self.side**2 if media == "image" else FRAMES * (self.side**2 + 1)
 
-    def media(self, sample: Sample) -> tuple[list[Any], list[Any] | None]:
-        """The sample's pictures, and its frames."""
+    def read(self, sample: Sample, conversation: str | None) -> Any:
+        """The `Request` of a question, with its pictures or frames as they are."""
         try:
-            if sample.video is not None:
-                return [], open_clip(sample, self.clips)
-            return [] if sample.image is None else [open_image(sample)], None
+            return request(sample, conversation, self.clips)
         except ValueError as error:
             raise BrokenPicture(str(error)) from None
 
     def question(self, sample: Sample, conversation: str | None) -> dict[str, Any]:
         """The sample on the wire. Video-LLaVA gets pixels: its own transforms need packages without a CPU build."""
-        images, frames = self.media(sample)
-        request = Request(sample.text, images, frames, conversation=conversation)
-        prompt = self.adapter.prompt(request)
+        read = self.read(sample, conversation)
+        images, frames, prompt = read.images, read.video, self.adapter.prompt(read)
         asked: dict[str, Any] = {"ids": None, "image": None, "pixels": None, "frames": None, "size": None}
         if frames is not None:
             prompt = prompt.replace(VIDEO, IMAGE * len(frames))
@@ -61,7 +58,7 @@ class Reader:
             shown = {"pixels": wire(self.adapter.picture(images[0]))} if self.film else {"image": png(images[0])}
             asked |= {**shown, "size": images[0].size}
         if self.tokenized:
-            asked["ids"] = folded(self.adapter, request)
+            asked["ids"] = folded(self.adapter, read)
         return {**asked, "prompt": prompt}
 
     def decode(self, ids: list[int]) -> str:

@@ -5,14 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from eval.files import toml
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -64,7 +60,7 @@ def setups() -> dict[str, Setup]:
     series = ROOT / "patches" / "series.toml"
     if not series.is_file():
         raise ValueError("the authors' code runs in a clone of the repository only; there: bash setup.sh --forks")
-    parsed = tomllib.loads(series.read_text(encoding="utf-8"))
+    parsed = toml(series.read_text(encoding="utf-8"))
     return {name: Setup(name=name, **section) for name, section in parsed.items()}
 
 

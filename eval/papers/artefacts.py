@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 from debias.names import one_of
 from eval.embedded import shipped
+from eval.files import toml
 from pruners.budget import REFERENCE_TOKENS
 
 ARMS = ("none", "both")
@@ -287,5 +282,4 @@ def paper() -> list[Shown]:
 
 
 def _read(name: str) -> dict[str, Any]:
-    values: dict[str, Any] = tomllib.loads(shipped(name).read_text(encoding="utf-8"))
-    return values
+    return toml(shipped(name).read_text(encoding="utf-8"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,6 +21,7 @@ from eval.comparing.contrast import Contrast, contrast, marked
 from eval.comparing.results import Scored, results
 from eval.embedded import named
 from eval.evaluation import evaluate
+from eval.files import write_json
 from eval.papers import grid, study
 from eval.papers.study import Comparison, Plan, Verdict
 from eval.scoring import statistics
@@ -51,7 +53,8 @@ def confirm(plan: Plan, out: Path, base: Settings, rehearse: int | None = None) 
     begun = _begun(plan, out)
     may = may_confirm(plan, begun, base, rehearse)
     say(f"{plan.name}: {may.why}" if may.confirmed else f"{plan.name}: this run confirms nothing: {may.why}")
-    pictures, calibration = (_data(out, name, part, rehearse) for name, part in _parts(plan).items())
+    parts = {"pictures": plan.pictures, "calibration": plan.calibration}
+    pictures, calibration = (_data(out, name, part, rehearse) for name, part in parts.items())
     base = replace(base, model=base.model or plan.model, data=pictures, benchmarks=(BENCHMARK,))
     base = replace(base, dtype=plan.cuts["dtype"] if base.dtype == "auto" else base.dtype)
     count = rehearse or plan.calibration["n"]
@@ -78,7 +81,7 @@ def confirm(plan: Plan, out: Path, base: Settings, rehearse: int | None = None) 
     drawings.save(charts.forest(named_rows), out / "comparisons")
     told = {
         "name": plan.name,
-        "model": run_of(out / UNPRUNED)["models"]["image"],
+        "model": Folder(out / UNPRUNED).info()["settings"]["models"]["image"],
         "confirmed": may.confirmed,
         "why": may.why,
         "begun": asdict(begun),
@@ -97,7 +100,7 @@ def confirm(plan: Plan, out: Path, base: Settings, rehearse: int | None = None) 
         "trends": {layer: trends.load(path)[0] for layer, path in fitted.items()},
         "comparisons": [asdict(contrast) for contrast in contrasts],
     }
-    (out / "study.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    write_json(out / "study.json", told)
     say(f"tables, the figure and all runs are in {out}")
     return {**told, "folder": str(out)}
 
@@ -128,8 +131,7 @@ def _begun(plan: Plan, out: Path) -> Begun:
             raise ValueError(f"{out} holds a run of another version of {plan.path}; name a new folder with --out")
         return begun
     begun = Begun(datetime.now(timezone.utc).isoformat(), study.head(Path(__file__).parent), plan.digest)
-    out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(asdict(begun)) + "\n", encoding="utf-8")
+    write_json(path, asdict(begun))
     return begun
 
 
@@ -142,10 +144,6 @@ def may_confirm(plan: Plan, begun: Begun, base: Settings, rehearse: int | None =
     if base.dtype not in ("auto", plan.cuts["dtype"]):
         return Verdict(False, f"the plan says {plan.cuts['dtype']}, not {base.dtype}")
     return study.verdict(plan, begun.commit, datetime.fromisoformat(begun.when))
-
-
-def _parts(plan: Plan) -> dict[str, dict[str, Any]]:
-    return {"pictures": plan.pictures, "calibration": plan.calibration}
 
 
 def _data(out: Path, name: str, part: Mapping[str, Any], rehearse: int | None) -> Path:
@@ -170,19 +168,10 @@ def _trend(plan: Plan, layer: int, base: Settings, data: Path, n: int, out: Path
         return path
     say(f"fitting the trend before layer {layer} on {n} pictures")
     model = named(base.model or plan.model)
-    chosen = Resolved(_settings(plan, layer, base, plan.primary.keep), [], {"image": model})
-    try:
+    with closing(Resolved(_settings(plan, layer, base, plan.primary.keep), [], {"image": model})) as chosen:
         record, _ = chosen.record("image", data, [BENCHMARK], n, Fit(plan.calibration["kind"]))
-    finally:
-        chosen.close()
     trends.dump([record], path)
     return path
-
-
-def run_of(folder: Path) -> dict[str, Any]:
-    """What a run folder says that decides its numbers."""
-    settings: dict[str, Any] = Folder(folder).info()["settings"]
-    return settings
 
 
 def _answered(settings: Settings) -> Scored:
@@ -195,23 +184,12 @@ def _answered(settings: Settings) -> Scored:
 
 def _comparisons(plan: Plan, results: Sequence[Contrast], may: Verdict) -> Table:
     rows: list[list[Any]] = []
-    for place, result in enumerate(results):
+    for asked, result in zip((plan.primary, *plan.secondary), results, strict=True):
         p = result.p_holm if result.p_holm is not None else 1.0
         shown = "<0.001" if p < 0.001 else f"{p:.3f}"
         mark = verdict.MARK if result.differs else ""
-        asked = plan.primary if place == 0 else plan.secondary[place - 1]
-        rows.append(
-            [
-                asked.layer,
-                asked.keep,
-                result.b,
-                between(result.delta, result.low, result.high),
-                shown,
-                mark,
-                result.up,
-                result.down,
-            ]
-        )
+        size = between(result.delta, result.low, result.high)
+        rows.append([asked.layer, asked.keep, result.b, size, shown, mark, result.up, result.down])
     first = plan.primary
     notes = [
         f"{may.why}. {results[0].n} pictures, one question each; points against {first.baseline}, paired by question.",

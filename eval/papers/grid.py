@@ -18,7 +18,6 @@ import torch
 
 from debias import trends
 from debias.settle import NONE, Settled, settle
-from eval.answering.resolved import Resolved
 from eval.answering.store import decode
 from eval.bias.diagnose import special, without_padding
 from eval.bias.diagnosis import bracket
@@ -33,10 +32,10 @@ from eval.papers import artefacts
 from eval.papers.artefacts import Planned
 from eval.papers.task import Task
 from eval.reading.images import open_image
+from eval.reading.media import request
 from eval.showing import charts, drawings
 from eval.showing.cells import canvas_of
 from eval.tables import Table, between, say
-from pruners.models import Request
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def prepare(task: Task) -> Task:
         rises = [
             {"rise": layer_fit.rise, "r2": layer_fit.fitted.r2, "found": layer_fit.agreed} for layer_fit in settled
         ]
-        (task.here / "trends.json").write_text(json.dumps(rises, indent=1) + "\n", encoding="utf-8")
+        task.write("trends.json", rises)
     return replace(task, trends={label: str(trend_file(task, layer)) for label, layer in layers.items()})
 
 
@@ -85,18 +84,11 @@ def fitted(task: Task) -> tuple[list[Settled], int]:
     first = next(run for run in task.artefact.runs if run.depth is not None)
     count = min(PICTURES, max(4, task.base.limit or PICTURES))
     say(f"fitting the trend of every layer on {count} held-out pictures")
-    chosen = Resolved(replace(task.settings(first), out=None), [], {"image": task.checkpoint})
     task.here.mkdir(parents=True, exist_ok=True)
-    try:
+    with task.resolved(first, out=None) as chosen:
         asked = calibration("image", data_of(task.checkpoint, half="heldout"), list(task.benchmarks), count)
-        requests = [
-            Request(sample.text, [open_image(sample)], conversation=benchmark.conversation)
-            for benchmark, samples in asked
-            for sample in samples
-        ]
+        requests = [request(sample, benchmark.conversation) for benchmark, samples in asked for sample in samples]
         seen = watch(chosen.adapter("image"), requests[:count])
-    finally:
-        chosen.close()
     values = [without_padding(seen, seen.heads_mean[:, layer]) for layer in range(seen.attention.shape[1])]
     return [settle(torch.as_tensor(curve), special(seen)) for curve in values], seen.attention.shape[-1]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Sequence
@@ -31,12 +30,11 @@ from eval.embedded import world_of
 from eval.papers import artefacts
 from eval.papers.artefacts import REFCOCO
 from eval.papers.task import Task
-from eval.reading.images import open_image
+from eval.reading.media import request
 from eval.showing import charts, drawings, figures
 from eval.showing.cells import canvas_of
-from eval.speed.measure import Clock
+from eval.speed.measure import Clock, in_turn
 from eval.tables import Table
-from pruners.models import Request
 from pruners.schedule import at_depth
 
 SMALL = 0.1  # error of a rise: a tenth of the last weight
@@ -113,7 +111,7 @@ def diagnosed(task: Task, heads: bool = False) -> dict[str, Any]:
         task.checkpoint, images=None if base.data is None else pictures(task), heads=heads, device=base.device
     )
     diagnosis = diagnose(asked if base.limit is None else replace(asked, limit=max(4, base.limit)))
-    (task.here / "diagnosis.json").write_text(json.dumps(diagnosis, indent=1) + "\n", encoding="utf-8")
+    task.write("diagnosis.json", diagnosis)
     for name, figure in figures.diagnosis_figures(diagnosis, None).items():
         drawings.save(figure, task.here / "figures" / name)
     return diagnosis
@@ -252,12 +250,9 @@ def overhead(task: Task) -> list[Table]:
     rows: list[list[Any]] = []
     note = ""
     for planned in task.artefact.runs:
-        chosen = Resolved(task.settings(planned), [], {"image": task.checkpoint})
-        try:
+        with task.resolved(planned) as chosen:
             times = timed(chosen, benchmark, task, ["unpruned", "none", "both"])
             note = f"{chosen.device}, {chosen.dtype}, {chosen.settings.attention}, {torch.get_num_threads()} threads"
-        finally:
-            chosen.close()
         middle = {arm: statistics.median(taken) for arm, taken in times.items()}
         pairs = [b - a for a, b in zip(times["none"], times["both"], strict=True)]
         rows.append(
@@ -277,19 +272,17 @@ def timed(chosen: Resolved, benchmark: Any, task: Task, arms: Sequence[str]) -> 
     adapter = chosen.adapter("image")
     data = task.base.data or chosen.heldout("image")
     ((_, (sample, *_)),) = calibration("image", data, [benchmark.name], 1)
-    request = Request(sample.text, [open_image(sample)], conversation=benchmark.conversation)
-    encoded = adapter.encode([request]).to(adapter.model.device, adapter.model.dtype)
+    encoded = adapter.encode([request(sample, benchmark.conversation)])
     config = greedy(adapter.model, 1)
-    times: dict[str, list[float]] = {arm: [] for arm in arms}
     debias = {arm: chosen.debias(benchmark, arm) for arm in arms if arm != "unpruned"}
-    for number in range(min(ROUNDS, task.base.limit or ROUNDS) + 1):
-        for arm in arms:
-            clock = Clock(adapter.model.device)
-            around = chosen.pruner(adapter.model, debias[arm], sizes=encoded.sizes) if arm in debias else nullcontext()
-            with torch.inference_mode(), around:
-                clock.mark()
-                adapter.model.generate(**encoded.inputs, generation_config=config)
-                clock.mark()
-            if number:
-                times[arm] += clock.milliseconds()
-    return times
+
+    def milliseconds(arm: str) -> float:
+        clock = Clock(adapter.model.device)
+        around = chosen.pruner(adapter.model, debias[arm], sizes=encoded.sizes) if arm in debias else nullcontext()
+        with torch.inference_mode(), around:
+            clock.mark()
+            adapter.model.generate(**encoded.inputs, generation_config=config)
+            clock.mark()
+        return clock.milliseconds()[0]
+
+    return in_turn(milliseconds, arms, min(ROUNDS, task.base.limit or ROUNDS))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +13,6 @@ from debias.names import one_of
 from debias.release import RELEASES
 from eval import benchmarks, tables
 from eval.answering.checkpoints import layout
-from eval.answering.resolved import Resolved
 from eval.answering.store import Folder
 from eval.bias.fitting import Probes, prior
 from eval.embedded import data_of, world_of
@@ -101,7 +99,7 @@ def reproduced(asked: Task, dry: bool = False) -> dict[str, Any]:
     for table in shown:
         tables.show(table)
     tables.write(shown, asked.here)
-    (asked.here / "artefact.json").write_text(json.dumps(plain(shown), indent=1) + "\n", encoding="utf-8")
+    asked.write("artefact.json", plain(shown))
     if absent:
         say(f"missing in {asked.base.data}: {', '.join(absent)}; docs/benchmarks.md says where each comes from")
     for label, message in failed.items():
@@ -157,7 +155,7 @@ def answer(task: Task, dry: bool) -> dict[str, str]:
                 say(f"{count:,} questions in {len(plan['arms'])} arms; rows would go to {plan['out']}")
                 continue
             if planned.method == "d2pruner" and task.prior is not None:
-                prepare_prior(task, settings, task.prior)
+                prepare_prior(task, planned, settings, task.prior)
             report = evaluate(settings, probes)
             if task.artefact.measure != "iou":  # which is about tokens, not about answers
                 report.look.show(wide=False)
@@ -171,18 +169,15 @@ def answer(task: Task, dry: bool) -> dict[str, str]:
     return failed
 
 
-def prepare_prior(task: Task, settings: Settings, out: Path) -> None:
+def prepare_prior(task: Task, planned: Planned, settings: Settings, out: Path) -> None:
     """Measure the average attention that D2Pruner divides by, once, when the checkpoint comes without it."""
     if out.is_file():
         return
     fields = {name: value for name, value in settings.fields.items() if name != "prior"}
     media, limit = task.media, min(1000, settings.limit or 1000)
-    chosen = Resolved(replace(settings, fields=fields), [], {media: task.checkpoint})
-    try:
+    with task.resolved(planned, fields=fields) as chosen:
         tiled = chosen.layout[media].tokens is None
         prior(chosen.adapter(media), chosen.pruner, media, tiled, settings.data or chosen.heldout(media), out, limit)
-    finally:
-        chosen.close()
 
 
 # -- what is done --------------------------------------------------------------------------------------------------

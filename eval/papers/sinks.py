@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from eval.answering.resolved import Resolved
+from typing import Any
+
 from eval.bias import strength as bias
 from eval.bias.activations import KINDS, Activations, activations
 from eval.bias.diagnosis import bracket
@@ -10,10 +11,9 @@ from eval.papers import artefacts
 from eval.papers.artefacts import Planned
 from eval.papers.strengths import each, pictures
 from eval.papers.task import Task
-from eval.reading.images import open_image
+from eval.reading.media import request
 from eval.showing import drawings
 from eval.tables import Cell, Table
-from pruners.models import Request
 
 
 def sinks(task: Task) -> list[Table]:
@@ -43,12 +43,7 @@ def sinks(task: Task) -> list[Table]:
 
 
 def seen(task: Task, planned: Planned) -> Activations:
-    chosen = Resolved(task.settings(planned), [], {task.media: task.checkpoint})
-    try:
-        shown = ((talk, sample.text, open_image(sample)) for talk, sample in pictures(task, chosen))
-        asked = [
-            Request(text, [image], conversation=talk) for talk, text, image in shown if image.width != image.height
-        ]
+    with task.resolved(planned) as chosen:
+        shown: Any = (request(sample, talk) for talk, sample in pictures(task, chosen))
+        asked = [ask for ask in shown if len({*ask.images[0].size}) > 1]
         return activations(chosen.adapter(task.media), asked[: task.base.limit or 64])
-    finally:
-        chosen.close()

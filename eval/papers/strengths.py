@@ -21,12 +21,11 @@ from eval.bias.strength import Measured
 from eval.papers import artefacts
 from eval.papers.artefacts import Planned
 from eval.papers.task import Task
-from eval.reading.images import open_image
+from eval.reading.media import request
 from eval.sample import Sample
 from eval.settings import QUESTIONS
 from eval.showing import charts, drawings
 from eval.tables import Table, say
-from pruners.models import Request
 
 T = TypeVar("T")
 KINDS = {"rise": "of the score", "kept_rise": "of how often a position is kept"}
@@ -96,16 +95,9 @@ def each(task: Task, measure: Callable[[Task, Planned], T]) -> tuple[list[tuple[
 
 def measured(task: Task, planned: Planned) -> tuple[dict[str, dict[str, Measured]], int, int, int]:
     """Arm -> both sigmas of one method; how many tokens stay at its first cut, how many pictures, how many tokens."""
-    chosen = Resolved(task.settings(planned), [], {task.media: task.checkpoint})
-    try:
-        adapter = chosen.adapter(task.media)
-        requests = [
-            Request(sample.text, [open_image(sample)], conversation=conversation)
-            for conversation, sample in pictures(task, chosen)
-        ]
-        seen, keep = first_cut(adapter, chosen.pruner, requests, chosen.settings.batch_size)
-    finally:
-        chosen.close()
+    with task.resolved(planned) as chosen:
+        requests = [request(sample, conversation) for conversation, sample in pictures(task, chosen)]
+        seen, keep = first_cut(chosen.adapter(task.media), chosen.pruner, requests, chosen.settings.batch_size)
     by_arm = arms(seen, seen.heads_mean[:, 0], DiagnosisSettings(keep=keep), planned.arms)
     return by_arm, keep, len(seen.spans), len(seen.spans[0])
 

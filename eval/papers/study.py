@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import subprocess  # nosec B404  # git alone, by its full path and without a shell
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -16,10 +15,7 @@ from pathlib import Path
 from shutil import which
 from typing import Any
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from eval.files import toml
 
 ARMS = ("none", "trend", "padding", "both")
 
@@ -54,7 +50,7 @@ def load(path: Path) -> Plan:
     """Reads a plan; what is wrong with it is said before anything is asked."""
     raw = path.read_bytes()
     try:
-        told = tomllib.loads(raw.decode("utf-8"))
+        told = toml(raw.decode("utf-8"))
         cuts, first = told["cuts"], told["primary"]
         primary = Comparison(first["layer"], first["keep"], first["arm"], first["baseline"])
         every = [Comparison(k, n, arm) for k in cuts["layers"] for n in cuts["keep"] for arm in cuts["arms"][1:]]
@@ -70,8 +66,9 @@ def load(path: Path) -> Plan:
             told["statistics"]["level"],
             hashlib.sha256(raw).hexdigest(),
         )
-    except (KeyError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: expected the plan of a study as a TOML file, but {_why(error)}") from None
+    except (KeyError, ValueError) as error:
+        why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{path}: expected the plan of a study as a TOML file, but {why}") from None
     if primary not in every:
         raise ValueError(f"{path}: the primary comparison {primary} is none of those that [cuts] makes")
     if unknown := sorted({*cuts["arms"]} - {*ARMS}):
@@ -80,10 +77,6 @@ def load(path: Path) -> Plan:
     if overlap:
         raise ValueError(f"{path}: [pictures] and [calibration] share seeds from {min(overlap)} on")
     return plan
-
-
-def _why(error: Exception) -> str:
-    return f"it lacks {error}" if isinstance(error, KeyError) else str(error)
 
 
 def _seeds(part: dict[str, Any]) -> set[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 
 from eval import benchmarks
 from eval.answering.checkpoints import config_of, folder_of, layout
+from eval.answering.resolved import Resolved
 from eval.answering.store import Folder
 from eval.comparing.results import Scored, results
 from eval.embedded import EMBEDDED, named
+from eval.files import write_json
 from eval.papers.artefacts import REFCOCO, Artefact, Planned
 from eval.settings import Settings
 from pruners import catalogue, make
@@ -120,6 +123,14 @@ class Task:
         if (tokens, self.layers) == (planned.of, LAYERS):
             return told
         return f"{told} ({planned.keep} and {planned.depth} for {planned.of} and {LAYERS})"
+
+    def resolved(self, planned: Planned, **changes: Any) -> closing[Resolved]:
+        """The run, ready to answer; for a `with`, at whose end the model is let go. changes: of its settings."""
+        return closing(Resolved(replace(self.settings(planned), **changes), [], {self.media: self.checkpoint}))
+
+    def write(self, name: str, value: Any) -> None:
+        """A JSON file of the artefact's own."""
+        write_json(self.here / name, value)
 
     def settings(self, planned: Planned) -> Settings:
         """The run. Budgets and depths that belong to another model are carried over in proportion."""

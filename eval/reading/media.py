@@ -11,6 +11,7 @@ from eval.reading.images import open_clip, open_image
 from eval.reading.recent import Recent
 from eval.reading.video import Clips
 from eval.sample import Sample
+from pruners.models.request import Request
 
 
 @dataclass
@@ -29,6 +30,13 @@ class Media:
 
 
 NOTHING = Media([], None, (0, 0), "")
+
+
+def request(sample: Sample, conversation: str | None, clips: Clips | None = None) -> Request:
+    """A question with its picture, or with the frames of its clip, as they are."""
+    images = [] if sample.video is not None or sample.image is None else [open_image(sample)]
+    frames = None if sample.video is None else open_clip(sample, Clips() if clips is None else clips)
+    return Request(sample.text, images, frames, conversation)
 
 
 class Shelf(Recent[Media]):

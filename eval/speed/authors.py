@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from debias import Debias, Padding, Trend
+from debias import Debias
 from debias.names import one_of
 from eval.forks.backend import Worker
 from eval.forks.options import options, wire
@@ -24,13 +24,12 @@ from eval.forks.reader import PLACE, wire_pixels
 from eval.forks.setup import described, environment, setup
 from eval.settings import UNPRUNED
 from eval.speed.drawn import Laid, build, prompt
+from eval.speed.measure import FULL, SIZE, in_turn, machine
 from eval.speed.settings import SpeedSettings
 from eval.speed.shapes import BEFORE, SHAPES
 from eval.tables import Table, say, show
 from pruners import Pruner, make
 
-SIZE = (640, 427)  # of the picture, before padding
-FULL = Debias(Trend.exponential(0.003), Padding())
 Times = tuple[float, float]  # milliseconds on the clock, and of the processor
 
 
@@ -62,11 +61,8 @@ def report(asked: SpeedSettings, device: torch.device) -> dict[str, Any]:
         "shape": asked.shape,
         "keep": asked.keep[0],
         "forks": whose,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "dtype": dtype,
+        **machine(device, getattr(torch, dtype)),
         "attention": asked.attention[0],
-        "torch": torch.__version__,
         "rounds": asked.rounds,
         "rows": rows,
     }
@@ -79,7 +75,13 @@ def measure(family: Laid, method: str, arms: list[str], wanted: SpeedSettings, d
     config = family.model.config
     environment(method)
     worker = Worker(method, threads=torch.get_num_threads())
-    times: dict[str, list[tuple[Times, Times]]] = {arm: [] for arm in arms}
+
+    def both(arm: str) -> tuple[Times, Times]:
+        debias = Debias() if arm == UNPRUNED else FULL.with_arm(arm)
+        ours = native(family, None if arm == UNPRUNED else pruner, debias, inputs)
+        reply = worker.ask({**question, "debias": wire(debias), "prune": arm != UNPRUNED}, f"arm {arm}")
+        return ours, (reply["ms"], reply["processor_ms"])
+
     try:
         setting = {
             "method": method,
@@ -90,13 +92,7 @@ def measure(family: Laid, method: str, arms: list[str], wanted: SpeedSettings, d
         }
         worker.ask(setting, "starting it")
         question = asked(inputs, int(config.image_token_id))
-        for round_number in range(wanted.rounds + 1):  # the first round warms up
-            for arm in arms:
-                debias = Debias() if arm == UNPRUNED else FULL.with_arm(arm)
-                ours = native(family, None if arm == UNPRUNED else pruner, debias, inputs)
-                reply = worker.ask({**question, "debias": wire(debias), "prune": arm != UNPRUNED}, f"arm {arm}")
-                if round_number:
-                    times[arm].append((ours, (reply["ms"], reply["processor_ms"])))
+        times = in_turn(both, arms, wanted.rounds)
     finally:
         worker.close()
     return [summary(method, arm, pairs, family.model.device.type == "cpu") for arm, pairs in times.items()]

@@ -14,11 +14,9 @@ from typing import Any
 
 import torch
 
-from eval.speed.drawn import Laid, build, prompt
-from eval.speed.measure import Clock, Variant, fitting, machine
-from eval.speed.settings import SpeedSettings
-from eval.speed.shapes import SHAPES
-from eval.tables import Table, show
+from eval.speed.drawn import Laid, prompt
+from eval.speed.measure import Clock, Variant, in_turn
+from eval.tables import Table
 
 CACHES = ("dynamic", "static")
 
@@ -43,18 +41,17 @@ def answer(family: Laid, variant: Variant, cache: str, batch: int, steps: int) -
 
 def measure(family: Laid, wanted: Sequence[Variant], batch: int, rounds: int, steps: int) -> list[dict[str, Any]]:
     """One row a variant and cache."""
-    taken: dict[tuple[Variant, str], list[float]] = {}
-    first: dict[tuple[Variant, str], float] = {}
-    tokens: dict[tuple[Variant, str], list[Any]] = {}
-    for variant in wanted:
-        for cache in CACHES:
-            first[variant, cache], tokens[variant, cache] = answer(family, variant, cache, batch, steps)
-    for _ in range(rounds):
-        for variant, cache in first:
-            short = answer(family, variant, cache, batch, 1)[0]
-            long = answer(family, variant, cache, batch, steps)[0]
-            taken.setdefault((variant, cache), []).append((long - short) / (steps - 1))
-            first[variant, cache] = max(0.0, first[variant, cache] - long / rounds)
+    if steps < 2:
+        raise ValueError(f"--decode {steps}: a step is told from the prefill by answers of at least 2 tokens")
+    pairs = [(variant, cache) for variant in wanted for cache in CACHES]
+    begun = {pair: answer(family, *pair, batch, steps) for pair in pairs}
+    first = {pair: took for pair, (took, _) in begun.items()}
+
+    def step(pair: tuple[Variant, str]) -> float:
+        short, long = (answer(family, *pair, batch, tokens)[0] for tokens in (1, steps))
+        first[pair] = max(0.0, first[pair] - long / rounds)
+        return (long - short) / (steps - 1)
+
     return [
         {
             "variant": variant.label,
@@ -65,25 +62,10 @@ def measure(family: Laid, wanted: Sequence[Variant], batch: int, rounds: int, st
             "decode_ms": statistics.median(ms),
             "decode_range_ms": [min(ms), max(ms)],
             "first_ms": first[variant, cache],
-            "same_tokens": tokens[variant, cache] == tokens[variant, CACHES[0]],
+            "same_tokens": begun[variant, cache][1] == begun[variant, CACHES[0]][1],
         }
-        for (variant, cache), ms in taken.items()
+        for (variant, cache), ms in in_turn(step, pairs, rounds, warm=0).items()
     ]
-
-
-def report(asked: SpeedSettings, device: torch.device, every: Sequence[Variant]) -> dict[str, Any]:
-    """Measure, and show as a table."""
-    if asked.decode < 2:
-        raise ValueError(f"--decode {asked.decode}: a step is told from the prefill by answers of at least 2 tokens")
-    shape = SHAPES[asked.shape]
-    dtype = getattr(torch, asked.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
-    family = build(shape, shape.tokens, str(device), dtype, asked.attention[0], asked.shared_layers)
-    wanted, left_out = fitting(family, every)
-    rows = [row for batch in asked.batch_size for row in measure(family, wanted, batch, asked.rounds, asked.decode)]
-    how = {"rounds": asked.rounds, "decode": asked.decode, "shared_layers": asked.shared_layers}
-    result = {"shape": asked.shape, **machine(device, dtype), **how, "rows": rows, "left_out": left_out}
-    show(table(result))
-    return result
 
 
 def table(result: dict[str, Any]) -> Table:

@@ -10,14 +10,13 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from debias import Debias, Padding, Span, Trend
+from debias import Padding, Span
+from eval.speed.measure import FULL, machine, quickest
 from eval.speed.settings import SpeedSettings
 from eval.speed.shapes import SHAPES, Shape
 from eval.tables import Table, show
@@ -32,28 +31,6 @@ def span_of(length: int) -> Span:
         special[::257] = True
         return Span(35, (16, 16), frames=8, size=(640, 427), special=special)
     return Span(35, (1, length), fraction=torch.linspace(0, 1, length))
-
-
-def quickest(work: Callable[[], object], device: torch.device, times: int, rounds: int) -> float:
-    """Seconds of one call: the best round, since everything else on a machine only ever adds.
-
-    With one thread on the CPU, seconds of computing: what other processes take away does not count on either side.
-    """
-    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    best = float("inf")
-    for _ in range(rounds):
-        wait()
-        start = clock()
-        for _ in range(times):
-            work()
-        wait()
-        best = min(best, (clock() - start) / times)
-    return best
 
 
 class Layer:
@@ -82,13 +59,13 @@ class Layer:
 @torch.inference_mode()
 def measure(shape: Shape, lengths: list[int], device: torch.device, rounds: int) -> dict[str, Any]:
     dice = torch.Generator().manual_seed(0)
-    debias, layer, rows = Debias(Trend.exponential(0.003), Padding()), Layer(shape, device), []
+    layer, rows = Layer(shape, device), []
     for length in lengths:
         span, score = span_of(length), torch.rand(length, generator=dice).to(device)
         hidden = torch.randn(length, shape.width, generator=dice).to(layer.out)
-        debias(score, span)
+        FULL(score, span)
         layer(hidden[:64])
-        ours = quickest(functools.partial(debias, score, span), device, times=200, rounds=10)
+        ours = quickest(functools.partial(FULL, score, span), device, times=200, rounds=10)
         theirs = quickest(functools.partial(layer, hidden), device, times=1, rounds=rounds)
         prefill = shape.layers * theirs
         rows.append(
@@ -102,9 +79,7 @@ def measure(shape: Shape, lengths: list[int], device: torch.device, rounds: int)
     heights = itertools.count(1)
     mask = quickest(lambda: Padding().valid((100_000, next(heights)), (24, 24)), torch.device("cpu"), 100, 20)
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        **machine(device),
         "rows": rows,
         "mask_of_a_new_size_us": round(mask * 1e6, 1),
     }

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from debias import Debias, Padding, Trend
-from eval.speed.debiasing import Layer, quickest, span_of
+from eval.speed.debiasing import Layer, span_of
+from eval.speed.measure import FULL, machine, quickest
 from eval.speed.settings import SpeedSettings
 from eval.speed.shapes import AFTER, BEFORE, SHAPES, Shape
 from eval.tables import Table, show
@@ -26,7 +26,7 @@ def report(asked: SpeedSettings, device: torch.device) -> dict[str, Any]:
     shape, rows = SHAPES[asked.shape], []
     for length in asked.tokens or [shape.tokens]:
         rows.append(measure(shape, length, tokens_kept(asked.keep[0], length), device, asked.rounds))
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu, in triton's interpreter"
+    name = machine(device)["device"] if device.type == "cuda" else "cpu, in triton's interpreter"
     result = {"shape": asked.shape, "layers": shape.layers, "device": name, "torch": torch.__version__, "rows": rows}
     show(table(result))
     return result
@@ -43,17 +43,16 @@ def measure(shape: Shape, length: int, keep: int, device: torch.device, rounds: 
 
     query, keys, hidden = made(shape.heads, 1, size), made(shape.groups, columns, size), made(columns, shape.width)
     slots, span = torch.arange(BEFORE, BEFORE + length, device=device), span_of(length)
-    debias = Debias(Trend.exponential(0.003), Padding())
 
     def plain() -> tuple[torch.Tensor, torch.Tensor]:
         with fusing(False):
-            score = debias(attended(query, keys, size**-0.5, slots), span)
+            score = FULL(attended(query, keys, size**-0.5, slots), span)
         return score, top(score, keep)
 
     def fused() -> tuple[torch.Tensor, torch.Tensor]:
         with fusing():
             raw = attended(query, keys, size**-0.5, slots)
-        score, kept = kernels().best(raw, debias.terms(raw, span), keep)
+        score, kept = kernels().best(raw, FULL.terms(raw, span), keep)
         return score, kept
 
     (score, kept), (other, chosen) = plain(), fused()

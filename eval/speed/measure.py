@@ -8,10 +8,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ from pruners.prior import Prior
 
 SIZE = (640, 427)  # of the picture, before padding
 FULL = Debias(Trend.exponential(0.003), Padding())
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -136,12 +138,9 @@ def measure(family: Laid, wanted: Sequence[Variant], batch: int, rounds: int, st
         for variant in wanted
     ]
     warm = int(rounds > 1)  # the first of several rounds warms up; before a single one, counting has to do
-    for round_number in range(rounds + warm):
-        for row in timed:
-            prefill, decode = once(family, row.variant, inputs, steps)
-            if round_number >= warm:
-                row.prefill_ms.append(prefill)
-                row.decode_ms.append(decode)
+    taken = in_turn(lambda variant: once(family, variant, inputs, steps), wanted, rounds, warm)
+    for row in timed:
+        row.prefill_ms, row.decode_ms = map(list, zip(*taken[row.variant], strict=True))
     return timed
 
 
@@ -230,26 +229,51 @@ def own_peak(family: Laid, variant: Variant, batch: int) -> dict[str, int]:
     return {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
-def machine(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+def machine(device: torch.device, dtype: torch.dtype | None = None) -> dict[str, Any]:
     """On what was measured: the device's name, threads, type of number, and torch's version."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
-        "dtype": str(dtype).removeprefix("torch."),
+        **({} if dtype is None else {"dtype": str(dtype).removeprefix("torch.")}),
         "torch": torch.__version__,
     }
+
+
+def in_turn(work: Callable[[Key], Value], keys: Sequence[Key], rounds: int, warm: int = 1) -> dict[Key, list[Value]]:
+    """What `work` gives for every key, interleaved to cancel drift; the first `warm` rounds do not count."""
+    taken: dict[Key, list[Value]] = {key: [] for key in keys}
+    for number in range(warm + rounds):
+        for key in keys:
+            value = work(key)
+            if number >= warm:
+                taken[key].append(value)
+    return taken
+
+
+def quickest(work: Callable[[], object], device: torch.device, times: int, rounds: int) -> float:
+    """Seconds of one call: the best round, since everything else on a machine only ever adds.
+
+    With one thread on the CPU, seconds of computing: what other processes take away does not count on either side.
+    """
+    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    best = float("inf")
+    for _ in range(rounds):
+        wait()
+        start = clock()
+        for _ in range(times):
+            work()
+        wait()
+        best = min(best, (clock() - start) / times)
+    return best
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations a second of a large matrix product: what this device can do at best."""
     edge, times = (8192, 20) if device.type == "cuda" else (1024, 4)
     a, b = (torch.randn(edge, edge, device=device, dtype=dtype) for _ in range(2))
-    best = float("inf")
-    for _ in range(3):
-        clock = Clock(device)
-        clock.mark()
-        for _ in range(times):
-            a @ b
-        clock.mark()
-        best = min(best, clock.milliseconds()[0] / times)
-    return 2 * edge**3 / best * 1e3
+    return 2 * edge**3 / quickest(lambda: a @ b, device, times, 3)

@@ -21,7 +21,7 @@ import torch
 
 from debias import Debias
 from eval.speed.drawn import Laid, prompt
-from eval.speed.measure import FULL, SIZE, Clock, Variant
+from eval.speed.measure import FULL, SIZE, Clock, Variant, in_turn
 from eval.tables import Cell, Table
 from pruners import Pruner
 
@@ -86,12 +86,8 @@ def measure(family: Laid, wanted: Sequence[Variant], batch: int, rounds: int) ->
     """Every pruned variant in turn, round after round; the first round warms up."""
     inputs, rows = prompt(family, batch), []
     pruned = [variant for variant in wanted if variant.method is not None]
-    by_variant: dict[Variant, list[dict[str, float]]] = {variant: [] for variant in pruned}
-    for _ in range(rounds + 1):
-        for variant in pruned:
-            by_variant[variant].append(once(family, variant, inputs, batch))
-    for variant, taken in by_variant.items():
-        ms = {part: statistics.median(times[part] for times in taken[1:]) for part in ("prefill", *PARTS)}
+    for variant, taken in in_turn(lambda variant: once(family, variant, inputs, batch), pruned, rounds).items():
+        ms = {part: statistics.median(times[part] for times in taken) for part in ("prefill", *PARTS)}
         percent = {part: 100 * ms[part] / ms["prefill"] for part in PARTS}
         name = {"variant": variant.label, "attention": variant.kernel, "batch": batch, "tokens": family.tokens}
         rows.append({**name, "prefill_ms": ms.pop("prefill"), "parts_ms": ms, "percent": percent})

@@ -7,6 +7,7 @@ shape. `same` is the share of kept tokens that both keep, `unchanged` the share 
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from pruners.budget import REFERENCE_TOKENS
 from pruners.models import Request, adapter
 
 KINDS = ("bfloat16", "float16", "8bit", "4bit")
+ARMS = ("none", "both")
 Kept = list[tuple[list[set[int]], int]]  # by prompt: the tokens kept at each cut, and the first token of the answer
 
 
@@ -39,25 +41,20 @@ def report(asked: SpeedSettings, device: torch.device) -> dict[str, Any]:
             say(f"precision: {name}, float32 and {', '.join(kinds)}")
             by_run: dict[tuple[str, str, str], Kept] = {}
             for kind in ("float32", *kinds):
-                family = loaded(name, path, kind, device)
-                for method in asked.method:
-                    for arm in ("none", "both"):
-                        by_run[kind, method, arm] = read(family, method, asked, arm, batches)
+                loader = Laid if name.startswith("random") else adapter(str(path))
+                family = loader.load(path, dtype=kind, device=str(device), attention="sdpa")
+                for method, arm in itertools.product(asked.method, ARMS):
+                    by_run[kind, method, arm] = read(family, method, asked, arm, batches)
                 del family
             for method in asked.method:
-                base = {arm: by_run["float32", method, arm] for arm in ("none", "both")}
-                rows.append(
-                    {"model": name, "method": method, "what": "debiasing, in float32", **compared(*base.values())}
-                )
-                rows += [
-                    {
-                        "model": name,
-                        "method": method,
-                        "what": f"{kind}, {arm}",
-                        **compared(base[arm], by_run[kind, method, arm]),
+                plain, full = (by_run["float32", method, arm] for arm in ARMS)
+                pairs = {"debiasing, in float32": (plain, full)}
+                for kind in kinds:
+                    pairs |= {
+                        f"{kind}, {arm}": (by_run["float32", method, arm], by_run[kind, method, arm]) for arm in ARMS
                     }
-                    for kind in kinds
-                    for arm in ("none", "both")
+                rows += [
+                    {"model": name, "method": method, "what": what, **compared(*pair)} for what, pair in pairs.items()
                 ]
     result = {"device": device.type, "threads": torch.get_num_threads(), "torch": torch.__version__, "rows": rows}
     show(table(result))
@@ -83,11 +80,6 @@ def subjects(asked: SpeedSettings, scratch: Path) -> Iterator[tuple[str, Path, l
         laid.model.save_pretrained(scratch / asked.shape)
         drawn = [(prompt(laid, 1, seed), [SIZE]) for seed in range(1, 1 + min(asked.limit, 10))]
         yield f"random {asked.shape}", scratch / asked.shape, drawn
-
-
-def loaded(name: str, path: Path, kind: str, device: torch.device) -> Any:
-    family = Laid if name.startswith("random") else adapter(str(path))
-    return family.load(path, dtype=kind, device=str(device), attention="sdpa")
 
 
 @torch.inference_mode()

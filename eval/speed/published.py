@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.files import placed
+from eval.files import placed, write_json
 from eval.forks.setup import ROOT
 from eval.speed.gpu.pages import MARKS as MET
 from eval.speed.gpu.pages import on, shown
@@ -30,9 +30,7 @@ def take(files: Sequence[Path], root: Path = ROOT) -> dict[str, Any]:
     measured = [measurement(path) for path in files]
     folder = root / "assets" / "speed"
     for record in measured:
-        folder.mkdir(exist_ok=True)
-        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-        (folder / f"{record['step']}.json").write_text(text, encoding="utf-8")
+        write_json(folder / f"{record['step']}.json", record)
     records = kept(root)
     for name, block in (("docs/speed.md", docs(records)), ("README.md", readme(records))):
         page = pages[name].read_text(encoding="utf-8")

@@ -66,12 +66,16 @@ class SpeedSettings:
         if self.memory and self.shared_layers:
             raise ValueError("--memory would measure the shared weights: leave --shared-layers out")
 
+    def kind(self, device: str) -> str:
+        """The type of number that is asked for, or the device's usual one."""
+        return self.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+
     def check_memory(self, device: str) -> None:
         """ValueError where the weights of the shape are more than the device has free."""
         if self.debias or self.fused or (self.precision and self.model):  # which build no model of the shape
             return
         device = "cpu" if self.precision else device
-        kind = self.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+        kind = self.kind(device)
         needed = SHAPES[self.shape].parameters(self.shared_layers) * early.BYTES[kind]
         instead = "--shared-layers keeps one layer's weights for all, --dtype bfloat16 halves them"
         early.memory(f"--shape {self.shape} in {kind}", needed, device, instead)

@@ -21,25 +21,34 @@ def report(asked: SpeedSettings) -> dict[str, Any]:
         torch.set_num_threads(asked.threads)
     device = torch.device(asked.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     asked.check_memory(str(device))
-    if asked.debias:
-        return debiasing.report(asked, device)
-    if asked.fused:
-        return fusing.report(asked, device)
-    if asked.against:
-        return authors.report(asked, device)
-    if asked.precision:
-        return precision.report(asked, device)
+    for word, room in {"debias": debiasing, "fused": fusing, "against": authors, "precision": precision}.items():
+        if getattr(asked, word):
+            result: dict[str, Any] = room.report(asked, device)
+            return result
+    return looked_at(asked, device) if asked.compiled or asked.waits else timed(asked, device)
+
+
+def looked_at(asked: SpeedSettings, device: torch.device) -> dict[str, Any]:
+    """Compiled decoding of all variants on one shape, or what in them waits for the device."""
+    shape, dtype, how = SHAPES[asked.shape], getattr(torch, asked.kind(device.type)), {}
+    family = build(shape, shape.tokens, str(device), dtype, asked.attention[0], asked.shared_layers)
+    wanted, left_out = fitting(family, list(variants(asked)))
     if asked.compiled:
-        return compiled.report(asked, device, list(variants(asked)))
-    if asked.waits:
-        return waits.report(asked, device, list(variants(asked)))
-    return timed(asked, device)
+        how = {"rounds": asked.rounds, "decode": asked.decode, "shared_layers": asked.shared_layers}
+        rows = [
+            row for n in asked.batch_size for row in compiled.measure(family, wanted, n, asked.rounds, asked.decode)
+        ]
+    else:
+        rows = [row for n in asked.batch_size for row in waits.measure(family, wanted, n)]
+    result = {"shape": asked.shape, **machine(device, dtype), **how, "rows": rows, "left_out": left_out}
+    show((compiled if asked.compiled else waits).table(result))
+    return result
 
 
 def timed(asked: SpeedSettings, device: torch.device) -> dict[str, Any]:
     """All variants on one shape, or their parts, or this process's own peak memory."""
     shape = SHAPES[asked.shape]
-    dtype = getattr(torch, asked.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
+    dtype = getattr(torch, asked.kind(device.type))
     every, rate, rows, left_out = list(variants(asked)), matrix_rate(device, dtype), [], {}
     for tokens in asked.tokens or [shape.tokens]:
         say(f"speed: building {asked.shape} with {tokens} visual tokens, {dtype}, on {device}")
@@ -93,39 +102,26 @@ def variants(asked: SpeedSettings) -> Iterator[Variant]:
                     yield Variant(method, keep, arm, kernel)
 
 
+COLUMNS = {
+    "mean_tokens": "a layer reads",
+    "prefill_ms": "prefill ms",
+    "prefill_spread": "±",
+    "speed_up": "speed-up",
+    "possible": "possible",
+    "reached": "reached",
+    "of_matrix_rate": "of matrix rate",
+    "decode_ms": "ms/token",
+    "decode_spread": "±",
+}
+
+
 def table(result: dict[str, Any]) -> Table:
     several = {name: len({row[name] for row in result["rows"]}) > 1 for name in ("tokens", "batch", "attention")}
     memory = any(row["memory"] is not None for row in result["rows"])
     varying = [name for name, more in several.items() if more]
-    head = [
-        "variant",
-        *varying,
-        "a layer reads",
-        "prefill ms",
-        "±",
-        "speed-up",
-        "possible",
-        "reached",
-        "of matrix rate",
-    ]
-    head += ["ms/token", "±", *(["memory"] * memory)]
-    rows = [
-        [
-            row["variant"],
-            *(row[name] for name in varying),
-            row["mean_tokens"],
-            row["prefill_ms"],
-            row["prefill_spread"],
-            row["speed_up"],
-            row["possible"],
-            row["reached"],
-            row["of_matrix_rate"],
-            row["decode_ms"],
-            row["decode_spread"],
-            *([row["memory"]] * memory),
-        ]
-        for row in result["rows"]
-    ]
+    columns = {"variant": "variant", **{name: name for name in varying}, **COLUMNS}
+    columns |= {"memory": "memory"} if memory else {}
+    rows = [[row[name] for name in columns] for row in result["rows"]]
     first = result["rows"][0]
     fixed = [f"{first[name]} {name}" for name in ("tokens", "batch") if not several[name]]
     ragged = f", every second row {result['ragged']} tokens shorter" if result["ragged"] else ""
@@ -137,4 +133,4 @@ def table(result: dict[str, Any]) -> Table:
         "a layer reads: visual tokens, mean; ±: half of the rounds lie within this share of the median; memory: peak, "
         "of the unpruned model's",
     ]
-    return Table(", ".join([result["shape"], *fixed]), head, rows, notes)
+    return Table(", ".join([result["shape"], *fixed]), list(columns.values()), rows, notes)

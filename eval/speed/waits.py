@@ -23,11 +23,9 @@ from typing import Any
 
 import torch
 
-from eval.speed.drawn import Laid, build, prompt
-from eval.speed.measure import Variant, fitting, machine
-from eval.speed.settings import SpeedSettings
-from eval.speed.shapes import SHAPES
-from eval.tables import Table, show
+from eval.speed.drawn import Laid, prompt
+from eval.speed.measure import Variant
+from eval.tables import Table
 
 # Read once, before the model starts on the prompt: its ids and its mask.
 DOOR = ("engine/hooks.py:prefill", "engine/sequence.py:real_columns")
@@ -145,18 +143,6 @@ def measure(family: Laid, wanted: Sequence[Variant], batch: int) -> list[dict[st
             }
         )
     return rows
-
-
-def report(asked: SpeedSettings, device: torch.device, every: Sequence[Variant]) -> dict[str, Any]:
-    """Measure, and show as a table."""
-    shape = SHAPES[asked.shape]
-    dtype = getattr(torch, asked.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
-    family = build(shape, shape.tokens, str(device), dtype, asked.attention[0], asked.shared_layers)
-    wanted, left_out = fitting(family, every)
-    rows = [row for batch in asked.batch_size for row in measure(family, wanted, batch)]
-    result = {"shape": asked.shape, **machine(device, dtype), "rows": rows, "left_out": left_out}
-    show(table(result))
-    return result
 
 
 def table(result: dict[str, Any]) -> Table:

@@ -22,6 +22,7 @@ import torch
 import transformers
 
 from eval import cli
+from eval.files import whole, write_json
 from eval.forks.setup import ROOT
 from eval.speed.gpu.pages import page
 from eval.speed.gpu.steps import FULL, REHEARSAL, SECONDS, STEPS, Part
@@ -181,7 +182,6 @@ def beside(part: Part, rehearse: bool) -> dict[str, Any]:
 
 def written(path: Path, result: dict[str, Any]) -> None:
     """JSON for programs and a page for people, each replaced as a whole."""
-    for place, text in ((path, json.dumps(result, indent=1) + "\n"), (path.with_suffix(".md"), page(result))):
-        draft = place.with_name(f".{place.name}")
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(place)
+    write_json(path, result)
+    with whole(path.with_suffix(".md")) as file:
+        file.write(page(result).encode())
