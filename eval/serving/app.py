@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from eval.serving.engine import Done, Engine, Job
 from eval.serving.limits import LOCAL
-from eval.serving.protocol import Refused, understood
+from eval.serving.protocol import Ask, Refused, out_of_time, understood
 
 COMPLETIONS = "/v1/chat/completions"
 Message = MutableMapping[str, Any]
@@ -137,13 +137,9 @@ class Server:
 
     async def complete(self, request: Request) -> Response:
         """One question, answered whole or piece by piece."""
-        deadline = request.scope["debias"]["begun"] + self.limits.timeout
-        body = await self.body(request, deadline)
-        ask = await anyio.to_thread.run_sync(understood, body, self.limits)
-        self._check_model(ask.model)
-        job = await anyio.to_thread.run_sync(self.engine.prepare, ask, deadline)
-        del body, ask
-        events = self.submit(request, job)
+        job = (await self.asked(request))[1]
+        events = self.events(request, job)
+        self.engine.submit(job)
         first = await self.next(request, job, events)
         if isinstance(first, Refused):
             raise first
@@ -162,6 +158,13 @@ class Server:
     def _head(self, name: str, kind: str) -> dict[str, Any]:
         return {"id": name, "object": kind, "created": int(time.time()), "model": self.engine.name}
 
+    async def asked(self, request: Request) -> tuple[Ask, Job]:
+        """The question in a request's body, as it was asked and ready to be answered."""
+        deadline = request.scope["debias"]["begun"] + self.limits.timeout
+        ask = await anyio.to_thread.run_sync(understood, await self.body(request, deadline), self.limits)
+        self._check_model(ask.model)
+        return ask, await anyio.to_thread.run_sync(self.engine.prepare, ask, deadline)
+
     async def body(self, request: Request, deadline: float) -> bytes:
         """The request's body, as long as it keeps within the limits of size and time."""
         most = self.limits.max_body
@@ -178,8 +181,8 @@ class Server:
             return bytes(held)
         raise Refused(408, "the body did not come in time", code="timeout")
 
-    def submit(self, request: Request, job: Job) -> asyncio.Queue[Any]:
-        """Hand the job to the engine; what comes back goes into the queue."""
+    def events(self, request: Request, job: Job) -> asyncio.Queue[Any]:
+        """The queue that everything goes into which the engine sends for a job, for as long as its client stays."""
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Any]()
 
         def send(event: Any) -> None:
@@ -188,12 +191,11 @@ class Server:
 
         job.send = send
         request.scope["debias"]["job"] = job
-        self.engine.submit(job)
         return events
 
     async def next(self, request: Request, job: Job, events: asyncio.Queue[Any]) -> str | Done | Refused:
         """The next event of a job, unless the client leaves or the time is up."""
-        event: Any = Refused(504, "the time for this request is up", code="timeout")
+        event: Any = out_of_time()
         async with anyio.create_task_group() as group:
 
             async def left() -> None:
@@ -226,7 +228,7 @@ class Server:
             if isinstance(piece, Done):
                 break
             yield chunk({"content": piece})
-            piece = Refused(504, "the time for this request is up", code="timeout")
+            piece = out_of_time()
             with anyio.move_on_after(max(0.0, job.deadline - time.monotonic())):
                 piece = await events.get()
         yield chunk({}, piece.finish, pruning=piece.pruning)

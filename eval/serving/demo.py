@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import io
 import secrets
@@ -24,7 +23,7 @@ from eval.serving.app import Server
 from eval.serving.engine import Engine
 from eval.serving.limits import LOCAL
 from eval.serving.panels import in_arms, panels
-from eval.serving.protocol import Ask, Refused, understood
+from eval.serving.protocol import Ask, Refused, out_of_time
 from pruners import catalogue
 from pruners.models import Request
 from pruners.models.request import asked
@@ -66,14 +65,10 @@ class Demo(Server):
 
     async def panels(self, call: Call) -> Response:
         """The panels of all arms; the body is that of a question to the server."""
-        deadline = call.scope["debias"]["begun"] + self.limits.timeout
-        body = await self.body(call, deadline)
-        ask = await anyio.to_thread.run_sync(understood, body, self.limits)
-        self._check_model(ask.model)
-        request = await anyio.to_thread.run_sync(self.request, ask)
         # What the engine runs for a completion is a job, and so is this: it ends when its client leaves.
-        job = await anyio.to_thread.run_sync(self.engine.prepare, ask, deadline)
-        loop, events = asyncio.get_running_loop(), asyncio.Queue[Any]()
+        ask, job = await self.asked(call)
+        request = await anyio.to_thread.run_sync(self.request, ask)
+        events = self.events(call, job)
 
         def draw() -> None:
             try:
@@ -84,10 +79,8 @@ class Demo(Server):
                 event = Refused(400, str(error))
             except Exception as error:
                 event = Refused(500, f"the answer failed ({type(error).__name__})")
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(events.put_nowait, event)
+            job.send(event)
 
-        call.scope["debias"]["job"] = job
         self.engine.call(draw)
         event: Any = await self.next(call, job, events)
         if isinstance(event, Refused):
@@ -105,14 +98,14 @@ class Demo(Server):
     def drawn(self, ask: Ask, request: Request, over: Any) -> dict[str, Any]:
         """What every arm answers and keeps; runs on the engine's thread."""
         if over():
-            raise Refused(504, "the time for this request is up", code="timeout")
+            raise out_of_time()
         begun, pruned = time.monotonic(), self.engine.chosen(ask.method, ask.keep, ask.arm)
         arms = []
         for panel in panels(in_arms(pruned), request, ask.max_tokens):
             facts = {**panel.facts(), "arm": panel.arm, "picture": packed(panel.picture, "WEBP")}
             arms.append({**facts, "kept": panel.tokens if panel.kept is None else len(panel.kept)})
             if over():
-                raise Refused(504, "the time for this request is up", code="timeout")
+                raise out_of_time()
         return {"method": repr(pruned.chosen.pruner), "arms": arms, "seconds": time.monotonic() - begun}
 
 

@@ -22,7 +22,7 @@ from eval.harnesses.pruned import Pruned
 from eval.serving import media
 from eval.serving.limits import Limits
 from eval.serving.metrics import Metrics
-from eval.serving.protocol import Ask, Refused
+from eval.serving.protocol import Ask, Refused, out_of_time
 from pruners.models import Request
 from pruners.models.request import IMAGE, VIDEO, asked
 
@@ -148,18 +148,17 @@ class Engine:
 
     def submit(self, job: Job) -> None:
         """Answer this job when its turn comes."""
-        with self._turn:
-            if self._closed:
-                raise Refused(503, "the server is stopping")
-            self._waiting.append(job)
-            self._turn.notify()
+        self._enter(self._waiting, job)
 
     def call(self, work: Callable[[], None]) -> None:
         """Run something on the model's thread."""
+        self._enter(self._calls, work)
+
+    def _enter(self, queue: deque[Any], entry: Any) -> None:
         with self._turn:
             if self._closed:
                 raise Refused(503, "the server is stopping")
-            self._calls.append(work)
+            queue.append(entry)
             self._turn.notify()
 
     @property
@@ -190,14 +189,17 @@ class Engine:
                 work = self._calls.popleft() if self._calls else None
             if work is not None:
                 work()
-                continue
-            jobs = self._together()
-            try:
-                self._answer(jobs)
-            except Exception:  # whatever it was, the next questions are answered
-                log.exception("a batch failed")
-                for job in jobs:
-                    job.send(Refused(500, "the answer failed"))
+            else:
+                self._tried(self._together())
+
+    def _tried(self, jobs: Sequence[Job]) -> None:
+        """Answer; whatever goes wrong, the next questions are answered."""
+        try:
+            self._answer(jobs)
+        except Exception:
+            log.exception("no answer to %d questions", len(jobs))
+            for job in jobs:
+                job.send(Refused(500, "the answer failed"))
 
     def _together(self) -> list[Job]:
         """The job that waited longest, and those that can be answered with it, also those that come within a moment."""
@@ -238,7 +240,7 @@ class Engine:
         live = []
         for job in jobs:
             if job.late():
-                job.send(Refused(504, "the time for this request is up", code="timeout"))
+                job.send(out_of_time())
             elif not job.gone:
                 live.append(job)
         if not live:
@@ -267,14 +269,7 @@ class Engine:
             if job.sent:  # half an answer is out, and cannot be taken back
                 job.send(Refused(500, "the answer failed"))
             else:
-                self._alone(job)
-
-    def _alone(self, job: Job) -> None:
-        try:
-            self._answer([job])
-        except Exception:
-            log.exception("a question failed")
-            job.send(Refused(500, "the answer failed"))
+                self._tried([job])
 
     def _generate(self, pruned: Pruned, jobs: Sequence[Job]) -> None:
         ask, model = jobs[0].ask, pruned.model
@@ -292,7 +287,7 @@ class Engine:
             if bad[row]:
                 job.send(Refused(500, "the model's logits hold NaN or infinity; this is no answer"))
             elif watch.finish[row] == "late":
-                job.send(Refused(504, "the time for this request is up", code="timeout"))
+                job.send(out_of_time())
             else:
                 self._done(pruned, job, watch.text(row), watch.finish[row], len(watch.ids[row]), kept[row])
 

@@ -44,6 +44,11 @@ class Refused(Exception):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
+def out_of_time() -> Refused:
+    """What is said where a request took too long."""
+    return Refused(504, "the time for this request is up", code="timeout")
+
+
 @dataclass(frozen=True)
 class Ask:
     """One request, understood."""
@@ -73,7 +78,7 @@ def understood(body: bytes, limits: Limits) -> Ask:
     fields = {name: value for name, value in given.items() if value is not None}
     _known(fields)
     tokens = [_number(fields, name, 1, None, int) for name in ("max_tokens", "max_completion_tokens")]
-    wanted = next((int(count) for count in tokens if count is not None), min(DEFAULT_TOKENS, limits.max_tokens))
+    wanted = next((count for count in tokens if count is not None), min(DEFAULT_TOKENS, limits.max_tokens))
     if wanted > limits.max_tokens:
         raise Refused(400, f"max_tokens={wanted}: this server gives at most {limits.max_tokens}", "max_tokens")
     options = _of(fields, "stream_options", dict) or {}
@@ -87,7 +92,7 @@ def understood(body: bytes, limits: Limits) -> Ask:
         return_kept=bool(_of(fields, "return_kept", bool)),
         temperature=float(_number(fields, "temperature", 0, 2) or 0),
         top_p=_top_p(fields),
-        seed=_seed(fields),
+        seed=_number(fields, "seed", -(2**63), 2**63 - 1, int),
         stream=bool(_of(fields, "stream", bool)),
         usage=bool(_of(options, "include_usage", bool)),
     )
@@ -117,9 +122,7 @@ def _of(fields: Mapping[str, Any], name: str, kind: type, needed: bool = False, 
     return value
 
 
-def _number(
-    fields: Mapping[str, Any], name: str, low: float, high: float | None, kind: type = float
-) -> int | float | None:
+def _number(fields: Mapping[str, Any], name: str, low: float, high: float | None, kind: type = float) -> Any:
     value = fields.get(name)
     if value is None:
         return None
@@ -127,13 +130,7 @@ def _number(
     if not right or isinstance(value, bool) or not low <= value <= (high if high is not None else value):
         upper = "" if high is None else f" to {high}"
         raise Refused(400, f"{name}: expected {KINDS[kind]} of {low}{upper}, found {str(value)[:40]}", name)
-    number: int | float = value
-    return number
-
-
-def _seed(fields: Mapping[str, Any]) -> int | None:
-    value = _number(fields, "seed", -(2**63), 2**63 - 1, int)
-    return None if value is None else int(value)
+    return value
 
 
 def _top_p(fields: Mapping[str, Any]) -> float:
