@@ -81,8 +81,8 @@ def _part(view: View, number: int, here: Tensor, there: Tensor) -> View:
     """One view of a picture; `here` and `there` are its tokens on the CPU and on the device."""
     tokens = view.tokens
     span = tokens.span.at(there)
-    own = replace(tokens, slots=tokens.slots[there], span=span, here=here, contiguous=False)
-    return replace(view, tokens=own, patches=view.vision.at(there, number), raw=None, score=None)
+    own = replace(tokens, slots=tokens.slots[there], span=span, here=here)
+    return replace(view, tokens=own, patches=view.vision.at(there, number))
 
 
 def shares(view: View, views: Sequence[Tensor]) -> list[int]:

@@ -29,4 +29,4 @@ def segment_mask(
         allowed = allowed & pad(valid, (0, columns - valid.shape[1]), value=True)[:, None, None]
     if kernel == "sdpa":
         return allowed
-    return torch.zeros((), dtype=like.dtype, device=like.device).where(allowed, torch.finfo(like.dtype).min)
+    return like.new_zeros(()).where(allowed, torch.finfo(like.dtype).min)

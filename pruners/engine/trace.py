@@ -31,10 +31,14 @@ class Clock:
 
     @property
     def ms(self) -> list[float]:
-        if self.pairs and not isinstance(self.pairs[0][0], float):
-            torch.cuda.synchronize()
-            return [float(a.elapsed_time(b)) for a, b in self.pairs]
-        return [(b - a) * 1000 for a, b in self.pairs]
+        return [self._between(*pair) for pair in self.pairs]
+
+    @staticmethod
+    def _between(begun: Any, ended: Any) -> float:
+        if isinstance(begun, float):
+            return float(ended - begun) * 1000
+        ended.synchronize()
+        return float(begun.elapsed_time(ended))
 
     @staticmethod
     def _mark(device: torch.device) -> Any:

@@ -1,7 +1,9 @@
 """The matrix: methods on the families that they can serve, kernels and caches; all of it on LLaVA-1.5."""
 
+import importlib.util
 import random
 from functools import cache
+from pathlib import Path
 
 import builders
 import pytest
@@ -80,6 +82,15 @@ def prompt(llava):
 
 def pruner(name, **fields):
     return pruners.make(name, **{**METHODS[name], **fields})
+
+
+@pytest.fixture(scope="session")
+def pretend():
+    """The module pretend.py, whose device every machine has."""
+    spec = importlib.util.spec_from_file_location("pretend", Path(__file__).parent / "pretend.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

@@ -103,6 +103,9 @@ class Watch(TorchDispatchMode):
             self.wait(name)
         if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
             assert isinstance(args[0], Far), f"{name} of a tensor on the host by one on the device"
+            values = args[2] if name != "index" else args[0]
+            if isinstance(values, Tensor) and not isinstance(values, Far) and values.dim():
+                self.wait("upload of values")
             for index in args[1]:
                 if index is not None and index.dtype in (torch.bool, torch.uint8):
                     self.wait("index by a mask")

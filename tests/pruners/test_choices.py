@@ -7,9 +7,9 @@ PYTHONPATH=. python tests/pruners/test_choices.py writes the listing anew.
 
 from __future__ import annotations
 
-import importlib.util
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -101,8 +101,8 @@ class Drawn(View):
 
 
 def drawn(pruner, count, debias, stage=0, cls=True, views=False, send=lambda tensor: tensor):
-    """One image at a cut, or one clip of four frames and a token behind them. views: it has two of them, side by side,
-    with a newline behind every row."""
+    """One image at a cut, or one clip of four frames and a token behind them. views: it has so many of them, side by
+    side, with a newline behind every row."""
     clip = type(pruner).__name__.lower() in CLIPS
     span = (
         Span(0, (2, 3), frames=4, fraction=torch.tensor([float(mark == "#") for mark in CLIP]))
@@ -118,7 +118,7 @@ def drawn(pruner, count, debias, stage=0, cls=True, views=False, send=lambda ten
         here=here,
     )  # fmt: skip
     own = random(5, 2, 6) if views else random(5, 6)
-    side = torch.where(here % 5 == 4, -1, here % 5 // 2) if views else None
+    side = torch.where(here % 5 == 4, -1, (here % 5 > 0).long() * (views - 1)) if views else None
     view = Drawn(
         cut=pruner.cuts(LAYERS)[stage], stage=stage, layers=LAYERS, count=min(count, n), tokens=tokens, adapter=Model(),
         debiaser=debias, sequence=send(random(1, BEFORE + n + WORDS, 8)),
@@ -175,8 +175,8 @@ def cases(name):
                     yield f"{name} {setting} {arm} {stage} {count}", pruner, (count, debias, stage)
         if pruner.reads_tower() and pruner.views == "each":
             for arm, debias in arms(pruner).items():
-                for count in (0, 1, 9, 22, TOTAL):
-                    yield f"{name} {setting} {arm} of two views {count}", pruner, (count, debias, 0, True, True)
+                for views, count in ((2, 0), (2, 1), (2, 9), (2, 15), (2, 22), (2, TOTAL), (1, 9)):
+                    yield f"{name} {setting} {arm} in {views} views {count}", pruner, (count, debias, 0, True, views)
     if name == "visionzip":
         yield "visionzip without cls", pruners.make(name), (9, Debias(padding=Padding()), 0, False)
     if name == "tokencarve":
@@ -273,14 +273,6 @@ def test_choices_are_as_listed(name):
         assert [float(n) for n in numbers] == pytest.approx([float(n) for n in wanted_numbers], rel=1e-3, abs=1e-3)
 
 
-@pytest.fixture(scope="module")
-def pretend():
-    spec = importlib.util.spec_from_file_location("pretend", Path(__file__).parent / "pretend.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("name", pruners.names())
 def test_choices_are_the_same_on_a_device(name, pretend):
     """And nothing waits for it, but in the places that have to."""
@@ -308,6 +300,30 @@ def test_choices_are_the_same_on_a_device(name, pretend):
             for (_, pruner, told), (_, _, sent) in both[::5]:
                 same(inside(pruner, told), inside(pruner, sent))
         assert watch.waits == []
+
+
+def test_a_score_is_one_number_for_each_token_in_the_type_asked_for(monkeypatch):
+    pruner = pruners.make("fastv")
+    for dtype, wanted in ((None, torch.float32), (torch.float16, torch.float16)):
+        assert choose(pruner, drawn(pruner, 6, Debias()), dtype).scores[0].dtype == wanted
+    monkeypatch.setattr(Drawn, "attended", lambda view: torch.ones(3))
+    with pytest.raises(ValueError, match=r"expected \(25,\)"):
+        choose(pruner, drawn(pruner, 6, Debias()), None)
+
+
+def test_kernels_choose_where_a_method_takes_just_the_best_tokens(monkeypatch):
+    asked = []
+    best = SimpleNamespace(best=lambda raw, terms, count: asked.append(count) or (raw, torch.arange(count)))
+    monkeypatch.setattr("pruners.engine.choose.fuses", lambda device, tokens: tokens == TOTAL)
+    monkeypatch.setattr("pruners.engine.choose.kernels", lambda: best)
+    fastv, released = pruners.make("fastv"), Debias.paper("fastv", as_released=True).release
+    assert choose(fastv, drawn(fastv, 6, Debias()), None).kept.tolist() == list(range(6))
+    assert asked == [6]
+    choose(fastv, drawn(fastv, 6, Debias()), torch.float16)
+    choose(fastv, drawn(fastv, 6, Debias(release=released)), None)
+    grid = pruners.make("grid")  # which selects by itself
+    choose(grid, drawn(grid, 6, Debias()), None)
+    assert asked == [6]
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ def test_kernels_are_off_until_they_were_measured(monkeypatch):
     assert not attention.fuses(torch.device("cpu"), 10**6)
     monkeypatch.setattr(attention, "FASTER", {"NVIDIA X": 500})
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA X")
-    monkeypatch.setattr(attention, "find_spec", lambda name: name)
+    monkeypatch.setattr(attention, "find_spec", {"triton": "there"}.get)
     attention.least.cache_clear()
     assert [attention.fuses(gpu, tokens) for tokens in (499, 500)] == [False, True]
     assert not attention.fuses(torch.device("cpu"), 500)
@@ -179,15 +179,26 @@ def test_kernels_are_off_until_they_were_measured(monkeypatch):
 
 def test_kernels_that_cannot_run_are_refused(monkeypatch):
     monkeypatch.setattr(attention, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install 'attention-debiasing\[triton\]'"), attention.fusing():
+    with (
+        pytest.raises(ValueError, match=r"^the fused .* pip install 'attention-debiasing\[triton\]'$"),
+        attention.fusing(),
+    ):
         pass
-    monkeypatch.setattr(attention, "find_spec", lambda name: name)
+    assert attention.least.__wrapped__(torch.device("cuda", 0)) == float("inf")
+    monkeypatch.setattr(attention, "find_spec", {"triton": "there"}.get)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert attention.lacking() == ""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("TRITON_INTERPRET", "0")
-    with pytest.raises(ValueError, match="set TRITON_INTERPRET=1"), attention.fusing():
+    with pytest.raises(ValueError, match=r"^without a GPU .* set TRITON_INTERPRET=1$"), attention.fusing():
         pass
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    for numpy, said in (("2.10.1", "needs numpy below 2.4"), ("2.4.0", "needs numpy below 2.4"), ("2.3.5", "")):
-        monkeypatch.setattr(attention, "version", lambda name, numpy=numpy: numpy)
+    for numpy, said in (
+        ("2.4.0rc1", "needs numpy below 2.4"),
+        ("2.10.1", "needs numpy below 2.4"),
+        ("2.4.0", "needs numpy below 2.4"),
+        ("2.3.5", ""),
+    ):
+        monkeypatch.setattr(attention, "version", lambda name, numpy=numpy: {"numpy": numpy}[name])
         assert attention.lacking().endswith(said)
         assert bool(attention.lacking()) == bool(said)

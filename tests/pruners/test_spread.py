@@ -77,8 +77,10 @@ def test_a_segment_moves_with_all_it_holds():
     slots = torch.arange(4)
     tokens = Tokens(0, 0, Span(0, (2, 2)), slots, slots > 0, 0, 1, True, slots < 3, memo=slots)
     segment = Segment(0, 5, [[tokens]], [torch.tensor([4])], torch.ones(1, 5) > 0, torch.arange(5)[None])
+    segment.rotary, segment.mask = (slots, slots), (slots,)  # of this forward pass there, and made anew
     assert segment.on(torch.device("cpu")) is segment
     moved = segment.on(torch.device("meta"))
+    assert moved.rotary is moved.mask is None
     there = moved.images[0][0]
     held = [there.slots, there.own, there.whole, there.memo, *moved.text, moved.valid, moved.columns]
     assert {tensor.device.type for tensor in held} == {"meta"}

@@ -4,15 +4,13 @@ What is left are two reads of the prompt (its ids and its mask) before the model
 methods cannot do without; eval/speed/waits.py lists both, and holds a real GPU to the same lists.
 """
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 
 from debias import Debias, Padding, Trend
 from eval.speed import waits
 from pruners import cluster, cut, greedy, mis, regions, scores
+from pruners.engine import attention, masks
 from pruners.mis import MIS
 from pruners.suppression import Suppression
 
@@ -21,14 +19,6 @@ NEEDED = {
     method: [("_linalg_eigh" if method == "tokencarve" else "download", at)] for method, at in waits.NEEDED.items()
 }
 SIZES = set(waits.SIZES)  # read with the ids: how large the pictures are
-
-
-@pytest.fixture(scope="module")
-def pretend():
-    spec = importlib.util.spec_from_file_location("pretend", Path(__file__).parent / "pretend.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def answer(model, inputs, between=lambda: None, steps=2):
@@ -73,6 +63,10 @@ def far_calls():
         (MIS().graph, (rows, xy, labels)),
         (mis.independent, (edges | edges.T, some, 3)),
         (scores.entropy, (score,)),
+        (masks.segment_mask, ("eager", rows[None], some[None], n)),
+        (masks.segment_mask, ("sdpa", rows[None, :1], None, n, n + 2)),
+        (attention.allowed_columns, (place[:3], n, some)),
+        (attention.attended, (rows[None, :3], rows[None], 0.5, place[2:5], (place[:3] >= 0)[:, None] & some)),
     ]  # fmt: skip
 
 

@@ -138,6 +138,36 @@ def test_a_clock_counts_milliseconds_between_marks(monkeypatch):
     assert trace.ms == {"prefill": 0, "decode": 375.0, "steps": 2.0}
 
 
+class Event:
+    """As torch.cuda.Event, on streams that are numbers: of seconds."""
+
+    def __init__(self, enable_timing=False):
+        self.timed, self.at, self.waited = enable_timing, None, False
+
+    def record(self, stream):
+        self.at = stream
+
+    def synchronize(self):
+        self.waited = True
+
+    def elapsed_time(self, other):
+        assert self.timed
+        assert other.timed
+        assert other.waited
+        return (other.at - self.at) * 1000
+
+
+def test_a_clock_of_a_gpu_waits_when_it_is_read(monkeypatch):
+    now = iter([1.0, 1.25])
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: next(now))
+    clock, gpu = Clock(), torch.device("cuda")
+    clock.begin(gpu)
+    clock.end(gpu)
+    assert not clock.pairs[0][1].waited
+    assert clock.ms == [250.0]
+
+
 def test_cuts_that_cannot_be_are_refused():
     good = [Cut(2, 1), Cut(5, 1, also=(2, 4))]
     assert limits.checked(Cuts(*good), 6) == good
@@ -219,8 +249,8 @@ def test_a_cache_is_empty_until_something_was_read():
 
 
 def test_a_prompt_that_grows_by_a_token_is_warned_about(recwarn):
-    before = torch.tensor([[1, 2], [3, 4]])
-    other = torch.tensor([[1, 2, 9], [3, 5, 9]])
+    before = torch.tensor([[1, 2, 7], [3, 4, 8]])
+    other = torch.tensor([[1, 2, 7, 9], [3, 5, 8, 9]])
     for ids in (before, torch.cat([before, before], 1), other, torch.cat([before, before[:, :1]], 1)[:1]):
         limits.warn_anew(before, ids)
     limits.warn_anew(None, before)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from debias import Span
+from debias import Debias, Padding, Span
 from pruners.cut import Cut, Merged
-from pruners.engine import limits, sequence
-from pruners.engine.attention import allowed_columns, attended, attention_rows
+from pruners.engine import attention, limits, sequence
+from pruners.engine.attention import all_heads, allowed_columns, attended, attention_rows
 from pruners.engine.masks import KERNELS, segment_mask
 from pruners.engine.sequence import Choice, Segment
 from pruners.view import Tokens
@@ -23,7 +24,7 @@ def test_masks_show_what_came_before_and_is_no_padding():
     draw = random.Random(0)
     for _ in range(120):
         batch, seen = draw.choice([1, 2]), draw.randint(2, 7)
-        rows, known = draw.choice([1, seen]), draw.randint(1, seen)
+        rows, known = draw.choice([1, 2, seen]), draw.randint(1, seen)
         columns = draw.choice([None, seen, seen + 3])
         valid = torch.rand(batch, known) < 0.6 if draw.random() < 0.7 else None
         like = torch.zeros(batch, rows, 4, dtype=draw.choice([torch.float32, torch.float16]))
@@ -73,6 +74,53 @@ def test_attention_of_a_few_rows_is_a_softmax_over_what_they_may_see():
     for row, last in enumerate(at.tolist()):
         assert allowed_columns(at, 7, None)[row].tolist() == [j <= last for j in range(7)]
         assert allowed_columns(at, 7, valid)[row].tolist() == [j <= last and bool(valid[j]) for j in range(7)]
+
+
+class Mesh:
+    """A mesh of devices with tensor parallelism alone, or beside another kind."""
+
+    def __init__(self, ndim):
+        self.ndim = ndim
+
+    def __getitem__(self, name):
+        assert (self.ndim, name) == (2, "tp")
+        return Mesh(1)
+
+    def get_group(self):
+        assert self.ndim == 1
+        return "group"
+
+
+def test_heads_that_are_spread_come_together_in_order(monkeypatch):
+    def gathered(parts, own, group):
+        assert group == "group"
+        assert own.is_contiguous()
+        for number, part in enumerate(parts):
+            part.copy_(own + 10 * number)
+
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group: {"group": 2}[group])
+    monkeypatch.setattr(torch.distributed, "all_gather", gathered)
+    heads = torch.arange(6.0).view(3, 2).T
+    for mesh in (Mesh(1), Mesh(2)):
+        for size in (2, 3):
+            found = all_heads(heads, SimpleNamespace(_device_mesh=mesh, _tp_size=size))
+            assert torch.equal(found, torch.cat([heads, heads + 10]))
+        for model in (SimpleNamespace(_device_mesh=mesh), SimpleNamespace(_device_mesh=mesh, _tp_size=None)):
+            assert all_heads(heads, model) is heads
+        assert all_heads(heads, SimpleNamespace(_device_mesh=mesh, _tp_size=1)) is heads
+
+
+def test_fused_kernels_serve_where_they_are_asked_for(monkeypatch):
+    monkeypatch.setattr(attention, "lacking", lambda: "")
+    monkeypatch.setattr(attention, "import_module", lambda name: SimpleNamespace(name=name, attended=lambda *a: a))
+    attention.kernels.cache_clear()
+    given = torch.ones(2, 1, 4), torch.ones(2, 3, 4), 1.0, torch.tensor([0]), None, None
+    with attention.fusing():
+        assert attention.fuses(torch.device("cpu"), 1)
+        assert attention.kernels().name == "pruners.engine.fused"
+        assert attended(*given) == given
+    assert not attention.fuses(torch.device("cpu"), 1)
+    attention.kernels.cache_clear()
 
 
 # the sequence ---------------------------------------------------------------------------------------------------------
@@ -153,6 +201,89 @@ def test_what_goes_on_behind_a_cut_stands_in_its_old_order():
             segment = behind
 
 
+def test_nothing_of_it_waits_for_a_device(pretend):
+    draw = random.Random(4)
+
+    def made(segment, kept, send):
+        images = [[replace(tokens, slots=send(tokens.slots)) for tokens in row] for row in segment.images]
+        valid = None if segment.valid is None else send(segment.valid)
+        here = Segment(0, segment.length, images, [send(slots) for slots in segment.text], valid, cut=False)
+        choices = [[Choice(t, send(k)) for t, k in zip(*row, strict=True)] for row in zip(images, kept, strict=True)]
+        behind, columns = sequence.gather(here, choices, 2)
+        last = [[Choice(tokens, send(torch.tensor([0]))) for tokens in row] for row in behind.images]
+        again, _ = sequence.gather(behind, last, 4)
+        hidden = sequence.hide(here, choices, 3)
+        rows = [
+            slots for name in ("all", "text", "visual") for slots in sequence.query_rows(Cut(2, 1, rows=name), here)
+        ]
+        states = send(torch.arange(len(images) * segment.length * 2.0).view(len(images), -1, 2))
+        places = [segment.positions(step) for segment in (here, behind) for step in (0, 2)]
+        found = [columns, behind.valid, again.columns, hidden.valid, *rows, *places, sequence.take(states, columns)]
+        return [tensor for tensor in found if tensor is not None]
+
+    for count in (1, 3):
+        _, segment = prompt(draw, count)
+        kept = [[torch.tensor(sorted(draw.sample(range(4), 2))) for _ in row] for row in segment.images]
+        kept[-1][-1] = torch.tensor([1])
+        near = made(segment, kept, lambda tensor: tensor)
+        with pretend.watching() as watch:
+            far = made(segment, kept, lambda tensor: tensor.to(pretend.FAR, non_blocking=True))
+        assert watch.waits == []
+        assert all(torch.equal(a, b.here) for a, b in zip(near, far, strict=True))
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_a_prompt_is_read_as_the_model_got_it(beams, pretend):
+    for seed in range(6):
+        shown, wanted = prompt(random.Random(seed), 3)
+        spans = [[t.span for t in row] for row in wanted.images for _ in range(beams)]
+        places = [[t.slots for t in row] for row in wanted.images for _ in range(beams)]
+        real = None if wanted.valid is None else wanted.valid.repeat_interleave(beams, 0)
+        ids = torch.arange(3 * beams * 16).view(-1, 16)
+        padding = Debias(padding=Padding()) if seed else Debias()
+        near = sequence.first_segment(spans, places, real, ids, beams, padding, ids)
+        with pretend.watching() as watch:
+            far_ids = ids.to(pretend.FAR, non_blocking=True)
+            far = sequence.first_segment(spans, places, real, far_ids, beams, padding, ids)
+            moved = [*far.text, *([] if real is None else [far.valid])]
+            moved += [part for row in far.images for t in row for part in (t.slots, t.whole) if part is not None]
+        assert watch.waits == []
+        assert all(isinstance(tensor, pretend.Far) for tensor in moved)
+        assert (near.start, near.length, near.cut, near.columns) == (0, 16, False, None)
+        assert (near.valid is None) if real is None else torch.equal(near.valid, real)
+        for number, (text, row) in enumerate(zip(near.text, near.images, strict=True)):
+            marks, model = shown[number // beams], wanted.images[number // beams]
+            assert text.tolist() == [slot for slot, mark in enumerate(marks) if mark == "t"]
+            for tokens, like in zip(row, model, strict=True):
+                assert torch.equal(tokens.slots, like.slots)
+                assert (tokens.row, tokens.image, tokens.own) == (number, like.image, None)
+                assert (tokens.before, tokens.after, tokens.contiguous) == (like.before, like.after, True)
+                behind = [slot for slot, mark in enumerate(marks) if mark == "t" and slot > int(like.slots[-1])]
+                assert tokens.asked.tolist() == ids[number, behind].tolist()
+                assert (tokens.whole is None) == (padding.padding is None)
+                assert tokens.whole is None or tokens.whole.tolist() == tokens.on_host.tolist() == [True] * 4
+
+
+def test_a_prompt_must_not_end_with_what_may_leave():
+    ids, span = torch.zeros(2, 8).long(), Span(0, (1, 2))
+
+    def read(*slots, debias=None, text=None):
+        places = [[], [torch.tensor(slots)]]
+        return sequence.first_segment([[], [span]], places, None, ids, 1, debias or Debias(), text).images[1][0]
+
+    assert read(5, 6).after == 1
+    assert read(5, 6).asked is None
+    assert not read(4, 6).contiguous
+    assert read(2, 5).after == 2  # what stands between its tokens is not behind it
+    assert read(2, 5, text=ids).asked.tolist() == [0, 0]
+    with pytest.raises(limits.Unsupported, match="row 0 ends"):
+        sequence.first_segment([[span] * 2], [[torch.tensor([1, 2]), torch.tensor([6, 7])]], None, ids, 1, Debias())
+    with pytest.raises(limits.Unsupported, match="row 1 ends with a picture or clip"):
+        read(6, 7)
+    late = Debias(release=SimpleNamespace(late=1))
+    assert read(4, 5, debias=late).slots.tolist() == [5, 6]
+
+
 def test_what_is_hidden_stays_where_it_is():
     draw = random.Random(2)
     for _ in range(20):
@@ -214,12 +345,13 @@ def test_padding_of_a_prompt_is_read_from_any_mask():
     wanted = plain.bool().tolist()
     for mask in (plain, plain.bool(), {"full_attention": plain}):
         assert sequence.real_columns(mask, 3).tolist() == wanted
-    seen = torch.zeros(2, 1, 3, 5).masked_fill(torch.nn.functional.pad(plain, (0, 2))[:, None, None] == 0, -1e9)
+    later = torch.ones(3, 5).triu(1) + (torch.nn.functional.pad(plain, (0, 2)) == 0)[:, None, None]
+    seen = -1e9 * later
     assert sequence.real_columns(seen, 3).tolist() == wanted
     assert sequence.real_columns(seen == 0, 3).tolist() == wanted
     for mask in (None, torch.ones(2, 3).long(), {"full_attention": None}, {}):
         assert sequence.real_columns(mask, 3) is None
-    for right in ([[1, 1, 0]], [[1, 0, 1]], [[1, 1, 1], [0, 1, 0]]):
+    for right in ([[1, 1, 0]], [[1, 0, 1]], [[1, 1, 1], [0, 1, 0]], [[1, 1, 1], [0, 0, 0]]):
         with pytest.raises(limits.Unsupported, match="padding must be on the left"):
             sequence.real_columns(torch.tensor(right), 3)
 
