@@ -63,6 +63,8 @@ class SpeedSettings:
             raise ValueError(
                 f"--ragged {self.ragged}: a row has {BEFORE} tokens before its picture, and can lack no more"
             )
+        if self.compiled and self.decode < 2:
+            raise ValueError(f"--decode {self.decode}: a step is told from the prefill by answers of at least 2 tokens")
         if self.memory and self.shared_layers:
             raise ValueError("--memory would measure the shared weights: leave --shared-layers out")
 

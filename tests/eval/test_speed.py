@@ -251,3 +251,8 @@ def test_the_script_asks_for_what_there_is(tmp_path):
         == sum(bool(args.precision) for args in runs)
         == 1
     )
+
+
+def test_an_answer_too_short_to_tell_a_step_is_refused_before_a_model_is_built():
+    with pytest.raises(ValueError, match="--decode 1: a step is told from the prefill"):
+        SpeedSettings(compiled=True, decode=1)
