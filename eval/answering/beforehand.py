@@ -12,17 +12,15 @@ from eval.answering import early, trends
 from eval.answering.checkpoints import config_of
 from eval.settings import Settings
 from pruners import Pruner
-from pruners.engine.limits import checked, refuse_reading, refuse_sinks
+from pruners.engine.limits import checked, refuse_sinks
 from pruners.engine.prefix import check_shared
 
 
 def check(settings: Settings, pruner: Pruner, model: str) -> None:
-    """ValueError for a reading, a layer or a sharing of layers that the method or the model does not have."""
-    padding, reading = trends.padded(settings.padding), trends.READINGS.get(settings.trend)
+    """ValueError for a padding rule, a layer or a sharing of layers that the method or the model does not have."""
+    padding = trends.padded(settings.padding)
     if padding is not None:
         refuse_sinks(Debias(padding=padding), pruner.cuts(32))
-    if reading is not None or settings.trend in trends.BLANKS:
-        refuse_reading(Debias(reading=reading), pruner)
     depth = early.depth_of(model)
     cuts(pruner, depth)
     if settings.share_prefix:

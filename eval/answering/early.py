@@ -4,6 +4,7 @@ loaded, in one sentence, and before a folder is made."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,11 @@ def check_readings(settings: Settings) -> None:
     check_trend(settings.trend)
     if settings.trend in MEASURED and (settings.backend == "fork" or settings.as_released):
         raise ValueError(f"--trend {settings.trend} measures attention in another way, {own}")
+    if settings.trend == "unrotated" and settings.fields.get("mode") == "mask":
+        raise ValueError(
+            "--mode mask ranks again at every step, from keys that are rotated already: scores before the rotary "
+            "embedding need mode='gather'"
+        )
 
 
 def check_trend(trend: str) -> None:
@@ -159,7 +165,10 @@ def check_model(settings: Settings, media: str, model: str) -> None:
     """ValueError for a checkpoint that is not there or not whole, or that does not have what is asked of it."""
     config, depth, name = config_of(model), depth_of(model), Path(model).name
     films = declared("trend_media").get(kind_of(config)) == "video"
-    for layer in (settings.fields.get("layer"), *(settings.fields.get("layers") or ())):
+    several = tuple(settings.fields.get("layers") or ())
+    if any(after <= before for before, after in pairwise(several)):
+        raise ValueError(f"--layers {' '.join(map(str, several))}: layers must ascend")
+    for layer in (settings.fields.get("layer"), *several):
         if layer is not None and not 0 <= layer < depth:
             raise ValueError(f"cannot cut before layer {layer}: {name} has layers 0 to {depth - 1}")
     # The budget of a clip is not that of a picture.

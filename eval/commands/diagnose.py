@@ -58,6 +58,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(
             f"--limit {args.limit}: half of the pictures fit the trend, the others measure; give at least {FEWEST}"
         )
+    early.check_keep(int(args.keep) if args.keep >= 1 else args.keep)
     if args.layers is not None and args.model not in (SMOL, BARE):  # these two are put together later
         early.layers_named(args.layers, early.depth_of(args.model or str(EMBEDDED["video" if args.video else "image"])))
 

@@ -68,7 +68,8 @@ def results(
         order = [sample.key for sample in samples]
         rows = {arm: folder.rows(name, arm, order) for arm in folder.arms(name)}
         arms = {arm: scored(benchmark, samples, answers, arm, judge) for arm, answers in rows.items()}
-        out.append(without(Scored(benchmark, samples, arms), ungraded(arms.values()), judge))
+        if arms:
+            out.append(without(Scored(benchmark, samples, arms), ungraded(arms.values()), judge))
     return out
 
 

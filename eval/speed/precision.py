@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from debias.names import one_of
 from eval import benchmarks
 from eval.embedded import EMBEDDED, data_of, named
 from eval.reading.images import open_image
@@ -28,13 +27,12 @@ from pruners import make
 from pruners.budget import REFERENCE_TOKENS
 from pruners.models import Request, adapter
 
-KINDS = ("bfloat16", "float16", "8bit", "4bit")
 ARMS = ("none", "both")
 Kept = list[tuple[list[set[int]], int]]  # by prompt: the tokens kept at each cut, and the first token of the answer
 
 
 def report(asked: SpeedSettings, device: torch.device) -> dict[str, Any]:
-    kinds = [one_of("precision", kind, KINDS) for kind in asked.precision]
+    kinds = asked.precision
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         for name, path, batches in subjects(asked, Path(scratch)):

@@ -15,6 +15,7 @@ from pruners import catalogue
 from pruners.models.kernels import known_kernel
 
 DTYPES = ("float32", "float16", "bfloat16")
+PRECISIONS = ("bfloat16", "float16", "8bit", "4bit")  # that kept tokens are compared in
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class SpeedSettings:
         self._set("shape", self.shape or ("llava-1.5-7b" if self.debias else "small"))
         one_of("shape", self.shape, list(SHAPES))
         one_of("dtype", self.dtype or DTYPES[0], DTYPES)
+        for kind in self.precision:
+            one_of("precision", kind, PRECISIONS)
         for kernel in self.attention:
             known_kernel(kernel)
         if self.device == "auto":

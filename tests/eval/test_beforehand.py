@@ -110,6 +110,11 @@ fit --method random
 study nope
 diagnose --layers 99
 diagnose --limit 3
+diagnose --keep -1
+diagnose --keep 0
+run --method pyramiddrop --layers 5 3 1
+run --trend unrotated --mode mask
+speed --precision int3
 score nope --answers x.jsonl
 score pope --answers nothing.jsonl
 compare /nowhere

@@ -44,6 +44,14 @@ def test_it_opens_in_silence_and_fetches_nothing(browser, page):
     assert browser["[...document.querySelectorAll('.figures img')].every(i => i.naturalWidth > 100)"]
 
 
+def test_the_summary_fits_a_phone(browser):
+    widths = "(e => [e.scrollWidth, e.clientWidth])(document.querySelector('#summary .scroll'))"
+    assert browser["innerWidth"] < 600
+    needed, there = browser[widths]
+    assert needed <= there
+    assert browser["document.documentElement.scrollWidth <= innerWidth"]
+
+
 def test_filters(browser):
     count = "[...document.querySelectorAll('.card')].filter(c => !c.hidden).length"
     assert browser[count] == 12

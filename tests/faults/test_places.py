@@ -97,6 +97,15 @@ def test_only_regular_files_are_replaced(command, answered, world, tmp_path, cap
     assert stat.S_ISFIFO(out.stat().st_mode)
 
 
+def test_a_run_without_an_answer_is_named(answered, tmp_path, capsys):
+    folder = shutil.copytree(answered.path, tmp_path / "run")
+    for path in folder.glob("*/*.jsonl"):
+        path.unlink()
+    for command in ("report", "compare"):
+        assert main([command, str(folder)]) == 1
+        assert f"{folder} holds no scored rows" in capsys.readouterr().err
+
+
 def test_an_export_leaves_a_device_a_device(world, tmp_path):
     from eval import benchmarks
     from eval.commands.export import export
