@@ -112,6 +112,8 @@ def checked(command, whole):
                 return None  # the release's
             assert importlib.util.find_spec(module), f"no module {module}"
             source = Path(importlib.util.find_spec(module).origin).read_text(encoding="utf-8")
+            if "learning.command(" in source:  # which adds the flags that every training command has
+                source += (ROOT / "tiny" / "learning.py").read_text(encoding="utf-8")
             return has_flags(rest, source, module)
     if program == "debias":
         return typed(rest, whole)

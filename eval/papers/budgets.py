@@ -52,8 +52,7 @@ def budgets(task: Task) -> list[Table]:
         for name, difference in gaps.items():
             drawn.setdefault(name, {}).setdefault(run.keep, {})[run.method] = difference
         shown = [signed(interval(gaps[name])) if name in gaps else None for name in COMPARED]
-        if compared[run.method, run.keep].differs:
-            shown[0] = f"{shown[0]} {MARK}"
+        shown.insert(1, MARK if compared[run.method, run.keep].differs else "")
         rows.append([run.method, run.keep, points["none"][1], *(means.get(arm) for arm in ARMS), *shown])
     runs = {folder.path: (folder.info(), scored) for _, folder, scored in loaded}
     of = task.artefact.runs[-1].of
@@ -79,7 +78,7 @@ COMPARED = {
     "none-grid": "none - grid",
     "debiased-grid": "debiased - grid",
 }
-HEAD = ["method", "budget", "tokens", *ARMS, *COMPARED.values()]
+HEAD = ["method", "budget", "tokens", *ARMS, "debiased - none", "", *list(COMPARED.values())[1:]]
 
 
 def debiasing(scored: Sequence[Scored], draws: int) -> Contrast:
