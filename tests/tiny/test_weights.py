@@ -42,10 +42,11 @@ def said(probe, sample) -> list[str]:
     return [text for k in range(0, len(sample), 32) for text in probe.answers(sample[k : k + 32])]
 
 
-def test_smol_brings_a_trend_of_every_method_that_can_divide_by_one():
-    found = trends.load(ASSETS / "smol-llava" / "trends.toml")
+@pytest.mark.parametrize(("folder", "world"), [("smol-llava", "world of smol"), ("tiny-llava", "tiny world")])
+def test_a_model_brings_a_trend_of_every_method_that_can_divide_by_one(folder, world):
+    found = trends.load(ASSETS / folder / "trends.toml")
     assert {one["method"] for one in found} == {name for name in catalogue.names() if "trend" in catalogue.arms(name)}
-    assert {one["data"] for one in found} == {"world of smol, held-out half"}
+    assert {one["data"] for one in found} == {f"{world}, held-out half"}
 
 
 def test_folders_are_small_and_hold_no_pickle():
