@@ -65,7 +65,7 @@ def lowest(session: nox.Session) -> None:
 @nox.session(python="3.12")
 def floor(session: nox.Session) -> None:
     """Exactly the versions of requirements-floor.txt; writes tests/floor.txt."""
-    tests(session, ("tests/debias", "tests/pruners", "tests/eval/test_gpu.py"), "-r", "requirements-floor.txt")
+    tests(session, ("tests/debias", "tests/pruners", "tests/eval/speed/test_gpu.py"), "-r", "requirements-floor.txt")
     session.run("python", "tests/test_floor.py", env={"PYTHONPATH": "."})
 
 

@@ -111,10 +111,9 @@ def checked(command, whole):
             if module.startswith("PyramidDrop"):
                 return None  # the release's
             assert importlib.util.find_spec(module), f"no module {module}"
-            source = Path(importlib.util.find_spec(module).origin).read_text(encoding="utf-8")
-            if "learning.command(" in source:  # which adds the flags that every training command has
-                source += (ROOT / "tiny" / "learning.py").read_text(encoding="utf-8")
-            return has_flags(rest, source, module)
+            source = source_of(module)
+            shared = re.findall(r"^from (tiny\.[\w.]+) import", source, re.M)  # may define some of its flags
+            return has_flags(rest, "\n".join([source, *map(source_of, shared)]), module)
     if program == "debias":
         return typed(rest, whole)
     if program in ("bash", "sbatch"):
@@ -165,6 +164,10 @@ def typed(words, whole):
         assert not arm or arm == "unpruned" or names.arm(arm)
     for benchmark in (given.get("benchmarks") or "").split(","):
         assert not benchmark or names.benchmark(benchmark)
+
+
+def source_of(module):
+    return Path(importlib.util.find_spec(module).origin).read_text(encoding="utf-8")
 
 
 def has_flags(words, source, name):

@@ -46,7 +46,7 @@ from trials import Collected  # noqa: E402
 # What is tested, and by which tests.
 SCORERS = {
     "normalise": "scoring", "box": "scoring", "statistics": "scoring", "judge": "scoring",
-    "score": "commands", "fields": "commands", "read": "reading", "sample": "",
+    "score": "commands", "fields": "", "read": "reading", "sample": "",
 }  # fmt: skip
 GROUPS = {
     "debias": (["debias/*.py"], ["tests/debias"]),
@@ -54,10 +54,11 @@ GROUPS = {
         ["pruners/**/*.py"],
         ["tests/pruners", "tests/faults/test_models.py", "tests/faults/test_media.py", "tests/test_readme.py"],
     ),
-    "benchmarks": (["eval/benchmarks/*.py"], ["tests/eval/benchmarks", "tests/eval/test_score.py"]),
+    "benchmarks": (["eval/benchmarks/*.py"], ["tests/eval/benchmarks", "tests/eval/scoring/test_score.py"]),
     "scorers": (
         [f"eval/{room}/{name}.py".replace("//", "/") for name, room in SCORERS.items()],
-        ["tests/eval/benchmarks", *(f"tests/eval/test_{name}.py" for name in (*SCORERS, "judge_parts")),
+        ["tests/eval/benchmarks", "tests/eval/scoring", "tests/eval/reading/test_fields.py",
+         "tests/eval/reading/test_read.py", "tests/eval/reading/test_sample.py",
          "tests/faults/test_parsers.py", "tests/faults/test_large.py", "tests/faults/test_judges.py"],
     ),
 }  # fmt: skip

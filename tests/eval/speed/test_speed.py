@@ -236,7 +236,7 @@ def test_the_script_asks_for_what_there_is(tmp_path):
         f'#!/bin/sh\ncase "$*" in "-m eval speed "*) echo "$@" >> {asked};; *) exec {sys.executable} "$@";; esac\n'
     )
     python.chmod(0o755)
-    path = Path(__file__).parents[2] / "scripts" / "speed.sh"
+    path = Path(__file__).parents[3] / "scripts" / "speed.sh"
     subprocess.run(["bash", str(path), str(tmp_path)], env={**os.environ, "DEBIAS_PYTHON": str(python)}, check=True)
     parser = argparse.ArgumentParser()
     speed.arguments(parser)

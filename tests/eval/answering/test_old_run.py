@@ -17,7 +17,7 @@ from eval.cli import main
 from eval.comparing.results import results
 from tiny.benchmarks import ensure
 
-KEPT = Path(__file__).with_name("old_run")
+KEPT = Path(__file__).parents[1] / "old_run"
 
 
 @pytest.fixture

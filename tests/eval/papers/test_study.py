@@ -12,7 +12,7 @@ import pytest
 from eval.papers import study
 from eval.papers.study import Comparison
 
-PLAN = Path(__file__).parents[2] / "assets" / "studies" / "smol.toml"
+PLAN = Path(__file__).parents[3] / "assets" / "studies" / "smol.toml"
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 
 

@@ -14,7 +14,7 @@ from eval.answering.resolved import Resolved
 from pruners import find, names
 from pruners.models import family
 
-SCRIPTS = Path(__file__).parent.parent.parent / "scripts"
+SCRIPTS = Path(__file__).parent.parent.parent.parent / "scripts"
 METHODS = {{"pyramiddrop": "pdrop"}.get(name, name): name for name in names()} | {"all": "all"}
 
 

@@ -26,7 +26,7 @@ from eval.speed.shapes import SHAPES
 from eval.tables import visible
 from pruners import names
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MACHINE = {"device": "NVIDIA X", "cuda": "13.0", "torch": "2", "transformers": "5", "python": "3", "commit": "abc",
            "date": "2026-01-01"}  # fmt: skip
 DONE = {"name": "tests", "command": "python -m pytest", "seconds": 2.0, "result": {"said": ["3 passed in 1 s"]}}

@@ -11,7 +11,7 @@ import pytest
 from eval.cli import main
 from tiny.benchmarks import ensure
 
-KEPT = Path(__file__).with_name("old_run")
+KEPT = Path(__file__).parents[1] / "old_run"
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent.parent
 SRUN = """#!/usr/bin/env bash
 # srun: two tasks, the flags of srun itself left out; status: that of the worst one
 [ "$1" = --kill-on-bad-exit=0 ] || exit 99

@@ -8,7 +8,7 @@ import pytest
 
 from eval.answering import heap
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent.parent
 FAULTS = """
 import resource, sys
 import torch

@@ -14,7 +14,7 @@ import pytest
 from eval.answering.store import Folder, read
 from eval.cli import main
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent.parent
 pytestmark = pytest.mark.long
 BATCH = 2
 

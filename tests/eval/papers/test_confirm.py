@@ -16,7 +16,7 @@ from eval.papers import study
 from eval.papers.confirm import Begun, may_confirm
 from eval.settings import Settings
 
-PLAN = Path(__file__).parents[2] / "assets" / "studies" / "smol.toml"
+PLAN = Path(__file__).parents[3] / "assets" / "studies" / "smol.toml"
 
 
 @pytest.fixture(scope="module")
