@@ -71,7 +71,7 @@ class Prefix:
         if number == 0:
             valid = state.segments[0].valid
             if valid is None:
-                valid = torch.ones(entering.shape[:2], dtype=torch.bool, device=entering.device)
+                valid = entering.new_ones(entering.shape[:2], dtype=torch.bool)
             wanted = [
                 state.decoder,
                 state.cuts[0].layer,
@@ -88,7 +88,6 @@ class Prefix:
             else:
                 self.forget()
                 self.wanted = wanted
-        last = number == state.cuts[0].layer - 1
         if not self.replaying:
             out = layer(*args, **kwargs)
             held = state.cache.layers[number]
@@ -106,8 +105,6 @@ class Prefix:
             }
             record(number, state.layers[number].self_attn, (), seen)
         self.reused += 1
-        if not last:
-            return (entering,) if isinstance(self.hidden, tuple) else entering
         if isinstance(self.hidden, tuple):
             return tuple(map(self._chosen, self.hidden))
         return self._chosen(self.hidden)
@@ -115,7 +112,7 @@ class Prefix:
     def _chosen(self, part: Any) -> Any:
         """The rows that are replayed, of a tensor that has rows."""
         rows = self.chosen
-        if rows is None or not isinstance(part, Tensor) or len(part) == 1:
+        if rows is None or not isinstance(part, Tensor):
             return part
         return part.index_select(0, rows.to(part.device)) if int(rows.max()) < len(part) else part
 
@@ -131,12 +128,10 @@ def check_shared(pruner: Method, layers: int, tower: int = 24) -> None:
 
 def same(before: Sequence[Any], now: Sequence[Any]) -> bool:
     """Whether two lists hold equal tensors and equal or identical other things."""
-    if len(before) != len(now):
-        return False
-    for a, b in zip(before, now, strict=True):
-        if isinstance(a, Tensor) and isinstance(b, Tensor):
-            if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device or not torch.equal(a, b):
-                return False
-        elif isinstance(a, Tensor) or isinstance(b, Tensor) or (a is not b and a != b):
-            return False
-    return True
+    return len(before) == len(now) and all(map(_alike, before, now))
+
+
+def _alike(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+    return not isinstance(a, Tensor) and not isinstance(b, Tensor) and (a is b or bool(a == b))

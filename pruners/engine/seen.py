@@ -45,10 +45,8 @@ def patches(adapter: Adapter, attn: Callable[[int], Any], seen: Seen, start: int
     attn: the attention of a layer of the tower.
     """
     parts = [_view(adapter, attn, *part) for part in _rows(adapter, seen, start, span)]
-    if adapter.opens == "tokens":
-        return parts[0]
     shown = adapter.shows(span)
-    if len(parts) == 1 and not bool((shown < 0).any()) and torch.equal(shown, torch.arange(len(shown))):
+    if len(parts) == 1 and torch.equal(shown, torch.arange(len(shown))):
         return parts[0]
     return adapter.blended(joined(parts, shown), span)
 
@@ -102,7 +100,7 @@ def received(query: Tensor, key: Tensor, scale: float) -> Tensor:
     """[h, n] the mean weight that the queries [h, q, c] put on each key [h, n, c]; not all weights at once."""
     at_once = max(1, ROOM // (key.shape[0] * key.shape[1]))
     turned = key.float().transpose(1, 2)
-    total = key.new_zeros(key.shape[:2], dtype=torch.float32)
+    total = key.new_zeros(key.shape[:2])
     for part in query.split(at_once, 1):
         total = total + (part.float() @ turned * scale).softmax(-1).sum(1)
     return total / query.shape[1]

@@ -38,11 +38,11 @@ def test_a_prefix_serves_what_is_equal_to_the_last_number():
     assert same([a, 1, module, (2,)], [a.clone(), 1, module, (2,)])
     assert same([], [])
     for other in (a.double(), a[:3], a.index_fill(0, torch.tensor([2]), 9.0), a.to("meta"), None, 1):
-        assert not same([a], [other])
-        assert not same([other], [a])
-    assert not same([1, a], [1])
-    assert not same([1], [2])
-    assert not same([module], [object()])
+        assert same([a], [other]) is False
+        assert same([other], [a]) is False
+    assert same([1, a], [1]) is False
+    assert same([1], [2]) is False
+    assert same([module], [object()]) is False
 
 
 def test_a_prefix_hands_on_the_rows_that_are_asked_for():
@@ -53,6 +53,37 @@ def test_a_prefix_hands_on_the_rows_that_are_asked_for():
     assert prefix._chosen(part[:1]).tolist() == part[:1].tolist()  # one row for all
     assert torch.equal(prefix._chosen(part[:2]), part[:2])  # another batch, which has no such row
     assert prefix._chosen("word") == "word"
+
+
+@pytest.mark.parametrize("tupled", [False, True])  # what a layer returns, in some versions
+def test_a_row_of_a_padded_batch_is_replayed_by_itself(tupled):
+    prefix, decoder, ran, filled = Prefix(), object(), [], []
+    states, tables = torch.arange(12.0).view(2, 3, 2), (torch.ones(1, 3, 2), torch.zeros(1, 3, 2))
+
+    def run(rows, valid):
+        held = SimpleNamespace(keys=None, values=None)
+        cache = SimpleNamespace(layers=[held], update=lambda *given: filled.append(given))
+        segment, cuts = SimpleNamespace(valid=valid), [Cut(1, 1)]
+        state = SimpleNamespace(step=0, segments=[segment], cache=cache, decoder=decoder, cuts=cuts, length=3)
+
+        def layer(hidden, **kwargs):
+            ran.append(rows)
+            held.keys, held.values = hidden[:, None], -hidden[:, None]
+            return (2 * hidden, None) if tupled else 2 * hidden
+
+        prefix.rows = torch.tensor(rows)
+        out = prefix._layer(state, print, 0, layer, states[rows], position_embeddings=tables)
+        assert torch.equal(out[0] if tupled else out, 2 * states[rows])
+
+    run([0, 1], torch.tensor([[False, True, True], [True, True, True]]))
+    run([1], None)  # all of it is real, as it was in the batch
+    assert ran == [[0, 1]]
+    keys, values, number = filled[0]
+    assert torch.equal(keys, states[[1], None])
+    assert torch.equal(values, -keys)
+    assert (number, prefix.reused) == (0, 1)
+    run([0], None)  # there it was padded
+    assert ran == [[0, 1], [0]]
 
 
 def test_arms_that_have_no_layer_in_common_are_named():
