@@ -325,7 +325,7 @@ def test_only_benchmarks_that_the_artefact_has(capsys):
 
 def test_data_that_lacks_everything_and_unknown_names(capsys, tmp_path):
     code, _, err = run(capsys, "main", "--data", str(tmp_path))
-    assert code == 1
+    assert code == 2
     assert "holds none of the benchmarks" in err
     assert run(capsys, "mian")[2].count("did you mean main") == 1
     assert run(capsys)[0] == 1
