@@ -203,9 +203,7 @@ class Idefics3(Adapter):
 
     def collate(self, name: str, parts: list[Tensor]) -> Tensor:
         """Pictures have different numbers of tiles; the model drops the empty tiles behind them."""
-        if name == "pixel_values":
-            return torch.nn.utils.rnn.pad_sequence([part[0] for part in parts], batch_first=True)
-        return super().collate(name, parts)
+        return torch.nn.utils.rnn.pad_sequence([part[0] for part in parts], batch_first=True)
 
 
 def lanczos(image: Image.Image, size: Size) -> Image.Image:

@@ -119,6 +119,6 @@ def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 def normalised(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """[3, height, width] float32: 0..255 -> 0..1, minus mean, over standard deviation."""
-    pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / np.float32(255)
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
     pixels = (pixels - np.asarray(mean, dtype=np.float32)) / np.asarray(std, dtype=np.float32)
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))

@@ -128,7 +128,7 @@ class InternVL(Adapter):
         if span.size is None:
             warnings.warn("how InternVL's tiles lie is told by the pictures' sizes; pass sizes=[...]", stacklevel=2)
             return xy, view
-        columns, _ = closest(span.size, [(n, tiles // n) for n in range(1, tiles + 1) if tiles % n == 0])
+        columns, _ = closest(span.size, [(n, tiles // n) for n in range(1, span.frames) if tiles % n == 0])
         corner = torch.stack([view % columns, view // columns], -1) * self.side
         thumbnail = view == tiles
         return torch.where(thumbnail[:, None], xy, xy + corner), thumbnail.long()

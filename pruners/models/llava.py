@@ -38,7 +38,7 @@ class Llava(Adapter):
     @property
     def conversations(self) -> tuple[str, ...]:
         """A language model that chats in ChatML keeps to it, whatever tower was put before it."""
-        chats = str(getattr(self.tokenizer, "chat_template", None) or "")
+        chats = str(getattr(self.tokenizer, "chat_template", None))
         return ("chatml",) if "<|im_start|>" in chats else super().conversations
 
     @property

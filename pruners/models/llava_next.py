@@ -21,6 +21,7 @@ from debias.padding import canvas_fraction
 from pruners.models import images
 from pruners.models.base import Features, Opens
 from pruners.models.canvas import Canvas, grid
+from pruners.models.finding import shared
 from pruners.models.llava import Llava
 from pruners.models.request import Shown, Size
 
@@ -99,11 +100,12 @@ class LlavaNext(Llava):
     def tiled(self, span: Span, xy: Tensor, view: Tensor) -> Tensor:
         """Which patch lies at each place: they are laid end to end tile by tile, tokens row by row of the canvas."""
         assert span.size is not None
-        side = self.side
-        tiles = fitted(span.size, self.canvases).canvas[0] // int(self.model.config.vision_config.image_size)
-        tile = torch.where(view == 0, 0, 1 + xy[:, 1] // side * tiles + xy[:, 0] // side)
-        patch = tile * side**2 + xy[:, 1] % side * side + xy[:, 0] % side
-        return patch.masked_fill(xy[:, 0] < 0, -1)
+        side, (x, y) = self.side, xy.unbind(-1)
+        across, _ = fitted(span.size, self.canvases).canvas
+        tiles = across // int(self.model.config.vision_config.image_size)
+        tile = torch.where(view == 0, 0, 1 + y // side * tiles + x // side)
+        patch = tile * side**2 + y % side * side + x % side
+        return patch.masked_fill(x < 0, -1)
 
     def layout(self, size: Size, told: Size) -> Layout:
         """Of a picture of `size`; `told` is the size that the model was given."""
@@ -114,9 +116,8 @@ class LlavaNext(Llava):
         ids, token = inputs["input_ids"], int(self.model.config.image_token_id)
         given = inputs.get("image_sizes")
         told = [(int(width), int(height)) for height, width in given.tolist()] if given is not None else []
-        beams = max(len(told) // len(sizes), 1) if sizes else 1
-        real = [(sizes[number // beams] if sizes else None) or size for number, size in enumerate(told)]
-        laid = [self.layout(*pair) for pair in zip(real, told, strict=True)]
+        real = [known or size for size, (known,) in zip(told, shared([[size] for size in told], sizes), strict=True)]
+        laid = [*map(self.layout, real, told)]
         rows: list[list[Span]] = [[] for _ in ids]
         for row, image, places in deal(ids, token, [len(picture.newline) for picture in laid]):
             picture = laid[image]
@@ -128,7 +129,6 @@ class LlavaNext(Llava):
                     size=real[image],
                     fraction=picture.fraction,
                     special=picture.newline,
-                    length=len(picture.newline),
                 )
             )
         return rows

@@ -142,9 +142,9 @@ class LlavaOnevision(LlavaNext):
         if clips is not None:
             frames, side = int(clips.shape[1]), self.half
             end = torch.arange(frames * side**2 + 1) == frames * side**2
-            for row, line in zip(rows, ids, strict=True):
+            for number, line in enumerate(ids):
                 starts = split(line, int(config.video_token_id), len(end))
-                row += [Span(start, (side, side), frames=frames, special=end) for start in starts]
+                rows[number] += [Span(start, (side, side), frames=frames, special=end) for start in starts]
         return [sorted(row, key=lambda span: span.start) for row in rows]
 
     def places(self, span: Span) -> tuple[Tensor, Tensor]:
@@ -209,7 +209,7 @@ def less(states: Tensor, base: int, whole: tuple[int, int], size: tuple[int, int
 
 def allowed(ratio: str) -> int:
     """9 of "anyres_max_9"."""
-    return int(ratio.rsplit("_", 1)[-1])
+    return int(ratio.rpartition("_")[2])
 
 
 def limit(rows: int, columns: int, side: int, most: int) -> tuple[int, int]:

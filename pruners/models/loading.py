@@ -196,8 +196,6 @@ def in_parts(load: Callable[[], Any], dtype: torch.dtype) -> Any:
     model = load()
     del living
     deepspeed.initialize(model=model, config_params=settings)
-    held, whole = (
-        sum(sizes) for sizes in zip(*((w.ds_tensor.numel(), w.ds_numel) for w in model.parameters()), strict=True)
-    )
+    held, whole = (sum(map(size, model.parameters())) for size in (lambda w: w.ds_tensor.numel(), lambda w: w.ds_numel))
     log.info("this process holds %s of %s weights", f"{held:,}", f"{whole:,}")
     return model

@@ -73,10 +73,10 @@ class DeepStack:
     def take(self, decoder: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         self.features = list(kwargs.get("deepstack_visual_embeds") or ())
         self.where = kwargs.get("visual_pos_masks")
-        return args, {**kwargs, "deepstack_visual_embeds": None, "visual_pos_masks": None}
+        return args, {**kwargs, "deepstack_visual_embeds": None}
 
     def add(self, number: int, layer: Any, args: Any, output: Any) -> Any:
-        if number >= len(self.features) or self.where is None:
+        if self.where is None:  # no picture is shown
             return None
         spread = output.new_zeros(*self.where.shape, output.shape[-1])
         spread.masked_scatter_(  # unlike writing by a mask, this never asks the device how many there are

@@ -40,7 +40,7 @@ class SmolVLM(Idefics3):
         """A clip stands in front of the question; the space before it is the first of its own words."""
         if request.video is None or VIDEO in request.text:
             return super().prompt(request)
-        return super().prompt(replace(request, text=VIDEO + request.text)).replace(f" {VIDEO}", VIDEO, 1)
+        return super().prompt(replace(request, text=VIDEO + request.text)).replace(f" {VIDEO}", VIDEO)
 
     def clip(self, frames: Sequence[Image.Image]) -> Shown:
         edge = int(self.setting("max_image_size")["longest_edge"])

@@ -47,14 +47,13 @@ class VideoLlava(Llava):
         config, grid, clips = self.model.config, (self.side, self.side), inputs.get("pixel_values_videos")
         patches = self.side**2
         frames = int(clips.shape[1]) if clips is not None else int(config.video_seq_length) // (1 + patches)
-        special = torch.zeros(frames, 1 + patches, dtype=torch.bool)
-        special[:, 0] = True
+        special = torch.arange(frames * (1 + patches)) % (1 + patches) == 0
         rows: list[list[Span]] = []
         for ids in inputs["input_ids"]:
             pictures = split(ids, int(config.image_token_id), patches)
-            films = split(ids, int(config.video_token_id), special.numel())
+            films = split(ids, int(config.video_token_id), len(special))
             spans = [Span(start, grid) for start in pictures]
-            spans += [Span(start, grid, frames=frames, special=special.flatten()) for start in films]
+            spans += [Span(start, grid, frames=frames, special=special) for start in films]
             rows.append(sorted(spans, key=lambda span: span.start))
         known = shared([[span.start for span in row] for row in rows], sizes)
         return [
@@ -93,6 +92,6 @@ class VideoLlava(Llava):
         width, height = frame.size
         short = min(width, height)
         size = (height * edge // short, width * edge // short)
-        scaled = torch.nn.functional.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0]
+        scaled = torch.nn.functional.interpolate(pixels[None], size=size, mode="bilinear")[0]
         top, left = round((size[0] - edge) / 2), round((size[1] - edge) / 2)
         return scaled[:, top : top + edge, left : left + edge]

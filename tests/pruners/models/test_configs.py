@@ -142,7 +142,7 @@ def test_cells_share_out_a_picture_that_keeps_its_shape(name, size, builders):
     assert len(whole.cells) == side**2
 
 
-@pytest.mark.parametrize("size", [(90, 50), (40, 80), (300, 64)])
+@pytest.mark.parametrize("size", [(90, 50), (41, 80), (300, 64)])
 @pytest.mark.parametrize("pinpoints", [None, [[168, 168]], [[84, 252]]])
 def test_cells_of_tiles_lie_over_the_canvas_and_the_base_view_over_the_picture(size, pinpoints, builders):
     one = builders.adapter("llava_next", **({"image_grid_pinpoints": pinpoints} if pinpoints else {}))
@@ -167,6 +167,14 @@ def test_cells_of_tiles_lie_over_the_canvas_and_the_base_view_over_the_picture(s
     np.testing.assert_allclose(canvas.cells[base], corners)
 
 
+def test_only_the_configuration_of_a_hub_id_is_fetched_to_find_its_family(monkeypatch, tmp_path):
+    asked = []
+    (tmp_path / "config.json").write_text('{"model_type": "llava"}', encoding="utf-8")
+    monkeypatch.setattr("pruners.models.local", lambda path, only="": asked.append((path, only)) or tmp_path)
+    assert adapter("somebody/model") is family("llava")
+    assert asked == [("somebody/model", "config.json")]
+
+
 def test_clips_and_pictures_are_told_apart_by_their_first_token():
     one = Adapter(SimpleNamespace(config=SimpleNamespace(video_token_id=7)))
     ids = torch.tensor([[7, 5, 5, 7], [5, 5, 7, 7]])
@@ -180,7 +188,7 @@ def test_clips_and_pictures_are_told_apart_by_their_first_token():
         one.filmed({"input_ids": ids}, slots[:1])
 
 
-@pytest.mark.parametrize("name", ["video_llava", "idefics3", "smolvlm"])
+@pytest.mark.parametrize("name", ["video_llava", "idefics3", "smolvlm", "llava"])
 def test_where_no_canvas_is_worked_out_that_is_said(name):
     config = {"model_type": name}
     with pytest.raises(ValueError, match=f"the tokens of {name} lie in a picture is not worked out"):

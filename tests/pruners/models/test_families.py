@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -84,6 +85,7 @@ def test_spans_cover_exactly_the_placeholders(family, adapters, builders):
         placeholders = [at for at, token in enumerate(ids[row].tolist()) if token in tokens]
         assert torch.cat([*places, torch.tensor([], dtype=torch.long)]).tolist() == placeholders
         assert [span.start for span in spans] == sorted(span.start for span in spans)
+        assert [span.start for span in spans] == [int(place[0]) for place in places]
         for span in spans:
             patches = span.total - (0 if span.special is None else int(span.special.sum()))
             xy, view = one.places(span)
@@ -110,6 +112,30 @@ def test_prompt_survives_tokenization(family, adapters, builders):
         said = [one.tokenizer.decode(piece) for piece in [*pieces, ids]]
         # Llama's decoder takes the first space off.
         assert [piece.lstrip(" ") for piece in said] == [text.lstrip(" ") for text in MARKER.split(one.prompt(asks))]
+
+
+class Adding:
+    """A tokenizer that adds a token to every text, unless it is told not to."""
+
+    def __init__(self, words):
+        self.words = words
+
+    def __getattr__(self, name):
+        return getattr(self.words, name)
+
+    def __call__(self, text, add_special_tokens=True):
+        found = self.words(text, add_special_tokens=False).input_ids
+        return SimpleNamespace(input_ids=[7] * add_special_tokens + found)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_text_between_pictures_begins_with_nothing_of_its_own(family, adapters, builders):
+    one, picture = adapters(family), builders.picture(130, 120)
+    adding = type(one)(one.model, one.processor, Adding(one.tokenizer))
+    assert adding.picture(picture).ids == one.picture(picture).ids
+    if family in CLIPS:
+        frames = [picture] * 8
+        assert adding.clip(frames).ids == one.clip(frames).ids
 
 
 @pytest.mark.parametrize("family", FAMILIES)

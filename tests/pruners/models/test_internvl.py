@@ -25,6 +25,10 @@ def test_tiles_are_arranged_as_the_hub_does():
         size = draw.randint(1, 2500), draw.randint(1, 2500)
         for most in (1, 6, 12):
             assert arranged(size, 448, 1, most) == get_optimal_tiled_canvas(size[::-1], (448, 448), 1, most)
+    for size, least, most in (((200, 100), 3, 5), ((500, 800), 4, 5)):  # two grids are as close
+        assert arranged(size, 448, least, most) == get_optimal_tiled_canvas(size[::-1], (448, 448), least, most)
+    size = (1008, 896)  # half of 3 x 3 tiles to the pixel
+    assert arranged(size, 448, 1, 12) == get_optimal_tiled_canvas(size[::-1], (448, 448), 1, 12) == (2, 2)
 
 
 @pytest.mark.parametrize(
@@ -63,11 +67,12 @@ def test_tokens_of_a_tile_come_in_raster_order(adapters):
     assert torch.equal(columns, torch.arange(4.0)[None].expand(4, 4) * 2 + 0.5)
 
 
-def test_places_on_the_canvas(adapters):
+@pytest.mark.parametrize("size", [(300, 200), (100, 330)])
+def test_places_on_the_canvas(size, adapters):
     """A picture that says in its colours where each pixel is."""
-    one, size = adapters("internvl"), (300, 200)
+    one = adapters("internvl")
     ramp = np.zeros((size[1], size[0], 3), dtype=np.uint8)
-    ramp[..., 0], ramp[..., 1] = np.linspace(0, 255, 300)[None], np.linspace(0, 255, 200)[:, None]
+    ramp[..., 0], ramp[..., 1] = np.linspace(0, 255, size[0])[None], np.linspace(0, 255, size[1])[:, None]
     from PIL import Image
 
     shown = one.picture(Image.fromarray(ramp))
@@ -82,8 +87,9 @@ def test_places_on_the_canvas(adapters):
     assert canvas.sum() == columns * rows * 16
     assert torch.allclose(seen[canvas] * torch.tensor([columns, rows]) * 4, xy[canvas] + 0.5, atol=0.2)
     assert torch.allclose(seen[~canvas] * 4, xy[~canvas] + 0.5, atol=0.2)
-    with pytest.warns(UserWarning, match="pass sizes"):
+    with pytest.warns(UserWarning, match=r"^how InternVL's tiles lie is told by .*; pass sizes=\[\.\.\.\]$") as told:
         alone, views = one.places(one.spans({"input_ids": ids})[0][0])
+    assert told[0].filename == __file__
     assert torch.equal(views, torch.arange(len(views)) // 16)
     assert torch.equal(alone[~canvas], xy[~canvas])
 

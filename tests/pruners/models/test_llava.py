@@ -1,5 +1,6 @@
 """LLaVA-1.5: the authors' padding and prompt, and what a hub checkpoint would do instead."""
 
+from types import SimpleNamespace
 from typing import get_args
 
 import numpy as np
@@ -85,6 +86,30 @@ def test_the_model_is_shown_the_filled_square(fill, adapters, builders):
     assert found.sizes == [(100, 50)]  # so that padding is silenced whatever it shows
 
 
+def test_a_language_model_that_chats_in_chatml_keeps_to_it(adapters):
+    one = adapters("llava")
+    for template, known in (
+        ("{{ '<|im_start|>' }}", ("chatml",)),
+        ("USER:", ("vicuna_v1", "llava_v1")),
+        (None, ("vicuna_v1", "llava_v1")),
+    ):
+        words = SimpleNamespace(chat_template=template)
+        assert type(one)(one.model, one.processor, words).conversations == known
+    assert type(one)(one.model, one.processor, SimpleNamespace()).conversations == ("vicuna_v1", "llava_v1")
+
+
+def test_the_tower_is_read_at_a_single_layer(builders):
+    one = builders.adapter("llava")
+    assert (one.tower.feature_layer, one.tower.cls) == (1, True)  # the last but one of three
+    one.model.config.vision_feature_layer, one.model.config.vision_feature_select_strategy = 1, "full"
+    assert (one.tower.feature_layer, one.tower.cls) == (0, False)
+    one.model.config.vision_feature_layer = [-2, 1]
+    with pytest.raises(
+        ValueError, match=r"vision_feature_layer=\[-2, 1\]: methods that prune at the vision tower need"
+    ):
+        _ = one.tower
+
+
 def test_prompt_is_vicuna_to_the_character(adapters, builders):
     one, picture = adapters("llava"), builders.picture(20, 20)
     assert one.prompt(Request("What?", [picture])) == f"{SYSTEM} USER: <image>\nWhat? ASSISTANT:"
@@ -126,6 +151,14 @@ def test_spans_of_a_hand_made_batch(adapters):
 def test_clips_are_refused(adapters, builders):
     with pytest.raises(ValueError, match="take pictures, not clips"):
         adapters("llava").encode([Request("?", video=[builders.picture(8, 8)])])
+
+
+def test_a_question_is_its_words_alone(adapters):
+    """Without what the template puts behind it, and without tokens that are no words."""
+    one = adapters("llava")
+    words = one.tokenizer("What is it? ASSISTANT:", add_special_tokens=False).input_ids
+    pieces = [*words[:3], one.model.config.image_token_id, *words[3:]]
+    assert one.question(torch.tensor(pieces)) == "What is it?"
 
 
 def test_answers_are_decoded_without_special_tokens(adapters):

@@ -46,6 +46,7 @@ def test_layout_is_the_models_packing(size, adapters, builders):
     layout = one.layout(size, size)
     real = packed(one, border, size)
     assert torch.equal(layout.newline, real < 0)
+    assert (layout.xy[layout.newline] == -2).all()
     assert torch.allclose(layout.fraction[~layout.newline], real[real >= 0], atol=1e-6)
 
 
@@ -201,3 +202,18 @@ def test_image_tokens_are_dealt_in_prompt_order():
         ids = torch.tensor([[token] * count + [5] * (6 - count) for count in counts])
         with pytest.raises(ValueError, match=message):
             list(deal(ids, token, lengths))
+
+
+def test_sizes_of_one_canvas_are_those_that_are_given(builders):
+    """The model is told the canvas alone. Rows that beam search repeats share the sizes of their pictures."""
+    one = builders.adapter("llava_next", image_grid_pinpoints=[[168, 168]])
+    sizes = [(90, 50), (50, 80)]
+    inputs = one.encode([Request("?", [builders.picture(*size)]) for size in sizes]).inputs
+    for beams in (1, 2):
+        repeated = {name: inputs[name].repeat_interleave(beams, 0) for name in ("input_ids", "image_sizes")}
+        found = [span.size for (span,) in one.spans(repeated, sizes)]
+        assert found == [size for size in sizes for _ in range(beams)]
+    assert [span.size for (span,) in one.spans(inputs)] == [(168, 168)] * 2
+    assert [span.size for (span,) in one.spans(inputs, [None, (50, 80)])] == [(168, 168), (50, 80)]
+    with pytest.raises(ValueError, match="the prompts hold 2 pictures or clips, but sizes or grids of 3 were given"):
+        one.spans(inputs, [*sizes, (1, 1)])

@@ -8,6 +8,8 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 from debias import Padding
 from pruners.models import Request
 from pruners.models.llava_next import fitted
+from pruners.models.llava_onevision import limit, squared
+from pruners.patches import Patches
 
 SIZES = [(40, 70), (131, 50), (200, 301), (84, 84), (300, 90), (640, 480), (97, 500), (1001, 999)]
 
@@ -52,6 +54,7 @@ def test_layout_is_the_models_packing(size, most, builders, adapters):
     border = (pixels[:, 0] < 0).float().unfold(1, 14, 14).unfold(2, 14, 14).mean((-1, -2)).flatten(1)
     layout, real = one.layout(size, size), packed(one, border, size)
     assert torch.equal(layout.newline, real < 0)
+    assert (layout.xy[layout.newline] == -2).all()
     assert torch.allclose(layout.fraction[~layout.newline], real[real >= 0], atol=1e-6)
 
 
@@ -102,6 +105,55 @@ def test_spans_of_pictures_and_clips(adapters, builders):
     assert torch.equal(Padding().valid(square)[:-1], Padding().valid((90, 30), (6, 6)).flatten())
     assert Padding().valid(clip).all()
     one.model(**encoded.inputs)
+    counts = encoded.inputs.pop("batch_num_images")
+    with pytest.raises(
+        ValueError, match="image tokens, but the images given make"
+    ):  # told nothing, it takes each picture for a canvas
+        one.spans(encoded.inputs)
+    with pytest.raises(ValueError, match="shorter"):
+        one.spans({**encoded.inputs, "batch_num_images": counts[:1]})
+    alone = one.encode(asked[:1]).inputs
+    del alone["batch_num_images"]
+    assert [[span.total for span in row] for row in one.spans(alone)] == [[rows[0][0].total]]
+
+
+def test_a_picture_among_others_is_one_padded_square():
+    border, newline, xy, view = squared((40, 20), 2)
+    assert newline.tolist() == [False] * 4 + [True]
+    assert border.tolist() == [0.5] * 4 + [0]
+    assert xy.tolist() == [[0, 0], [1, 0], [0, 1], [1, 1], [-2, -2]]
+    assert (view.tolist(), view.dtype) == ([0] * 5, torch.long)
+
+
+def test_a_canvas_is_shrunk_from_a_tenth_more_than_is_allowed():
+    assert limit(11, 11, 10, 1) == (11, 11)
+    assert limit(11, 12, 10, 1) == (9, 10)
+    assert limit(10, 27, 10, 1) == (6, 16)
+
+
+def test_a_clip_of_frames_with_an_odd_number_of_patches(builders):
+    """5 x 5 patches become 3 x 3 tokens, as the model makes them."""
+    one = builders.adapter("llava_onevision", image_size=70)
+    encoded = one.encode([Request("?", video=[builders.picture(60, 60, seed) for seed in range(2)])])
+    ((span,),) = one.spans(encoded.inputs, encoded.sizes)
+    assert (span.grid, span.total) == ((3, 3), 2 * 9 + 1)
+    ((_, patches),) = look(one, encoded)
+    assert patches.attention.shape[1] == span.total
+
+
+def test_all_that_is_known_of_patches_is_blended_alike(builders):
+    one = builders.adapter("llava_onevision", vision_aspect_ratio="anyres_max_1")
+    encoded = one.encode([Request("?", [builders.picture(170, 160)])])
+    ((span,),) = one.spans(encoded.inputs, encoded.sizes)
+    attention = torch.rand(3, len(one.shows(span)))
+    patches = Patches(attention, attention[0, :, None], attention[..., None], None, (attention, 2 * attention))
+    assert one.blends(span)
+    found = one.blended(patches, span)
+    assert found.attention.shape == (3, span.total)
+    torch.testing.assert_close(found.features[:, 0], found.attention[0])
+    torch.testing.assert_close(found.keys[..., 0], found.attention)
+    torch.testing.assert_close(found.glances, (found.attention, 2 * found.attention))
+    assert torch.equal(found.view < 0, span.special)
 
 
 def test_clips_of_different_lengths_are_refused(adapters, builders):

@@ -10,7 +10,7 @@ import weakref
 import pytest
 import torch
 
-from pruners.models import adapter, families, loading
+from pruners.models import adapter, families, kernels, loading
 from pruners.models.base import Adapter
 
 
@@ -32,9 +32,8 @@ def machine(monkeypatch):
     return made
 
 
-@pytest.mark.parametrize(
-    ("capability", "packages", "device", "dtype", "kernel"),
-    [
+def test_the_quickest_kernel(machine):
+    for capability, packages, device, dtype, kernel in (
         ((8, 0), {"flash_attn"}, "cuda", torch.bfloat16, "flash_attention_2"),
         ((9, 0), {"flash_attn"}, "cuda:1", torch.float16, "flash_attention_2"),
         ((9, 0), {"flash_attn"}, "auto", torch.float16, "flash_attention_2"),
@@ -45,11 +44,9 @@ def machine(monkeypatch):
         ((9, 0), {"flash_attn"}, "cpu", torch.bfloat16, "sdpa"),
         (None, {"flash_attn"}, "auto", torch.bfloat16, "sdpa"),
         (None, {"flash_attn"}, None, torch.bfloat16, "sdpa"),
-    ],
-)
-def test_the_quickest_kernel(machine, capability, packages, device, dtype, kernel):
-    machine(capability, packages)
-    assert loading.quickest(device, dtype) == kernel
+    ):
+        machine(capability, packages)
+        assert loading.quickest(device, dtype) == kernel
 
 
 def test_a_checkpoint_is_loaded_with_it(builders, tmp_path, monkeypatch):
@@ -159,20 +156,22 @@ def test_where_a_model_goes():
 
 
 def test_kernels_need_their_packages(machine, monkeypatch):
+    assert kernels.installed("torch")
+    assert not kernels.installed("a_package_that_nobody_has")
     packages = {"sdpa": "", "eager": "", "flash_attention_2": "flash_attn"}
-    assert {**packages, "flash_attention_3": "flash_attn_interface", "flex_attention": ""} == loading.KERNELS
+    assert {**packages, "flash_attention_3": "flash_attn_interface", "flex_attention": ""} == kernels.KERNELS
     for there in (True, False):
-        monkeypatch.setattr(loading, "installed", lambda name, there=there: there)
-        for name, package in loading.KERNELS.items():
+        monkeypatch.setattr(kernels, "installed", lambda name, there=there: there)
+        for name, package in kernels.KERNELS.items():
             if package and not there:
                 with pytest.raises(ValueError, match=f"the attention kernel {name} needs the package {package}"):
-                    loading.known_kernel(name)
+                    kernels.known_kernel(name)
             else:
-                assert loading.known_kernel(name) == name
+                assert kernels.known_kernel(name) == name
     with pytest.raises(
         ValueError, match="unknown attention kernel 'kernels/one'; known: sdpa, eager, flash_attention_2,"
     ):
-        loading.known_kernel("kernels/one")
+        kernels.known_kernel("kernels/one")
     assert loading.BITS == {"8bit": 8, "4bit": 4}
 
 
@@ -261,25 +260,24 @@ def test_tensors_that_do_not_fit_are_told(transformer, tmp_path, caplog):
 HALF = torch.bfloat16
 
 
-@pytest.mark.parametrize(
-    ("given", "options", "parts"),
-    [
-        ({}, {"dtype": "auto"}, None),
-        ({"dtype": HALF}, {"dtype": HALF}, None),
-        ({"dtype": "8bit"}, {"dtype": torch.float32, "quantization_config": (8, None)}, None),
-        (
-            {"dtype": "4bit", "device": "cuda"},
-            {"dtype": HALF, "device_map": "cuda", "quantization_config": (4, "cuda")},
-            None,
-        ),
-        ({"device": "auto"}, {"dtype": "auto", "device_map": "auto"}, None),
-        ({"tensor_parallel": 2, "device": "cuda"}, {"dtype": "auto", "distributed_config": 2}, None),
-        ({"zero": True, "device": "cpu"}, {"dtype": torch.float16}, torch.float16),
-        ({"zero": True, "dtype": "bfloat16"}, {"dtype": HALF}, HALF),
-        ({"zero": True, "dtype": None}, {"dtype": torch.float32}, torch.float32),
-    ],
-)
-def test_what_a_model_is_loaded_with(given, options, parts, monkeypatch, tmp_path):
+LOADED = [
+    ({}, {"dtype": "auto"}, None),
+    ({"dtype": HALF}, {"dtype": HALF}, None),
+    ({"dtype": "8bit"}, {"dtype": torch.float32, "quantization_config": (8, None)}, None),
+    (
+        {"dtype": "4bit", "device": "cuda"},
+        {"dtype": HALF, "device_map": "cuda", "quantization_config": (4, "cuda")},
+        None,
+    ),
+    ({"device": "auto"}, {"dtype": "auto", "device_map": "auto"}, None),
+    ({"tensor_parallel": 2, "device": "cuda"}, {"dtype": "auto", "distributed_config": 2}, None),
+    ({"zero": True, "device": "cpu"}, {"dtype": torch.float16}, torch.float16),
+    ({"zero": True, "dtype": "bfloat16"}, {"dtype": HALF}, HALF),
+    ({"zero": True, "dtype": None}, {"dtype": torch.float32}, torch.float32),
+]
+
+
+def test_what_a_model_is_loaded_with(monkeypatch, tmp_path):
     from transformers.distributed import configuration_utils
 
     heard, config = {}, types.SimpleNamespace(dtype=torch.float16)
@@ -290,15 +288,17 @@ def test_what_a_model_is_loaded_with(given, options, parts, monkeypatch, tmp_pat
     monkeypatch.setattr(loading, "built", lambda *told: heard.update(built=told) or "model")
     monkeypatch.setattr(loading, "in_parts", lambda load, dtype: heard.update(parts=dtype) or load())
     monkeypatch.setattr(configuration_utils, "DistributedConfig", lambda tp_size: tp_size)
-    asked = {"dtype": "auto", "device": None, "attention": None, "tensor_parallel": 1, "zero": False, **given}
-    assert loading.loaded(tmp_path, {"a": (1,)}, **asked, allow_missing="perhaps") == "model"
-    assert heard["weighed"] == (tmp_path, config, {"a": (1,)})
-    assert heard["built"] == (tmp_path, config, "perhaps", options)
-    assert heard.get("parts") == parts
-    kept = torch.float16 if options["dtype"] == "auto" else asked["dtype"]
-    kept = options["dtype"] if isinstance(kept, str) else kept
-    assert heard["kept"] == kept
-    assert config._attn_implementation == "sdpa"
+    for given, options, parts in LOADED:
+        heard.clear()
+        asked = {"dtype": "auto", "device": None, "attention": None, "tensor_parallel": 1, "zero": False, **given}
+        assert loading.loaded(tmp_path, {"a": (1,)}, **asked, allow_missing="perhaps") == "model"
+        assert heard["weighed"] == (tmp_path, config, {"a": (1,)})
+        assert heard["built"] == (tmp_path, config, "perhaps", options)
+        assert heard.get("parts") == parts
+        kept = torch.float16 if options["dtype"] == "auto" else asked["dtype"]
+        kept = options["dtype"] if isinstance(kept, str) else kept
+        assert heard["kept"] == kept
+        assert config._attn_implementation == "sdpa"
     with pytest.raises(ValueError, match="unknown attention kernel 'another'"):
         loading.loaded(tmp_path, {}, **{**asked, "attention": "another"}, allow_missing=False)
 

@@ -2,14 +2,19 @@
 
 import random
 from dataclasses import dataclass
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
 import pruners
+from debias import Span
 from pruners.models import Request
 from pruners.models.qwen2_5_vl import whole_tokens
+from pruners.patches import Patches
 
 FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 SIZES = [(40, 70), (131, 50), (200, 301), (84, 84), (640, 480)]
@@ -23,8 +28,14 @@ def test_sizes_are_those_of_the_hub_processor():
         if max(size) <= 200 * min(size):
             hub = smart_resize(size[1], size[0], 28, limits["shortest_edge"], limits["longest_edge"])
             assert whole_tokens(size, 28, limits) == hub[::-1]
+    assert whole_tokens((1, 200), 28, limits) == smart_resize(200, 1, 28, 56 * 56, 28 * 28 * 1280)[::-1]
     with pytest.raises(ValueError, match="too narrow"):
         whole_tokens((1, 201), 28, limits)
+    for size, least, most in (((95, 60), 1, 6), ((70, 50), 4, 100)):  # as many pixels as allowed, once rounded
+        limits = {"shortest_edge": 28 * 28 * least, "longest_edge": 28 * 28 * most}
+        hub = smart_resize(size[1], size[0], 28, limits["shortest_edge"], limits["longest_edge"])
+        assert whole_tokens(size, 28, limits) == hub[::-1]
+        assert hub[0] * hub[1] in limits.values()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -131,3 +142,82 @@ def test_nothing_is_renumbered(family, adapters, builders):
             settings = {"max_new_tokens": 3, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
             outputs.append(one.model.generate(**encoded.inputs, **settings).logits)
     assert all(torch.equal(a, b) for a, b in zip(*outputs, strict=True))
+
+
+def test_a_clip_is_as_large_as_its_first_frame_within_the_limits_for_clips(adapters, builders):
+    """Those of the tiny checkpoint: at most 24 tokens of a picture, and 48 of each two frames of a clip."""
+    for name in ("qwen2_vl", "qwen2_5_vl"):
+        one = adapters(name)
+        frames = [builders.picture(400, 300), builders.picture(60, 60, 1), builders.picture(90, 60, 2)]
+        shown = one.clip(frames)
+        time, down, across = shown.inputs["video_grid_thw"][0].tolist()
+        assert (time, down // 2, across // 2) == (2, 6, 8)
+        assert shown.ids.count(one.model.config.video_token_id) == 2 * 6 * 8
+
+
+@pytest.fixture
+def wide():
+    """wide(**said): an adapter without weights, whose tokens show 3 x 3 patches of 4 pixels, and 3 frames."""
+
+    def made(**said):
+        vision = SimpleNamespace(spatial_merge_size=3, patch_size=4, temporal_patch_size=3, **said)
+        visual = SimpleNamespace(blocks=range(5), merger=lambda patches: patches)
+        model = SimpleNamespace(config=SimpleNamespace(vision_config=vision), model=SimpleNamespace(visual=visual))
+        prepared = SimpleNamespace(image_mean=[0.0] * 3, image_std=[1.0] * 3)
+        return pruners.models.family("qwen2_5_vl")(model, prepared, "words")
+
+    return made
+
+
+def test_patches_of_a_token_stand_together(wide):
+    one, span = wide(), Span(0, (3, 4))
+    assert one.packed(span) == 3 * 4 * 9
+    assert one.views(Span(0, (3, 4), frames=5)) == 5
+    features = torch.rand(2, 9 * 4)
+    assert torch.equal(one.project(features), features.view(18, 4))
+    patches = Patches(torch.rand(2, 18), torch.rand(18, 5), torch.rand(2, 18, 4), None)
+    found = one.joined(patches)
+    torch.testing.assert_close(
+        found.attention, torch.stack([part.mean(1) for part in patches.attention.split(9, 1)], 1)
+    )
+    torch.testing.assert_close(found.keys, torch.stack([part.mean(1) for part in patches.keys.split(9, 1)], 1))
+    assert torch.equal(found.features, torch.stack([part.flatten() for part in patches.features.split(9)]))
+
+
+def test_windows_are_undone(wide):
+    """Tokens come window by window, each row by row; those at the rim are smaller."""
+    states = torch.rand(3 * 4 * 9, 2)
+    assert wide().ordered(Span(0, (3, 4)), states) is states
+    windows = [(y, x) for y in (0, 2) for x in (0, 2)]
+    order = [(y, x) for top, left in windows for y in range(top, min(top + 2, 3)) for x in range(left, left + 2)]
+    assert sorted(order) == [(y, x) for y in range(3) for x in range(4)]
+    found = wide(window_size=24).ordered(Span(0, (3, 4)), states)
+    by_place = {place: states[9 * number : 9 * number + 9] for number, place in enumerate(order)}
+    assert torch.equal(found, torch.cat([by_place[place] for place in sorted(order)]))
+
+
+def test_a_tower_with_windows_is_read_where_it_sees_a_whole_frame(wide):
+    one = wide()
+    plain = one.tower
+    assert (plain.feature_layer, plain.cls, plain.attention, plain.looks, plain.whole) == (4, False, "attn", None, None)
+    one.model.model.visual.fullatt_block_indexes = [1, 3]
+    assert (one.tower.feature_layer, one.tower.looks, one.tower.whole) == (4, 3, [1, 3])
+
+
+def test_frames_lie_one_behind_the_other_in_each_patch(wide):
+    """The last one is repeated where time does not come out even."""
+    shades = [0, 51, 102, 153]
+    cells, grid = wide().patches([Image.new("L", (9, 9), shade) for shade in shades], (24, 12))
+    assert grid.tolist() == [[2, 3, 6]]
+    assert cells.shape == (2 * 3 * 6, 3 * 3 * 4 * 4)
+    expected = torch.tensor([[0.0, 0.2, 0.4], [0.6, 0.6, 0.6]])
+    torch.testing.assert_close(cells.view(2, 18, 3, 3, 16), expected[:, None, None, :, None].expand(2, 18, 3, 3, 16))
+    ramp = Image.fromarray(np.arange(24 * 12, dtype=np.uint8).reshape(12, 24))
+    cells, _ = wide().patches([ramp] * 3, (24, 12))
+    pixels = torch.arange(24 * 12).remainder(256).view(12, 24)
+    blocks = [
+        pixels[4 * (3 * row + y) : 4 * (3 * row + y) + 4, 4 * (3 * column + x) : 4 * (3 * column + x) + 4]
+        for row in range(1) for column in range(2) for y in range(3) for x in range(3)
+    ]  # fmt: skip
+    found = (cells.view(18, 9, 4, 4)[:, 0] * 255).round().long()
+    assert torch.equal(found, torch.stack(blocks))

@@ -1,5 +1,8 @@
 """Qwen3-VL: DeepStack follows the kept tokens; clips stand in pieces under their times."""
 
+import random
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -93,6 +96,28 @@ def test_a_clip_stands_in_pieces_under_their_times(adapters, builders):
     spans = one.spans(encoded.inputs, encoded.sizes)[0]
     assert [span.grid for span in spans] == [spans[0].grid] * 3
     assert encoded.sizes == [None] * 3
+
+
+def test_sizes_of_clips_are_those_of_the_hub_processor(builders):
+    """Any number of frames, also smaller than a token or too many pixels; the first frame decides."""
+    from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize
+
+    one, draw, sizes = builders.adapter("qwen3_vl"), random.Random(0), []
+
+    def noted(frames, size):
+        sizes.append(size)
+        return None, torch.tensor([[1, size[1] // 16, size[0] // 16]])
+
+    one.patches = noted
+    limits = one.setting("size", video=True)
+    for drawn in range(150):
+        count, width, height = draw.randint(2, 12), draw.randint(4, 900), draw.randint(4, 900)
+        if drawn == 0:
+            count, width, height = 2, 175, 100  # 15 tokens, of which two such groups would be too many
+        frames = [SimpleNamespace(size=(width, height)), *[SimpleNamespace(size=(64, 64))] * (count - 1)]
+        one.clip(frames)
+        hub = smart_resize(count, height, width, 2, 32, limits["shortest_edge"], limits["longest_edge"])
+        assert sizes.pop() == hub[::-1], (count, width, height)
 
 
 def test_clip_limits_are_for_all_frames(adapters, builders):

@@ -2,17 +2,22 @@
 
 import itertools
 import json
+import math
 import random
+import struct
 from dataclasses import FrozenInstanceError
 from types import SimpleNamespace
 from typing import ClassVar
+from zlib import crc32
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from debias import Span
 from pruners.models import images, prompts, request
 from pruners.models.base import Adapter, home
 from pruners.models.canvas import Canvas, grid, padded, tiled
@@ -98,7 +103,8 @@ def test_a_batch_is_padded_on_the_left():
 
 def test_pixels_alone_take_another_dtype(monkeypatch):
     """And what was pinned is copied while the host goes on."""
-    whole = Encoded({"input_ids": torch.tensor([[1]]), "pixel_values": torch.ones(2), "seconds": torch.ones(1), "n": 3})
+    pixels = {"pixel_values": torch.ones(2), "pixel_values_videos": torch.ones(1)}
+    whole = Encoded({"input_ids": torch.tensor([[1]]), **pixels, "n": 3})
     assert whole.sizes == []
     copies, pinned, real = [], [], torch.Tensor.to
 
@@ -110,7 +116,7 @@ def test_pixels_alone_take_another_dtype(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "is_pinned", lambda self: self.dtype == torch.int64)
     there = Encoded(whole.inputs, [(1, 2)]).to("meta", torch.bfloat16)
     assert {name: (part.dtype, part.is_meta) for name, part in there.inputs.items() if name != "n"} == {
-        "input_ids": (torch.int64, True), "pixel_values": (torch.bfloat16, True), "seconds": (torch.float32, True),
+        "input_ids": (torch.int64, True), **dict.fromkeys(pixels, (torch.bfloat16, True)),
     }  # fmt: skip
     assert (there.inputs["n"], there.sizes) == (3, [(1, 2)])
     assert copies == [{"non_blocking": True}, {"non_blocking": False}, {"non_blocking": False}]
@@ -216,6 +222,9 @@ def test_what_a_family_need_not_say():
     assert one.hooks(None) == []
     assert one.views(None) == 1
     assert one.packed(None) is None
+    states = torch.rand(2)
+    assert one.ordered(None, states) is states
+    assert one.window("all of it") == "all of it"
     with pytest.raises(TypeError, match=r"Adapter does not say where images stand; define spans\(inputs, sizes\)"):
         one.spans({})
     with pytest.raises(TypeError, match=r"Adapter does not prepare pictures; define picture\(image\)"):
@@ -283,3 +292,82 @@ def test_how_pictures_are_prepared_is_read_from_one_file_or_from_two(tmp_path):
     assert read() == (3, 4)
     written("processor_config", image_processor={"a": 3})
     assert read() == (3, 2)
+
+
+def test_prompts_of_a_batch_are_those_of_the_requests():
+    """Padded with the tokenizer's own padding, opened by its own beginning, on the device that is asked for."""
+
+    class Words:
+        bos_token_id, pad_token_id = None, 9
+
+        def __call__(self, text, add_special_tokens=True):
+            return SimpleNamespace(input_ids=[len(word) for word in text.split()])
+
+    class Bare(Adapter):
+        def prompt(self, request):
+            return request.text
+
+    one = Bare(SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32), tokenizer=Words())
+    asks = [Request("to be or not"), Request("to")]
+    for begin, pad, expected in (
+        (None, 9, [[2, 2, 2, 3], [9, 9, 9, 2]]), (None, None, [[2, 2, 2, 3], [0, 0, 0, 2]]),
+        (7, 9, [[7, 2, 2, 2, 3], [9, 9, 9, 7, 2]]), (2, 9, [[2, 2, 2, 3], [9, 9, 9, 2]]),  # one is there already
+    ):  # fmt: skip
+        Words.bos_token_id, Words.pad_token_id = begin, pad
+        assert one.encode(asks).inputs["input_ids"].tolist() == expected
+    assert one.encode(asks, "meta").inputs["input_ids"].is_meta
+
+
+def test_places_of_frames_with_tokens_that_are_no_patch():
+    special = torch.tensor([True, False, False, True, False, False])
+    xy, view = Adapter(None).places(Span(4, (1, 2), frames=2, special=special))
+    assert xy.tolist() == [[-2, -2], [0, 0], [1, 0], [-2, -2], [0, 0], [1, 0]]
+    assert view.tolist() == [0, 0, 0, 0, 1, 1]
+    assert view.dtype == torch.long
+
+
+def bands_of(side, edge, room, monkeypatch):
+    """The bands in which a picture is made square, or None: it is made square as a whole."""
+    made, real = [], images.bands
+
+    def noted(*given):
+        rows = real(*given)
+        return lambda first, height: made.append((first, height)) or rows(first, height)
+
+    monkeypatch.setattr(images, "BAND", room)
+    monkeypatch.setattr(images, "bands", noted)
+    monkeypatch.setattr(images, "square", lambda image, *more: made.append(None) or image)
+    images.square_resized(Image.new("RGB", (side, 3)), (0, 0, 0), edge)
+    return made
+
+
+def test_no_more_of_a_square_is_held_than_there_is_room_for(monkeypatch):
+    for side, edge, room, made in (
+        (10, 5, 100, [None]), (10, 10, 99, [None]), (10, 5, 99, [(0, 9), (9, 1)]),
+        (10, 5, 5, [(n, 1) for n in range(10)]), (10, 5, 39, [(0, 3), (3, 3), (6, 3), (9, 1)]),
+    ):  # fmt: skip
+        with monkeypatch.context() as patch:
+            assert bands_of(side, edge, room, patch) == made
+    assert images.BAND == 1 << 24
+
+
+def test_noise_is_drawn_row_by_row_from_a_seed_of_the_picture():
+    """Each row of the square begins with a new number of 64 bits."""
+    for width, height in ((7, 3), (8, 5), (2, 9)):
+        image = Image.effect_noise((width, height), 90).convert("RGB")
+        side = max(width, height)
+        numbers = np.random.PCG64(crc32(image.tobytes())).random_raw(side * math.ceil(side * 3 / 8))
+        rows = np.frombuffer(struct.pack(f"<{len(numbers)}Q", *numbers.tolist()), np.uint8).reshape(side, -1)
+        whole = Image.fromarray(rows[:, : side * 3].reshape(side, side, 3).copy())
+        whole.paste(image, ((side - width) // 2, (side - height) // 2))
+        assert images.square(image, (0, 0, 0), "random").tobytes() == whole.tobytes()
+
+
+def test_numbers_of_pixels_are_those_of_double_precision():
+    image = Image.effect_noise((5, 4), 90).convert("RGB")
+    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    found = images.normalised(image, mean, std)
+    expected = (np.asarray(image).astype(float) / 255 - mean) / std
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found.numpy(), expected.transpose(2, 0, 1), rtol=1e-5, atol=1e-6)
+    assert found.is_contiguous()

@@ -13,6 +13,7 @@ from debias import Debias, Padding
 from pruners.engine import seen
 from pruners.engine.choose import dealt, shares
 from pruners.models import Request, families, family
+from pruners.patches import Patches
 
 OPEN = [name for name in families() if family(name).opens != "nothing"]
 PACKED = [name for name in OPEN if hasattr(family(name), "merge")]
@@ -85,6 +86,30 @@ def test_attention_is_what_each_patch_receives_in_the_tower(name, adapters, buil
     assert sorted(order.tolist()) == list(range(len(order)))
     expected = whole[:, order].view(len(whole), -1, 4).mean(2)
     torch.testing.assert_close(patches.attention, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "norm"), [("idefics3", True), ("internvl", True), ("internvl", False)])
+def test_what_a_token_knows_is_that_of_its_patches(name, norm, builders):
+    """Attention and keys are means over a square of patches; features are the model's own, side by side."""
+    one = builders.adapter(name)
+    fold, side = 2, one.side
+    if name == "internvl":
+        fold, one.model.config.downsample_ratio = 4, 0.25
+        one.model.config.image_seq_length, side = 4, 2
+        one.model.config.vision_feature_layer = -1 if norm else -2
+    normed = torch.nn.LayerNorm(32)
+    torch.nn.init.normal_(normed.weight)
+    setattr(one.tower.module, "post_layernorm" if name == "idefics3" else "layernorm", normed)
+    count = (side * fold) ** 2
+    patches = Patches(torch.rand(3, count), torch.rand(count, 32), torch.rand(3, count, 2), torch.rand(32))
+    found = one.joined(patches)
+    at = torch.arange(count).view(side, fold, side, fold).permute(0, 2, 1, 3).reshape(side**2, -1)
+    torch.testing.assert_close(found.attention, patches.attention[:, at].mean(-1))
+    torch.testing.assert_close(found.keys, patches.keys[:, at].mean(2))
+    features = normed(patches.features) if norm else patches.features
+    assert found.features.shape == (side**2, 32 * fold**2)
+    torch.testing.assert_close(found.features.sort(1).values, features[at].flatten(1).sort(1).values)
+    assert found.cls is (None if name == "internvl" else patches.cls)
 
 
 def test_all_weights_need_not_be_held_at_once(monkeypatch):

@@ -103,3 +103,40 @@ def test_long_prompts_are_not_cut(adapters, builders):
     finally:
         one.tokenizer.model_max_length = limit
     assert encoded.inputs["input_ids"].shape[1] > 296 + 100
+
+
+def test_a_picture_has_the_name_that_the_model_takes(adapters, builders, monkeypatch):
+    """It differs between versions of transformers."""
+    from transformers import VideoLlavaForConditionalGeneration as Known
+
+    def new(self, input_ids=None, pixel_values=None):
+        """As it is now."""
+
+    def old(self, input_ids=None, pixel_values_images=None):
+        """As it was once."""
+
+    one, picture, found = adapters("video_llava"), builders.picture(40, 70), []
+    for forward, name in ((new, "pixel_values"), (old, "pixel_values_images")):
+        monkeypatch.setattr(Known, "forward", forward)
+        shown = one.picture(picture)
+        assert list(shown.inputs) == [name]
+        found.append(shown.inputs[name])
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize(
+    ("size", "box"), [((90, 61), (14, 0, 75, 61)), ((60, 93), (0, 16, 60, 76)), ((8, 8), (0, 0, 8, 8))]
+)
+def test_the_middle_square_of_a_frame_is_seen(size, box, adapters, builders):
+    frame = builders.picture(*size)
+    assert adapters("video_llava").window(frame).tobytes() == frame.crop(box).tobytes()
+
+
+def test_the_middle_of_a_scaled_frame_is_taken(adapters, builders):
+    one = adapters("video_llava")
+    for size, rows, columns in (((90, 60), slice(0, 84), slice(21, 105)), ((60, 95), slice(24, 108), slice(0, 84))):
+        frame = builders.picture(*size)
+        pixels = images.normalised(frame, one.setting("image_mean"), one.setting("image_std"))
+        shape = (84, 126) if size == (90, 60) else (133, 84)
+        scaled = torch.nn.functional.interpolate(pixels[None], size=shape, mode="bilinear")[0]
+        assert torch.equal(one.frame(frame), scaled[:, rows, columns])
