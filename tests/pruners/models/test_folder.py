@@ -319,3 +319,32 @@ def test_what_is_fetched_of_a_hub_id(home, monkeypatch):
         folder.local("who/gone")
     assert len(probed) == 1  # a hub out of reach is asked once,
     assert len(asked) == 2  # and for no download
+
+
+def test_a_dataset_of_the_hub_is_probed_by_its_page(home, monkeypatch):
+    import huggingface_hub
+
+    looked, asked = [], []
+    monkeypatch.setattr(
+        huggingface_hub, "try_to_load_from_cache", lambda *given, **named: looked.append((given, named))
+    )
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", looked.append)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **named: asked.append((name, named)) or home)
+    assert folder.fetched("who/what", ["*.parquet"], "dataset") == home
+    page = huggingface_hub.hf_hub_url("who/what", "README.md", repo_type="dataset")
+    assert looked == [(("who/what", "README.md"), {"repo_type": "dataset"}), page]
+    assert "/datasets/who/what/" in page
+    assert asked == [("who/what", {"repo_type": "dataset", "allow_patterns": ["*.parquet", "README.md"]})]
+
+
+def test_the_patches_of_a_square_are_those_of_its_tower():
+    assert folder.square({"vision_config": {"image_size": 336, "patch_size": 14}}) == 24
+    assert folder.square({"vision_config": {"patch_size": 14}}) is None
+    assert folder.square({"vision_config": None}) is folder.square({}) is None
+
+
+def test_each_processor_of_a_file_is_an_object(home):
+    for name in ("image_processor", "video_processor"):
+        assert said(home, processor_config={name: {"image_mean": [0, 0, 0]}}) == GOOD
+        assert "expected an object for a processor, found 3" in said(home, processor_config={name: 3})
+        assert "expected three numbers in 'image_mean'" in said(home, processor_config={name: {"image_mean": [0]}})
