@@ -46,7 +46,10 @@ class World:
 
 def world_of(model: str | Path | None) -> World:
     """The world of a model: smol's own, by the model's name or by what its folder says, or the tiny world."""
-    from tiny import benchmarks, smol_data, smol_world, world
+    from tiny import benchmarks
+    from tiny.drawn import world
+    from tiny.smol import data as smol_data
+    from tiny.smol import world as smol_world
 
     if model in (SMOL, BARE) or (model is not None and origin(Path(model)).get("world") == SMOL):
         # boxes only for those who ask for them: a run without a list of benchmarks asks what smol can answer
@@ -83,6 +86,6 @@ def named(model: str) -> str:
     """The folder of a model that goes by a name of ours; every other model is a folder or hub id already."""
     if model not in (SMOL, BARE):
         return model
-    from tiny import smol_folder
+    from tiny.smol import folder as smol_folder
 
     return str(smol_folder.finished(ASSETS / "smol-llava", bare=model == BARE))

@@ -54,7 +54,7 @@ def main() -> None:
 
 def drawn() -> Image.Image:
     """A picture of the embedded model's world: one red circle, and two thirds of the padded square empty."""
-    from tiny import world
+    from tiny.drawn import world
 
     return world.draw(world.scene(2_000_007_059))
 

@@ -6,5 +6,5 @@
 source "$(dirname "$0")/env.sh"
 run="${1:-runs/smol}"
 for stage in tower bridge tune check save; do
-  "$PYTHON" -m tiny.smol_train "$stage" --run "$run"
+  "$PYTHON" -m tiny.smol.train "$stage" --run "$run"
 done

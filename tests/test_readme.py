@@ -36,7 +36,7 @@ def test_the_library_examples_run_as_they_stand(monkeypatch):
 
 
 def test_the_example_is_a_picture_of_our_own_world():
-    from tiny import world
+    from tiny.drawn import world
 
     with Image.open(ROOT / "assets" / "example.png") as example:
         assert example.convert("RGB").tobytes() == world.draw(world.scene(2_000_007_059)).tobytes()

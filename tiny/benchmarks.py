@@ -15,8 +15,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tiny import layouts_choice, layouts_media, layouts_vqa
-from tiny.lots import HALVES, Lots
+from tiny.layouts import choice as layouts_choice
+from tiny.layouts import media as layouts_media
+from tiny.layouts import vqa as layouts_vqa
+from tiny.layouts.lots import HALVES, Lots
 
 SIZES = {
     "ci": 12,
@@ -92,8 +94,8 @@ def _cache() -> Path:
 def _version() -> str:
     """Names the files by the code that wrote them: changed code never meets old files."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        if not path.name.startswith("train"):
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        if path.name != "train.py":
             digest.update(path.read_bytes())
     return digest.hexdigest()[:10]
 

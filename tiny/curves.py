@@ -14,7 +14,7 @@ import matplotlib
 matplotlib.use("svg")
 from matplotlib import pyplot
 
-from tiny.lessons import CLIP_SKILLS, SKILLS
+from tiny.training.lessons import CLIP_SKILLS, SKILLS
 
 STAGES = ("words", "tune", "video_words", "video")  # the language models; tower and bridges have a loss alone
 KNOWN = (*SKILLS, *CLIP_SKILLS)

@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
-from tiny import sight, tokenizer
+from tiny import tokenizer
+from tiny.training import sight
 
 ORDERED = ("row", "column", "cell row", "cell column")
 

@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, VideoLlavaForConditionalGeneration
 
-from tiny import film, folder, prompts
-from tiny.clips import CLIP_KINDS, Clip, clip, clip_questions
-from tiny.drawing import draw
+from tiny import folder, prompts
+from tiny.drawn.clips import CLIP_KINDS, Clip, clip, clip_questions
+from tiny.drawn.drawing import draw
+from tiny.drawn.questions import KINDS, Question, questions, referring, with_options
+from tiny.drawn.scenes import TEST, Scene, scene
 from tiny.model import hidden
-from tiny.questions import KINDS, Question, questions, referring, with_options
-from tiny.scenes import TEST, Scene, scene
-from tiny.student import answered
+from tiny.training import film
+from tiny.training.student import answered
 
 FORMS = ("choice", "chinese", "ocr", "bare", "refer")
 

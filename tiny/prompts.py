@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tiny.questions import CHINESE, Box, Question
+from tiny.drawn.questions import CHINESE, Box, Question
 
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "

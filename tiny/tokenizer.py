@@ -11,7 +11,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processo
 from tokenizers.models import Unigram
 from transformers import PreTrainedTokenizerFast
 
-from tiny import clips, prompts, questions, scenes
+from tiny import prompts
+from tiny.drawn import clips, questions, scenes
 
 PATCHES = 12  # along each side of the padded picture
 SPECIAL = ("<unk>", "<s>", "</s>", "<pad>", "<image>", "<video>")

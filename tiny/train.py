@@ -19,15 +19,16 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPVisionModel
 
-from tiny import film, folder, learning, lessons, meanings, sight, tokenizer
-from tiny.curriculum import Curriculum
-from tiny.drawing import draw
-from tiny.film import Viewer
-from tiny.learning import learn
+from tiny import folder, meanings, tokenizer
+from tiny.drawn.drawing import draw
+from tiny.drawn.scenes import scene
 from tiny.model import PATCH
 from tiny.model import tower as tower_config
-from tiny.scenes import scene
-from tiny.student import SEEDS, Batch, Student
+from tiny.training import film, learning, lessons, sight
+from tiny.training.curriculum import Curriculum
+from tiny.training.film import Viewer
+from tiny.training.learning import learn
+from tiny.training.student import SEEDS, Batch, Student
 
 SHARP = 10.0  # of the vectors by which names are told apart
 EASY, DRILL = 0.7, 0.7  # a skill that is known less well is drilled in so many batches

@@ -26,7 +26,7 @@ from eval.tables import say
 from pruners.cut import top
 from pruners.models import adapter
 from pruners.models.request import Request
-from tiny import world
+from tiny.drawn import world
 
 Array = np.ndarray[Any, np.dtype[Any]]
 HEAD_DRAWS = 200  # there are many heads

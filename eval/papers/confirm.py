@@ -29,8 +29,8 @@ from eval.settings import UNPRUNED, Settings
 from eval.showing import charts, drawings
 from eval.showing.cells import canvas_of
 from eval.tables import Table, between, explain, say
-from tiny import smol_data
 from tiny.benchmarks import cached
+from tiny.smol import data as smol_data
 
 BENCHMARK = "gqa"  # the layout that the questions are written in
 REHEARSAL = 60_000_000  # so much later begin the seeds of a rehearsal: it sees no question of the study

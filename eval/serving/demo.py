@@ -27,7 +27,7 @@ from eval.serving.protocol import Ask, Refused, out_of_time
 from pruners import catalogue
 from pruners.models import Request
 from pruners.models.request import asked
-from tiny import world
+from tiny.drawn import world
 
 PANELS = "/demo/panels"
 EXAMPLE, QUESTION = 2_000_007_059, "What colour is the circle?"  # the scene of assets/example.png

@@ -6,7 +6,7 @@ import pytest
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
     """Two portrait pictures of the tiny world, which are padded to a square."""
-    from tiny import world
+    from tiny.drawn import world
 
     folder = tmp_path_factory.mktemp("photos")
     found = []

@@ -258,8 +258,8 @@ def test_the_real_kit_asks_about_clips(kind, tmp_path):
     """A model of clips gets the file, and one of pictures the frames that the kit took from it."""
     from eval.embedded import EMBEDDED
     from eval.harnesses.pruned import Pruned
-    from tiny.clips import clip, draw_clip
-    from tiny.layouts_media import write_video
+    from tiny.drawn.clips import clip, draw_clip
+    from tiny.layouts.media import write_video
 
     for number in range(2):
         frames = [frame.resize((160, 160)) for frame in draw_clip(clip(2 * 10**9 + number))]

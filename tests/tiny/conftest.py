@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tiny import smol, tokenizer
+from tiny import tokenizer
+from tiny.smol import model as smol
 
 
 @pytest.fixture

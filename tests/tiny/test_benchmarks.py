@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tiny import world
 from tiny.benchmarks import WRITERS, ensure, write
-from tiny.check import expected, expected_of_clip
-from tiny.lots import Lots
+from tiny.drawn import world
+from tiny.drawn.check import expected, expected_of_clip
+from tiny.layouts.lots import Lots
 
 SHORT = "\nAnswer the question using a single word or phrase."
 

@@ -10,11 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from tiny import learning, lessons, sight, smol, smol_train
-from tiny.drawing import draw
-from tiny.scenes import COLOURS
-from tiny.smol_lessons import IGNORE, SKILLS, bare
-from tiny.smol_world import CELLS, FORMATS, GROUPS, PATCH, PATCHES, VISUAL, smol_scene, targets, words
+from tiny.drawn.drawing import draw
+from tiny.drawn.scenes import COLOURS
+from tiny.smol import model as smol
+from tiny.smol import train as smol_train
+from tiny.smol.lessons import IGNORE, SKILLS, bare
+from tiny.smol.world import CELLS, FORMATS, GROUPS, PATCH, PATCHES, VISUAL, smol_scene, targets, words
+from tiny.training import learning, lessons, sight
 
 
 def test_scenes_have_every_aspect_ratio_and_two_to_eight_things():
@@ -141,7 +143,7 @@ def test_training_that_is_interrupted_ends_in_the_same_bits(toy, tmp_path, monke
 def test_written_questions_are_read_by_the_evaluation_and_meet_the_plan(tmp_path):
     """On seeds that no study plans to use."""
     from eval import benchmarks
-    from tiny import smol_data
+    from tiny.smol import data as smol_data
 
     smol_data.write(tmp_path, 2_300_000_000, 36, padded=30)
     samples = benchmarks.get("gqa").load(tmp_path)
@@ -157,7 +159,7 @@ def test_written_questions_are_read_by_the_evaluation_and_meet_the_plan(tmp_path
 
 def test_an_expression_fits_its_box_alone_and_changes_no_question(tmp_path):
     from eval import benchmarks
-    from tiny import smol_data
+    from tiny.smol import data as smol_data
 
     for name, boxes in (("plain", False), ("boxes", True), ("again", True)):
         smol_data.write(tmp_path / name, 2_300_000_000, 12, padded=8, boxes=boxes)
@@ -198,8 +200,8 @@ def test_accuracy_counts_right_answers_of_every_kind(toy, monkeypatch):
 def test_smol_is_asked_questions_of_its_own_world(tmp_path, monkeypatch):
     from eval.embedded import EMBEDDED, data_of, world_of
     from tiny import benchmarks as tiny_benchmarks
-    from tiny import smol_data
-    from tiny.smol_train import SEEDS
+    from tiny.smol import data as smol_data
+    from tiny.smol.train import SEEDS
 
     monkeypatch.setattr(tiny_benchmarks, "_cache", lambda: tmp_path / "cache")
     folder = tmp_path / "copy of smol"

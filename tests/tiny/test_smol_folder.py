@@ -12,9 +12,12 @@ from safetensors.torch import load_file
 from transformers import AutoProcessor, AutoTokenizer, LlavaForConditionalGeneration
 
 from pruners.models import Request, adapter
-from tiny import sight, smol, smol_folder, smol_train
-from tiny.drawing import draw
-from tiny.smol_world import VISUAL, smol_scene
+from tiny.drawn.drawing import draw
+from tiny.smol import folder as smol_folder
+from tiny.smol import model as smol
+from tiny.smol import train as smol_train
+from tiny.smol.world import VISUAL, smol_scene
+from tiny.training import sight
 
 real = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in (smol.PACKAGE, "gguf")),

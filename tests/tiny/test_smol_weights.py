@@ -18,9 +18,9 @@ from eval.answering.store import decode, encode
 from eval.embedded import ASSETS, data_of, named
 from pruners import find, make, names
 from pruners.models import Request, adapter, family
-from tiny import smol
-from tiny.drawing import draw
-from tiny.smol_data import HALVES, asked
+from tiny.drawn.drawing import draw
+from tiny.smol import model as smol
+from tiny.smol.data import HALVES, asked
 
 pytestmark = [
     pytest.mark.long,

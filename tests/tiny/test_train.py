@@ -5,14 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tiny import curves, film, lean, lessons, meanings, prompts, sight, tokenizer, train, world
-from tiny.clips import FRAMES
-from tiny.curriculum import PATIENCE, Curriculum
-from tiny.drawing import draw
-from tiny.learning import learn
+from tiny import curves, meanings, prompts, tokenizer, train
+from tiny.drawn import world
+from tiny.drawn.clips import FRAMES
+from tiny.drawn.drawing import draw
+from tiny.drawn.scenes import BACKGROUNDS
 from tiny.model import hidden
-from tiny.scenes import BACKGROUNDS
-from tiny.student import VISUAL, Student, answered
+from tiny.training import film, lean, lessons, sight
+from tiny.training.curriculum import PATIENCE, Curriculum
+from tiny.training.learning import learn
+from tiny.training.student import VISUAL, Student, answered
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +130,7 @@ def test_answered_wants_every_token_of_an_answer(student):
 
 def test_learning_goes_on_after_an_interruption(tmp_path, monkeypatch):
     clock = iter(range(10_000))
-    monkeypatch.setattr("tiny.learning.time.time", lambda: next(clock))  # every step takes one second
+    monkeypatch.setattr("tiny.training.learning.time.time", lambda: next(clock))  # every step takes one second
     # and so does what a checkpoint holds beside weights
     told = Curriculum({"one": lessons.Skill(("colour",))})
     layer = torch.nn.Linear(1, 1)

@@ -12,7 +12,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokeniz
 
 from debias import trends
 from pruners import catalogue
-from tiny import folder, prompts, world
+from tiny import folder, prompts
+from tiny.drawn import world
 from tiny.probe import Probe, asked, right
 
 ASSETS = Path(__file__).parents[2] / "assets"
@@ -127,11 +128,11 @@ def test_generate_agrees_with_the_probe_in_left_padded_batches(probe, sample, sa
 
 def test_the_video_model_loads_and_watches():
     model = VideoLlavaForConditionalGeneration.from_pretrained(ASSETS / "tiny-video-llava")
-    from tiny.film import Viewer
+    from tiny.training.film import Viewer
 
     viewer = Viewer()  # the same classes; it brings the lessons
     viewer.model.load_state_dict(model.state_dict())
-    from tiny.student import answered
+    from tiny.training.student import answered
 
     batch = viewer.clips(world.TEST + 900_000_000, 12)
     with torch.no_grad():

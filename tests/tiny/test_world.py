@@ -9,9 +9,10 @@ import random
 import numpy as np
 import pytest
 
-from tiny import prompts, world
-from tiny.lessons import patch_words
-from tiny.scenes import FORMATS, LETTERS
+from tiny import prompts
+from tiny.drawn import world
+from tiny.drawn.scenes import FORMATS, LETTERS
+from tiny.training.lessons import patch_words
 
 SCENES = [world.scene(world.TEST + k) for k in range(300)]
 CLIPS = [world.clip(world.TEST + k) for k in range(150)]
@@ -127,7 +128,7 @@ def test_boxes_are_relative_to_the_padded_square():
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="unknown kind"):
         world.questions(SCENES[0], 0, ("smell",))
-    from tiny.glyphs import glyph
+    from tiny.drawn.glyphs import glyph
 
     with pytest.raises(ValueError, match="capitals and digits"):
         glyph("ä")

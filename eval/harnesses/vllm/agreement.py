@@ -29,9 +29,10 @@ from eval.settings import UNPRUNED
 from eval.tables import Table, between, show, tell_json
 from pruners.models import Request, adapter
 from pruners.models.internvl import InternVL
-from tiny import smol_data, world
+from tiny.drawn import world
+from tiny.drawn.questions import KINDS
 from tiny.probe import asked, right
-from tiny.questions import KINDS
+from tiny.smol import data as smol_data
 
 MODEL = str(EMBEDDED["image"])
 SIZES = ((96, 96), (64, 96), (96, 48), (120, 90), (33, 96))

@@ -9,7 +9,7 @@ from PIL import Image
 
 from eval.benchmarks import get, mmbench
 from eval.reading.images import open_image
-from tiny.layouts_choice import COLUMNS
+from tiny.layouts.choice import COLUMNS
 
 LETTER = "\nAnswer with the option's letter from the given choices directly."
 

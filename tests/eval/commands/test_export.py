@@ -9,7 +9,7 @@ from openpyxl import load_workbook
 from eval.benchmarks import get
 from eval.cli import main
 from eval.commands.export import export
-from tiny.layouts_choice import COLUMNS
+from tiny.layouts.choice import COLUMNS
 
 
 def lines(path, records):

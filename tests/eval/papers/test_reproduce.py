@@ -25,7 +25,7 @@ from pruners import find, names
 from pruners.models import family
 from pruners.models.canvas import padded, tiled
 from tiny import benchmarks as tiny_benchmarks
-from tiny import smol_data
+from tiny.smol import data as smol_data
 
 KNOWN = artefacts.artefacts()
 

@@ -56,8 +56,8 @@ def test_the_plan_of_smol_is_what_the_study_was_announced_as():
 
 
 def test_the_pictures_of_the_plan_were_never_trained_on():
-    from tiny import smol_train
-    from tiny.scenes import TEST
+    from tiny.drawn.scenes import TEST
+    from tiny.smol import train as smol_train
 
     plan = study.load(PLAN)
     trained = max(smol_train.SEEDS[stage] for stage in ("tower", "bridge", "tune")) + 1000 * smol_train.STEPS["tune"]

@@ -36,7 +36,7 @@ from eval.serving.limits import Limits, Place
 from eval.serving.start import config
 from eval.settings import Settings
 from pruners.models import Request
-from tiny import world
+from tiny.drawn import world
 
 MODEL, PATH = "tiny-llava", "/v1/chat/completions"
 LIMITS = Limits(max_body=200_000, max_pixels=200_000, max_tokens=64, timeout=60)

@@ -22,7 +22,7 @@ from eval.serving.engine import Done, Job, Watch  # noqa: E402
 from eval.serving.limits import Limits  # noqa: E402
 from eval.serving.protocol import Ask, Refused  # noqa: E402
 from pruners.models import Request  # noqa: E402
-from tiny.layouts_media import write_video  # noqa: E402
+from tiny.layouts.media import write_video  # noqa: E402
 
 load = importlib.import_module("crowd")  # pyproject.toml puts tests/eval/serving on pytest's path
 EXAMPLE = load.url((EMBEDDED["image"].parent / "example.png").read_bytes())

@@ -15,7 +15,7 @@ from eval.serving.panels import in_arms, panels
 from eval.serving.sheets import sheet
 from eval.settings import Settings
 from pruners.models import Request
-from tiny.layouts_media import write_video
+from tiny.layouts.media import write_video
 
 QUESTION = "What colour is the circle?"
 EXAMPLE = EMBEDDED["image"].parent / "example.png"

@@ -13,10 +13,10 @@ from typing import Any
 
 from PIL import Image
 
-from tiny import world
-from tiny.lots import Lots, text_json
-from tiny.questions import CHINESE, Question
-from tiny.scenes import COLOURS, SHAPES, Scene
+from tiny.drawn import world
+from tiny.drawn.questions import CHINESE, Question
+from tiny.drawn.scenes import COLOURS, SHAPES, Scene
+from tiny.layouts.lots import Lots, text_json
 
 COLUMNS = (
     *("index", "question", "hint", "A", "B", "C", "D", "answer"),

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from tiny.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, Sign, Thing
+from tiny.drawn.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, Sign, Thing
 
 Box = tuple[int, int, int, int]
 STEPS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}

@@ -7,11 +7,11 @@ clip = world.clip(seed); frames = world.draw_clip(clip)
 Seeds from world.TEST on have never been trained on: what is scored must come from there.
 """
 
-from tiny.check import check
-from tiny.clips import CLIP_KINDS, Actor, Clip, clip, clip_questions, draw_clip
-from tiny.drawing import draw
-from tiny.questions import KINDS, Question, questions, referring, with_options
-from tiny.scenes import BACKGROUNDS, COLOURS, SHAPES, TEST, Scene, Sign, Thing, scene
+from tiny.drawn.check import check
+from tiny.drawn.clips import CLIP_KINDS, Actor, Clip, clip, clip_questions, draw_clip
+from tiny.drawn.drawing import draw
+from tiny.drawn.questions import KINDS, Question, questions, referring, with_options
+from tiny.drawn.scenes import BACKGROUNDS, COLOURS, SHAPES, TEST, Scene, Sign, Thing, scene
 
 __all__ = [
     "BACKGROUNDS",

@@ -9,7 +9,7 @@ import random
 
 import numpy as np
 
-from tiny.scenes import BACKGROUNDS, CELL, COLOURS, SHAPES, SIZES, Scene, scene
+from tiny.drawn.scenes import BACKGROUNDS, CELL, COLOURS, SHAPES, SIZES, Scene, scene
 
 PATCH = 8
 PATCHES = 24  # along each side of the padded picture

@@ -19,8 +19,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from tiny import folder, smol
-from tiny.smol_world import SIDE
+from tiny import folder
+from tiny.smol import model as smol
+from tiny.smol.world import SIDE
 
 PARTS, ORIGIN, STAMP = "parts.safetensors", "origin.json", "finished.json"
 MEASURED = ("prior.json", "trends.toml")  # on the trained model: nothing that the bare one could divide by

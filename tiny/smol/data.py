@@ -1,7 +1,7 @@
 """Questions for `smol` as a data root in GQA's layout, so that every command can ask them: one question a picture.
 
 root = ensure()                       # made on first use, the same every time
-python -m tiny.smol_data DIR --first 1500000000 --n 600 --padded 400
+python -m tiny.smol.data DIR --first 1500000000 --n 600 --padded 400
 
 With `boxes` the root also holds RefCOCO's layout about the same pictures: an expression and the box that it means.
 `smol` was never taught to answer with a box; the boxes say where the tokens that a method keeps should lie.
@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from tiny.benchmarks import cached
-from tiny.drawing import draw
-from tiny.layouts_media import grounded
-from tiny.lots import text_json, text_lines
-from tiny.questions import Question, questions, referring
-from tiny.scenes import Scene
-from tiny.smol_world import KINDS, smol_scene
+from tiny.drawn.drawing import draw
+from tiny.drawn.questions import Question, questions, referring
+from tiny.drawn.scenes import Scene
+from tiny.layouts.lots import text_json, text_lines
+from tiny.layouts.media import grounded
+from tiny.smol.world import KINDS, smol_scene
 
 SIZES = {"ci": 12, "default": 240, "full": 960}  # how many questions
 # First seeds. Training uses none of them, nor does the study in assets/studies/smol.toml.

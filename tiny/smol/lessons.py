@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from tiny import lessons, prompts, sight
-from tiny.drawing import draw
-from tiny.smol import END, number
-from tiny.smol_world import KINDS, VISUAL, smol_scene, targets
+from tiny import prompts
+from tiny.drawn.drawing import draw
+from tiny.smol.model import END, number
+from tiny.smol.world import KINDS, VISUAL, smol_scene, targets
+from tiny.training import lessons, sight
 
 IGNORE = lessons.IGNORE
 SKILLS = {kind: lessons.Skill((kind,)) for kind in KINDS}

@@ -11,9 +11,9 @@ from typing import Any
 
 from PIL import Image
 
-from tiny import world
-from tiny.questions import Question
-from tiny.scenes import Scene
+from tiny.drawn import world
+from tiny.drawn.questions import Question
+from tiny.drawn.scenes import Scene
 
 # Training draws its scenes from seeds below 10**9.
 HALVES = {"scored": 3 * 10**9, "heldout": 4 * 10**9}

@@ -1,10 +1,10 @@
 """Trains what `smol` adds to its language model, in stages. Every stage can be stopped and started again.
 
-python -m tiny.smol_train tower --run DIR     # 0: the tiny model's vision tower learns the larger field, patch by patch
-python -m tiny.smol_train bridge --run DIR    # 1: the projector puts a patch on the mean of its words' vectors
-python -m tiny.smol_train tune --run DIR      # 2: LoRA on every linear layer, and the projector, on questions
-python -m tiny.smol_train check --run DIR     # how many held-out questions are answered right by now
-python -m tiny.smol_train save --run DIR      # writes assets/smol-llava, once `tune` is through
+python -m tiny.smol.train tower --run DIR     # 0: the tiny model's vision tower learns the larger field, patch by patch
+python -m tiny.smol.train bridge --run DIR    # 1: the projector puts a patch on the mean of its words' vectors
+python -m tiny.smol.train tune --run DIR      # 2: LoRA on every linear layer, and the projector, on questions
+python -m tiny.smol.train check --run DIR     # how many held-out questions are answered right by now
+python -m tiny.smol.train save --run DIR      # writes assets/smol-llava, once `tune` is through
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPVisionModel, LlavaForConditionalGeneration
 
-from tiny import learning, lessons, sight, smol, smol_folder
-from tiny.curriculum import Curriculum
-from tiny.drawing import draw
-from tiny.learning import learn
-from tiny.smol_lessons import IGNORE, SKILLS, Lesson, Teacher
-from tiny.smol_world import GROUPS, PATCHES, smol_scene, targets, words
+from tiny.drawn.drawing import draw
+from tiny.smol import folder as smol_folder
+from tiny.smol import model as smol
+from tiny.smol.lessons import IGNORE, SKILLS, Lesson, Teacher
+from tiny.smol.world import GROUPS, PATCHES, smol_scene, targets, words
+from tiny.training import learning, lessons, sight
+from tiny.training.curriculum import Curriculum
+from tiny.training.learning import learn
 
-ASSETS = Path(__file__).parent.parent / "assets"
+ASSETS = Path(__file__).parents[2] / "assets"
 # first seeds of the scenes of each stage; scenes.TEST and the seeds after it stay unseen
 SEEDS = {"tower": 700_000_000, "bridge": 710_000_000, "tune": 720_000_000, "check": 2_100_000_000}
 STEPS = {"tower": 600, "bridge": 600, "tune": 1000}

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from transformers import CLIPVisionModel
 
 from tiny import tokenizer
-from tiny.drawing import draw
-from tiny.learning import learn
-from tiny.lessons import patch_words
-from tiny.scenes import BACKGROUNDS, COLOURS, DIGITS, LETTERS, SHAPES, SIZES, Scene, scene
+from tiny.drawn.drawing import draw
+from tiny.drawn.scenes import BACKGROUNDS, COLOURS, DIGITS, LETTERS, SHAPES, SIZES, Scene, scene
+from tiny.training.learning import learn
+from tiny.training.lessons import patch_words
 
 # every patch has one value of each group; the first stands for "none of them"
 GROUPS: dict[str, tuple[str, ...]] = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tiny.lessons import Skill
+from tiny.training.lessons import Skill
 
 KNOWN, READY = 0.9, 0.8  # share of right answers: the skill counts as known; others may build on it
 PATIENCE, GAIN = 150, 0.1  # steps for one skill; when they gain less than this, the next has its turn

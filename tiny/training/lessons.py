@@ -12,9 +12,9 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from tiny import prompts, tokenizer
-from tiny.clips import Clip, clip_questions
-from tiny.questions import KINDS, Question, named, questions, referring, with_options
-from tiny.scenes import CELL, SIZES, Scene
+from tiny.drawn.clips import Clip, clip_questions
+from tiny.drawn.questions import KINDS, Question, named, questions, referring, with_options
+from tiny.drawn.scenes import CELL, SIZES, Scene
 
 IGNORE = -100
 WORDS = 8  # at most so many words name one patch
@@ -42,7 +42,7 @@ class Skill:
 HOPS = ("next_colour", "next_shape", "chain_colour", "chain_shape")
 PRINT = ("first", "last", "read")
 FIRST = ("colour", "shape", "size", "exist")
-# in the order in which they are learned, see tiny/curriculum.py
+# in the order in which they are learned, see tiny/training/curriculum.py
 SKILLS = {
     "colour": Skill(("colour",)),
     "shape": Skill(("shape",)),

@@ -1,0 +1,1 @@
+"""What the tiny models learn from, and how: lessons, curriculum, stages. Imports `drawn`."""
