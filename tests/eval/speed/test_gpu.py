@@ -254,7 +254,7 @@ def test_waits_are_noted_with_their_place(modes):
         prefill()
         prefill()
         warnings.warn("something else", stacklevel=1)
-    assert found == {"eval/test_gpu.py:prefill": 2}
+    assert found == {"speed/test_gpu.py:prefill": 2}
     assert modes == ["warn", "default"]
 
 
@@ -292,7 +292,7 @@ def test_a_wait_that_is_not_listed_is_unknown(modes, monkeypatch):
     assert device
     base, row = waits.measure(family, [Variant(), Variant("fastv", 8, "both")], 1)
     assert (base["unknown"], base["in_layers"]) == ({}, "")
-    assert row["unknown"] == {"eval/test_gpu.py:reading": 1}
+    assert row["unknown"] == {"speed/test_gpu.py:reading": 1}
     assert row["in_layers"] == "called a synchronizing CUDA operation"
 
 
