@@ -286,7 +286,7 @@ def test_a_wait_that_is_not_listed_is_unknown(modes, monkeypatch):
         return score(self, view)
 
     device = property(lambda self: torch.device("cpu"))
-    monkeypatch.setattr(waits, "OURS", ("eval",))
+    monkeypatch.setattr(waits, "OURS", ("speed",))
     monkeypatch.setattr(waits, "change", lambda device, to: modes.append(to))
     monkeypatch.setattr(type(Variant("fastv", 8).pruner(64)), "score", reading)
     assert device
