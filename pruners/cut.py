@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pruners.budget import Budget, check_budget
+from pruners.parts.budget import Budget, check_budget
 
 Rows = Literal["last", "text", "visual", "all"]
 

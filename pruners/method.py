@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Literal, TypeVar
 from torch import Tensor
 
 from pruners.arms import Reads, arms_of
-from pruners.budget import REFERENCE_TOKENS, Budget, check_budget, tokens_kept
 from pruners.checks import check_word
 from pruners.cut import Cut, Merged
 from pruners.models.base import Adapter
+from pruners.parts.budget import REFERENCE_TOKENS, Budget, check_budget, tokens_kept
 from pruners.view import View, VisionView
 
 M = TypeVar("M", bound="Method")

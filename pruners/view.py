@@ -16,7 +16,7 @@ from debias.padding import sinks
 from pruners.cut import Cut, Rows, top
 from pruners.engine.attention import all_heads, allowed_columns, attended, attention_rows
 from pruners.models.base import Adapter
-from pruners.patches import Patches
+from pruners.parts.patches import Patches
 
 
 @dataclass

@@ -263,7 +263,7 @@ def known_flags():
     for name in cli.COMMANDS:
         parser = cli.build(name)[0]
         found |= {*parser._option_string_actions, *(parser.get_default("takes_fields") or set)()}
-    patterns = ("*.sh", "scripts/*", "tiny/**/*.py", "pruners/*.py", "eval/**/*.py",
+    patterns = ("*.sh", "scripts/*", "tiny/**/*.py", "pruners/**/*.py", "eval/**/*.py",
                 "tests/**/conftest.py", "tests/*/__main__.py", "noxfile.py", "examples/*.py")  # fmt: skip
     for path in (path for pattern in patterns for path in ROOT.glob(pattern)):
         found |= set(re.findall(r"--[a-z][\w-]+", path.read_text(encoding="utf-8")))

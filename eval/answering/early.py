@@ -20,10 +20,10 @@ from eval.forks import setup
 from eval.reading.parquet import is_parquet, there
 from eval.settings import MEASURED, TRENDS, UNPRUNED, Settings
 from pruners import catalogue
-from pruners.budget import check_budget
 from pruners.models import declared, kind_of, picture_tokens
 from pruners.models.folder import checked
 from pruners.models.kernels import known_kernel
+from pruners.parts.budget import check_budget
 
 BYTES = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "8bit": 1.0, "4bit": 0.5}
 

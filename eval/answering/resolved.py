@@ -27,8 +27,8 @@ from eval.reading.parquet import laid_out
 from eval.settings import UNPRUNED, Settings
 from eval.tables import say
 from pruners import Pruner, find
-from pruners.budget import REFERENCE_TOKENS
 from pruners.models import adapter
+from pruners.parts.budget import REFERENCE_TOKENS
 
 log = logging.getLogger("debias")
 

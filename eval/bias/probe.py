@@ -13,10 +13,10 @@ from torch import Tensor
 
 from debias import Span
 from pruners.base import Pruner
-from pruners.budget import Budget
 from pruners.cut import Cut
 from pruners.models.base import Adapter
 from pruners.models.request import Request
+from pruners.parts.budget import Budget
 from pruners.view import View
 
 Array = np.ndarray[Any, np.dtype[Any]]

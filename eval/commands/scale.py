@@ -21,7 +21,7 @@ from eval import benchmarks
 from eval.commands import flags
 from eval.speed.shapes import DEVICES, SHAPES
 from eval.tables import show
-from pruners.budget import REFERENCE_TOKENS
+from pruners.parts.budget import REFERENCE_TOKENS
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

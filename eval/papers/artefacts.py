@@ -10,7 +10,7 @@ from typing import Any
 from debias.names import one_of
 from eval.embedded import shipped
 from eval.files import toml
-from pruners.budget import REFERENCE_TOKENS
+from pruners.parts.budget import REFERENCE_TOKENS
 
 ARMS = ("none", "both")
 TWIN = "-as-released"

@@ -35,7 +35,7 @@ from eval.showing import charts, drawings, figures
 from eval.showing.cells import canvas_of
 from eval.speed.measure import Clock, in_turn
 from eval.tables import Table
-from pruners.schedule import at_depth
+from pruners.parts.schedule import at_depth
 
 SMALL = 0.1  # error of a rise: a tenth of the last weight
 ROUNDS = 7  # times that every variant is timed

@@ -19,11 +19,11 @@ from eval.files import write_json
 from eval.papers.artefacts import REFCOCO, Artefact, Planned
 from eval.settings import Settings
 from pruners import catalogue, make
-from pruners.budget import tokens_kept
 from pruners.models import Adapter
 from pruners.models.folder import BESIDE
+from pruners.parts.budget import tokens_kept
+from pruners.parts.schedule import at_depth, depths
 from pruners.prior import lying_in
-from pruners.schedule import at_depth, depths
 
 LAYERS = 32  # of LLaVA-1.5-7B, which published layers are counted in
 

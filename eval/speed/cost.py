@@ -15,7 +15,7 @@ from eval.settings import UNPRUNED
 from eval.speed.shapes import BEFORE, CLIP_LARGE, DEVICES, SHAPES, Shape
 from eval.tables import Cell, Table
 from pruners import make
-from pruners.budget import REFERENCE_TOKENS
+from pruners.parts.budget import REFERENCE_TOKENS
 
 
 @dataclass(frozen=True)

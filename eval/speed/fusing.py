@@ -16,9 +16,9 @@ from eval.speed.measure import FULL, machine, quickest
 from eval.speed.settings import SpeedSettings
 from eval.speed.shapes import AFTER, BEFORE, SHAPES, Shape
 from eval.tables import Table, show
-from pruners.budget import tokens_kept
 from pruners.cut import top
 from pruners.engine.attention import attended, fusing, kernels
+from pruners.parts.budget import tokens_kept
 
 
 def report(asked: SpeedSettings, device: torch.device) -> dict[str, Any]:

@@ -24,8 +24,8 @@ from eval.speed.settings import SpeedSettings
 from eval.speed.shapes import SHAPES
 from eval.tables import Table, say, show
 from pruners import make
-from pruners.budget import REFERENCE_TOKENS
 from pruners.models import Request, adapter
+from pruners.parts.budget import REFERENCE_TOKENS
 
 ARMS = ("none", "both")
 Kept = list[tuple[list[set[int]], int]]  # by prompt: the tokens kept at each cut, and the first token of the answer

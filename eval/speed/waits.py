@@ -7,7 +7,7 @@ Three looks at one prefill and a few steps behind it, under every method:
 - where nothing needs to wait, the decoder's layers run once more in "error" mode, which ends with the first wait;
 - the profiler counts the waits of the pruned and of the unpruned model.
 
-tests/pruners/test_waiting.py holds the same lists against a pretended device, on machines that have no GPU.
+tests/pruners/engine/test_waiting.py holds the same lists against a pretended device, on machines that have no GPU.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ DOOR = ("engine/hooks.py:prefill", "engine/sequence.py:real_columns")
 # Once per image: whether an independent set is complete, and a solver's look for errors.
 NEEDED = {
     "tokencarve": "methods/tokencarve.py:information",
-    "d2pruner": "pruners/mis.py:independent",
-    "deeplayer": "pruners/mis.py:independent",
+    "d2pruner": "parts/mis.py:independent",
+    "deeplayer": "parts/mis.py:independent",
 }
 # Read with the ids: how large the pictures are.
 SIZES = ("models/llava_next.py:spans", "models/llava_onevision.py:spans", "models/qwen2_5_vl.py:grids")
-OURS = ("pruners", "engine", "methods", "models", "debias")  # the folders whose waits are ours
+OURS = ("pruners", "engine", "methods", "models", "parts", "debias")  # the folders whose waits are ours
 STEPS = 3
 # As the profiler names them: CUDA's on a GPU, and what would cause them on a CPU.
 PROFILED = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "aten::_local_scalar_dense")

@@ -44,7 +44,7 @@ from pruners.method import Method
 from pruners.models import Adapter, adapter
 from pruners.models.base import home
 from pruners.models.request import Size
-from pruners.patches import Patches
+from pruners.parts.patches import Patches
 from pruners.view import Look, Tokens, View
 
 _running: WeakSet[Any] = WeakSet()

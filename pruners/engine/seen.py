@@ -14,7 +14,7 @@ from torch import Tensor
 
 from debias import Span
 from pruners.models import Adapter
-from pruners.patches import Patches, joined
+from pruners.parts.patches import Patches, joined
 
 ROOM = 1 << 25  # attention weights held at once
 

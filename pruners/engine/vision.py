@@ -16,7 +16,7 @@ from pruners.engine.sequence import unpadded
 from pruners.method import Method
 from pruners.models import Adapter
 from pruners.models.tower import heads
-from pruners.patches import Patches
+from pruners.parts.patches import Patches
 from pruners.view import VisionView
 
 

@@ -14,11 +14,11 @@ from torch import Tensor
 from pruners.arms import Reads
 from pruners.base import Pruner
 from pruners.checks import check_word
-from pruners.clip import words
 from pruners.cut import Cut
-from pruners.greedy import chosen, determinantal, likeness, unit
 from pruners.method import Views
 from pruners.models.base import Adapter
+from pruners.parts.clip import words
+from pruners.parts.greedy import chosen, determinantal, likeness, unit
 from pruners.view import View
 
 

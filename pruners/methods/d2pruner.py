@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pruners.methods.deeplayer import DeepLayer
-from pruners.scores import Kind, Scores
+from pruners.parts.scores import Kind, Scores
 
 
 @dataclass(frozen=True)

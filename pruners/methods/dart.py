@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pruners.base import Pruner
 from pruners.cut import Cut
-from pruners.greedy import chosen, unit
+from pruners.parts.greedy import chosen, unit
 from pruners.view import View
 
 

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from pruners.base import Pruner
 from pruners.cut import Cut, top
-from pruners.greedy import chosen
-from pruners.mis import MIS
+from pruners.parts.greedy import chosen
+from pruners.parts.mis import MIS
+from pruners.parts.schedule import at_depth
+from pruners.parts.scores import Kind, Scores
+from pruners.parts.suppression import Suppression
 from pruners.prior import Prior
-from pruners.schedule import at_depth
-from pruners.scores import Kind, Scores
-from pruners.suppression import Suppression
 from pruners.view import View
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from torch import Tensor
 from pruners.arms import Reads
 from pruners.base import Pruner
 from pruners.cut import Cut
-from pruners.greedy import chosen, farthest, likeness
+from pruners.parts.greedy import chosen, farthest, likeness
 from pruners.view import View
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from pruners.cut import top
-from pruners.frames import OfClips, apart, numbers
-from pruners.greedy import unit
 from pruners.methods.grid import spread
+from pruners.parts.frames import OfClips, apart, numbers
+from pruners.parts.greedy import unit
 from pruners.view import View
 
 FARTHEST = 2.0  # the largest distance by cosine

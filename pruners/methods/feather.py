@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pruners.base import Pruner
-from pruners.budget import tokens_kept
 from pruners.cut import Cut, top
-from pruners.schedule import depths
+from pruners.parts.budget import tokens_kept
+from pruners.parts.schedule import depths
 from pruners.view import View
 
 LAYERS = (8, 16)  # of 32

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pruners.base import Pruner
 from pruners.cut import Cut
-from pruners.schedule import at_depth, budgets, check_keeps
+from pruners.parts.schedule import at_depth, budgets, check_keeps
 from pruners.view import View
 
 PUBLISHED = {128: (115, 90)}  # tokens after the two cuts, of 576; 125 a layer on average

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from pruners.arms import Reads
 from pruners.base import Pruner
-from pruners.cluster import members
 from pruners.cut import Cut
-from pruners.greedy import likeness
-from pruners.regions import shared
+from pruners.parts.cluster import members
+from pruners.parts.greedy import likeness
+from pruners.parts.regions import shared
 from pruners.view import View
 
 

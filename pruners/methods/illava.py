@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from pruners.base import Pruner
-from pruners.budget import REFERENCE_TOKENS, Budget, check_budget, is_whole, tokens_kept
 from pruners.cut import Cut, Merged
-from pruners.schedule import at_depth, depths
+from pruners.parts.budget import REFERENCE_TOKENS, Budget, check_budget, is_whole, tokens_kept
+from pruners.parts.schedule import at_depth, depths
 from pruners.view import View, VisionView
 
 

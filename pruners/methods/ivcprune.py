@@ -15,7 +15,7 @@ from pruners.arms import Reads
 from pruners.base import Pruner
 from pruners.checks import check_share
 from pruners.cut import Cut, top
-from pruners.schedule import at_depth
+from pruners.parts.schedule import at_depth
 from pruners.view import View
 
 

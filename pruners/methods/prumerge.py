@@ -14,7 +14,7 @@ from torch import Tensor
 from pruners.arms import Reads
 from pruners.base import Pruner
 from pruners.cut import Cut, Merged, top
-from pruners.greedy import unit
+from pruners.parts.greedy import unit
 from pruners.view import View
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pruners.base import Pruner
 from pruners.cut import Cut
-from pruners.schedule import depths
+from pruners.parts.schedule import depths
 from pruners.view import View
 
 

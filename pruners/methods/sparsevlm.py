@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from pruners.base import Pruner
-from pruners.cluster import cluster_means, density_peaks
 from pruners.cut import Cut, Merged, others
-from pruners.schedule import budgets, check_keeps, depths
+from pruners.parts.cluster import cluster_means, density_peaks
+from pruners.parts.schedule import budgets, check_keeps, depths
 from pruners.view import View
 
 LAYERS = (3, 7, 16)  # of 32: tokens leave after the layers that the authors number 2, 6 and 15

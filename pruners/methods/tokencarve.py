@@ -13,9 +13,9 @@ from torch import Tensor
 
 from pruners.base import Pruner
 from pruners.checks import check_share, check_word
-from pruners.cluster import members
 from pruners.cut import Cut, Merged
-from pruners.greedy import unit
+from pruners.parts.cluster import members
+from pruners.parts.greedy import unit
 from pruners.view import View
 
 

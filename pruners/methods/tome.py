@@ -14,11 +14,11 @@ from torch import Tensor
 
 from pruners.arms import Reads
 from pruners.base import Pruner
-from pruners.budget import is_whole, tokens_kept
-from pruners.cluster import members
 from pruners.cut import Cut, Merged, others
-from pruners.greedy import likeness
 from pruners.models.base import Adapter
+from pruners.parts.budget import is_whole, tokens_kept
+from pruners.parts.cluster import members
+from pruners.parts.greedy import likeness
 from pruners.view import View, VisionView
 
 

@@ -11,8 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pruners.frames import OfClips, apart, numbers
-from pruners.regions import shared
+from pruners.parts.frames import OfClips, apart, numbers
+from pruners.parts.regions import shared
 from pruners.view import View
 
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from pruners.arms import Reads
 from pruners.base import Pruner
 from pruners.checks import check_share
-from pruners.cluster import members
 from pruners.cut import Cut, Merged, others, top
-from pruners.greedy import unit
+from pruners.parts.cluster import members
+from pruners.parts.greedy import unit
 from pruners.view import View
 
 

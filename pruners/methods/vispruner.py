@@ -15,7 +15,7 @@ from pruners.arms import Reads
 from pruners.base import Pruner
 from pruners.checks import check_share
 from pruners.cut import Cut
-from pruners.greedy import likeness
+from pruners.parts.greedy import likeness
 from pruners.view import View
 
 STEP = 8  # near-duplicates that leave in one round

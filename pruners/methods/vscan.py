@@ -15,11 +15,11 @@ from torch import Tensor
 from pruners.arms import Reads
 from pruners.base import Pruner
 from pruners.checks import check_share
-from pruners.cluster import members
 from pruners.cut import Cut, Merged, others, top
-from pruners.greedy import unit
-from pruners.regions import evenly, regions
-from pruners.schedule import at_depth
+from pruners.parts.cluster import members
+from pruners.parts.greedy import unit
+from pruners.parts.regions import evenly, regions
+from pruners.parts.schedule import at_depth
 from pruners.view import View
 
 

@@ -21,7 +21,7 @@ from pruners.models.folder import checked, local
 from pruners.models.loading import loaded, sentences
 from pruners.models.request import IMAGE, VIDEO, Encoded, Request, Shown, Size, cut, left_padded, place
 from pruners.models.tower import Tower, heads
-from pruners.patches import Patches
+from pruners.parts.patches import Patches
 
 A = TypeVar("A", bound="Adapter")
 Features = Literal["listed", "stacked", "together"]

@@ -21,7 +21,7 @@ from pruners.models.base import Adapter, Opens
 from pruners.models.finding import runs, shared
 from pruners.models.request import IMAGE, Request, Shown, Size
 from pruners.models.tower import Tower
-from pruners.patches import Patches
+from pruners.parts.patches import Patches
 
 Runs = list[tuple[int, int]]
 

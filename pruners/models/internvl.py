@@ -19,7 +19,7 @@ from pruners.models.canvas import Canvas, tiled
 from pruners.models.finding import runs, shared
 from pruners.models.request import IMAGE, Request, Shown, Size
 from pruners.models.tower import Tower, layer_of
-from pruners.patches import Patches
+from pruners.parts.patches import Patches
 
 
 class InternVL(Adapter):

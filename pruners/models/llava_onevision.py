@@ -25,7 +25,7 @@ from pruners.models.canvas import Canvas, grid
 from pruners.models.finding import split
 from pruners.models.llava_next import Layout, LlavaNext, deal
 from pruners.models.request import Encoded, Request, Shown, Size
-from pruners.patches import Patches
+from pruners.parts.patches import Patches
 
 
 class LlavaOnevision(LlavaNext):

@@ -19,7 +19,7 @@ from pruners.models.canvas import Canvas, grid
 from pruners.models.finding import runs, shared
 from pruners.models.request import Encoded, Request, Shown, Size
 from pruners.models.tower import Tower
-from pruners.patches import Patches
+from pruners.parts.patches import Patches
 
 
 class Qwen25VL(Adapter):

@@ -12,7 +12,6 @@ from torch.nn.functional import normalize
 from toy import draw
 
 from pruners.cut import top
-from pruners.greedy import determinantal, farthest, likeness
 from pruners.methods.cdpruner import conditional
 from pruners.methods.dart import least_alike
 from pruners.methods.holov import HoloV
@@ -20,7 +19,8 @@ from pruners.methods.prumerge import gathered, outliers
 from pruners.methods.tome import merged
 from pruners.methods.vidcom2 import shares
 from pruners.methods.vscan import averaged
-from pruners.regions import evenly, rank_within, regions
+from pruners.parts.greedy import determinantal, farthest, likeness
+from pruners.parts.regions import evenly, rank_within, regions
 
 THEIRS = load_file(Path(__file__).with_name("selections.safetensors"))
 

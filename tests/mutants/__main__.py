@@ -4,7 +4,7 @@ python tests/mutants                        debias/, pruners/ and everything tha
 python tests/mutants debias/span.py         some modules
 python tests/mutants --only pruners         one of the groups: debias, pruners, benchmarks, scorers
 python tests/mutants --since HEAD~1         only lines that have changed since a commit
-python tests/mutants --only pruners --tests tests/pruners/test_mis.py pruners/mis.py      on some tests, in seconds
+python tests/mutants --only pruners --tests tests/pruners/parts/test_mis.py pruners/parts/mis.py    on some tests
 python tests/mutants --only pruners --again LOG         only what survived an earlier run, whose output is in LOG
 python tests/mutants --list debias/span.py  the mistakes themselves
 

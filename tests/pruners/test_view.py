@@ -11,7 +11,7 @@ from debias import Debias, Padding, Reading, Span, Trend
 from debias.core import Terms
 from pruners.cut import Cut
 from pruners.models.base import Adapter
-from pruners.patches import Patches
+from pruners.parts.patches import Patches
 from pruners.view import Look, Tokens, View, VisionView
 
 HEADS, SHARED, SIZE, WIDTH, COLUMNS = 4, 2, 4, 6, 13

@@ -18,14 +18,14 @@ from eval.fields import assembled
 from eval.harnesses.vllm.settings import Asked
 from eval.settings import UNPRUNED
 from pruners import Pruner
-from pruners.budget import REFERENCE_TOKENS
 from pruners.engine.choose import choose
 from pruners.engine.sequence import Choice, Segment, first_segment
 from pruners.models import Adapter, family, picture_tokens
 from pruners.models.folder import local
 from pruners.models.images import settings as pictures
 from pruners.models.request import Size
-from pruners.patches import Patches
+from pruners.parts.budget import REFERENCE_TOKENS
+from pruners.parts.patches import Patches
 from pruners.view import Look, View
 
 # What travels with a picture through the engine, besides what the model gets.

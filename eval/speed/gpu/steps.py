@@ -83,7 +83,7 @@ def part(name: str, words: str, *more: str, needs: tuple[str, ...] = (), fork: s
 def smoke(scale: Scale, out: Path) -> list[Part]:
     """Does everything run: the tests that need a GPU, and whether anybody waits for it."""
     far = "cpu" if scale is REHEARSAL else "cuda"
-    files = "tests/pruners/test_gpu.py tests/pruners/test_fused.py tests/debias/test_debias.py"
+    files = "tests/pruners/engine/test_gpu.py tests/pruners/engine/test_fused.py tests/debias/test_debias.py"
     waits = f"eval speed --waits --shape {scale.small} --keep {scale.keep} --method {scale.every} --arms both"
     return [
         part("tests", f"pytest -q -p no:cacheprovider {files} -k", f"test_gpu or test_fused or {far}"),

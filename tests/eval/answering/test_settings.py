@@ -13,8 +13,8 @@ from eval.answering.resolved import resolve
 from eval.commands import flags
 from eval.evaluation import planned
 from eval.settings import command_line, several
-from pruners.scores import Scores
-from pruners.suppression import Suppression
+from pruners.parts.scores import Scores
+from pruners.parts.suppression import Suppression
 
 
 def parsed(*words, method="fastv"):

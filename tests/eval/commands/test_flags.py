@@ -12,7 +12,7 @@ from eval import cli
 from eval.answering.trends import is_published
 from eval.cli import main
 from eval.commands import flags
-from pruners.budget import REFERENCE_TOKENS
+from pruners.parts.budget import REFERENCE_TOKENS
 
 
 def test_numbers_with_commas():

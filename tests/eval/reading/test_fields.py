@@ -4,9 +4,9 @@ import pytest
 
 from eval.fields import Misuse, assembled, parse_fields
 from pruners import make
-from pruners.mis import MIS
-from pruners.scores import Scores
-from pruners.suppression import Suppression
+from pruners.parts.mis import MIS
+from pruners.parts.scores import Scores
+from pruners.parts.suppression import Suppression
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from debias import Padding
 from pruners.models import Request
 from pruners.models.llava_next import fitted
 from pruners.models.llava_onevision import limit, squared
-from pruners.patches import Patches
+from pruners.parts.patches import Patches
 
 SIZES = [(40, 70), (131, 50), (200, 301), (84, 84), (300, 90), (640, 480), (97, 500), (1001, 999)]
 

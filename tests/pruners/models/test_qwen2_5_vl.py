@@ -14,7 +14,7 @@ import pruners
 from debias import Span
 from pruners.models import Request
 from pruners.models.qwen2_5_vl import whole_tokens
-from pruners.patches import Patches
+from pruners.parts.patches import Patches
 
 FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 SIZES = [(40, 70), (131, 50), (200, 301), (84, 84), (640, 480)]

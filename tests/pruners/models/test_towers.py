@@ -13,7 +13,7 @@ from debias import Debias, Padding
 from pruners.engine import seen
 from pruners.engine.choose import dealt, shares
 from pruners.models import Request, families, family
-from pruners.patches import Patches
+from pruners.parts.patches import Patches
 
 OPEN = [name for name in families() if family(name).opens != "nothing"]
 PACKED = [name for name in OPEN if hasattr(family(name), "merge")]

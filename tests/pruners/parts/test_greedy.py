@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruners.greedy import determinantal, farthest, likeness
 from pruners.methods.cdpruner import conditional
+from pruners.parts.greedy import determinantal, farthest, likeness
 
 
 def distances(n, seed):

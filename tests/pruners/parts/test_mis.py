@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruners.mis import MIS, independent
+from pruners.parts.mis import MIS, independent
 
 
 def among(edges):

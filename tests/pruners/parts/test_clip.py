@@ -9,8 +9,8 @@ from spelled import Tower
 from torch.nn.functional import normalize
 
 import pruners
-from pruners.clip import Words, words
 from pruners.models import Request
+from pruners.parts.clip import Words, words
 
 LONGEST = 12  # ids that this CLIP reads at once, of which two are its signs
 ASKED = ("What is it?", "What is the colour of the human?")

@@ -9,9 +9,9 @@ from spelled import LAYERS, START, TOKENS, Decoder, Tower, after, check, native,
 from torch.nn.functional import cosine_similarity, normalize
 
 import pruners
-from pruners.mis import MIS
+from pruners.parts.mis import MIS
+from pruners.parts.scores import Scores
 from pruners.prior import Prior
-from pruners.scores import Scores
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pruners.checks import check_share, check_word
-from pruners.greedy import likeness
+from pruners.parts.greedy import likeness
 
 
 def independent(adjacent: Tensor, free: Tensor, wanted: int) -> tuple[Tensor, bool]:

@@ -11,8 +11,8 @@ import pruners
 from debias import Debias, Padding, Trend
 from pruners.base import Pruner
 from pruners.cut import Cut, Merged
-from pruners.mis import MIS
 from pruners.models import Request
+from pruners.parts.mis import MIS
 
 LAYERS = 8
 

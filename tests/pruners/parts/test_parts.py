@@ -12,13 +12,14 @@ from itertools import pairwise
 import pytest
 import torch
 
-from pruners import budget, checks, cut, files, greedy, regions, schedule
+from pruners import checks, cut, files
 from pruners.arms import arms_of
 from pruners.cut import Cut
 from pruners.method import Method
-from pruners.patches import Patches, joined
-from pruners.scores import Scores, entropy
-from pruners.suppression import Suppression
+from pruners.parts import budget, greedy, regions, schedule
+from pruners.parts.patches import Patches, joined
+from pruners.parts.scores import Scores, entropy
+from pruners.parts.suppression import Suppression
 
 
 def refused(call, *words, **more):

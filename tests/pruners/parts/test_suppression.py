@@ -7,7 +7,7 @@ import torch
 
 import pruners
 from debias import Debias, Padding
-from pruners.suppression import Suppression
+from pruners.parts.suppression import Suppression
 
 
 def slowly(score, features, places, pictures, count, among, radius, alike, strength):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pruners.budget import REFERENCE_TOKENS, Budget
+from pruners.parts.budget import REFERENCE_TOKENS, Budget
 
 
 def at_depth(layer: int, layers: int, reference: int = 32) -> int:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pruners.cluster import cluster_means, density_peaks
+from pruners.parts.cluster import cluster_means, density_peaks
 
 
 def by_hand(states, count):

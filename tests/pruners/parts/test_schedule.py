@@ -1,6 +1,6 @@
 import pytest
 
-from pruners.schedule import budgets, depths
+from pruners.parts.schedule import budgets, depths
 
 PUBLISHED = {64: (66, 30, 17), 128: (303, 110, 36), 192: (300, 200, 110)}
 

@@ -9,10 +9,11 @@ import torch
 
 from debias import Debias, Padding, Trend
 from eval.speed import waits
-from pruners import cluster, cut, greedy, mis, regions, scores
+from pruners import cut
 from pruners.engine import attention, masks
-from pruners.mis import MIS
-from pruners.suppression import Suppression
+from pruners.parts import cluster, greedy, mis, regions, scores
+from pruners.parts.mis import MIS
+from pruners.parts.suppression import Suppression
 
 DOOR = [("download", at) for at in waits.DOOR]
 NEEDED = {
@@ -123,7 +124,7 @@ def test_the_pretended_device_notes_what_waits(pretend):
             "upload",
         ]
         assert {place for _, place in watch.waits} == {
-            "pruners/test_waiting.py:test_the_pretended_device_notes_what_waits"
+            "engine/test_waiting.py:test_the_pretended_device_notes_what_waits"
         }
         with pytest.raises(AssertionError, match="mixes devices"):
             x + torch.ones(6)

@@ -12,13 +12,13 @@ from torch.nn.functional import cosine_similarity, normalize
 
 import pruners
 from debias import Debias, Padding, Reading, Trend
-from pruners.greedy import likeness
 from pruners.methods.cdpruner import conditional
 from pruners.methods.dart import least_alike
 from pruners.methods.holov import variety
 from pruners.methods.prumerge import gathered, outliers
 from pruners.methods.vscan import averaged
-from pruners.regions import evenly, regions, shared
+from pruners.parts.greedy import likeness
+from pruners.parts.regions import evenly, regions, shared
 
 
 def rest_of(run, h):

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from pruners.scores import Scores, entropy
+from pruners.parts.scores import Scores, entropy
 
 generator = torch.Generator().manual_seed(0)
 DEEP = torch.rand(20, generator=generator) / 20

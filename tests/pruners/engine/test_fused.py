@@ -1,6 +1,6 @@
 """The fused kernels against the plain way, on random shapes: on a GPU, or in triton's interpreter.
 
-TRITON_INTERPRET=1 python -m pytest tests/pruners/test_fused.py     with triton, and numpy below 2.4
+TRITON_INTERPRET=1 python -m pytest tests/pruners/engine/test_fused.py     with triton, and numpy below 2.4
 """
 
 import os

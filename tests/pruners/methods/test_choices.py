@@ -2,7 +2,7 @@
 
 No model is loaded. The other tests hold the methods to their definitions; this one holds every branch of them to what
 it was then, also on a device that nobody may wait for. Meant to change?
-PYTHONPATH=. python tests/pruners/test_choices.py writes the listing anew.
+PYTHONPATH=. python tests/pruners/methods/test_choices.py writes the listing anew.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import pruners
 from debias import Debias, Padding, Span, Trend
 from pruners.base import Pruner
 from pruners.engine.choose import choose
-from pruners.mis import MIS
-from pruners.patches import Patches
+from pruners.parts.mis import MIS
+from pruners.parts.patches import Patches
+from pruners.parts.scores import Scores
+from pruners.parts.suppression import Suppression
 from pruners.prior import Prior
-from pruners.scores import Scores
-from pruners.suppression import Suppression
 from pruners.view import Tokens, View, VisionView
 
 LISTING = Path(__file__).with_name("choices.txt")
@@ -60,7 +60,7 @@ SETTINGS = {
 CLIP = "..#....###########......."  # what of a clip is padding
 CLIPS = ("evs", "vidcom2")
 WAITING = (  # the last for a table that is sent once
-    "methods/tokencarve.py:information", "pruners/mis.py:independent", "methods/prumerge.py:select",
+    "methods/tokencarve.py:information", "parts/mis.py:independent", "methods/prumerge.py:select",
     "pruners/prior.py:_table",
 )  # fmt: skip
 

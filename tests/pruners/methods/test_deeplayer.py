@@ -8,9 +8,9 @@ import torch
 
 import pruners
 from debias import Debias, Padding, Trend
-from pruners.mis import MIS
+from pruners.parts.mis import MIS
+from pruners.parts.scores import Kind, Scores
 from pruners.prior import Prior
-from pruners.scores import Kind, Scores
 
 PRIOR = Prior(tuple((torch.rand(36, generator=torch.Generator().manual_seed(0)) / 36).tolist()), layer=2, model="tiny")
 BOTH = Debias(Trend.exponential(0.01), Padding())
