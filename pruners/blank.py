@@ -117,9 +117,9 @@ def prompt(adapter: Adapter, picture: str, span: Span, behind: int, conversation
 
 
 def media(adapter: Adapter, picture: str, size: Size, frames: int) -> dict[str, Any]:
-    """What a request shows: a picture, or a clip of as many frames."""
+    """What a request shows: a picture, or a clip that becomes as many frames of tokens."""
     image = blank(picture, size, adapter.setting("image_mean"))
-    return {"images": [image]} if frames == 1 else {"video": [image] * frames}
+    return {"images": [image]} if frames == 1 else {"video": [image] * (frames * adapter.joined_frames)}
 
 
 def blank(picture: str, size: Size, mean: Sequence[float] = (0.5, 0.5, 0.5)) -> Image.Image:

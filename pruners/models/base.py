@@ -76,6 +76,11 @@ class Adapter:
         """Whether the family is asked about clips, too."""
         return cls.clip is not Adapter.clip
 
+    @property
+    def joined_frames(self) -> int:
+        """How many frames of a clip the tower joins into one frame of tokens."""
+        return 1
+
     # -- the parts of the model --------------------------------------------------------------------------------------
     @property
     def inner(self) -> Any:

@@ -164,8 +164,12 @@ class Qwen25VL(Adapter):
         size = whole_tokens(frames[0].size, self.unit, self.setting("size", video=True))
         patches, grid = self.patches(frames, size)
         ids = self.between([int(self.model.config.video_token_id)] * math.prod(self.grids(grid)[0]))
-        seconds = torch.tensor([self.model.config.vision_config.temporal_patch_size / self.fps])
+        seconds = torch.tensor([self.joined_frames / self.fps])
         return Shown(ids, {"pixel_values_videos": patches, "video_grid_thw": grid, "second_per_grid_ts": seconds})
+
+    @property
+    def joined_frames(self) -> int:
+        return int(self.model.config.vision_config.temporal_patch_size)
 
     @property
     def unit(self) -> int:
@@ -182,7 +186,7 @@ class Qwen25VL(Adapter):
         Patches of one token stand together. A frame is repeated where time does not come out even.
         """
         vision = self.model.config.vision_config
-        patch, deep, merge = int(vision.patch_size), int(vision.temporal_patch_size), self.merge
+        patch, deep, merge = int(vision.patch_size), self.joined_frames, self.merge
         mean, std = self.setting("image_mean"), self.setting("image_std")
         pixels = [images.normalised(images.resized(frame.convert("RGB"), size), mean, std) for frame in frames]
         pixels += pixels[-1:] * (-len(pixels) % deep)

@@ -36,7 +36,7 @@ class Qwen3VL(Qwen25VL):
         return [(1, height, width) for time, height, width in self.grids(given) for _ in range(time)]
 
     def clip(self, frames: Sequence[Image.Image]) -> Shown:
-        deep = int(self.model.config.vision_config.temporal_patch_size)
+        deep = self.joined_frames
         width, height = frames[0].size
         grow = max(1, self.unit / width, self.unit / height)
         counted = max(1, round(len(frames) / deep)) * deep

@@ -61,9 +61,11 @@ def check_filler(adapter, builders, made, conversation):
     assert float(pixels.abs().max()) < 0.02  # the mean colour, but for rounding
 
 
-def test_a_clip_without_content_has_as_many_frames(get, builders):
-    adapter = get("video_llava")
-    batch = adapter.encode([Request("What happens?", video=[builders.picture(64, 64, seed) for seed in range(8)])])
+@pytest.mark.parametrize(("family", "frames"), [("video_llava", 8), ("qwen2_5_vl", 6), ("qwen2_5_vl", 5)])
+def test_a_clip_without_content_has_as_many_frames(get, builders, family, frames):
+    adapter = get(family)
+    shown = [builders.picture(64, 64, seed) for seed in range(frames)]
+    batch = adapter.encode([Request("What happens?", video=shown)])
     ((span, behind),) = shapes(adapter, batch)
     made = prompt(adapter, "mean", span, behind, None)
     assert made["input_ids"].shape == batch.inputs["input_ids"].shape
