@@ -38,7 +38,7 @@ from pruners.engine.sequence import (
 )
 from pruners.engine.state import State
 from pruners.engine.trace import Trace
-from pruners.engine.vision import Vision
+from pruners.engine.vision import Vision, states_of
 from pruners.engine.watch import Watch
 from pruners.method import Method
 from pruners.models import Adapter, adapter
@@ -135,7 +135,7 @@ class Run:
         if ids is None:
             raise Unsupported("pruning finds images by their tokens: pass input_ids, not inputs_embeds")
         cache = kwargs.get("past_key_values")
-        ours = cache is not None and cache is state.cache
+        ours = cache is state.cache
         if is_empty(cache, trusted=ours and ids.shape[1] == 1):
             warn_anew(None if state.cache is not None else state.ids, ids)
             self.watch.begin()
@@ -153,11 +153,12 @@ class Run:
             )
         self.trace.decode.begin(ids.device)
         held = state.cache.layers[0]
-        counted = not state.segments or hasattr(held, "max_cache_len")  # a static cache would have to ask the device
+        static = hasattr(held, "max_cache_len")  # and would have to ask the device how many tokens it holds
+        counted = static or not state.segments
         state.step = state.step + 1 if counted else held.get_seq_length() - state.at(0).length + 1
         if self.pruner.mode == "mask":
             del state.segments[1:]  # they are ranked again, by what this token looks at
-        elif not self.watch.resting and any(hasattr(layer, "max_cache_len") for layer in state.cache.layers):
+        elif static:
             # Settled before the layers run: what they do with it is always the same, and can be compiled.
             state.given = [self.instead(number) for number in range(len(self.layers))]
         else:
@@ -232,11 +233,10 @@ class Run:
 
     def enter(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         state = self.state
-        if number == 0 and state.step == 0:
-            state.cache = kwargs.get("past_key_values")
+        state.cache = kwargs.get("past_key_values")
         if not state.segments:
             return None
-        hidden: Tensor = args[0] if args else kwargs["hidden_states"]
+        hidden = states_of(args, kwargs)
         if number == 0 and state.step == 0:
             limits.refuse_cache(state.cache, state.kernel)
             state.like = hidden.new_empty(1, 1, 0)
@@ -253,9 +253,8 @@ class Run:
             **kwargs,
             "attention_mask": self.mask(segment, number, hidden),
             "position_embeddings": self.rotary(segment, hidden, kwargs["position_embeddings"]),
+            "position_ids": None,  # the tables are made; flash attention would take gaps for packed sequences
         }
-        if "position_ids" in changed:
-            changed["position_ids"] = None  # the tables are made; flash attention would take gaps for packed sequences
         if args:
             return (hidden, *args[1:]), changed
         return args, {**changed, "hidden_states": hidden}
@@ -267,7 +266,7 @@ class Run:
 
     def record(self, number: int, attn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         state = self.state
-        states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        states = states_of(args, kwargs)
         cached = None if state.cache is None else state.cache.layers[number]
         for stage, cut in enumerate(self.cuts):
             if number in cut.looks:
@@ -313,7 +312,7 @@ class Run:
         """Take out what the vision tower has pruned already."""
         if self.vision is None or not self.vision.shrinking:
             return hidden
-        segment, left = self.state.segments[-1], self.vision.survivors
+        segment, left = self.state.segments[0], self.vision.survivors
         return self.go_on(segment, [[Choice(t, left(t.image)) for t in row] for row in segment.images], 0, hidden)
 
     def cut(self, stage: int, hidden: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:

@@ -40,6 +40,7 @@ class Vision:
             raise ValueError(f"{pruner} prunes at vision layers {self.shrinking}; features leave the tower at {last}")
         wanted = pruner.glances(self.tower.feature_layer + 1)
         self.glances = [self.tower.seeing(layer) for layer in wanted]
+        self.tokens: int  # of each image, before any is taken out
         self.spans: Sequence[Span] = ()
         self.filmed: Sequence[bool] = ()
         self.forget()
@@ -55,7 +56,6 @@ class Vision:
         self.slots: Tensor | None = None  # [I, m] which of the tower's tokens are left
         self.weights: Tensor | None = None  # [I, m] how many patches each stands for; None: one
         self.whole: Tensor | None = None  # [I, N] True where there is no padding
-        self.tokens = 0
 
     def install(self) -> list[Any]:
         tower = self.tower
@@ -73,6 +73,7 @@ class Vision:
             handles.append(self.attn(tower.looked_at).register_forward_pre_hook(self.look, with_kwargs=True))
         handles.append(chosen.register_forward_hook(self.keep_features))
         if self.shrinking:
+            handles += [layer.register_forward_pre_hook(self.weigh, with_kwargs=True) for layer in tower.layers]
             handles.append(tower.module.register_forward_hook(self.restore))
         return handles
 
@@ -109,7 +110,7 @@ class Vision:
 
     def settle(self) -> list[tuple[Seen, int]]:
         """Where in which run each image begins; nothing where the tower saw other images than the prompt has."""
-        kinds = [film for film in (False, True) if film in self.filmed]
+        kinds = sorted(set(self.filmed))
         if len(kinds) != len(self.seen):
             return []
         runs, counted = dict(zip(kinds, self.seen, strict=True)), dict.fromkeys(kinds, 0)
@@ -127,8 +128,8 @@ class Vision:
         return patches(self.adapter, self.attn, *self.starts[image], self.spans[image])
 
     # -- pruning inside ------------------------------------------------------------------------------------------------
-    def enter(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Note what a layer gets, and let its attention see each key as often as the patches that it stands for."""
+    def enter(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note what a layer gets."""
         self.entering = states_of(args, kwargs)
         if self.slots is None:
             images, self.tokens = self.entering.shape[:2]
@@ -136,9 +137,12 @@ class Vision:
             device = self.entering.device
             padded = self.debias.padding is not None
             self.whole = self.unpadded(images).to(device, non_blocking=True) if padded else None
+
+    def weigh(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Let a layer's attention see each key as often as the patches that it stands for."""
         if self.weights is None:
             return None
-        mask = self.weights.log().to(self.entering.dtype)[:, None, None]
+        mask = self.weights.log().to(states_of(args, kwargs).dtype)[:, None, None]
         if len(args) > 1:
             return (args[0], mask, *args[2:]), kwargs
         return args, {**kwargs, "attention_mask": mask}
@@ -148,7 +152,7 @@ class Vision:
         assert self.debias.padding is not None
         if self.sizes is None or len(self.sizes) != images:
             raise ValueError(f"the vision tower got {images} pictures; expected one size for each, in `sizes`")
-        side = isqrt(self.tokens - self.tower.cls)
+        side = isqrt(self.tokens)  # the same with a CLS token as without
         return torch.stack([unpadded(self.debias.padding, Span(0, (side, side), size=size)) for size in self.sizes])
 
     def attend(self, attn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -196,7 +200,7 @@ class Vision:
         self.slots, shrunk = torch.stack(slots), torch.stack(states)
         return (shrunk, *output[1:]) if isinstance(output, tuple) else shrunk
 
-    def restore(self, module: Any, args: Any, output: Any) -> Any:
+    def restore(self, module: Any, args: Any, output: Any) -> None:
         """Put the tokens that are left where they belong, zeros elsewhere: the model checks their number."""
         assert self.features is not None
         assert self.slots is not None
@@ -204,7 +208,6 @@ class Vision:
         full.scatter_(1, self.slots[..., None].expand_as(self.features), self.features)
         entry = self.tower.feature_layer + 1  # entry 0 is the embeddings
         output.hidden_states = tuple(full if n == entry else states for n, states in enumerate(output.hidden_states))
-        return output
 
     def survivors(self, image: int) -> Tensor:
         """Raster indices of an image's patches that are left."""

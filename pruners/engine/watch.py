@@ -88,7 +88,7 @@ class Watch:
 
     def rotary(self, segment: Segment) -> tuple[Tensor, Tensor]:
         state, made = self.state, self.tables.get(segment.start)
-        if made is None or not 0 <= state.step - made[0] < made[1].shape[1]:
+        if made is None or not 0 <= state.step - made[0] < made[-1].shape[1]:
             positions = segment.positions(state.step).to(state.like.device)
             if (
                 getattr(state.decoder.rotary_emb, "rope_type", None) == "default"

@@ -9,6 +9,7 @@ import torch
 
 from pruners.engine import compiled
 from pruners.engine.compiled import LENT, Compiled
+from pruners.engine.hooks import Run
 from pruners.engine.limits import Unsupported
 
 
@@ -84,3 +85,31 @@ def test_a_forward_that_is_compiled_already_is_refused():
     model.forward = SimpleNamespace(_torchdynamo_orig_callable=1)
     with pytest.raises(Unsupported, match="the model's forward was compiled before pruning"):
         block(model)
+
+
+def test_layers_of_a_compiled_step_take_what_it_is_lent(monkeypatch):
+    """Nothing of a block's own: what its hooks settle was settled before."""
+    run, done = Run.__new__(Run), []
+    run.state = SimpleNamespace(segments=["some"], given=[])
+    for name in ("enter", "begin", "end", "record"):
+        monkeypatch.setattr(run, name, lambda *given, name=name: done.append(name) or name, raising=False)
+
+    def tried(given, lent, compiling):
+        run.state.given = given
+        monkeypatch.setattr(LENT, "given", lent)
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+        found = [run.on_layer(number, None, (1,), {"own": 2}) for number in (0, 1)]
+        began = run.on_model(None, (), {})
+        run.on_answer(None, (), None)
+        run.on_attention(0, None, (), {}, None)
+        said, done[:] = list(done), []
+        return found, began, said
+
+    one, other = [{}, {"mask": 3}], ({"mask": 4}, {})
+    assert tried(one, other, False) == ([None, ((1,), {"own": 2, "mask": 3})], "begin", ["begin", "end"])
+    assert tried(one, other, True) == ([((1,), {"own": 2, "mask": 4}), None], None, [])
+    entered = ["enter", "enter"]
+    assert tried([], other, False) == (entered, "begin", [*entered, "begin", "end", "record"])
+    assert tried([], (), True) == (entered, None, entered)
+    run.state.segments = []
+    assert tried([], other, False) == (entered, "begin", [*entered, "begin", "end"])
