@@ -9,11 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from eval.core.settings import JudgeSettings, Settings
     from eval.evaluation import Report, evaluate
-    from eval.settings import JudgeSettings, Settings
 
 __all__ = ["JudgeSettings", "Report", "Settings", "evaluate"]
-_PLACES = {"JudgeSettings": "settings", "Settings": "settings", "Report": "evaluation", "evaluate": "evaluation"}
+_PLACES = {
+    "JudgeSettings": "core.settings",
+    "Settings": "core.settings",
+    "Report": "evaluation",
+    "evaluate": "evaluation",
+}
 
 
 def __getattr__(name: str) -> Any:

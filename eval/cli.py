@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from debias.names import nearest
-from eval import embedded, versions
-from eval.fields import Misuse, refused
-from eval.files import writable
-from eval.tables import Spoken, say, tell, tell_json
+from eval.core import embedded, versions
+from eval.core.fields import Misuse, refused
+from eval.core.files import writable
+from eval.core.tables import Spoken, say, tell, tell_json
 
 Work = Callable[[argparse.Namespace], "dict[str, Any] | None"]
 

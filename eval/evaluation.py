@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eval import tables
 from eval.answering.answer import Job, Run, answer
 from eval.answering.meter import Meter
 from eval.answering.plan import World, digest, world
@@ -18,17 +17,17 @@ from eval.answering.store import Folder, writing
 from eval.answering.team import Team
 from eval.benchmarks.base import Benchmark
 from eval.bias.fitting import Probes
-from eval.comparing import compare
-from eval.comparing.contrast import DRAWS, Contrast
-from eval.comparing.results import Scored, not_judged, questions, results, unjudged
-from eval.files import writable
-from eval.sample import Sample
-from eval.scoring import judge
+from eval.core import tables
+from eval.core.files import writable
+from eval.core.settings import UNPRUNED, Settings
+from eval.core.tables import say
+from eval.core.versions import versions
+from eval.reading.sample import Sample
+from eval.scoring import compare, judge
+from eval.scoring.contrast import DRAWS, Contrast
 from eval.scoring.judge import Judge
-from eval.settings import UNPRUNED, Settings
+from eval.scoring.results import Scored, not_judged, questions, results, unjudged
 from eval.showing import report
-from eval.tables import say
-from eval.versions import versions
 
 Loaded = Sequence[tuple[Benchmark, Path, Sequence[Sample]]]
 

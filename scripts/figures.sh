@@ -47,7 +47,7 @@ show selection-frequency "How often FastV keeps each place of the padded square,
 # The question that debiasing wins and whose picture has the widest border; any key would do.
 sample=$("$PYTHON" - "$fastv" <<'PYTHON'
 import sys
-from eval.comparing.results import results
+from eval.scoring.results import results
 from eval.answering.store import Folder
 
 best = (-1.0, "")

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from debias.names import ARMS
-from eval import files
 from eval.answering.store import Folder
 from eval.benchmarks import NAMES
-from eval.comparing import compare, verdict
-from eval.comparing.contrast import mean
-from eval.comparing.results import Result, results
-from eval.settings import UNPRUNED
-from eval.tables import Cell, Table, between, markdown, say, tenths
+from eval.core import files
+from eval.core.settings import UNPRUNED
+from eval.core.tables import Cell, Table, between, markdown, say, tenths
+from eval.scoring import compare, verdict
+from eval.scoring.contrast import mean
+from eval.scoring.results import Result, results
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKS = ("<!-- results: written by `bash scripts/results.sh` -->", "<!-- end of results -->")

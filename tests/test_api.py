@@ -132,7 +132,7 @@ def test_everything_on_the_page_says_what_it_is():
 
 
 def test_every_setting_says_what_it_is():
-    source = inspect.getsource(importlib.import_module("eval.settings"))
+    source = inspect.getsource(importlib.import_module("eval.core.settings"))
     for kind in (eval.Settings, eval.JudgeSettings):
         for field in dataclasses.fields(kind):
             assert re.search(rf"(?m)^    {field.name}: .*  # \w", source), f"{kind.__name__}.{field.name}"

@@ -18,7 +18,7 @@ import yaml
 from debias import names
 from eval import cli
 from eval.commands import flags
-from eval.fields import parse_fields
+from eval.core.fields import parse_fields
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -50,7 +50,7 @@ def test_imports_only_go_down(package):
 
 # Where modules of ours are imported in functions: what a command does once its flags are read (help pages stay quick
 # and load no torch), and what only a package that need not be there can do.
-LATE = ("eval/commands/", "eval/embedded.py", "tiny/")
+LATE = ("eval/commands/", "eval/core/embedded.py", "tiny/")
 
 
 def test_no_module_waits_for_itself():

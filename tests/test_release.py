@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from eval.versions import DISTRIBUTION
+from eval.core.versions import DISTRIBUTION
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"debias", "pruners", "eval", "tiny"}
@@ -174,8 +174,8 @@ def test_an_installation_imports_and_runs_its_command(installed, tmp_path):
     code = (
         "import debias, pruners, pruners.models\n"
         "from importlib.metadata import entry_points, version\n"
-        "from eval import versions\n"
-        "from eval.embedded import EMBEDDED, shipped\n"
+        "from eval.core import versions\n"
+        "from eval.core.embedded import EMBEDDED, shipped\n"
         "assert all(folder.is_dir() for folder in EMBEDDED.values()), EMBEDDED\n"
         "shipped('published.toml').read_text()\n"
         "debias.Debias.paper('fastv')\n"

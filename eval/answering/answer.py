@@ -18,7 +18,7 @@ from eval.answering.progress import Progress
 from eval.answering.store import Folder
 from eval.answering.team import Team
 from eval.benchmarks.base import Benchmark
-from eval.sample import Sample, make_row
+from eval.reading.sample import Sample, make_row
 
 log = logging.getLogger("debias")
 

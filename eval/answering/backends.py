@@ -22,9 +22,9 @@ from debias.core import layout, slots_valid
 from eval.answering.features import Features
 from eval.answering.store import encode
 from eval.benchmarks.base import Benchmark
+from eval.core.settings import UNPRUNED
 from eval.reading.media import Media, Shelf
-from eval.sample import Sample
-from eval.settings import UNPRUNED
+from eval.reading.sample import Sample
 from pruners import Pruner
 from pruners.blank import Blanks
 from pruners.engine.prefix import Prefix

@@ -10,7 +10,7 @@ from typing import Any
 from debias import Debias
 from eval.answering import early, trends
 from eval.answering.checkpoints import config_of
-from eval.settings import Settings
+from eval.core.settings import Settings
 from pruners import Pruner
 from pruners.engine.limits import checked, refuse_sinks
 from pruners.engine.prefix import check_shared

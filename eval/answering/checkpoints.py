@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from debias.names import nearest
-from eval.files import cache_home, sha256, whole
+from eval.core.files import cache_home, sha256, whole
 from pruners import models
 from pruners.models import families, family, kind_of, known_checkpoints, picture_tokens
 from pruners.models.folder import BESIDE, READ, config_in, local, opened

@@ -10,15 +10,16 @@ from typing import Any
 
 from debias import names
 from debias.names import ARMS, RULES, nearest
-from eval import benchmarks, versions
+from eval import benchmarks
 from eval.answering.checkpoints import config_of
 from eval.answering.plan import world
 from eval.benchmarks.base import Benchmark
-from eval.embedded import BARE, EMBEDDED, SMOL
-from eval.files import writable
+from eval.core import versions
+from eval.core.embedded import BARE, EMBEDDED, SMOL
+from eval.core.files import writable
+from eval.core.settings import MEASURED, TRENDS, UNPRUNED, Settings
 from eval.forks import setup
 from eval.reading.parquet import is_parquet, there
-from eval.settings import MEASURED, TRENDS, UNPRUNED, Settings
 from pruners import catalogue
 from pruners.models import declared, kind_of, picture_tokens
 from pruners.models.folder import checked

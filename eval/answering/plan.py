@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from eval.sample import Sample
+from eval.reading.sample import Sample
 
 WINDOW = 32  # batches among which questions are sorted by length
 

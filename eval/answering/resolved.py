@@ -19,13 +19,13 @@ from eval.answering.checkpoints import Layout, digest_of, folder_of, layout
 from eval.answering.plan import digest, world
 from eval.benchmarks.base import Benchmark
 from eval.bias import fitting
-from eval.embedded import data_of, named, world_of
-from eval.fields import assembled
+from eval.core.embedded import data_of, named, world_of
+from eval.core.fields import assembled
+from eval.core.settings import UNPRUNED, Settings
+from eval.core.tables import say
 from eval.forks.backend import Fork
 from eval.forks.setup import code_of, described
 from eval.reading.parquet import laid_out
-from eval.settings import UNPRUNED, Settings
-from eval.tables import say
 from pruners import Pruner, find
 from pruners.models import adapter
 from pruners.parts.budget import REFERENCE_TOKENS

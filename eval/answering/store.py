@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from eval.files import whole, write_json
+from eval.core.files import whole, write_json
 
 Row = dict[str, Any]
 log = logging.getLogger("debias")

@@ -10,7 +10,7 @@ from typing import Any
 from debias import Padding, Reading, Trend
 from debias import trends as files
 from debias.names import PICTURES
-from eval.settings import TRENDS
+from eval.core.settings import TRENDS
 
 # What is fitted now.
 KINDS = {

@@ -13,7 +13,7 @@ import numpy as np
 from debias.names import nearest
 from eval.reading.images import check_image
 from eval.reading.read import Fault, Faults, label, records, want
-from eval.sample import Row, Sample, Score, row_id, row_text
+from eval.reading.sample import Row, Sample, Score, row_id, row_text
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Statistic = Callable[[Array], Array]

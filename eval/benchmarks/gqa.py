@@ -9,7 +9,7 @@ from typing import Any
 
 from eval.benchmarks.base import Array, Benchmark, means
 from eval.reading.read import Faults, label, read_json, records, want
-from eval.sample import Sample
+from eval.reading.sample import Sample
 
 QUESTIONS = "llava_gqa_testdev_balanced.jsonl"
 TRUTH = ("data/testdev_balanced_questions.json", "data/questions1.2/testdev_balanced_questions.json")

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from eval.benchmarks.base import Benchmark
-from eval.sample import Row, Sample, Score
+from eval.reading.sample import Row, Sample, Score
 from eval.scoring.judge import Judge, Question, judge_ids
 from eval.scoring.normalise import m4c
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from eval.benchmarks.base import LETTER, Array, Benchmark, Statistic, all_right, mean, means
 from eval.reading.read import Faults, table
-from eval.sample import Sample
+from eval.reading.sample import Sample
 
 LETTERS = "ABCD"
 ROTATION = 1_000_000  # the rotations of question 7 are 1000007, 2000007, 3000007

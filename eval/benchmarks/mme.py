@@ -10,7 +10,7 @@ import numpy as np
 
 from eval.benchmarks.base import SHORT, Array, Benchmark, Statistic, all_right, ratio
 from eval.reading.read import Faults, lines, records, want
-from eval.sample import Row, Sample, row_id
+from eval.reading.sample import Row, Sample, row_id
 
 QUESTIONS = "llava_mme.jsonl"
 PERCEPTION = (

@@ -9,7 +9,7 @@ from typing import Any
 from eval.benchmarks.base import Array, means, questions
 from eval.benchmarks.judged import Judged, contained
 from eval.reading.read import Faults, read_json, want
-from eval.sample import Row, Sample, row_id
+from eval.reading.sample import Row, Sample, row_id
 
 QUESTIONS, TRUTH = "llava-mm-vet.jsonl", "mm-vet.json"
 

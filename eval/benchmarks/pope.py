@@ -10,7 +10,7 @@ import numpy as np
 
 from eval.benchmarks.base import Array, Benchmark, Statistic, ratio
 from eval.reading.read import Faults, records, want
-from eval.sample import Sample
+from eval.reading.sample import Sample
 
 CATEGORIES = ("adversarial", "popular", "random")
 PINNED = "the labels of POPE commit e3e39262, which LLaVA's questions were made from (random: 2,910)"

@@ -11,7 +11,7 @@ import numpy as np
 
 from eval.benchmarks.base import Array, Benchmark, Statistic, mean, means
 from eval.reading.read import Faults, records, want
-from eval.sample import Sample
+from eval.reading.sample import Sample
 from eval.scoring.box import FRAMES, find_box, iou, tidy, to_pixels
 
 SIZES = {

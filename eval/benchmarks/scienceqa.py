@@ -11,7 +11,7 @@ import numpy as np
 
 from eval.benchmarks.base import LETTER, Array, Benchmark, Statistic, mean, means
 from eval.reading.read import Faults, label, listed, read_json, want
-from eval.sample import Row, Sample, Score
+from eval.reading.sample import Row, Sample, Score
 
 QUESTIONS = "llava_test_CQM-A.json"
 LETTERS = "ABCDE"

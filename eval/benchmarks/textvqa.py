@@ -10,7 +10,7 @@ from typing import Any
 
 from eval.benchmarks.base import Benchmark, ten_answers
 from eval.reading.read import Faults, listed, records, want
-from eval.sample import Row, Sample, Score, row_id
+from eval.reading.sample import Row, Sample, Score, row_id
 from eval.scoring.normalise import m4c_accuracy
 
 QUESTIONS, TRUTH = "llava_textvqa_val_v051_ocr.jsonl", "TextVQA_0.5.1_val.json"

@@ -11,7 +11,7 @@ import numpy as np
 from eval.benchmarks.base import Array, means
 from eval.benchmarks.judged import Judged, contained, contained_stems, exact
 from eval.reading.read import Faults, label, listed, want
-from eval.sample import Sample
+from eval.reading.sample import Sample
 
 ENDINGS = (".mp4", ".avi", ".mov", ".mkv")
 CLIPS = (*ENDINGS, ".webm")  # what is taken for a clip where no benchmark says it

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from eval.benchmarks.base import SHORT, Array, Benchmark, means, questions, ten_answers
 from eval.reading.read import Faults, label, listed, want
-from eval.sample import Row, Sample, row_id
+from eval.reading.sample import Row, Sample, row_id
 from eval.scoring.normalise import m4c, m4c_accuracy
 
 TEST, VAL = "llava_test.jsonl", "val.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from eval.benchmarks.base import SHORT, Array, Benchmark, means, questions, ten_answers
 from eval.reading.read import Faults, listed, want
-from eval.sample import Sample
+from eval.reading.sample import Sample
 from eval.scoring.normalise import vqa_official_accuracy
 
 TEST_DEV = "llava_vqav2_mscoco_test-dev2015.jsonl"

@@ -20,9 +20,9 @@ from eval.answering.checkpoints import digest_of
 from eval.bias import strength as bias
 from eval.bias.probe import Seen, watch
 from eval.bias.strength import Measured
-from eval.embedded import EMBEDDED, named, world_of
+from eval.core.embedded import EMBEDDED, named, world_of
+from eval.core.tables import say
 from eval.reading.images import of_folder
-from eval.tables import say
 from pruners.cut import top
 from pruners.models import adapter
 from pruners.models.request import Request

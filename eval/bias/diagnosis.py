@@ -9,7 +9,7 @@ import numpy as np
 
 from debias.settle import LEAST_R2, NONE
 from eval.bias.strength import Measured
-from eval.tables import Cell, Table
+from eval.core.tables import Cell, Table
 
 COLUMNS = {
     "rise": "rise",

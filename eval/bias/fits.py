@@ -16,10 +16,10 @@ from eval.answering.checkpoints import folder_of
 from eval.answering.resolved import Resolved
 from eval.answering.trends import is_published
 from eval.bias.fitting import Fit, calibration, prior
-from eval.embedded import EMBEDDED, data_of
-from eval.settings import QUESTIONS, Settings
+from eval.core.embedded import EMBEDDED, data_of
+from eval.core.settings import QUESTIONS, Settings
+from eval.core.tables import Table, say, show
 from eval.showing import drawings
-from eval.tables import Table, say, show
 from pruners.models.folder import BESIDE
 from pruners.prior import named
 

@@ -17,12 +17,12 @@ from eval import benchmarks
 from eval.answering.backends import greedy
 from eval.answering.plan import batches, limited
 from eval.benchmarks.base import Benchmark
+from eval.core.settings import QUESTIONS
+from eval.core.tables import say
 from eval.reading.images import of_folder, open_clip, open_image
 from eval.reading.media import request
+from eval.reading.sample import Sample
 from eval.reading.video import Clips
-from eval.sample import Sample
-from eval.settings import QUESTIONS
-from eval.tables import say
 from pruners.prior import CLIP_PROMPT, PROMPT, Prior
 
 QUICK = 16  # questions of each benchmark, when a trend is fitted on the way to a run

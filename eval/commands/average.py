@@ -11,8 +11,8 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from eval.comparing.averages import AVERAGES, averages, retention
-from eval.tables import tell
+from eval.core.tables import tell
+from eval.scoring.averages import AVERAGES, averages, retention
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

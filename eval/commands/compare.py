@@ -15,11 +15,11 @@ from typing import Any
 
 from eval.answering.store import Folder
 from eval.commands import flags
-from eval.comparing.compare import across, look, looked
-from eval.comparing.contrast import DRAWS
-from eval.comparing.results import not_judged, results, unjudged
+from eval.core.tables import say, write
 from eval.scoring import judge as judging
-from eval.tables import say, write
+from eval.scoring.compare import across, look, looked
+from eval.scoring.contrast import DRAWS
+from eval.scoring.results import not_judged, results, unjudged
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from eval.tables import tell
+from eval.core.tables import tell
 
 SHELLS = ("bash", "zsh", "fish")
 FOLDERS = ("model", "video_model", "data", "images", "run", "runs")

@@ -28,9 +28,9 @@ from typing import Any
 from eval.answering import early
 from eval.answering.checkpoints import folder_of
 from eval.commands import flags
-from eval.embedded import BARE, EMBEDDED, SMOL
-from eval.files import write_json
-from eval.tables import show
+from eval.core.embedded import BARE, EMBEDDED, SMOL
+from eval.core.files import write_json
+from eval.core.tables import show
 
 FEWEST = 4  # pictures: two of either half
 

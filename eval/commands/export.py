@@ -21,11 +21,11 @@ from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 from eval.benchmarks import get
 from eval.benchmarks.base import questions
 from eval.benchmarks.mmbench import Mmbench
-from eval.files import whole
+from eval.core.files import whole
+from eval.core.tables import tell
 from eval.reading.read import Faults, table
-from eval.sample import Sample, read_rows
+from eval.reading.sample import Sample, read_rows
 from eval.scoring.normalise import m4c
-from eval.tables import tell
 
 Answers = Mapping[str, str]
 Paths = str | Path | Sequence[str | Path]

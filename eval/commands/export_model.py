@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from debias.names import one_of
-from eval.embedded import BARE, EMBEDDED, SMOL, named
-from eval.tables import say
+from eval.core.embedded import BARE, EMBEDDED, SMOL, named
+from eval.core.tables import say
 
 NAMES = {SMOL: SMOL, BARE: BARE, "tiny": str(EMBEDDED["image"]), "tiny-video": str(EMBEDDED["video"])}
 

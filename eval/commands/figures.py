@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.answering.store import Folder
-from eval.tables import say
+from eval.core.tables import say
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

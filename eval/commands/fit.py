@@ -23,8 +23,8 @@ from typing import Any
 
 from debias.names import FITTED, SCOPES
 from eval.commands import flags
-from eval.embedded import EMBEDDED
-from eval.settings import QUESTIONS
+from eval.core.embedded import EMBEDDED
+from eval.core.settings import QUESTIONS
 from pruners import catalogue
 
 

@@ -12,11 +12,12 @@ from typing import Any
 
 from debias import names
 from debias.names import one_of
-from eval import benchmarks, versions
+from eval import benchmarks
 from eval.answering import early
-from eval.fields import parse_fields, refused
+from eval.core import versions
+from eval.core.fields import parse_fields, refused
+from eval.core.settings import BACKENDS, DTYPES, FILLS, STAGES, JudgeSettings, Settings, several
 from eval.serving.limits import Limits, Place
-from eval.settings import BACKENDS, DTYPES, FILLS, STAGES, JudgeSettings, Settings, several
 from pruners import catalogue
 from pruners.catalogue import names as known
 

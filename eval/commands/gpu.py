@@ -35,8 +35,8 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         os.environ["TRITON_INTERPRET"] = "1"  # before a kernel is read
     import torch
 
+    from eval.core.tables import say, show
     from eval.speed.gpu import pages, running, steps
-    from eval.tables import say, show
 
     if not (args.rehearse or torch.cuda.is_available()):
         raise ValueError(f"there is no GPU here (torch {torch.__version__}); --rehearse runs the step on the CPU")

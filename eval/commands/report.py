@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.commands import flags
-from eval.settings import Settings
-from eval.tables import say
+from eval.core.settings import Settings
+from eval.core.tables import say
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,9 +31,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
     from eval.answering.store import Folder
-    from eval.comparing import compare
-    from eval.comparing.results import results, unjudged
+    from eval.scoring import compare
     from eval.scoring import judge as judging
+    from eval.scoring.results import results, unjudged
 
     folder = Folder(args.run)
     scored = results(folder, args.data, judge=judging.judge_of(flags.judge(args)))

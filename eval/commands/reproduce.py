@@ -24,10 +24,10 @@ from typing import Any
 
 from eval.cli import Parser
 from eval.commands import flags
-from eval.fields import parse_fields
+from eval.core.fields import parse_fields
+from eval.core.settings import Settings
 from eval.papers import artefacts
 from eval.papers.artefacts import Artefact
-from eval.settings import Settings
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from eval import tables
 from eval.commands import flags
-from eval.settings import UNPRUNED, Settings, arm, several
-from eval.tables import say
+from eval.core import tables
+from eval.core.settings import UNPRUNED, Settings, arm, several
+from eval.core.tables import say
 from pruners import catalogue
 
 arguments = flags.running
@@ -97,8 +97,8 @@ def plan(settings: Settings) -> dict[str, Any]:
 
 def overview(done: Mapping[str, Mapping[str, Any]]) -> tables.Table:
     """Methods by arms: the average over the benchmarks."""
-    from eval.comparing import compare
-    from eval.comparing.verdict import MARK, main_arm
+    from eval.scoring import compare
+    from eval.scoring.verdict import MARK, main_arm
 
     arms = list(dict.fromkeys(arm for result in done.values() for arm in result.get("averages", {})))
     rows: list[list[tables.Cell]] = []

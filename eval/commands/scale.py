@@ -19,8 +19,8 @@ from typing import Any
 from debias.names import one_of
 from eval import benchmarks
 from eval.commands import flags
+from eval.core.tables import show
 from eval.speed.shapes import DEVICES, SHAPES
-from eval.tables import show
 from pruners.parts.budget import REFERENCE_TOKENS
 
 

@@ -16,12 +16,12 @@ from typing import Any
 
 from eval.benchmarks import NAMES, get
 from eval.commands import flags
-from eval.comparing.results import not_judged
+from eval.core.tables import say, tell
 from eval.reading.parquet import laid_out
-from eval.sample import Score, read_rows
+from eval.reading.sample import Score, read_rows
 from eval.scoring import judge as judging
 from eval.scoring.judge import Judge
-from eval.tables import say, tell
+from eval.scoring.results import not_judged
 
 
 def score_file(

@@ -17,10 +17,10 @@ from typing import Any
 
 from eval.benchmarks.video import CLIPS
 from eval.commands import flags
-from eval.embedded import EMBEDDED
-from eval.files import writable
+from eval.core.embedded import EMBEDDED
+from eval.core.files import writable
 from eval.reading.images import open_image
-from eval.sample import Sample
+from eval.reading.sample import Sample
 from eval.showing.terminal import KINDS
 
 

@@ -31,8 +31,8 @@ from typing import Any
 from eval.answering import early
 from eval.commands import flags
 from eval.commands.flags import budgets, numbers
-from eval.fields import refused
-from eval.files import write_json
+from eval.core.fields import refused
+from eval.core.files import write_json
 from eval.speed.settings import NAMES, SpeedSettings
 from eval.speed.shapes import SHAPES
 

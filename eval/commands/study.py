@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.commands import flags
-from eval.embedded import shipped
-from eval.settings import Settings
+from eval.core.embedded import shipped
+from eval.core.settings import Settings
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

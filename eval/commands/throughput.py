@@ -16,7 +16,7 @@ import argparse
 from typing import Any
 
 from eval.commands import flags
-from eval.tables import show
+from eval.core.tables import show
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

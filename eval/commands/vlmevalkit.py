@@ -18,8 +18,8 @@ from typing import Any
 
 from debias.names import one_of
 from eval.commands import flags
-from eval.fields import apart
-from eval.settings import HARNESS, several
+from eval.core.fields import apart
+from eval.core.settings import HARNESS, several
 from pruners.catalogue import names as methods
 
 

@@ -17,12 +17,12 @@ from typing import Any
 from debias import Debias
 from eval.answering.store import encode
 from eval.benchmarks.base import Benchmark
+from eval.core.settings import UNPRUNED
 from eval.forks import layout
 from eval.forks.options import options, wire
 from eval.forks.reader import BrokenPicture, Reader
 from eval.forks.setup import ROOT, code_of, environment, setup
-from eval.sample import Sample
-from eval.settings import UNPRUNED
+from eval.reading.sample import Sample
 from pruners import Pruner
 
 Answer = tuple[str, str, dict[str, Any]]

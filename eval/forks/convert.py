@@ -17,8 +17,8 @@ from typing import Any
 
 from torch import Tensor
 
+from eval.core.tables import say
 from eval.forks import layout
-from eval.tables import say
 
 TOWER = "clip-vision-tower"  # VisPruner's builder takes a tower for a CLIP by its name
 SHARD = 4 << 30

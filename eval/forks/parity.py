@@ -11,11 +11,11 @@ import torch
 from eval.answering.backends import greedy
 from eval.answering.resolved import Resolved, resolve
 from eval.benchmarks.base import Benchmark
-from eval.comparing.results import questions
+from eval.core.settings import UNPRUNED, Settings
+from eval.core.tables import Table, show
 from eval.forks.backend import Fork
-from eval.sample import Sample
-from eval.settings import UNPRUNED, Settings
-from eval.tables import Table, show
+from eval.reading.sample import Sample
+from eval.scoring.results import questions
 from pruners.models import Request
 
 ANEW = (

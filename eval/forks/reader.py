@@ -10,8 +10,8 @@ from typing import Any
 
 from eval.forks import layout
 from eval.reading.media import request
+from eval.reading.sample import Sample
 from eval.reading.video import FRAMES, Clips
-from eval.sample import Sample
 from pruners.models import adapter, family
 from pruners.models.request import IMAGE, VIDEO
 

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from eval.files import toml
+from eval.core.files import toml
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -24,12 +24,12 @@ from eval.answering.backends import Poison, greedy, what_was_kept
 from eval.answering.checkpoints import layout
 from eval.answering.plan import world
 from eval.answering.resolved import Resolved
-from eval.embedded import EMBEDDED, named
-from eval.fields import parse_fields
+from eval.core.embedded import EMBEDDED, named
+from eval.core.fields import parse_fields
+from eval.core.settings import HARNESS, UNPRUNED, Settings
 from eval.reading.images import open_image
+from eval.reading.sample import Sample
 from eval.reading.video import Clips
-from eval.sample import Sample
-from eval.settings import HARNESS, UNPRUNED, Settings
 from pruners import catalogue
 from pruners import names as methods
 from pruners.models import Request

@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from debias.names import one_of
-from eval.embedded import shipped
-from eval.files import toml
+from eval.core.embedded import shipped
+from eval.core.files import toml
 from pruners.parts.budget import REFERENCE_TOKENS
 
 ARMS = ("none", "both")

@@ -14,14 +14,14 @@ import numpy as np
 
 from eval.bias.diagnosis import bracket
 from eval.bias.strength import Array, Measured, interval
-from eval.comparing import compare
-from eval.comparing.contrast import LEVEL, SLOW_DRAWS, Contrast, apart, contrast, scale
-from eval.comparing.results import Scored
-from eval.comparing.verdict import MARK
+from eval.core.tables import Cell, Table
 from eval.papers import artefacts, ways
 from eval.papers.task import Task
+from eval.scoring import compare
+from eval.scoring.contrast import LEVEL, SLOW_DRAWS, Contrast, apart, contrast, scale
+from eval.scoring.results import Scored
+from eval.scoring.verdict import MARK
 from eval.showing import charts, drawings, figures
-from eval.tables import Cell, Table
 from pruners import catalogue
 
 ARMS = ("none", "trend", "padding", "both")

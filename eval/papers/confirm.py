@@ -11,24 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from debias import trends
-from eval import tables
 from eval.answering.resolved import Resolved
 from eval.answering.store import Folder
 from eval.bias.diagnosis import bracket
 from eval.bias.fitting import Fit
-from eval.comparing import verdict
-from eval.comparing.contrast import Contrast, contrast, marked
-from eval.comparing.results import Scored, results
-from eval.embedded import named
+from eval.core import tables
+from eval.core.embedded import named
+from eval.core.files import write_json
+from eval.core.settings import UNPRUNED, Settings
+from eval.core.tables import Table, between, explain, say
 from eval.evaluation import evaluate
-from eval.files import write_json
 from eval.papers import grid, study
 from eval.papers.study import Comparison, Plan, Verdict
-from eval.scoring import statistics
-from eval.settings import UNPRUNED, Settings
+from eval.scoring import statistics, verdict
+from eval.scoring.contrast import Contrast, contrast, marked
+from eval.scoring.results import Scored, results
 from eval.showing import charts, drawings
 from eval.showing.cells import canvas_of
-from eval.tables import Table, between, explain, say
 from tiny.benchmarks import cached
 from tiny.smol import data as smol_data
 

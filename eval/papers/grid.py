@@ -24,18 +24,18 @@ from eval.bias.diagnosis import bracket
 from eval.bias.fitting import PICTURES, calibration
 from eval.bias.probe import watch
 from eval.bias.strength import Measured, mean
-from eval.comparing.contrast import LEVEL, Contrast, contrast, marked
-from eval.comparing.results import Scored
-from eval.comparing.verdict import MARK
-from eval.embedded import data_of
+from eval.core.embedded import data_of
+from eval.core.tables import Table, between, say
 from eval.papers import artefacts
 from eval.papers.artefacts import Planned
 from eval.papers.task import Task
 from eval.reading.images import open_image
 from eval.reading.media import request
+from eval.scoring.contrast import LEVEL, Contrast, contrast, marked
+from eval.scoring.results import Scored
+from eval.scoring.verdict import MARK
 from eval.showing import charts, drawings
 from eval.showing.cells import canvas_of
-from eval.tables import Table, between, say
 
 
 @dataclass(frozen=True)

@@ -23,18 +23,18 @@ from eval.bias import diagnosis
 from eval.bias import strength as bias
 from eval.bias.diagnose import DiagnosisSettings, diagnose
 from eval.bias.fitting import calibration
-from eval.comparing.averages import AVERAGES
-from eval.comparing.contrast import scale
-from eval.comparing.results import Scored, questions
-from eval.embedded import world_of
+from eval.core.embedded import world_of
+from eval.core.tables import Table
 from eval.papers import artefacts
 from eval.papers.artefacts import REFCOCO
 from eval.papers.task import Task
 from eval.reading.media import request
+from eval.scoring.averages import AVERAGES
+from eval.scoring.contrast import scale
+from eval.scoring.results import Scored, questions
 from eval.showing import charts, drawings, figures
 from eval.showing.cells import canvas_of
 from eval.speed.measure import Clock, in_turn
-from eval.tables import Table
 from pruners.parts.schedule import at_depth
 
 SMALL = 0.1  # error of a rise: a tenth of the last weight

@@ -11,18 +11,19 @@ from typing import Any
 from debias import names
 from debias.names import one_of
 from debias.release import RELEASES
-from eval import benchmarks, tables
+from eval import benchmarks
 from eval.answering.checkpoints import layout
 from eval.answering.store import Folder
 from eval.bias.fitting import Probes, prior
-from eval.embedded import data_of, world_of
+from eval.core import tables
+from eval.core.embedded import data_of, world_of
+from eval.core.settings import Settings, command_line
+from eval.core.tables import Table, say
 from eval.evaluation import evaluate
 from eval.evaluation import planned as planned_run
 from eval.papers import artefacts, budgets, grid, measures, sinks, strengths, sweeps, ways
 from eval.papers.artefacts import REFCOCO, Artefact, Planned
 from eval.papers.task import Task
-from eval.settings import Settings, command_line
-from eval.tables import Table, say
 
 
 def overview() -> dict[str, Any]:

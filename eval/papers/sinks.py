@@ -7,13 +7,13 @@ from typing import Any
 from eval.bias import strength as bias
 from eval.bias.activations import KINDS, Activations, activations
 from eval.bias.diagnosis import bracket
+from eval.core.tables import Cell, Table
 from eval.papers import artefacts
 from eval.papers.artefacts import Planned
 from eval.papers.strengths import each, pictures
 from eval.papers.task import Task
 from eval.reading.media import request
 from eval.showing import drawings
-from eval.tables import Cell, Table
 
 
 def sinks(task: Task) -> list[Table]:

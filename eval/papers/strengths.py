@@ -18,14 +18,14 @@ from eval.bias.diagnosis import bracket
 from eval.bias.fitting import calibration
 from eval.bias.probe import first_cut
 from eval.bias.strength import Measured
+from eval.core.settings import QUESTIONS
+from eval.core.tables import Table, say
 from eval.papers import artefacts
 from eval.papers.artefacts import Planned
 from eval.papers.task import Task
 from eval.reading.media import request
-from eval.sample import Sample
-from eval.settings import QUESTIONS
+from eval.reading.sample import Sample
 from eval.showing import charts, drawings
-from eval.tables import Table, say
 
 T = TypeVar("T")
 KINDS = {"rise": "of the score", "kept_rise": "of how often a position is kept"}

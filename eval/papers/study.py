@@ -15,7 +15,7 @@ from pathlib import Path
 from shutil import which
 from typing import Any
 
-from eval.files import toml
+from eval.core.files import toml
 
 ARMS = ("none", "trend", "padding", "both")
 

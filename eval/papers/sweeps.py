@@ -6,16 +6,16 @@ from dataclasses import replace
 from typing import Any
 
 from eval.bias.strength import Measured, interval
-from eval.comparing import verdict
-from eval.comparing.averages import AVERAGES
-from eval.comparing.contrast import LEVEL
-from eval.comparing.results import Scored
+from eval.core.tables import Table
 from eval.papers import artefacts, measures, ways
 from eval.papers.artefacts import Planned
 from eval.papers.budgets import Side, debiased, gap, signed
 from eval.papers.task import Task
+from eval.scoring import verdict
+from eval.scoring.averages import AVERAGES
+from eval.scoring.contrast import LEVEL
+from eval.scoring.results import Scored
 from eval.showing import charts, drawings
-from eval.tables import Table
 
 
 def gains(task: Task) -> list[Table]:

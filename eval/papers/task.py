@@ -13,11 +13,11 @@ from eval import benchmarks
 from eval.answering.checkpoints import config_of, folder_of, layout
 from eval.answering.resolved import Resolved
 from eval.answering.store import Folder
-from eval.comparing.results import Scored, results
-from eval.embedded import EMBEDDED, named
-from eval.files import write_json
+from eval.core.embedded import EMBEDDED, named
+from eval.core.files import write_json
+from eval.core.settings import Settings
 from eval.papers.artefacts import REFCOCO, Artefact, Planned
-from eval.settings import Settings
+from eval.scoring.results import Scored, results
 from pruners import catalogue, make
 from pruners.models import Adapter
 from pruners.models.folder import BESIDE

@@ -7,18 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 from eval.bias.strength import Measured
-from eval.comparing import verdict
-from eval.comparing.compare import arm_means
-from eval.comparing.contrast import LEVEL, SLOW_DRAWS, Contrast, contrasts, marked
-from eval.comparing.results import Scored
+from eval.core.tables import Cell, Table, between, tenths
 from eval.papers import artefacts
 from eval.papers.artefacts import Planned
 from eval.papers.grid import kept
 from eval.papers.task import Task
-from eval.scoring import statistics
+from eval.scoring import statistics, verdict
+from eval.scoring.compare import arm_means
+from eval.scoring.contrast import LEVEL, SLOW_DRAWS, Contrast, contrasts, marked
+from eval.scoring.results import Scored
 from eval.showing import charts, drawings
 from eval.showing.cells import canvas_of
-from eval.tables import Cell, Table, between, tenths
 from pruners import catalogue
 
 RAW = "raw"

@@ -1,4 +1,4 @@
 """Reading what other people made: records, pictures, clips. Everything is bounded, and every error names the file.
 
-Imports `eval.sample`, `eval.files`, and of `eval.benchmarks` only what LLaVA's question files say.
+Imports core, and of `eval.benchmarks` only what LLaVA's question files say.
 """

@@ -12,8 +12,8 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from eval.reading.read import Fault
+from eval.reading.sample import Sample
 from eval.reading.video import Clips, playable, read_frames
-from eval.sample import Sample
 from pruners.files import only_regular
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # no format that runs another program

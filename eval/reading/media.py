@@ -9,8 +9,8 @@ from typing import Any
 
 from eval.reading.images import open_clip, open_image
 from eval.reading.recent import Recent
+from eval.reading.sample import Sample
 from eval.reading.video import Clips
-from eval.sample import Sample
 from pruners.models.request import Request
 
 

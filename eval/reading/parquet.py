@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.files import cache_home
+from eval.core.files import cache_home
 from eval.reading.published import PUBLISHED, Published, Rows, benchmark_of
 from pruners.models.folder import fetched
 

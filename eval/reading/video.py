@@ -18,7 +18,7 @@ from typing import Any
 
 from PIL import Image
 
-from eval.files import sha256
+from eval.core.files import sha256
 from eval.reading.decoder import FRAMES, MAX_PIXELS, places
 from eval.reading.recent import Recent
 from pruners.files import only_regular, opened

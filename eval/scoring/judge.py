@@ -21,8 +21,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from eval.files import cache_home
-from eval.settings import JudgeSettings
+from eval.core.files import cache_home
+from eval.core.settings import JudgeSettings
 
 LONGEST_REPLY = 1 << 20  # bytes of a server's whole reply
 LONGEST_VERDICT = 2_000  # characters of the judge's words

@@ -15,8 +15,8 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from PIL import Image
 
 from eval.reading.images import open_image
+from eval.reading.sample import Sample
 from eval.reading.video import read_frames
-from eval.sample import Sample
 from eval.serving.limits import Limits
 from eval.serving.protocol import Refused
 

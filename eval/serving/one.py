@@ -11,16 +11,16 @@ from typing import Any
 
 from eval.answering.checkpoints import layout
 from eval.benchmarks.video import CLIPS
-from eval.embedded import EMBEDDED, named
+from eval.core.embedded import EMBEDDED, named
+from eval.core.settings import Settings
+from eval.core.tables import Table, say
+from eval.core.tables import show as table
 from eval.harnesses.pruned import Pruned
 from eval.reading.images import open_image
+from eval.reading.sample import Sample
 from eval.reading.video import read_frames
-from eval.sample import Sample
 from eval.serving.panels import Panel, in_arms, panels
-from eval.settings import Settings
 from eval.showing import drawings, terminal
-from eval.tables import Table, say
-from eval.tables import show as table
 from pruners import catalogue
 from pruners.models import Request
 

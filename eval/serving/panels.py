@@ -12,9 +12,9 @@ from PIL import Image
 from debias import Debias, Span
 from debias.core import layout, slots_valid
 from eval.answering.store import decode
+from eval.core.settings import UNPRUNED
 from eval.harnesses.pruned import Pruned
 from eval.serving.sheets import sheet
-from eval.settings import UNPRUNED
 from eval.showing import drawings
 from pruners.models import Request
 

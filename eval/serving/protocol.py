@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from debias.names import nearest
+from eval.core.settings import arm
 from eval.serving.limits import Limits
-from eval.settings import arm
 from pruners import catalogue
 
 DEFAULT_TOKENS = 256  # of an answer, where the client does not say

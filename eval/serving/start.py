@@ -7,14 +7,14 @@ from typing import Any
 
 import uvicorn
 
-from eval.embedded import EMBEDDED, named
+from eval.core.embedded import EMBEDDED, named
+from eval.core.settings import Settings
+from eval.core.tables import say
 from eval.harnesses.pruned import Pruned
 from eval.serving.app import Server
 from eval.serving.demo import Demo
 from eval.serving.engine import Engine
 from eval.serving.limits import Limits, Place
-from eval.settings import Settings
-from eval.tables import say
 
 GOODBYE = 10  # seconds that running requests have when the server is stopped
 

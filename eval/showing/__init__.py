@@ -1,1 +1,1 @@
-"""Figures and the HTML report: from stored numbers alone, never from a model. Imports comparing."""
+"""Figures and the HTML report: from stored numbers alone, never from a model. Imports scoring."""

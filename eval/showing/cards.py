@@ -12,12 +12,12 @@ import numpy as np
 from PIL import Image
 
 from eval.answering.store import decode
-from eval.comparing.results import Scored, questions
+from eval.core.settings import UNPRUNED
 from eval.reading.images import open_image
+from eval.reading.sample import Sample
 from eval.reading.video import FRAMES, read_frames
-from eval.sample import Sample
 from eval.scoring.box import Box, find_box, from_pixels, to_pixels
-from eval.settings import UNPRUNED
+from eval.scoring.results import Scored, questions
 from eval.showing.cells import square
 from eval.showing.drawings import orientation
 

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from eval.bias.strength import Measured
-from eval.comparing.contrast import Contrast, scale
-from eval.comparing.verdict import MARK
+from eval.scoring.contrast import Contrast, scale
+from eval.scoring.verdict import MARK
 from eval.showing.drawings import ARM_COLOURS, MORE_COLOURS, colour, figure, styled
 from pruners import catalogue
 
@@ -54,7 +54,7 @@ def dots(points: Mapping[str, Mapping[str, Measured]]) -> Figure:
 
 @styled
 def forest(contrasts: Sequence[Contrast]) -> Figure:
-    """One arm's differences with their intervals; filled where it differs, by the rule of comparing/contrast.py."""
+    """One arm's differences with their intervals; filled where it differs, by the rule of scoring/contrast.py."""
     drawn, axis = figure(4.4, 0.24 * len(contrasts) + 0.9)
     axis.axvline(0, color="black", linewidth=0.6)
     for row, contrast in enumerate(contrasts):

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 
 from eval.answering.store import Folder
 from eval.bias.strength import Measured
-from eval.comparing.contrast import alone, mean, scale
-from eval.comparing.results import Scored, results
 from eval.reading.read import read_json
+from eval.scoring.contrast import alone, mean, scale
+from eval.scoring.results import Scored, results
 from eval.showing import charts, drawings
 from eval.showing.cells import square
 

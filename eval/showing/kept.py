@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from eval import benchmarks
 from eval.answering.store import Folder, decode
-from eval.comparing.results import questions
 from eval.reading.images import open_image
+from eval.scoring.results import questions
 from eval.showing import cells, drawings
 from pruners.models.canvas import padded
 

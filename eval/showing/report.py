@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from eval.answering.store import Folder, writing
-from eval.comparing import compare
-from eval.comparing.contrast import Contrast
-from eval.comparing.results import Scored
-from eval.comparing.verdict import main_arm
+from eval.core.tables import text, visible
+from eval.scoring import compare
+from eval.scoring.contrast import Contrast
+from eval.scoring.results import Scored
+from eval.scoring.verdict import main_arm
 from eval.showing import charts, drawings, figures
 from eval.showing.cards import cards, differing
-from eval.tables import text, visible
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 

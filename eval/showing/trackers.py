@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval import tables
 from eval.answering.store import Folder
-from eval.comparing.compare import Look
-from eval.comparing.results import Scored
+from eval.core import tables
+from eval.scoring.compare import Look
+from eval.scoring.results import Scored
 
 NEEDS = "pip install 'attention-debiasing[trackers]'"
 

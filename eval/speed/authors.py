@@ -19,16 +19,16 @@ import torch
 
 from debias import Debias
 from debias.names import one_of
+from eval.core.settings import UNPRUNED
+from eval.core.tables import Table, say, show
 from eval.forks.backend import Worker
 from eval.forks.options import options, wire
 from eval.forks.reader import PLACE, wire_pixels
 from eval.forks.setup import described, environment, setup
-from eval.settings import UNPRUNED
 from eval.speed.drawn import Laid, build, prompt
 from eval.speed.measure import FULL, SIZE, in_turn, machine
 from eval.speed.settings import SpeedSettings
 from eval.speed.shapes import BEFORE, SHAPES
-from eval.tables import Table, say, show
 from pruners import Pruner, make
 
 Times = tuple[float, float]  # milliseconds on the clock, and of the processor

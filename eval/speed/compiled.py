@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
+from eval.core.tables import Table
 from eval.speed.drawn import Laid, prompt
 from eval.speed.measure import Clock, Variant, in_turn
-from eval.tables import Table
 
 CACHES = ("dynamic", "static")
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from debias.names import one_of
 from eval import benchmarks
-from eval.settings import UNPRUNED
+from eval.core.settings import UNPRUNED
+from eval.core.tables import Cell, Table
 from eval.speed.shapes import BEFORE, CLIP_LARGE, DEVICES, SHAPES, Shape
-from eval.tables import Cell, Table
 from pruners import make
 from pruners.parts.budget import REFERENCE_TOKENS
 

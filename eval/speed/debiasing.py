@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 
 from debias import Padding, Span
+from eval.core.tables import Table, show
 from eval.speed.measure import FULL, machine, quickest
 from eval.speed.settings import SpeedSettings
 from eval.speed.shapes import SHAPES, Shape
-from eval.tables import Table, show
 
 
 def span_of(length: int) -> Span:

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
+from eval.core.tables import Table, show
 from eval.speed.debiasing import Layer, span_of
 from eval.speed.measure import FULL, machine, quickest
 from eval.speed.settings import SpeedSettings
 from eval.speed.shapes import AFTER, BEFORE, SHAPES, Shape
-from eval.tables import Table, show
 from pruners.cut import top
 from pruners.engine.attention import attended, fusing, kernels
 from pruners.parts.budget import tokens_kept

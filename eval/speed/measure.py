@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from debias import Debias, Padding, Trend
-from eval.settings import UNPRUNED
+from eval.core.settings import UNPRUNED
 from eval.speed.drawn import Laid, prompt
 from pruners import make
 from pruners.prior import Prior

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 
 from debias import Debias
+from eval.core.tables import Cell, Table
 from eval.speed.drawn import Laid, prompt
 from eval.speed.measure import FULL, SIZE, Clock, Variant, in_turn
-from eval.tables import Cell, Table
 from pruners import Pruner
 
 PARTS = ("start", "score", "debias", "select", "merge")

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 
 from eval import benchmarks
-from eval.embedded import EMBEDDED, data_of, named
+from eval.core.embedded import EMBEDDED, data_of, named
+from eval.core.tables import Table, say, show
 from eval.reading.images import open_image
 from eval.speed.drawn import Laid, build, prompt
 from eval.speed.measure import FULL, SIZE
 from eval.speed.settings import SpeedSettings
 from eval.speed.shapes import SHAPES
-from eval.tables import Table, say, show
 from pruners import make
 from pruners.models import Request, adapter
 from pruners.parts.budget import REFERENCE_TOKENS

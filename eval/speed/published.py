@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.files import placed, write_json
+from eval.core.files import placed, write_json
+from eval.core.tables import say, visible
 from eval.forks.setup import ROOT
 from eval.speed.gpu.pages import MARKS as MET
 from eval.speed.gpu.pages import on, shown
 from eval.speed.gpu.steps import STEPS
-from eval.tables import say, visible
 
 MARKS = ("<!-- gpu: written by `python -m eval speed --import` -->", "<!-- end of gpu -->")
 NOTHING = "Nothing has been measured on a GPU yet."

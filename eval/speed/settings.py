@@ -9,7 +9,7 @@ from pathlib import Path
 from debias import names
 from debias.names import one_of
 from eval.answering import early
-from eval.settings import several
+from eval.core.settings import several
 from eval.speed.shapes import BEFORE, SHAPES
 from pruners import catalogue
 from pruners.models.kernels import known_kernel

@@ -12,9 +12,9 @@ from eval.answering.backends import Native
 from eval.answering.meter import Meter, Watch
 from eval.answering.plan import batches
 from eval.answering.resolved import resolve
-from eval.comparing.results import questions
-from eval.settings import Settings
-from eval.tables import Table, say
+from eval.core.settings import Settings
+from eval.core.tables import Table, say
+from eval.scoring.results import questions
 from pruners.engine.limits import Unsupported
 from pruners.engine.prefix import check_shared
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
+from eval.core.tables import Table, say, show
 from eval.speed import authors, compiled, debiasing, fusing, parts, precision, waits
 from eval.speed.drawn import build
 from eval.speed.measure import Variant, fitting, machine, matrix_rate, measure, own_peak, peaks
 from eval.speed.settings import SpeedSettings
 from eval.speed.shapes import SHAPES
-from eval.tables import Table, say, show
 
 
 def report(asked: SpeedSettings) -> dict[str, Any]:

@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 
+from eval.core.tables import Table
 from eval.speed.drawn import Laid, prompt
 from eval.speed.measure import Variant
-from eval.tables import Table
 
 # Read once, before the model starts on the prompt: its ids and its mask.
 DOOR = ("engine/hooks.py:prefill", "engine/sequence.py:real_columns")

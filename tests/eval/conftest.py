@@ -29,7 +29,7 @@ def answered(world, tmp_path_factory):
     from eval import benchmarks
     from eval.answering.plan import digest
     from eval.answering.store import Folder
-    from eval.sample import make_row
+    from eval.reading.sample import make_row
 
     folder = Folder(tmp_path_factory.mktemp("answered") / "run")
     info = {"run": "r", "settings": {"method": "FastV(keep=16)", "limit": None}, "benchmarks": {}}

@@ -96,7 +96,7 @@ def targets(world: Path, checkpoint: Path, scratch: Path) -> Iterator[tuple[str,
     from eval.answering.store import Folder
     from eval.answering.store import read as read_shard
     from eval.reading.images import open_image
-    from eval.sample import Sample, read_rows
+    from eval.reading.sample import Sample, read_rows
     from eval.scoring.box import find_box
     from eval.scoring.judge import TASKS, Cache, Unreadable, verdict_in
     from pruners.models import folder

@@ -90,9 +90,9 @@ def test_arms_are_compared_on_the_questions_that_were_judged_in_all(server, worl
     from eval import benchmarks
     from eval.answering.plan import digest
     from eval.answering.store import Folder
-    from eval.comparing import compare
-    from eval.comparing.results import results, unjudged
-    from eval.sample import make_row
+    from eval.reading.sample import make_row
+    from eval.scoring import compare
+    from eval.scoring.results import results, unjudged
 
     samples = benchmarks.get("mmvet").load(world, media=False)
     folder = Folder(tmp_path / "run")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from eval.reading import read
-from eval.sample import read_rows
+from eval.reading.sample import read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 

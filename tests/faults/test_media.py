@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from eval.core.settings import FILLS
 from eval.reading.images import MAX_PIXELS, MAX_SIDE, check_image, open_clip, open_image
+from eval.reading.sample import Sample
 from eval.reading.video import Clips, read_frames
-from eval.sample import Sample
-from eval.settings import FILLS
 from eval.showing.cards import THUMBNAIL, thumbnail
 from pruners.models import images
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from openpyxl import load_workbook
 
 from eval.commands.export import export
+from eval.core.tables import OBEYED, Spoken, Table, comma_separated, latex, markdown, say, show
 from eval.showing import report
-from eval.tables import OBEYED, Spoken, Table, comma_separated, latex, markdown, say, show
 
 ROOT = Path(__file__).resolve().parents[2]
 quick = settings(max_examples=40)
@@ -130,8 +130,8 @@ def page_of(answered):
     """The report of a run whose answers, questions and judge say what they like."""
     from dataclasses import replace
 
-    from eval.comparing import compare
-    from eval.comparing.results import results
+    from eval.scoring import compare
+    from eval.scoring.results import results
 
     scored = [one for one in results(answered) if one.benchmark.name == "pope"]
 

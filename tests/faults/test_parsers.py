@@ -16,7 +16,7 @@ from eval.answering.store import Folder, torn
 from eval.answering.store import read as read_shard
 from eval.benchmarks.base import ten_answers
 from eval.reading.read import Faults, listed, read_json, records, table, want
-from eval.sample import read_rows
+from eval.reading.sample import read_rows
 from eval.scoring.box import find_box, iou, to_pixels
 from eval.scoring.judge import TASKS, Cache, Unreadable, Verdict, verdict_in
 from eval.scoring.normalise import m4c, vqa_official_accuracy

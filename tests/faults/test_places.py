@@ -15,11 +15,11 @@ from PIL import Image
 
 from eval.answering import store
 from eval.cli import main
-from eval.files import whole
+from eval.core.files import whole
 from eval.reading.images import check_image, open_image
 from eval.reading.read import read_json, records
+from eval.reading.sample import Sample
 from eval.reading.video import Clips, playable
-from eval.sample import Sample
 
 
 @pytest.fixture(params=["pipe", "socket", "folder", "device"])

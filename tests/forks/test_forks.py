@@ -22,7 +22,7 @@ from debias.release import RELEASES
 from eval.forks.backend import Fork
 from eval.forks.options import options
 from eval.forks.setup import ROOT, blob_id, environment, setups
-from eval.sample import Sample
+from eval.reading.sample import Sample
 from pruners import make
 
 pytestmark = pytest.mark.forks

@@ -18,7 +18,7 @@ from eval.forks import convert, layout
 from eval.forks.backend import Fork
 from eval.forks.reader import Reader
 from eval.forks.setup import ROOT, code_of, environment
-from eval.sample import Sample
+from eval.reading.sample import Sample
 from pruners import make
 
 ARMS = {"none": Debias(), "both": Debias(Trend.exponential(0.01), Padding())}

@@ -46,7 +46,7 @@ from trials import Collected  # noqa: E402
 # What is tested, and by which tests.
 SCORERS = {
     "normalise": "scoring", "box": "scoring", "statistics": "scoring", "judge": "scoring",
-    "score": "commands", "fields": "", "read": "reading", "sample": "",
+    "score": "commands", "fields": "core", "read": "reading", "sample": "reading",
 }  # fmt: skip
 GROUPS = {
     "debias": (["debias/*.py"], ["tests/debias"]),
@@ -56,8 +56,8 @@ GROUPS = {
     ),
     "benchmarks": (["eval/benchmarks/*.py"], ["tests/eval/benchmarks", "tests/eval/scoring/test_score.py"]),
     "scorers": (
-        [f"eval/{room}/{name}.py".replace("//", "/") for name, room in SCORERS.items()],
-        ["tests/eval/benchmarks", "tests/eval/scoring", "tests/eval/reading/test_fields.py",
+        [f"eval/{room}/{name}.py" for name, room in SCORERS.items()],
+        ["tests/eval/benchmarks", "tests/eval/scoring", "tests/eval/core/test_fields.py",
          "tests/eval/reading/test_read.py", "tests/eval/reading/test_sample.py",
          "tests/faults/test_parsers.py", "tests/faults/test_large.py", "tests/faults/test_judges.py"],
     ),

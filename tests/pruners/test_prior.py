@@ -74,7 +74,7 @@ def test_a_prior_is_never_written_where_weights_are_looked_for(tmp_path):
 
 def test_shipped_priors_are_those_of_the_shipped_models():
     from eval.answering.checkpoints import config_of
-    from eval.embedded import EMBEDDED
+    from eval.core.embedded import EMBEDDED
 
     for media, folder in EMBEDDED.items():
         prior, config = Prior.load(folder / "prior.json"), config_of(str(folder))

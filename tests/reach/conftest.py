@@ -24,7 +24,7 @@ def answers(photos):
 
     from debias import Debias
     from eval.answering.backends import greedy
-    from eval.embedded import EMBEDDED
+    from eval.core.embedded import EMBEDDED
     from pruners import make
     from pruners.models import Request, adapter
 

@@ -11,7 +11,7 @@ import os
 
 import pytest
 
-from eval.embedded import EMBEDDED
+from eval.core.embedded import EMBEDDED
 from eval.harnesses.vllm import agreement
 from eval.harnesses.vllm.agreement import ours, prompt, theirs
 from eval.harnesses.vllm.pruning import Prunings

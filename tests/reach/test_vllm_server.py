@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from eval.embedded import EMBEDDED
+from eval.core.embedded import EMBEDDED
 
 if importlib.util.find_spec("vllm") is None:
     pytest.skip("vLLM is not installed here: bash setup.sh --vllm, then nox -s vllm", allow_module_level=True)

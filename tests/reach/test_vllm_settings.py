@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from eval.embedded import EMBEDDED
+from eval.core.embedded import EMBEDDED
 from eval.harnesses.vllm import settings
 
 FOLDER = str(EMBEDDED["image"])
@@ -101,7 +101,7 @@ def test_budgets_are_those_of_the_method(prunings):
 
 def test_the_debias_of_an_arm_is_that_of_a_run(prunings):
     from eval.answering.resolved import Resolved
-    from eval.settings import Settings
+    from eval.core.settings import Settings
 
     for arm in ("none", "trend", "padding", "both"):
         run = Resolved(Settings("fastv", keep=0.25, arms=[arm], model=FOLDER), [], {"image": FOLDER})

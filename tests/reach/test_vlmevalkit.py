@@ -160,7 +160,7 @@ def test_chinese_questions_get_the_chinese_instruction():
 
 
 def test_clips_are_taken_by_families_that_know_them():
-    from eval.embedded import EMBEDDED
+    from eval.core.embedded import EMBEDDED
 
     assert Model(method="fastv", arm="none", pretrained=str(EMBEDDED["video"])).VIDEO_LLM
     assert not Model.VIDEO_LLM
@@ -256,7 +256,7 @@ def test_the_real_kit_asks_about_pictures(photos, answers, tmp_path):
 @pytest.mark.parametrize("kind", ["image", "video"])
 def test_the_real_kit_asks_about_clips(kind, tmp_path):
     """A model of clips gets the file, and one of pictures the frames that the kit took from it."""
-    from eval.embedded import EMBEDDED
+    from eval.core.embedded import EMBEDDED
     from eval.harnesses.pruned import Pruned
     from tiny.drawn.clips import clip, draw_clip
     from tiny.layouts.media import write_video

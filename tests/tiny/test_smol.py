@@ -198,7 +198,7 @@ def test_accuracy_counts_right_answers_of_every_kind(toy, monkeypatch):
 
 
 def test_smol_is_asked_questions_of_its_own_world(tmp_path, monkeypatch):
-    from eval.embedded import EMBEDDED, data_of, world_of
+    from eval.core.embedded import EMBEDDED, data_of, world_of
     from tiny import benchmarks as tiny_benchmarks
     from tiny.smol import data as smol_data
     from tiny.smol.train import SEEDS

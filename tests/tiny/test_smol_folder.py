@@ -137,8 +137,9 @@ def test_any_other_tool_asks_the_same_through_the_processor(parts, tmp_path):
 
 
 def test_every_command_takes_smol_as_a_model_and_one_writes_it(parts, tmp_path, monkeypatch, capsys):
-    from eval import cli, embedded
+    from eval import cli
     from eval.commands import export_model
+    from eval.core import embedded
 
     assets = tmp_path / "assets"
     assets.mkdir()

@@ -15,7 +15,7 @@ import torch
 
 from debias import Debias, Padding, Trend
 from eval.answering.store import decode, encode
-from eval.embedded import ASSETS, data_of, named
+from eval.core.embedded import ASSETS, data_of, named
 from pruners import find, make, names
 from pruners.models import Request, adapter, family
 from tiny.drawn.drawing import draw

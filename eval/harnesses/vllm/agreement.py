@@ -22,11 +22,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from eval.embedded import EMBEDDED, SMOL, named, origin
+from eval.core.embedded import EMBEDDED, SMOL, named, origin
+from eval.core.settings import UNPRUNED
+from eval.core.tables import Table, between, show, tell_json
 from eval.harnesses.vllm.pruning import Pruning, Prunings
 from eval.harnesses.vllm.settings import VARIABLE, read
-from eval.settings import UNPRUNED
-from eval.tables import Table, between, show, tell_json
 from pruners.models import Request, adapter
 from pruners.models.internvl import InternVL
 from tiny.drawn import world

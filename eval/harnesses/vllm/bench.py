@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from eval.embedded import EMBEDDED
+from eval.core.embedded import EMBEDDED
+from eval.core.settings import UNPRUNED
+from eval.core.tables import Table, show, tell_json
 from eval.harnesses.vllm.agreement import ENVIRONMENT
 from eval.harnesses.vllm.settings import read
-from eval.settings import UNPRUNED
 from eval.speed.shapes import SHAPES, Shape
-from eval.tables import Table, show, tell_json
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "processor_config.json")
 SETTINGS = (

@@ -14,9 +14,9 @@ from torch import Tensor
 from debias import Debias
 from eval.answering import early, trends
 from eval.answering.beforehand import cuts
-from eval.fields import assembled
+from eval.core.fields import assembled
+from eval.core.settings import UNPRUNED
 from eval.harnesses.vllm.settings import Asked
-from eval.settings import UNPRUNED
 from pruners import Pruner
 from pruners.engine.choose import choose
 from pruners.engine.sequence import Choice, Segment, first_segment

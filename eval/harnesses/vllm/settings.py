@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from eval.settings import UNPRUNED, arm
+from eval.core.settings import UNPRUNED, arm
 from pruners import catalogue
 from pruners.checks import check_word
 

@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from eval.core.tables import Table, markdown
 from eval.speed import authors, compiled, debiasing, fusing, parts, throughput, variants, waits
-from eval.tables import Table, markdown
 
 MARKS = {True: "yes", False: "NO", None: "–"}
 REHEARSED = "A rehearsal on the CPU with everything scaled down: it shows that the step runs, and measures nothing."

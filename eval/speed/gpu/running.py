@@ -22,12 +22,12 @@ import torch
 import transformers
 
 from eval import cli
-from eval.files import whole, write_json
+from eval.core.files import whole, write_json
+from eval.core.tables import say
 from eval.forks.setup import ROOT
 from eval.speed.gpu.pages import page
 from eval.speed.gpu.steps import FULL, REHEARSAL, SECONDS, STEPS, Part
 from eval.speed.gpu.verdicts import verdicts
-from eval.tables import say
 
 LINES = 12  # of a program's output that are kept
 

@@ -10,9 +10,9 @@ from debias import Debias
 from eval import benchmarks
 from eval.answering.backends import Native
 from eval.answering.features import Features
+from eval.core.settings import UNPRUNED
 from eval.reading.media import Shelf
-from eval.sample import Sample
-from eval.settings import UNPRUNED
+from eval.reading.sample import Sample
 from pruners import make
 from pruners.models import Request, adapter
 

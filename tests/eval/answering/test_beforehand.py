@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 
-from eval import versions
 from eval.answering import early
 from eval.cli import main
+from eval.core import versions
 from eval.speed.drawn import build
 from eval.speed.shapes import SHAPES, Shape
 

@@ -14,7 +14,7 @@ import pytest
 
 from eval.answering.store import Folder
 from eval.cli import main
-from eval.comparing.results import results
+from eval.scoring.results import results
 from tiny.benchmarks import ensure
 
 KEPT = Path(__file__).parents[1] / "old_run"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.answering.plan import World, batches, digest, limited, share, world
-from eval.sample import Sample
+from eval.reading.sample import Sample
 
 counts = st.lists(st.integers(1, 5), min_size=1, max_size=30)
 

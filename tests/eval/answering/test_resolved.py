@@ -10,7 +10,7 @@ import pytest
 from eval.answering.resolved import Resolved
 from eval.answering.store import read
 from eval.cli import main
-from eval.settings import FILLS, Settings, command_line
+from eval.core.settings import FILLS, Settings, command_line
 
 
 @pytest.fixture(scope="module")

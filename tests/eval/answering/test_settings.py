@@ -11,8 +11,8 @@ import pytest
 from eval import JudgeSettings, Settings, evaluate
 from eval.answering.resolved import resolve
 from eval.commands import flags
+from eval.core.settings import command_line, several
 from eval.evaluation import planned
-from eval.settings import command_line, several
 from pruners.parts.scores import Scores
 from pruners.parts.suppression import Suppression
 

@@ -9,7 +9,7 @@ import pytest
 
 from eval.benchmarks import get
 from eval.benchmarks.base import Benchmark, all_right, mean, means, ratio
-from eval.sample import Sample
+from eval.reading.sample import Sample
 
 
 class Bare(Benchmark):

@@ -6,7 +6,7 @@ import pytest
 
 from eval.benchmarks import get
 from eval.benchmarks.gqa import parsed
-from eval.sample import Sample
+from eval.reading.sample import Sample
 
 SHORT = "\nAnswer the question using a single word or phrase."
 

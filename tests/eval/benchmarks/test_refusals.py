@@ -9,7 +9,7 @@ import pytest
 from eval.benchmarks import get, mmbench, mme, pope
 from eval.benchmarks.judged import Judged
 from eval.commands.score import score_file
-from eval.sample import Sample
+from eval.reading.sample import Sample
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from eval.benchmarks import get
-from eval.sample import Sample
+from eval.reading.sample import Sample
 
 CATEGORIES = {
     "pope": ("adversarial", "popular", "random"),

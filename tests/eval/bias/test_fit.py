@@ -16,8 +16,8 @@ from eval.bias import fitting
 from eval.bias.fits import table
 from eval.bias.fitting import Fit, Probe, fitted
 from eval.cli import main
+from eval.core.settings import Settings
 from eval.reading.images import of_folder
-from eval.settings import Settings
 from pruners import catalogue, make
 from pruners.models import Request, adapter
 from pruners.prior import PROMPT, Prior
@@ -261,7 +261,7 @@ def test_each_benchmark_beside_the_held_out_half(checkpoints, world, tmp_path, c
 
 def test_a_model_that_goes_by_a_name_keeps_its_trends_in_its_own_folder(checkpoints, world, tmp_path, monkeypatch):
     shutil.copytree(checkpoints["image"], tmp_path / "made")
-    for place in ("eval.embedded.named", "eval.answering.resolved.named"):
+    for place in ("eval.core.embedded.named", "eval.answering.resolved.named"):
         monkeypatch.setattr(place, lambda _: str(tmp_path / "made"))
     words = ["--model", "smol", "--data", str(world), "--benchmarks", "pope", "--limit", "2"]
     assert main(["fit", "--method", "fastv", *words]) == 0

@@ -8,8 +8,9 @@ from importlib.metadata import PackageNotFoundError
 
 import pytest
 
-from eval import cli, versions
+from eval import cli
 from eval.answering.progress import Progress
+from eval.core import versions
 
 
 @pytest.fixture

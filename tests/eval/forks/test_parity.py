@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from eval.core.settings import Settings
 from eval.forks import parity
-from eval.settings import Settings
 from pruners import make
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from eval.bias.strength import interval
-from eval.comparing import compare
-from eval.comparing.contrast import SLOW_DRAWS
-from eval.comparing.results import results
 from eval.papers import budgets
 from eval.papers.budgets import Side
+from eval.scoring import compare
+from eval.scoring.contrast import SLOW_DRAWS
+from eval.scoring.results import results
 
 
 def test_a_gap_is_the_average_difference_of_compare(answered):

@@ -12,9 +12,9 @@ from scipy.stats import binomtest
 from debias import trends
 from eval.answering.store import read
 from eval.cli import main
+from eval.core.settings import Settings
 from eval.papers import study
 from eval.papers.confirm import Begun, may_confirm
-from eval.settings import Settings
 
 PLAN = Path(__file__).parents[3] / "assets" / "studies" / "smol.toml"
 

@@ -12,11 +12,11 @@ from PIL import Image
 
 from debias import trends
 from debias.settle import settle
+from eval.core.settings import Settings
 from eval.papers import artefacts, grid, reproduce
 from eval.papers.grid import kept
 from eval.papers.task import Task
-from eval.sample import Sample
-from eval.settings import Settings
+from eval.reading.sample import Sample
 from pruners.models.canvas import padded
 
 

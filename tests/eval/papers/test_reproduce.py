@@ -13,14 +13,14 @@ from eval.answering.resolved import Resolved, resolve
 from eval.benchmarks import NAMES
 from eval.bias import fitting
 from eval.cli import main
-from eval.comparing import compare
-from eval.comparing.averages import AVERAGES
-from eval.comparing.contrast import SLOW_DRAWS
-from eval.comparing.results import results
+from eval.core.settings import Settings
+from eval.core.tables import between
 from eval.papers import artefacts, reproduce, strengths, sweeps
 from eval.papers.task import Task
-from eval.settings import Settings
-from eval.tables import between
+from eval.scoring import compare
+from eval.scoring.averages import AVERAGES
+from eval.scoring.contrast import SLOW_DRAWS
+from eval.scoring.results import results
 from pruners import find, names
 from pruners.models import family
 from pruners.models.canvas import padded, tiled

@@ -13,13 +13,13 @@ from scipy.stats import norm
 
 from eval.answering.checkpoints import layout
 from eval.cli import main
-from eval.comparing import verdict
-from eval.comparing.contrast import Contrast
+from eval.core.settings import Settings
 from eval.papers import artefacts, ways
 from eval.papers.task import Task, as_costly, moved
 from eval.papers.ways import block, corrected
-from eval.sample import Sample
-from eval.settings import Settings
+from eval.reading.sample import Sample
+from eval.scoring import verdict
+from eval.scoring.contrast import Contrast
 from eval.showing import charts
 from pruners import make
 from pruners.models.canvas import padded

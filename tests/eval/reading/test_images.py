@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from eval.reading.images import check_image, open_image
-from eval.sample import Sample
+from eval.reading.sample import Sample
 
 
 def sample(path, root=None):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.reading.read import Fault
-from eval.sample import Sample, Score, make_row, read_rows, row_id, row_text
+from eval.reading.sample import Sample, Score, make_row, read_rows, row_id, row_text
 from eval.scoring.judge import TASKS, Question, Verdict
 
 

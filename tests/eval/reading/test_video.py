@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from eval.reading.images import check_image
+from eval.reading.sample import Sample
 from eval.reading.video import Clips, places, read_frames
-from eval.sample import Sample
 
 av = pytest.importorskip("av")
 

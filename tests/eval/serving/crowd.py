@@ -29,12 +29,12 @@ import uvicorn
 from PIL import Image
 
 from eval.answering.store import decode
+from eval.core.settings import Settings
 from eval.harnesses.pruned import Pruned
 from eval.serving.app import Server
 from eval.serving.engine import Engine
 from eval.serving.limits import Limits, Place
 from eval.serving.start import config
-from eval.settings import Settings
 from pruners.models import Request
 from tiny.drawn import world
 

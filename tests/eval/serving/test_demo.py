@@ -20,7 +20,7 @@ pytest.importorskip("starlette", reason="needs the extra serve")
 pytest.importorskip("uvicorn", reason="needs the extra serve")
 pytest.importorskip("openai", reason="needs the extra judge")
 
-from eval.embedded import EMBEDDED
+from eval.core.embedded import EMBEDDED
 from eval.serving.demo import PANELS, Demo
 
 load = importlib.import_module("crowd")  # pyproject.toml puts tests/eval/serving on pytest's path

@@ -17,7 +17,7 @@ pytest.importorskip("uvicorn", reason="needs the extra serve")
 openai = pytest.importorskip("openai", reason="needs the extra judge")
 
 from eval.cli import main  # noqa: E402
-from eval.embedded import EMBEDDED  # noqa: E402
+from eval.core.embedded import EMBEDDED  # noqa: E402
 from eval.serving.engine import Done, Job, Watch  # noqa: E402
 from eval.serving.limits import Limits  # noqa: E402
 from eval.serving.protocol import Ask, Refused  # noqa: E402
@@ -301,9 +301,9 @@ def test_limits_of_number_and_time_keys_and_clips(how, engine, tmp_path):
 
 
 def test_a_model_of_clips_answers_about_clips(tmp_path):
+    from eval.core.settings import Settings
     from eval.harnesses.pruned import Pruned
     from eval.serving.engine import Engine
-    from eval.settings import Settings
 
     clip = tmp_path / "clip.mp4"
     write_video([Image.new("RGB", (64, 48), (20 * number, 90, 90)) for number in range(8)], clip)

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from eval.cli import main
-from eval.embedded import EMBEDDED
+from eval.core.embedded import EMBEDDED
+from eval.core.settings import Settings
 from eval.harnesses.pruned import Pruned
 from eval.serving.panels import in_arms, panels
 from eval.serving.sheets import sheet
-from eval.settings import Settings
 from pruners.models import Request
 from tiny.layouts.media import write_video
 

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from eval import benchmarks
-from eval.comparing.results import Scored, results, scored
-from eval.sample import make_row
+from eval.reading.sample import make_row
 from eval.scoring.box import from_pixels, to_pixels
+from eval.scoring.results import Scored, results, scored
 from eval.showing import cards, report
 
 

@@ -13,9 +13,9 @@ from scipy.stats import bootstrap
 
 from eval import benchmarks, cli
 from eval.bias.activations import Activations
-from eval.comparing.contrast import alone
-from eval.comparing.results import Result
-from eval.sample import Sample, Score
+from eval.reading.sample import Sample, Score
+from eval.scoring.contrast import alone
+from eval.scoring.results import Result
 from eval.showing import charts, drawings, figures
 from pruners.models import canvas
 

@@ -18,12 +18,12 @@ import torch
 
 from eval import cli
 from eval.commands import gpu
+from eval.core.tables import visible
 from eval.speed import published, waits
 from eval.speed.drawn import build
 from eval.speed.gpu import pages, running, steps, verdicts
 from eval.speed.measure import Variant
 from eval.speed.shapes import SHAPES
-from eval.tables import visible
 from pruners import names
 
 ROOT = Path(__file__).parents[3]

@@ -9,7 +9,7 @@ import torch
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from debias import Padding
-from eval.settings import FILLS
+from eval.core.settings import FILLS
 from pruners.models import Request, images
 
 SIZES = [(40, 70), (131, 50), (200, 301), (84, 84), (3, 90)]

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from eval.answering.store import Folder
-from eval.comparing import verdict
-from eval.comparing.averages import AVERAGES
-from eval.comparing.contrast import DRAWS, SLOW_DRAWS, Contrast, contrasts, mean, scale
-from eval.comparing.results import Result, Scored, not_judged, results, ungraded, unjudged, without
-from eval.tables import Table, explain, say, show
+from eval.core.tables import Table, explain, say, show
+from eval.scoring import verdict
+from eval.scoring.averages import AVERAGES
+from eval.scoring.contrast import DRAWS, SLOW_DRAWS, Contrast, contrasts, mean, scale
+from eval.scoring.results import Result, Scored, not_judged, results, ungraded, unjudged, without
 
 # -- tables --------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from eval.cli import main
-from eval.comparing.averages import AVERAGES, averages, retention
+from eval.scoring.averages import AVERAGES, averages, retention
 
 # LLaVA-1.5-7B as published in LLaVA's model zoo (docs/MODEL_ZOO.md); the paper's average for it is 63.1.
 ZOO = {

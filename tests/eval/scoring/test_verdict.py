@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from eval import benchmarks
-from eval.comparing import compare, verdict
-from eval.comparing.contrast import LEVEL, Contrast, contrasts
-from eval.comparing.results import Result
-from eval.sample import Score
-from eval.scoring import statistics
+from eval.reading.sample import Score
+from eval.scoring import compare, statistics, verdict
+from eval.scoring.contrast import LEVEL, Contrast, contrasts
+from eval.scoring.results import Result
 
 
 def result(label, items, groups=None, name="gqa"):

@@ -15,9 +15,9 @@ import numpy as np
 
 from eval.answering.plan import number
 from eval.benchmarks.base import Benchmark
-from eval.comparing.results import Result
-from eval.sample import Sample
+from eval.reading.sample import Sample
 from eval.scoring import statistics
+from eval.scoring.results import Result
 from eval.scoring.statistics import Array
 
 LEVEL = 0.05

@@ -11,9 +11,9 @@ from eval import benchmarks
 from eval.answering.plan import digest, limited
 from eval.answering.store import Folder
 from eval.cli import main
-from eval.comparing.contrast import contrast
-from eval.comparing.results import Result, scored
-from eval.sample import make_row
+from eval.reading.sample import make_row
+from eval.scoring.contrast import contrast
+from eval.scoring.results import Result, scored
 from eval.showing import cards
 
 

@@ -1,15 +1,15 @@
 """The verdict on a run: no claim without an interval, no "no difference" without the smallest that would have shown.
 
-What counts as a difference is decided in eval/comparing/contrast.py, for words and marks alike.
+What counts as a difference is decided in eval/scoring/contrast.py, for words and marks alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eval.comparing.contrast import Contrast
-from eval.settings import UNPRUNED
-from eval.tables import Cell, Table, between, tenths
+from eval.core.settings import UNPRUNED
+from eval.core.tables import Cell, Table, between, tenths
+from eval.scoring.contrast import Contrast
 
 MARK = "*"
 RULE = (

@@ -1,6 +1,6 @@
 """What ships with the program: the embedded models, and the tables that `reproduce` reads.
 
-They stand in the repository's assets folder; an installed wheel holds its copy beside this file.
+They stand in the repository's assets folder; an installed wheel holds its copy in `eval/assets`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-ASSETS = HERE / "assets" if (HERE / "assets").is_dir() else HERE.parent / "assets"
+EVAL = Path(__file__).resolve().parents[1]
+ASSETS = EVAL / "assets" if (EVAL / "assets").is_dir() else EVAL.parent / "assets"
 SMOL = "smol"  # the name of the model that is put together from a package and what was trained here
 BARE = "smol-bare"  # the same with its language model as it was pretrained, before it learned about pictures
 EMBEDDED = {"image": ASSETS / "tiny-llava", "video": ASSETS / "tiny-video-llava"}

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from eval.tables import Table, between, comma_separated, explain, latex, markdown, parts, show
+from eval.core.tables import Table, between, comma_separated, explain, latex, markdown, parts, show
 
 NASTY = Table("50 % of a_b & {c}", ["arm", "score"], [["=cmd|' /C calc'!A0", 1.234], ["a|b\n<x>", None], ["-5", -5.0]])
 

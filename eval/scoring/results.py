@@ -11,8 +11,8 @@ from eval import benchmarks
 from eval.answering.plan import digest, limited
 from eval.answering.store import Folder
 from eval.benchmarks.base import Benchmark
-from eval.sample import Row, Sample, Score
-from eval.tables import say
+from eval.core.tables import say
+from eval.reading.sample import Row, Sample, Score
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eval.fields import Misuse, assembled, parse_fields
+from eval.core.fields import Misuse, assembled, parse_fields
 from pruners import make
 from pruners.parts.mis import MIS
 from pruners.parts.scores import Scores
