@@ -10,9 +10,9 @@ python tests/mutants --list debias/span.py  the mistakes themselves
 
 No file is changed. A mistake inside a function is put into the running process: the tests are collected once, and the
 function gets the mistaken code. The tests that run its line are tried, each test's quickest case first, for half a
-second; what survives that gets a fork and --seconds of tests. Mistakes outside of functions, and in functions that only
-an import runs, get a process that imports the mistaken module. equivalent.txt lists the mistakes that change nothing,
-with the reason; they are not tried.
+second; what survives that gets a fork and --seconds of tests. Mistakes outside of functions, in functions that only an
+import runs, and in kernels, whose source triton reads, get a process that imports the mistaken module. equivalent.txt
+lists the mistakes that change nothing, with the reason; they are not tried.
 """
 
 from __future__ import annotations

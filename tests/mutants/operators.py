@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import CodeType
 
@@ -21,11 +22,13 @@ PAIRS = ("min max", "any all", "amin amax", "argmin argmax", "floor ceil", "lowe
 STABLE = "stable"  # a keyword that is left alone: on a CPU every sort is stable, and only a GPU would show it
 NAMES = {a: b for pair in PAIRS for a, b in (pair.split(), reversed(pair.split()))}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+READERS = ("jit",)  # decorators that read a function's source text, and never run its code
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One mistake. `function` is (name, first line) of the outermost function around it, None outside of functions."""
+    """One mistake. `function` is (name, first line) of the outermost function around it; None outside of functions, and
+    in those of whose code nothing is run, because a decorator reads their source."""
 
     path: str
     where: str
@@ -47,13 +50,23 @@ class Mutant:
         return f"{self.path} {self.where}: {self.before} -> {self.after}"
 
     def code(self) -> CodeType:
-        """The mistaken module, compiled."""
+        """The mistaken module, compiled; every line has the number it had."""
+        with self.mistaken() as tree:
+            return compile(tree, self.path, "exec", dont_inherit=True)
+
+    def source(self) -> str:
+        """The mistaken module as text."""
+        with self.mistaken() as tree:
+            return ast.unparse(tree)
+
+    @contextmanager
+    def mistaken(self) -> Iterator[ast.Module]:
         kind, right = type(self.node), vars(self.node).copy()
         place = {key: value for key, value in right.items() if key.endswith(("lineno", "offset"))}
         wrong = vars(self.wrong).copy()
         try:
             become(self.node, type(self.wrong), wrong | place)
-            return compile(ast.fix_missing_locations(self.tree), self.path, "exec", dont_inherit=True)
+            yield ast.fix_missing_locations(self.tree)
         finally:
             become(self.node, kind, right)
 
@@ -118,7 +131,7 @@ class Finder(ast.NodeVisitor):
         outer = self.function
         first = node.decorator_list[0].lineno if node.decorator_list else node.lineno
         self.names.append(node.name)
-        if outer is None:
+        if outer is None and not any(read(decorator) for decorator in node.decorator_list):
             self.function = (node.name, first)
         self.each(list(node.body))
         self.names.pop()
@@ -151,6 +164,12 @@ class Finder(ast.NodeVisitor):
         ends = (min(line, self.statement.lineno), last_line(self.statement))  # type: ignore[attr-defined]
         where = ".".join(self.names) or "module"
         self.found.append(Mutant(self.path, where, line, ends, self.function, *shown, self.tree, node, wrong))
+
+
+def read(decorator: ast.expr) -> bool:
+    """Whether a decorator is one of READERS, called or not."""
+    named = decorator.func if isinstance(decorator, ast.Call) else decorator
+    return ast.unparse(named).rpartition(".")[2] in READERS
 
 
 def last_line(statement: ast.AST) -> int:

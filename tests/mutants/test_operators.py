@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -71,6 +72,37 @@ def test_a_number_keeps_its_minus_and_stable_is_left_alone(operators):
         ("-1", "0"),
         ("True", "False"),
     ]
+
+
+READING = """
+import inspect
+
+def jit(function):
+    names = {}
+    exec(inspect.getsource(function).removeprefix("@jit"), names)
+    return names["twice"]
+
+@jit
+def twice(x):
+    return 2 * x
+"""
+
+
+def test_a_mistake_is_what_a_decorator_reads_and_runs(operators, tmp_path, monkeypatch):
+    """As triton.jit does: the code of the function itself is never run, so that its process imports the mistake."""
+    monkeypatch.syspath_prepend(FILE.parent)
+    fresh = importlib.import_module("fresh")
+    monkeypatch.setattr(fresh, "ROOT", tmp_path)
+    (tmp_path / "small.py").write_text(READING, encoding="utf-8")
+    answers = {}
+    for mutant in operators.mutants("small.py", READING):
+        if mutant.where == "twice":
+            assert mutant.function is None
+            spec = fresh.Mistaken(mutant).find_spec("small", None)
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            answers[mutant.after] = module.twice(3)
+    assert answers == {"return None": None, "2 / x": 2 / 3, "3": 9}
 
 
 def test_nothing_is_measured_where_all_tests_are_remembered():
