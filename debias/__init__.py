@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from debias import names, padding, trends
     from debias.context import Context, kept, merge_weights, rescore, using
     from debias.core import Debias
-    from debias.measure import Measure
+    from debias.fitting.measure import Measure
     from debias.padding import Padding
     from debias.reading import Reading
     from debias.span import Span
@@ -39,7 +39,7 @@ else:  # torch is loaded with the first of these names, not with the package
         {
             "context": ("Context", "kept", "merge_weights", "rescore", "using"),
             "core": ("Debias",),
-            "measure": ("Measure",),
+            "fitting.measure": ("Measure",),
             "names": (),
             "padding": ("Padding",),
             "reading": ("Reading",),

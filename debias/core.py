@@ -9,7 +9,8 @@ from typing import NamedTuple, Optional, Tuple
 import torch
 from torch import Tensor
 
-from debias import lines, names
+from debias import names
+from debias.fitting import lines
 from debias.padding import RELEASED, Padding
 from debias.reading import Reading
 from debias.release import MASKS, RELEASES, Release

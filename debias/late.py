@@ -8,7 +8,10 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 
 def loader(package: str, modules: Dict[str, Sequence[str]]) -> Tuple[Callable[[str], Any], Callable[[], List[str]]]:
-    """`__getattr__` and `__dir__` of a package whose `modules` define these names; a module is a name itself, too."""
+    """`__getattr__` and `__dir__` of a package whose `modules` define these names.
+
+    A module is a name itself, too, unless it is a folder's (`folder.module`).
+    """
     homes = {name: module for module, names in modules.items() for name in names}
 
     def get(name: str) -> Any:
@@ -22,6 +25,6 @@ def loader(package: str, modules: Dict[str, Sequence[str]]) -> Tuple[Callable[[s
         return value
 
     def known() -> List[str]:
-        return sorted({*vars(sys.modules[package]), *homes, *modules})
+        return sorted({*vars(sys.modules[package]), *homes, *(name for name in modules if "." not in name)})
 
     return get, known

@@ -8,7 +8,8 @@ from typing import Any, List, Optional, Sequence, Type, TypeVar, Union
 import torch
 from torch import Tensor
 
-from debias import fit, records
+from debias import records
+from debias.fitting import fit
 from debias.shape import Shape
 
 T = TypeVar("T", bound="Trend")

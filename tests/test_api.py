@@ -20,7 +20,7 @@ PACKAGES = ("debias", "pruners", "pruners.models")  # public is what their __all
 MODULES = {  # public modules, and what of them is
     "debias.names": ("ARMS", "BENCHMARKS", "arm", "benchmark", "method"),
     "debias.padding": ("RULES", "canvas_fraction", "fraction", "sampled"),
-    "debias.settle": ("DRAWS", "LEAST_R2", "NONE", "Settled", "none", "resampled", "settle"),
+    "debias.fitting.settle": ("DRAWS", "LEAST_R2", "NONE", "Settled", "none", "resampled", "settle"),
     "debias.trends": ("EVERY", "describe", "dump", "find", "load", "make", "mean", "parse"),
     "pruners.catalogue": ("check_field", "declared", "fields", "find", "make", "named", "names", "title"),
     "pruners.engine.prefix": ("Prefix",),

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from debias import Debias, Padding, Trend, lines
+from debias import Debias, Padding, Trend
+from debias.fitting import lines
+from debias.fitting.settle import Settled, resampled, settle
 from debias.names import ARMS
-from debias.settle import Settled, resampled, settle
 from eval.answering import early
 from eval.answering.checkpoints import digest_of
 from eval.bias import strength as bias

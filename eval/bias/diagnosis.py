@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from debias.settle import LEAST_R2, NONE
+from debias.fitting.settle import LEAST_R2, NONE
 from eval.bias.strength import Measured
 from eval.core.tables import Cell, Table
 

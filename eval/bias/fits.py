@@ -11,7 +11,7 @@ import torch
 
 from debias import Trend
 from debias import trends as files
-from debias.settle import LEAST_R2, NONE
+from debias.fitting.settle import LEAST_R2, NONE
 from eval.answering.checkpoints import folder_of
 from eval.answering.resolved import Resolved
 from eval.answering.trends import is_published

@@ -12,7 +12,7 @@ import torch
 
 from debias import Debias, Padding, Reading, Trend
 from debias import trends as files
-from debias.settle import NONE, Settled, none, resampled, settle
+from debias.fitting.settle import NONE, Settled, none, resampled, settle
 from eval import benchmarks
 from eval.answering.backends import greedy
 from eval.answering.plan import batches, limited

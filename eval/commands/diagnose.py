@@ -13,9 +13,9 @@ the deep-layer paper reports, which chance alone lifts to the noise floor), entr
 how often a token is kept when the `--keep` highest scores stay (`kept: rise`), and where these tokens lie: in padding,
 in the lowest third of the picture, and of a clip in the last third of its frames. In brackets: 95 %
 bootstrap intervals over pictures. The trend of the arms is fitted on one half of the pictures and everything is
-measured on the other; where the first half does not agree on a trend, nothing is divided
-(debias/settle.py). `no RoPE`: scores taken before the rotary embedding. `chance`: the scores of every picture shuffled
-over its tokens, so the noise floor of every number.
+measured on the other; where the first half does not agree on a trend, nothing is divided (debias/fitting/settle.py).
+`no RoPE`: scores taken before the rotary embedding. `chance`: the scores of every picture shuffled over its tokens, so
+the noise floor of every number.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from debias import trends
-from debias.settle import NONE, Settled, settle
+from debias.fitting.settle import NONE, Settled, settle
 from eval.answering.store import decode
 from eval.bias.diagnose import special, without_padding
 from eval.bias.diagnosis import bracket

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from debias.settle import NONE
+from debias.fitting.settle import NONE
 from eval import benchmarks
 from eval.answering.backends import greedy
 from eval.answering.checkpoints import config_of

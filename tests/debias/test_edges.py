@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from debias import Measure, Padding, Span, Trend, lines, names, trends
+from debias import Measure, Padding, Span, Trend, names, trends
+from debias.fitting import lines
 from debias.padding import canvas_fraction
 
 ABOUT = {"model": "m", "layer": 1, "layout": "24x24"}

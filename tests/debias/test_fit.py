@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from debias import Debias, Span, Trend, fit_all, lines
+from debias import Debias, Span, Trend, fit_all
+from debias.fitting import lines
 
 LENGTH = 576
 POSITION = torch.arange(LENGTH, dtype=torch.float64)

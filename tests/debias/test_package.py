@@ -15,7 +15,7 @@ import debias
 from debias import names
 
 FOLDER = Path(debias.__file__).parent
-FILES = sorted(FOLDER.glob("*.py"))
+FILES = sorted(FOLDER.rglob("*.py"))
 ALLOWED = {"torch", "numpy", "debias"}
 LATE = {"scipy", "safetensors", "numpy"}  # inside functions only
 

@@ -5,7 +5,7 @@ import torch
 
 from debias import Debias, Span, Trend
 from debias import trends as files
-from debias.settle import LEAST_R2, resampled, settle
+from debias.fitting.settle import LEAST_R2, resampled, settle
 
 LENGTH = 64
 

@@ -49,7 +49,7 @@ SCORERS = {
     "score": "commands", "fields": "core", "read": "reading", "sample": "reading",
 }  # fmt: skip
 GROUPS = {
-    "debias": (["debias/*.py"], ["tests/debias"]),
+    "debias": (["debias/**/*.py"], ["tests/debias"]),
     "pruners": (
         ["pruners/**/*.py"],
         ["tests/pruners", "tests/faults/test_models.py", "tests/faults/test_media.py", "tests/test_readme.py"],

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from debias import trends
-from debias.settle import settle
+from debias.fitting.settle import settle
 from eval.core.settings import Settings
 from eval.papers import artefacts, grid, reproduce
 from eval.papers.grid import kept

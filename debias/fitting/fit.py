@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Type, TypeVar, Un
 import torch
 from torch import Tensor
 
-from debias import lines
+from debias.fitting import lines
 from debias.names import FITTED
 from debias.shape import Shape
 
