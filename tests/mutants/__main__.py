@@ -6,13 +6,15 @@ python tests/mutants --only pruners         one of the groups: debias, pruners, 
 python tests/mutants --since HEAD~1         only lines that have changed since a commit
 python tests/mutants --only pruners --tests tests/pruners/parts/test_mis.py pruners/parts/mis.py    on some tests
 python tests/mutants --only pruners --again LOG         only what survived an earlier run, whose output is in LOG
-python tests/mutants --list debias/span.py  the mistakes themselves
+python tests/mutants --outside pruners/cut.py    only mistakes outside of functions; --quick: only those in them
+python tests/mutants --list debias/span.py  the mistakes themselves, also with the flags above
 
 No file is changed. A mistake inside a function is put into the running process: the tests are collected once, and the
 function gets the mistaken code. The tests that run its line are tried, each test's quickest case first, for half a
 second; what survives that gets a fork and --seconds of tests. Mistakes outside of functions, in functions that only an
-import runs, and in kernels, whose source triton reads, get a process that imports the mistaken module. equivalent.txt
-lists the mistakes that change nothing, with the reason; they are not tried.
+import runs, and in kernels, whose source triton reads, get a process that imports the mistaken module; the tests that
+have noticed its other mistakes are tried first. equivalent.txt lists the mistakes that change nothing, with the reason;
+they are not tried.
 """
 
 from __future__ import annotations
@@ -27,7 +29,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from pathlib import Path
@@ -40,7 +41,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import fresh  # noqa: E402
-from operators import Mutant, mutants  # noqa: E402
+from operators import Mutant, listed, mutants  # noqa: E402
 from trials import Collected  # noqa: E402
 
 # What is tested, and by which tests.
@@ -49,10 +50,11 @@ SCORERS = {
     "score": "commands", "fields": "core", "read": "reading", "sample": "reading",
 }  # fmt: skip
 GROUPS = {
-    "debias": (["debias/**/*.py"], ["tests/debias"]),
+    "debias": (["debias/**/*.py"], ["tests/debias", "tests/test_api.py"]),
     "pruners": (
         ["pruners/**/*.py"],
-        ["tests/pruners", "tests/faults/test_models.py", "tests/faults/test_media.py", "tests/test_readme.py"],
+        ["tests/pruners", "tests/faults/test_models.py", "tests/faults/test_media.py", "tests/test_readme.py",
+         "tests/test_api.py"],
     ),
     "benchmarks": (["eval/benchmarks/*.py"], ["tests/eval/benchmarks", "tests/eval/scoring/test_score.py"]),
     "scorers": (
@@ -78,7 +80,9 @@ def main() -> int:
         "--memory", type=Path, metavar="FILE", help="keep there which test runs which line, for later runs"
     )
     parser.add_argument("--list", action="store_true", help="list the mistakes and stop")
-    parser.add_argument("--quick", action="store_true", help="pass over mistakes outside of functions")
+    part = parser.add_mutually_exclusive_group()
+    part.add_argument("--quick", action="store_true", help="pass over mistakes outside of functions")
+    part.add_argument("--outside", action="store_true", help="pass over mistakes in functions")
     parser.add_argument("--known", action="store_true", help="try what equivalent.txt lists as well")
     args = parser.parse_args()
     only = args.only.split(",") if args.only else list(GROUPS)
@@ -86,7 +90,7 @@ def main() -> int:
         parser.error(f"no group {unknown[0]!r}; there are {', '.join(GROUPS)}")
     if args.tests:
         GROUPS.update({name: (GROUPS[name][0], args.tests.split(",")) for name in only})
-    found = {group: chosen(group, args.modules, args.since, args.again) for group in only}
+    found = {group: chosen(group, args) for group in only}
     if args.list:
         print(*(mutant for mutants in found.values() for mutant in mutants), sep="\n")
         return 0
@@ -98,17 +102,23 @@ def main() -> int:
     return 1 if total["left"] else 0
 
 
-def chosen(group: str, modules: Sequence[str], since: str | None, again: str | None) -> list[Mutant]:
+def chosen(group: str, args: argparse.Namespace) -> list[Mutant]:
     paths = {str(path.relative_to(ROOT)) for pattern in GROUPS[group][0] for path in ROOT.glob(pattern)}
-    log = None if again is None else Path(again).read_text(encoding="utf-8")
+    named = None if args.again is None else names_in(Path(args.again).read_text(encoding="utf-8"))
     found = []
-    for path in sorted(paths if not modules else paths & set(modules)):
-        lines = None if since is None else changed(path, since)
+    for path in sorted(paths if not args.modules else paths & set(args.modules)):
+        lines = None if args.since is None else changed(path, args.since)
         for mutant in mutants(path, (ROOT / path).read_text(encoding="utf-8")):
-            named = log is None or f" {mutant.where}: {mutant.before} -> {mutant.after}" in log
-            if named and (lines is None or mutant.line in lines):
+            passed_over = args.outside if mutant.function else args.quick
+            if not passed_over and (named is None or mutant.name in named) and (lines is None or mutant.line in lines):
                 found.append(mutant)
     return found
+
+
+def names_in(log: str) -> set[str]:
+    """The names of all mistakes that the output of a run tells of."""
+    told = re.findall(r"(?m)(\S+\.py):\d+ (.*?)(?:  \(\d+ tests\))?$", log)
+    return {f"{path} {label}" for path, label in told}
 
 
 def changed(path: str, since: str) -> set[int]:
@@ -124,12 +134,11 @@ def changed(path: str, since: str) -> set[int]:
 def equivalent() -> dict[str, str]:
     """name of a mutant -> why it changes nothing."""
     lines = (HERE / "equivalent.txt").read_text(encoding="utf-8").splitlines()
-    pairs = (line.split(" | ") for line in lines if line and not line.startswith("#"))
-    return {name.strip(): why.strip() for name, why in pairs}
+    return {name: why for line in lines if line and not line.startswith("#") for name, why in listed(line)}
 
 
 def tried(group: str, args: argparse.Namespace) -> Counter[str]:
-    begun, known, found = time.monotonic(), equivalent(), chosen(group, args.modules, args.since, args.again)
+    begun, known, found = time.monotonic(), equivalent(), chosen(group, args)
     tested = [mutant for mutant in found if args.known or mutant.name not in known]
     inside = [mutant for mutant in tested if mutant.function]
 
@@ -138,6 +147,7 @@ def tried(group: str, args: argparse.Namespace) -> Counter[str]:
 
     with tempfile.TemporaryDirectory() as own:  # others' tests clear away what the common folder holds
         os.environ["PYTEST_DEBUG_TEMPROOT"] = own
+        sys.dont_write_bytecode, sys.pycache_prefix = False, own  # every process compiles only the mistaken module
         paths = sorted({mutant.path for mutant in tested})
         survivors, told = Collected(GROUPS[group][1], paths, args.seconds, args.memory).survivors(inside)
         say(f"{len(inside)} mistakes in functions, of which {len(inside) - len(survivors)} were noticed")
@@ -152,11 +162,10 @@ def tried(group: str, args: argparse.Namespace) -> Counter[str]:
     for mutant in (left := [mutant for mutant in survivors if mutant.name not in known]):
         say(f"survived: {mutant}")
     total: Counter[str] = Counter()
-    counted = inside if args.quick else tested
     for path in sorted({mutant.path for mutant in found}):
-        here = [m for m in found if m.path == path and (m in counted or m.name in known)]
-        listed, lost = sum(mutant.name in known for mutant in here), sum(mutant in left for mutant in here)
-        count = Counter(mistakes=len(here), noticed=len(here) - listed - lost, listed=listed, left=lost)
+        here = [mutant for mutant in found if mutant.path == path]
+        let, lost = sum(mutant.name in known for mutant in here), sum(mutant in left for mutant in here)
+        count = Counter(mistakes=len(here), noticed=len(here) - let - lost, listed=let, left=lost)
         print(f"{path}: " + ", ".join(f"{number} {what}" for what, number in count.items()), flush=True)
         total.update(count)
     return total

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import CodeType
 
 COMPARISONS = {
@@ -27,8 +29,12 @@ READERS = ("jit",)  # decorators that read a function's source text, and never r
 
 @dataclass(frozen=True)
 class Mutant:
-    """One mistake. `function` is (name, first line) of the outermost function around it; None outside of functions, and
-    in those of whose code nothing is run, because a decorator reads their source."""
+    """One mistake.
+
+    `function` is (name, first line) of the outermost function around it; None outside of functions, and in those of
+    whose code nothing is run, because a decorator reads their source. `number` counts those that would be called the
+    same, from 1; 0 where there is no other.
+    """
 
     path: str
     where: str
@@ -40,14 +46,19 @@ class Mutant:
     tree: ast.Module
     node: ast.AST
     wrong: ast.AST
+    number: int = 0
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.line} {self.where}: {self.before} -> {self.after}"
+        return f"{self.path}:{self.line} {self.label}"
+
+    @property
+    def label(self) -> str:
+        return f"{self.where}: {self.before} -> {self.after}" + f" #{self.number}" * bool(self.number)
 
     @property
     def name(self) -> str:
         """What it is known by in the list of equivalents: no line numbers, which move."""
-        return f"{self.path} {self.where}: {self.before} -> {self.after}"
+        return f"{self.path} {self.label}"
 
     def code(self) -> CodeType:
         """The mistaken module, compiled; every line has the number it had."""
@@ -82,7 +93,22 @@ def mutants(path: str, source: str) -> list[Mutant]:
     tree = ast.parse(source)
     finder = Finder(path, tree)
     finder.visit(tree)
-    return sorted(finder.found, key=lambda mutant: mutant.line)
+    found = sorted(finder.found, key=lambda mutant: mutant.line)
+    several, counted = Counter(mutant.name for mutant in found), Counter[str]()
+    for place, mutant in enumerate(found):
+        if several[mutant.name] > 1:
+            counted[mutant.name] += 1
+            found[place] = replace(mutant, number=counted[mutant.name])
+    return found
+
+
+def listed(line: str) -> list[tuple[str, str]]:
+    """The mistakes that a line of equivalent.txt names, each with the reason; ` #1,3` names two of the same name."""
+    names, _, why = line.rpartition(" | ")
+    name, _, numbers = names.rpartition(" #")
+    if name and re.fullmatch(r"\d+(,\d+)*", numbers):
+        return [(f"{name} #{number}", why) for number in numbers.split(",")]
+    return [(names, why)]
 
 
 class Finder(ast.NodeVisitor):

@@ -115,8 +115,19 @@ def test_nothing_is_measured_where_all_tests_are_remembered():
 def test_every_mistake_that_is_let_go_is_one(operators):
     """A line about code that has changed would let another mistake go."""
     root, lines = FILE.parents[2], FILE.with_name("equivalent.txt").read_text(encoding="utf-8").splitlines()
-    named = [line.split(" | ")[0] for line in lines if line and not line.startswith("#")]
+    named = [name for line in lines if line and not line.startswith("#") for name, _ in operators.listed(line)]
     sources = {name.split(" ", 1)[0] for name in named}
     known = {m.name for path in sources for m in operators.mutants(path, (root / path).read_text(encoding="utf-8"))}
     assert [name for name in named if name not in known] == []
     assert len(named) == len(set(named)) > 20
+
+
+def test_mistakes_of_one_name_are_counted_and_listed_by_their_numbers(operators):
+    found = operators.mutants("small.py", "def f(x):\n    return (x + 1) * (1 - x)")
+    names = [mutant.name for mutant in found if mutant.before == "1"]
+    assert names == ["small.py f: 1 -> 2 #1", "small.py f: 1 -> 2 #2"]
+    assert operators.listed(f"{names[1]} | Why.") == [(names[1], "Why.")]
+    assert operators.listed("small.py f: 1 -> 2 #1,2 | Why.") == [(name, "Why.") for name in names]
+    assert operators.listed("small.py module: 'int | None' -> 'XX #1XX' | Why.") == [
+        ("small.py module: 'int | None' -> 'XX #1XX'", "Why.")
+    ]
