@@ -12,8 +12,7 @@ import torch
 
 from debias import Debias, Reading, Trend
 from debias import trends as files
-from eval.answering import beforehand, early, heap, trends
-from eval.answering.able import refusal
+from eval.answering import able, early, heap, trends
 from eval.answering.backends import Backend, Native
 from eval.answering.checkpoints import Layout, digest_of, folder_of, layout
 from eval.answering.plan import digest, world
@@ -69,7 +68,7 @@ def _possible(settings: Settings, asked: list[Benchmark], models: dict[str, str]
     for media in dict.fromkeys(benchmark.media for benchmark in asked):
         mine = [benchmark for benchmark in asked if benchmark.media == media]
         pruner = pruner_of(settings, [layout(models[media])])
-        reason = refusal(settings.method, pruner, settings.backend, models[media], media)
+        reason = able.refusal(settings.method, pruner, settings.backend, models[media], media)
         kept += mine if reason is None else []
         if reason is not None:
             reasons.append(f"{', '.join(benchmark.name for benchmark in mine)}: {reason}")
@@ -100,7 +99,7 @@ class Resolved:
         own = [arm for arm in self.pruner.arms() if arm != "trend" or not settings.as_released]
         self.arms = list(settings.arms) or own
         for model in self.models.values():
-            beforehand.check(settings, self.pruner, model)
+            able.check(settings, self.pruner, model)
             if early.surely(settings.device) is None and self.split == 1:
                 early.check_memory(model, settings.dtype, self.device)
         self._loaded: tuple[str, Any, Backend] | None = None

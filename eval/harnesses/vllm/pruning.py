@@ -13,7 +13,7 @@ from torch import Tensor
 
 from debias import Debias
 from eval.answering import early, trends
-from eval.answering.beforehand import cuts
+from eval.answering.able import cuts
 from eval.core.fields import assembled
 from eval.core.settings import UNPRUNED
 from eval.harnesses.vllm.settings import Asked
