@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from debias import names as spelling
 from pruners import methods
 from pruners.arms import arms_of
-from pruners.checks import check_word
 from pruners.written import Class, made_from, meant, path_of
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ def _members(module: str, part: ast.expr) -> list[ast.expr | Class]:
 
 def check_field(name: str, field: str) -> None:
     """A ValueError with the nearest field, unless the method has this field."""
-    check_word(f"field of {named(name)}", field, [known.name for known in fields(name)])
+    spelling.one_of(f"field of {named(name)}", field, [known.name for known in fields(name)])
 
 
 def title(name: str) -> str:

@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from torch import Tensor
 
+from debias.names import one_of
 from pruners.arms import Reads, arms_of
-from pruners.checks import check_word
 from pruners.cut import Cut, Merged
 from pruners.models.base import Adapter
 from pruners.parts.budget import REFERENCE_TOKENS, Budget, check_budget, tokens_kept
@@ -39,7 +39,7 @@ class Method:
 
     def __post_init__(self) -> None:
         check_budget(self.keep)
-        check_word("mode", self.mode, ("gather", "mask"))
+        one_of("mode", self.mode, ("gather", "mask"))
 
     # -- what a method is --------------------------------------------------------------------------------------------
     @classmethod

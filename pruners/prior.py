@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from debias import Span
+from pruners.loading.folder import BESIDE, tensors
 from pruners.methods.fastv import FastV
 from pruners.models import Adapter, Request
-from pruners.models.folder import BESIDE, tensors
 
 if TYPE_CHECKING:
     from PIL.Image import Image

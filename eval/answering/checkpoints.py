@@ -13,8 +13,8 @@ from typing import Any
 from debias.names import nearest
 from eval.core.files import cache_home, sha256, whole
 from pruners import models
+from pruners.loading.folder import BESIDE, READ, config_in, local, opened
 from pruners.models import families, family, kind_of, known_checkpoints, picture_tokens
-from pruners.models.folder import BESIDE, READ, config_in, local, opened
 
 REMEMBERED = 1 << 20  # bytes; smaller files are quicker read than looked up
 

@@ -21,9 +21,9 @@ from eval.core.settings import MEASURED, TRENDS, UNPRUNED, Settings
 from eval.forks import setup
 from eval.reading.parquet import is_parquet, there
 from pruners import catalogue
+from pruners.loading.folder import checked
+from pruners.loading.kernels import known_kernel
 from pruners.models import declared, kind_of, picture_tokens
-from pruners.models.folder import checked
-from pruners.models.kernels import known_kernel
 from pruners.parts.budget import check_budget
 
 BYTES = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "8bit": 1.0, "4bit": 0.5}

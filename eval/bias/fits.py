@@ -20,7 +20,7 @@ from eval.core.embedded import EMBEDDED, data_of
 from eval.core.settings import QUESTIONS, Settings
 from eval.core.tables import Table, say, show
 from eval.showing import drawings
-from pruners.models.folder import BESIDE
+from pruners.loading.folder import BESIDE
 from pruners.prior import named
 
 HELDOUT = "held-out"

@@ -19,8 +19,8 @@ from eval.core.settings import Settings
 from eval.papers.artefacts import REFCOCO, Artefact, Planned
 from eval.scoring.results import Scored, results
 from pruners import catalogue, make
+from pruners.loading.folder import BESIDE
 from pruners.models import Adapter
-from pruners.models.folder import BESIDE
 from pruners.parts.budget import tokens_kept
 from pruners.parts.schedule import at_depth, depths
 from pruners.prior import lying_in

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from eval.reading.read import Fault
 from eval.reading.sample import Sample
 from eval.reading.video import Clips, playable, read_frames
-from pruners.files import only_regular
+from pruners.loading.files import only_regular
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # no format that runs another program
 BROKEN = (OSError, ValueError, SyntaxError, IndexError, MemoryError, OverflowError, struct.error)  # what Pillow raises

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from eval.core.files import cache_home
 from eval.reading.published import PUBLISHED, Published, Rows, benchmark_of
-from pruners.models.folder import fetched
+from pruners.loading.folder import fetched
 
 HUB = "hf:"
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pruners.files import opened
+from pruners.loading.files import opened
 
 # Bounds of what is held in memory; the largest official files are well inside (VQAv2: 447,793 lines, 400 MB of JSON).
 MOST_LINES = 2_000_000

@@ -21,7 +21,7 @@ from PIL import Image
 from eval.core.files import sha256
 from eval.reading.decoder import FRAMES, MAX_PIXELS, places
 from eval.reading.recent import Recent
-from pruners.files import only_regular, opened
+from pruners.loading.files import only_regular, opened
 
 __all__ = ["FRAMES", "Clips", "places", "playable", "read_frames"]
 SECONDS = 300  # for one clip

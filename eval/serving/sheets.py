@@ -11,7 +11,7 @@ from PIL import Image
 
 from debias import Span
 from pruners.models import Request
-from pruners.models.canvas import Canvas
+from pruners.parts.canvas import Canvas
 
 COLUMNS = 4  # of the frames of a clip
 FRAME, GAP = 168, 4  # pixels along the longer side of a frame, and between two

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from eval.answering.checkpoints import config_of, folder_of, layout
 from pruners.models import family, images
-from pruners.models.canvas import Canvas
+from pruners.parts.canvas import Canvas
 
 
 def square(tokens: int | None) -> int:

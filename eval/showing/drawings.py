@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 
 from eval.answering.store import decode
 from eval.bias.strength import mean as interval
-from pruners.models.canvas import Canvas
+from pruners.parts.canvas import Canvas
 
 ARM_COLOURS = {
     "unpruned": "#000000",

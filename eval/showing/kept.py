@@ -14,7 +14,7 @@ from eval.answering.store import Folder, decode
 from eval.reading.images import open_image
 from eval.scoring.results import questions
 from eval.showing import cells, drawings
-from pruners.models.canvas import padded
+from pruners.parts.canvas import padded
 
 
 def name(key: str) -> str:

@@ -12,7 +12,7 @@ from eval.answering import early
 from eval.core.settings import several
 from eval.speed.shapes import BEFORE, SHAPES
 from pruners import catalogue
-from pruners.models.kernels import known_kernel
+from pruners.loading.kernels import known_kernel
 
 DTYPES = ("float32", "float16", "bfloat16")
 PRECISIONS = ("bfloat16", "float16", "8bit", "4bit")  # that kept tokens are compared in

@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pruners.checks import check_score
 from pruners.cut import Merged
 from pruners.engine.attention import fuses, kernels
 from pruners.engine.sequence import Choice
@@ -28,7 +27,11 @@ def choose(pruner: Method, view: View, dtype: torch.dtype | None) -> Choice:
 
 def _scored(pruner: Method, view: View, dtype: torch.dtype | None) -> Tensor:
     raw = pruner.score(view)
-    check_score(pruner, raw.shape, len(view.tokens))
+    if raw.shape != (len(view.tokens),):
+        raise ValueError(
+            f"{type(pruner).__name__}.score returned shape {tuple(raw.shape)}; "
+            f"expected ({len(view.tokens)},), one number per visual token"
+        )
     return raw if dtype is None else raw.to(dtype)
 
 

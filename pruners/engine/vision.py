@@ -15,8 +15,8 @@ from pruners.engine.seen import Seen, held, patches
 from pruners.engine.sequence import unpadded
 from pruners.method import Method
 from pruners.models import Adapter
-from pruners.models.tower import heads
 from pruners.parts.patches import Patches
+from pruners.parts.tower import heads
 from pruners.view import VisionView
 
 

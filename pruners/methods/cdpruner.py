@@ -11,9 +11,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from debias.names import one_of
 from pruners.arms import Reads
 from pruners.base import Pruner
-from pruners.checks import check_word
 from pruners.cut import Cut
 from pruners.method import Views
 from pruners.models.base import Adapter
@@ -54,7 +54,7 @@ class CDPruner(Pruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_word("relevance of CDPruner", self.relevance, ("tokens", "clip", "none"))
+        one_of("relevance of CDPruner", self.relevance, ("tokens", "clip", "none"))
 
     def watches_tower(self) -> bool:
         return self.relevance == "clip"

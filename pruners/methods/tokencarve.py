@@ -11,9 +11,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from debias.names import one_of
 from pruners.base import Pruner
-from pruners.checks import check_share, check_word
 from pruners.cut import Cut, Merged
+from pruners.parts.budget import check_share
 from pruners.parts.cluster import members
 from pruners.parts.greedy import unit
 from pruners.view import View
@@ -83,7 +84,7 @@ class TokenCarve(Pruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_word("rank of TokenCarve", self.rank, ("both", "information", "attention"))
+        one_of("rank of TokenCarve", self.rank, ("both", "information", "attention"))
         check_share("weight", self.weight)
 
     def cuts(self, layers: int) -> list[Cut]:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pruners.arms import Reads
 from pruners.base import Pruner
-from pruners.checks import check_share
 from pruners.cut import Cut
+from pruners.parts.budget import check_share
 from pruners.parts.greedy import likeness
 from pruners.view import View
 

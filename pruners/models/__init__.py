@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, overload
 
 from debias.late import loader
 from debias.names import nearest
-from pruners.models.folder import config_in, local, square
-from pruners.models.refused import REFUSED
+from pruners.loading.folder import config_in, local, square
+from pruners.loading.refused import REFUSED
 from pruners.written import Class, made_from
 
 if TYPE_CHECKING:

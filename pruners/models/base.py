@@ -15,13 +15,13 @@ from PIL import Image
 from torch import Tensor
 
 from debias import Span
+from pruners.loading.folder import checked, local
+from pruners.loading.model import loaded, sentences
 from pruners.models import images, prompts
-from pruners.models.canvas import Canvas
-from pruners.models.folder import checked, local
-from pruners.models.loading import loaded, sentences
 from pruners.models.request import IMAGE, VIDEO, Encoded, Request, Shown, Size, cut, left_padded, place
-from pruners.models.tower import Tower, heads
+from pruners.parts.canvas import Canvas
 from pruners.parts.patches import Patches
+from pruners.parts.tower import Tower, heads
 
 A = TypeVar("A", bound="Adapter")
 Features = Literal["listed", "stacked", "together"]

@@ -20,8 +20,8 @@ from pruners.models import images
 from pruners.models.base import Adapter, Opens
 from pruners.models.finding import runs, shared
 from pruners.models.request import IMAGE, Request, Shown, Size
-from pruners.models.tower import Tower
 from pruners.parts.patches import Patches
+from pruners.parts.tower import Tower
 
 Runs = list[tuple[int, int]]
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pruners.models.folder import read_object
+from pruners.loading.folder import read_object
 
 Colour = tuple[int, ...]
 Index = np.ndarray[Any, np.dtype[np.int_]]

@@ -15,11 +15,11 @@ from torch import Tensor
 from debias import Span
 from pruners.models import images
 from pruners.models.base import Adapter, Opens
-from pruners.models.canvas import Canvas, tiled
 from pruners.models.finding import runs, shared
 from pruners.models.request import IMAGE, Request, Shown, Size
-from pruners.models.tower import Tower, layer_of
+from pruners.parts.canvas import Canvas, tiled
 from pruners.parts.patches import Patches
+from pruners.parts.tower import Tower, layer_of
 
 
 class InternVL(Adapter):

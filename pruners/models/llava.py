@@ -10,13 +10,13 @@ from PIL import Image
 from torch import Tensor
 
 from debias import Span
+from pruners.loading.folder import square
 from pruners.models import images
 from pruners.models.base import Adapter, Features, Opens
-from pruners.models.canvas import Canvas, padded
 from pruners.models.finding import shared, split
-from pruners.models.folder import square
 from pruners.models.request import Shown, Size
-from pruners.models.tower import Tower, layer_of
+from pruners.parts.canvas import Canvas, padded
+from pruners.parts.tower import Tower, layer_of
 
 
 class Llava(Adapter):

@@ -20,10 +20,10 @@ from debias import Span
 from debias.padding import canvas_fraction
 from pruners.models import images
 from pruners.models.base import Features, Opens
-from pruners.models.canvas import Canvas, grid
 from pruners.models.finding import shared
 from pruners.models.llava import Llava
 from pruners.models.request import Shown, Size
+from pruners.parts.canvas import Canvas, grid
 
 Canvases = tuple[tuple[int, int], ...]  # (height, width) each, as in image_grid_pinpoints
 

@@ -21,10 +21,10 @@ from debias import Span
 from debias.padding import fraction
 from pruners.models import images
 from pruners.models.base import Adapter, ready
-from pruners.models.canvas import Canvas, grid
 from pruners.models.finding import split
 from pruners.models.llava_next import Layout, LlavaNext, deal
 from pruners.models.request import Encoded, Request, Shown, Size
+from pruners.parts.canvas import Canvas, grid
 from pruners.parts.patches import Patches
 
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from debias import Span
 from pruners.models import images
 from pruners.models.base import Adapter, Opens
-from pruners.models.canvas import Canvas, grid
 from pruners.models.finding import runs, shared
 from pruners.models.request import Encoded, Request, Shown, Size
-from pruners.models.tower import Tower
+from pruners.parts.canvas import Canvas, grid
 from pruners.parts.patches import Patches
+from pruners.parts.tower import Tower
 
 
 class Qwen25VL(Adapter):

@@ -17,7 +17,7 @@ from pruners.models.base import Features, Opens
 from pruners.models.finding import shared, split
 from pruners.models.llava import Llava
 from pruners.models.request import Shown, Size
-from pruners.models.tower import Tower
+from pruners.parts.tower import Tower
 
 
 class VideoLlava(Llava):

@@ -13,6 +13,12 @@ def check_budget(keep: Budget) -> None:
         raise ValueError(f"keep={keep!r}: give a count (an int >= 0) or a share of an image's tokens (a float <= 1.0)")
 
 
+def check_share(name: str, value: float) -> None:
+    """A ValueError unless the value is a share; `name` is the field that holds it."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}={value!r}: give a share between 0 and 1")
+
+
 def is_whole(keep: Budget) -> bool:
     """Whether a budget is the share of everything; the count 1 is not."""
     return isinstance(keep, float) and keep == 1.0

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pruners.loading.folder import checked, config_in, local
+from pruners.loading.model import sentences
 from pruners.models.base import Adapter
-from pruners.models.folder import checked, config_in, local
-from pruners.models.loading import sentences
 
 
 class Words:

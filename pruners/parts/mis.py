@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pruners.checks import check_share, check_word
+from debias.names import one_of
+from pruners.parts.budget import check_share
 from pruners.parts.greedy import likeness
 
 
@@ -50,7 +51,7 @@ class MIS:
     radius: float = 1.5
 
     def __post_init__(self) -> None:
-        check_word("rule of MIS", self.rule, ("fused", "union", "semantic"))
+        one_of("rule of MIS", self.rule, ("fused", "union", "semantic"))
         check_share("r_pivot", self.r_pivot)
 
     def graph(self, features: Tensor, xy: Tensor, view: Tensor) -> Tensor:

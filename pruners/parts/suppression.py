@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pruners.checks import check_share
+from pruners.parts.budget import check_share
 from pruners.parts.greedy import NEVER, likeness
 
 LEAST = 2.0**-40  # a share that is left of a score, so that minus infinity times it stays where it is

@@ -99,7 +99,7 @@ def targets(world: Path, checkpoint: Path, scratch: Path) -> Iterator[tuple[str,
     from eval.reading.sample import Sample, read_rows
     from eval.scoring.box import find_box
     from eval.scoring.judge import TASKS, Cache, Unreadable, verdict_in
-    from pruners.models import folder
+    from pruners.loading import folder
 
     def of_file(path: Path, reader: Callable[[Path], Any], seed: bytes) -> Reader:
         def read(data: bytes) -> Any:

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from eval.answering.checkpoints import digest_of
-from pruners.models import adapter, folder
+from pruners.loading import folder
+from pruners.models import adapter
 
 
 @pytest.fixture
@@ -282,7 +283,7 @@ def test_no_checkpoint_chooses_a_hubs_kernel(model, where, name, asked, monkeypa
 def test_a_kernel_is_one_of_the_known(model, monkeypatch):
     with pytest.raises(ValueError, match="unknown attention kernel 'kernels-community/x'"):
         load(model, attention="kernels-community/x")
-    monkeypatch.setattr("pruners.models.kernels.installed", lambda name: False)
+    monkeypatch.setattr("pruners.loading.kernels.installed", lambda name: False)
     with pytest.raises(ValueError, match="needs the package flash_attn"):  # transformers would look on the hub
         load(model, attention="flash_attention_2")
 

@@ -172,7 +172,7 @@ def test_a_file_without_a_method_is_named(written):
 
 
 LOADS_NO_TORCH = """
-import sys, debias.names, pruners.parts.budget, pruners.catalogue, pruners.checks
+import sys, debias.names, pruners.parts.budget, pruners.catalogue
 for name in pruners.catalogue.names():
     assert pruners.catalogue.fields(name) and pruners.catalogue.title(name)
 assert debias.names.method("PDrop") == "pyramiddrop"

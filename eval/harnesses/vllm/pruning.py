@@ -20,8 +20,8 @@ from eval.harnesses.vllm.settings import Asked
 from pruners import Pruner
 from pruners.engine.choose import choose
 from pruners.engine.sequence import Choice, Segment, first_segment
+from pruners.loading.folder import local
 from pruners.models import Adapter, family, picture_tokens
-from pruners.models.folder import local
 from pruners.models.images import settings as pictures
 from pruners.models.request import Size
 from pruners.parts.budget import REFERENCE_TOKENS

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from debias.names import one_of
 from eval.core.settings import UNPRUNED, arm
 from pruners import catalogue
-from pruners.checks import check_word
 
 VARIABLE = "DEBIAS_VLLM"  # the environment variable that holds the JSON
 OWN = ("method", "keep", "arm", "scout", "trend")
@@ -94,5 +94,5 @@ def _asked(values: dict[str, Any]) -> Asked:
     keep = values.pop("keep", None)
     known = [field.name for field in catalogue.fields(method)]
     for name in values:
-        check_word(f"setting of {method}", name.split(".")[0], [*OWN, *known])
+        one_of(f"setting of {method}", name.split(".")[0], [*OWN, *known])
     return Asked(method, chosen, keep, scout, trend, tuple(sorted(values.items())))

@@ -12,7 +12,7 @@ from vllm.distributed import tensor_model_parallel_all_gather
 from vllm.model_executor.models.clip import CLIPVisionModel
 
 from pruners.engine.seen import Seen
-from pruners.models.tower import Tower
+from pruners.parts.tower import Tower
 
 TURNED = "rotary_pos_emb_cos"  # what a tower's attention is given where it turns its queries and keys
 

@@ -17,7 +17,7 @@ from eval.papers import artefacts, grid, reproduce
 from eval.papers.grid import kept
 from eval.papers.task import Task
 from eval.reading.sample import Sample
-from pruners.models.canvas import padded
+from pruners.parts.canvas import padded
 
 
 def test_recall_counts_the_patches_of_what_is_asked_about(tmp_path):

@@ -23,7 +23,7 @@ from eval.scoring.contrast import SLOW_DRAWS
 from eval.scoring.results import results
 from pruners import find, names
 from pruners.models import family
-from pruners.models.canvas import padded, tiled
+from pruners.parts.canvas import padded, tiled
 from tiny import benchmarks as tiny_benchmarks
 from tiny.smol import data as smol_data
 

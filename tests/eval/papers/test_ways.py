@@ -22,7 +22,7 @@ from eval.scoring import verdict
 from eval.scoring.contrast import Contrast
 from eval.showing import charts
 from pruners import make
-from pruners.models.canvas import padded
+from pruners.parts.canvas import padded
 
 PRODUCT = artefacts.artefact("ways").product
 

@@ -17,7 +17,7 @@ from eval.reading.sample import Sample, Score
 from eval.scoring.contrast import alone
 from eval.scoring.results import Result
 from eval.showing import charts, drawings, figures
-from pruners.models import canvas
+from pruners.parts import canvas
 
 ARM_VALUES = (("none", 55.0, 9.0), ("both", 60.0, 9.0))
 ARMS = ("none", "trend", "padding", "both")

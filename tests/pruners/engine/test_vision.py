@@ -15,7 +15,7 @@ from pruners.cut import Merged
 from pruners.engine.seen import Seen
 from pruners.engine.vision import Vision
 from pruners.models.base import Adapter
-from pruners.models.tower import Tower
+from pruners.parts.tower import Tower
 
 
 # inside the tower ----------------------------------------------------------------------------------------------------

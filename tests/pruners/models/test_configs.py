@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from pruners.loading.refused import REFUSED
 from pruners.models import Request, adapter, declared, families, family, kind_of, known_checkpoints, picture_tokens
 from pruners.models.base import Adapter
-from pruners.models.refused import REFUSED
 
 LLAVA = {"model_type": "llava", "vision_config": {"image_size": 336, "patch_size": 14}}
 TILED = {"model_type": "internvl", "image_seq_length": 16, "vision_config": {"image_size": [112, 112]}}

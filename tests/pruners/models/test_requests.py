@@ -20,10 +20,10 @@ from PIL import Image
 from debias import Span
 from pruners.models import images, prompts, request
 from pruners.models.base import Adapter, home
-from pruners.models.canvas import Canvas, grid, padded, tiled
 from pruners.models.finding import runs, shared, split
 from pruners.models.request import Encoded, Request, Shown, asked, cut, left_padded, place
-from pruners.models.tower import Tower, layer_of
+from pruners.parts.canvas import Canvas, grid, padded, tiled
+from pruners.parts.tower import Tower, layer_of
 
 CHAT = (
     "A chat between a curious {who} and an artificial intelligence assistant. "

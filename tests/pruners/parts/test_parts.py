@@ -8,13 +8,16 @@ import random
 import socket
 from dataclasses import dataclass
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from pruners import checks, cut, files
+from pruners import cut
 from pruners.arms import arms_of
 from pruners.cut import Cut
+from pruners.engine.choose import choose
+from pruners.loading import files
 from pruners.method import Method
 from pruners.parts import budget, greedy, regions, schedule
 from pruners.parts.patches import Patches, joined
@@ -160,17 +163,18 @@ def test_arms_of_what_is_read():
     assert Method.arms() == every
 
 
-def test_words_and_numbers_that_cannot_be_meant():
+def test_a_number_that_is_no_share_is_refused():
     for share in (0, 0.5, 1):
-        checks.check_share("part", share)
+        budget.check_share("part", share)
     for share in (-0.01, 1.01):
-        assert refused(checks.check_share, "part", share).startswith(f"part={share!r}: give a share")
-    checks.check_word("kind", "b", ("a", "b"))
-    assert refused(checks.check_word, "kind", "c", ("a", "b")).startswith("unknown kind 'c'")
-    checks.check_score(Method(), (3,), 3)
-    for shape in ((4,), (3, 1), ()):
-        said = refused(checks.check_score, Method(), shape, 3)
-        assert said.startswith(f"Method.score returned shape {shape}; expected (3,)")
+        assert refused(budget.check_share, "part", share).startswith(f"part={share!r}: give a share")
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 1), ()])
+def test_a_score_of_another_shape_than_the_tokens_is_refused(shape):
+    wrong = type("Wrong", (Method,), {"score": lambda self, view: torch.zeros(shape)})
+    said = refused(choose, wrong(), SimpleNamespace(tokens=range(3), patches=None), None)
+    assert said.startswith(f"Wrong.score returned shape {shape}; expected (3,)")
 
 
 def test_the_layers_a_cut_looks_at():

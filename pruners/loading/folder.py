@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from pruners import files
+from pruners.loading import files
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 READ = (".json", ".model", ".txt", ".jinja", ".safetensors")  # the kinds of files that are read at all

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from pruners.models.folder import Shapes
-from pruners.models.kernels import installed, known_kernel
+from pruners.loading.folder import Shapes
+from pruners.loading.kernels import installed, known_kernel
 
 log = logging.getLogger("debias")
 HALF = (torch.float16, torch.bfloat16)

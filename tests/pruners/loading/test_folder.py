@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from pruners.models import folder
+from pruners.loading import folder
 
 K = 1024
 MOST = {

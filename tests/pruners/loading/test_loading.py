@@ -10,7 +10,9 @@ import weakref
 import pytest
 import torch
 
-from pruners.models import adapter, families, kernels, loading
+from pruners.loading import kernels
+from pruners.loading import model as loading
+from pruners.models import adapter, families
 from pruners.models.base import Adapter
 
 
@@ -53,7 +55,7 @@ def test_a_checkpoint_is_loaded_with_it(builders, tmp_path, monkeypatch):
     folder = builders.checkpoint("llava", tmp_path)
     asked = []
     monkeypatch.setattr(
-        "pruners.models.loading.quickest", lambda device, dtype: asked.append((device, dtype)) or "eager"
+        "pruners.loading.model.quickest", lambda device, dtype: asked.append((device, dtype)) or "eager"
     )
     for given in (None, "auto"):
         assert adapter(folder).load(folder, attention=given).decoder.config._attn_implementation == "eager"
