@@ -134,6 +134,7 @@ def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
 
 
 def overview() -> str:
+    """The help page of the whole program: usage, examples, commands."""
     prog = program()
     lines = [f"usage: {prog} COMMAND [FLAGS]", "", "examples:"]
     lines += [f"  {prog} {words:<44} {what}" for words, what in EXAMPLES.items()]
@@ -162,6 +163,7 @@ def printed(text: str, status: int) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that the words name (default: those of the command line). Returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0].startswith("--local_rank="):
         del words[0]  # deepspeed's launcher adds it; eval.answering.plan reads the same from the environment

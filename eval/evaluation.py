@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eval.answering.answer import Job, Run, answer
+from eval.answering.answer import Identity, Job, answer
 from eval.answering.meter import Meter
-from eval.answering.plan import World, digest, world
+from eval.answering.plan import Process, digest, this_process
 from eval.answering.resolved import Resolved, resolve
 from eval.answering.store import Folder, writing
 from eval.answering.team import Team
@@ -40,7 +40,7 @@ class Report:
     folder: Path | None  # the run folder; None in a process that leaves the writing to another
     open: int = 0  # answers that other processes still have to give; nothing is scored before they are there
     scored: Sequence[Scored] = ()  # every benchmark with its questions, and the answers and scores of every arm
-    look: compare.Look = field(default_factory=compare.Look)  # the comparison of the arms: its tables and its verdict
+    outcome: compare.Outcome = field(default_factory=compare.Outcome)  # of the comparison of the arms
     throughput: Mapping[str, Any] = field(default_factory=dict)  # how fast the answers came
 
     @property
@@ -69,18 +69,18 @@ class Report:
     @property
     def verdict(self) -> str:
         """What the comparison shows, in one or two sentences."""
-        return self.look.verdict
+        return self.outcome.verdict
 
     @property
     def comparisons(self) -> Sequence[Contrast]:
         """Every arm against the baseline, on every benchmark and on their average."""
-        return self.look.contrasts
+        return self.outcome.contrasts
 
     def table(self, wide: bool = False) -> str:
         """The tables as Markdown: one row a benchmark, or (`wide`) all arms and columns."""
-        return "\n".join(map(tables.markdown, self.look.tables(wide)))
+        return "\n".join(map(tables.markdown, self.outcome.tables(wide)))
 
-    def against(self, other: Report, arm: str = "none", draws: int = DRAWS) -> compare.Look:
+    def against(self, other: Report, arm: str = "none", draws: int = DRAWS) -> compare.Outcome:
         """An arm of this run compared with the same arm of another run, on the benchmarks that both have.
 
         draws: of the bootstrap. Returns a comparison with its `verdict`, `contrasts` and `full` tables.
@@ -89,7 +89,7 @@ class Report:
             raise ValueError("this process wrote no run folder; compare the runs where their folders are")
         sides = [(Folder(folder), arm) for folder in (self.folder, other.folder)]
         contrasts, _ = compare.across(sides, None, None, draws, 0)
-        return compare.looked([], contrasts, draws, every=True)
+        return compare.told([], contrasts, draws, every=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, as `run --json` prints it."""
@@ -104,7 +104,7 @@ class Report:
     def _repr_html_(self) -> str:
         """The tables as HTML, for notebooks."""
         said = f"<p>{html.escape(self.verdict or str(self.to_dict()))}</p>"
-        return said + "".join(map(tables.html, self.look.tables(wide=False)))
+        return said + "".join(map(tables.html, self.outcome.tables(wide=False)))
 
 
 def evaluate(settings: Settings, probes: Probes | None = None) -> Report:
@@ -115,14 +115,14 @@ def evaluate(settings: Settings, probes: Probes | None = None) -> Report:
     goes on where the first stopped, or returns the finished run. ValueError: something asked for cannot be done,
     which is said before a model is loaded wherever that can be known.
     """
-    place = world()
+    place = this_process()
     chosen = resolved(settings)
     chosen.probes = chosen.probes if probes is None else probes
     loaded = prepared(chosen)
     run, out = named(chosen)
     team = Team(place, chosen.device) if settings.tensor_parallel or settings.zero else None
     if team is not None:
-        out, place = team.folder(out), World(local=place.local)
+        out, place = team.folder(out), Process(local=place.local)
     grader = judge.judge_of(settings.judge)
     if not (out / "run.json").exists():
         writable(out)
@@ -167,10 +167,10 @@ def resolved(settings: Settings) -> Resolved:
     return chosen
 
 
-def named(chosen: Resolved) -> tuple[Run, Path]:
+def named(chosen: Resolved) -> tuple[Identity, Path]:
     """What decides the numbers of a run, and its folder."""
     settings = chosen.settings
-    run = Run(**chosen.identity(), limit=settings.limit, versions=versions())
+    run = Identity(**chosen.identity(), limit=settings.limit, versions=versions())
     return run, settings.out or Path("runs") / f"{settings.method}-{run.name}"
 
 
@@ -233,7 +233,7 @@ def finish(folder: Folder, names: Sequence[str], chosen: Resolved, grader: Judge
     scored = results(folder, judge=grader)
     if not scored:
         return finished
-    seen = compare.look(f"{settings.method}: {info['settings']['method']}", scored, settings.draws)
+    seen = compare.outcome(f"{settings.method}: {info['settings']['method']}", scored, settings.draws)
     finished = Report(info["run"], folder.path, open_, scored, seen, meter.summary())
     folder.save("scores.json", {"run": info["run"], "scores": finished.scores})
     with writing(folder.path):

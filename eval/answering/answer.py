@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.answering.backends import Backend
-from eval.answering.meter import Meter, Watch
-from eval.answering.plan import World, batches, share
+from eval.answering.meter import Meter
+from eval.answering.plan import Process, batches, share
 from eval.answering.progress import Progress
 from eval.answering.store import Folder
 from eval.answering.team import Team
@@ -24,7 +24,7 @@ log = logging.getLogger("debias")
 
 
 @dataclass(frozen=True)
-class Run:
+class Identity:
     """Everything that decides the numbers; how fast they come (batches, processes) and where they go does not."""
 
     method: str  # the pruner, as Python writes it
@@ -55,12 +55,12 @@ class Job:
 
 
 def answer(
-    run: Run,
+    run: Identity,
     folder: Folder,
     jobs: Sequence[Job],
     arms: Sequence[str],
     size: int,
-    place: World,
+    place: Process,
     device: str,
     team: Team | None = None,
 ) -> Meter:
@@ -74,7 +74,7 @@ def answer(
     if left < total:
         log.info("%d of %d answers are there already", total - left, total)
     meter = Meter()
-    with Progress(total, total - left) as progress, Watch(meter, device):
+    with Progress(total, total - left) as progress, meter.watching(device):
         for job, plan, missing in zip(jobs, plans, todo, strict=True):
             if any(missing.values()):
                 _benchmark(run, folder, job, plan, missing, place.rank, progress, meter)
@@ -88,7 +88,7 @@ def _missing(folder: Folder, job: Job, arms: Sequence[str], plan: Sequence[Seque
 
 
 def _benchmark(
-    run: Run,
+    run: Identity,
     folder: Folder,
     job: Job,
     plan: Sequence[Sequence[Sample]],

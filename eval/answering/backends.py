@@ -36,11 +36,16 @@ Answers = dict[str, tuple[str, dict[str, Any]]]  # by question
 
 
 class Backend(Protocol):
-    def answer(self, samples: Sequence[Sample], arm: str, benchmark: Benchmark) -> Iterator[Answer]: ...
+    """What answers questions, one arm at a time."""
 
-    def ahead(self, batches: Sequence[Sequence[Sample]], benchmark: Benchmark) -> None: ...
+    def answer(self, samples: Sequence[Sample], arm: str, benchmark: Benchmark) -> Iterator[Answer]:
+        """The answers to one batch in order: (key of the question, text, what is noted beside it)."""
 
-    def close(self) -> None: ...
+    def ahead(self, batches: Sequence[Sequence[Sample]], benchmark: Benchmark) -> None:
+        """Told which batches come, so that their pictures can be read ahead."""
+
+    def close(self) -> None:
+        """Let go of threads or processes."""
 
 
 class Poison:
@@ -55,11 +60,14 @@ class Poison:
         return scores
 
     def rows(self, count: int) -> list[bool]:
+        """Of each row of a batch, whether its logits were not finite."""
         return [False] * count if self.seen is None else [bool(row) for row in self.seen.tolist()]
 
 
 @dataclass
 class Batch:
+    """Questions that are answered together, with their pictures read and everything encoded."""
+
     samples: list[Sample]  # those that could be read
     requests: list[Any]
     encoded: Any
@@ -67,7 +75,9 @@ class Batch:
     broken: dict[str, str]  # key -> what is wrong with its picture
 
 
-class Native:
+class Native(Backend):
+    """Answers with our own pruners on an unmodified model. Pictures are read ahead by `workers` threads."""
+
     def __init__(
         self,
         adapter: Any,

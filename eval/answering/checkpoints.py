@@ -22,7 +22,7 @@ EXAMPLE = "llava-hf/llava-1.5-7b-hf"
 
 
 @dataclass(frozen=True)
-class Layout:
+class Checkpoint:
     """What a checkpoint's config says about its visual tokens; None: it depends on the picture."""
 
     kind: str
@@ -30,15 +30,16 @@ class Layout:
     family: type[models.Adapter]  # of a checkpoint for the authors' code alone, what holds for any
 
 
-def layout(model: str) -> Layout:
+def layout(model: str) -> Checkpoint:
     """Which family a checkpoint is of, and its visual tokens; some are for the authors' code alone, without adapter."""
     config = config_of(model)
     kind = kind_of(config)
     known = family(kind) if kind in families() else models.Adapter
-    return Layout(kind, picture_tokens(config), known)
+    return Checkpoint(kind, picture_tokens(config), known)
 
 
 def config_of(model: str) -> dict[str, Any]:
+    """What a checkpoint's config.json holds."""
     return config_in(folder_of(model))
 
 

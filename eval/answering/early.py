@@ -12,14 +12,14 @@ from debias import names
 from debias.names import ARMS, RULES, nearest
 from eval import benchmarks
 from eval.answering.checkpoints import config_of
-from eval.answering.plan import world
+from eval.answering.plan import this_process
 from eval.benchmarks.base import Benchmark
 from eval.core import versions
 from eval.core.embedded import BARE, EMBEDDED, SMOL
 from eval.core.files import writable
 from eval.core.settings import MEASURED, TRENDS, UNPRUNED, Settings
 from eval.forks import setup
-from eval.reading.parquet import is_parquet, there
+from eval.reading.parquet import check_pyarrow, is_parquet
 from pruners import catalogue
 from pruners.loading.folder import checked
 from pruners.loading.kernels import known_kernel
@@ -33,7 +33,7 @@ def check(settings: Settings) -> None:
     """ValueError for everything that can be known without torch."""
     named = [benchmarks.get(name) for name in settings.benchmarks or benchmarks.NAMES]
     if settings.data is not None and is_parquet(settings.data):
-        there(settings.data)
+        check_pyarrow(settings.data)
     elif settings.data is not None:
         named = lying_in(settings.data, settings.benchmarks)
     models = models_of(settings)
@@ -125,7 +125,7 @@ def check_split(settings: Settings) -> None:
     """ValueError for a model in several processes that cannot be held so."""
     flag = "--zero" if settings.zero else "--tensor-parallel"
     several = settings.zero or settings.tensor_parallel
-    if several and world().size < 2:
+    if several and this_process().size < 2:
         raise ValueError(
             "--tensor-parallel and --zero split the model over the processes of one launch, and there is only this "
             "one. Start it as: torchrun --nproc-per-node 2 -m eval run --tensor-parallel ..."

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import statistics
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +24,7 @@ class Meter:
     gpu: list[float] = field(default_factory=list)  # per cent, sampled
 
     def summary(self) -> dict[str, Any]:
+        """The counts, the rates by the second, and the shares of the time in the model and on the GPU (or None)."""
         spent = max(self.seconds, 1e-9)
         return {
             "questions": self.questions,
@@ -34,6 +37,7 @@ class Meter:
         }
 
     def line(self) -> str:
+        """The same in one sentence, for people."""
         summary = self.summary()
         gpu = "" if summary["gpu_busy"] is None else f", GPU busy {summary['gpu_busy']:.0%}"
         return (
@@ -42,29 +46,25 @@ class Meter:
             f"{summary['model_share']:.0%} of the time in the model{gpu}"
         )
 
+    @contextmanager
+    def watching(self, device: str, every: float = 0.5) -> Iterator[None]:
+        """Samples inside the block how busy the GPU is; nothing without a GPU, or without pynvml."""
+        if not (device.startswith("cuda") and importlib.util.find_spec("pynvml")):
+            yield
+            return
+        over = threading.Event()
 
-class Watch:
-    """Inside the block, samples how busy this process's GPU is; samples nothing without a GPU, or without pynvml."""
+        def sample() -> None:
+            while not over.wait(every):
+                try:
+                    self.gpu.append(float(torch.cuda.utilization(device)))
+                except (RuntimeError, ImportError, OSError):  # a driver that does not tell
+                    return
 
-    def __init__(self, meter: Meter, device: str, every: float = 0.5) -> None:
-        self.meter, self.device, self.every = meter, device, every
-        self.over = threading.Event()
-        self.thread: threading.Thread | None = None
-
-    def __enter__(self) -> Watch:
-        if self.device.startswith("cuda") and importlib.util.find_spec("pynvml"):
-            self.thread = threading.Thread(target=self._sample, daemon=True, name="gpu-watch")
-            self.thread.start()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.over.set()
-        if self.thread is not None:
-            self.thread.join()
-
-    def _sample(self) -> None:
-        while not self.over.wait(self.every):
-            try:
-                self.meter.gpu.append(float(torch.cuda.utilization(self.device)))
-            except (RuntimeError, ImportError, OSError):  # a driver that does not tell
-                return
+        thread = threading.Thread(target=sample, daemon=True, name="gpu-watch")
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()

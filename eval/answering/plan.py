@@ -14,13 +14,15 @@ WINDOW = 32  # batches among which questions are sorted by length
 
 
 @dataclass(frozen=True)
-class World:
+class Process:
+    """The place of a process among those of its launch."""
+
     rank: int = 0
     size: int = 1
     local: int = 0  # which device of this machine
 
 
-def world(environment: Mapping[str, str] | None = None) -> World:
+def this_process(environment: Mapping[str, str] | None = None) -> Process:
     """This process's place, as torchrun, accelerate, deepspeed, srun and mpirun tell it.
 
     srun's own step counts, not the job: a batch script alone is one process, whatever the job was given.
@@ -32,22 +34,25 @@ def world(environment: Mapping[str, str] | None = None) -> World:
         ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
     ):
         if rank in env and size in env:
-            place = World(int(env[rank]), int(env[size]), int(env.get(local, 0)))
+            place = Process(int(env[rank]), int(env[size]), int(env.get(local, 0)))
             if not 0 <= place.rank < place.size:
                 raise ValueError(f"{rank}={place.rank} with {size}={place.size}: expected 0 <= {rank} < {size}")
             return place
-    return World()
+    return Process()
 
 
 def number(text: str) -> int:
+    """A number of 64 bits that belongs to a text, the same everywhere."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
-def share(samples: Sequence[Sample], place: World) -> list[Sample]:
+def share(samples: Sequence[Sample], place: Process) -> list[Sample]:
+    """The questions that one process answers."""
     return [sample for sample in samples if number(sample.key) % place.size == place.rank]
 
 
 def grouped(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+    """Questions by what they share: their picture, clip or circular group."""
     groups: dict[str, list[Sample]] = {}
     for sample in samples:
         groups.setdefault(sample.group, []).append(sample)

@@ -47,6 +47,7 @@ class Progress:
             self._line("done")
 
     def pace(self) -> str:
+        """Answers a second and the time left, in words; "" before the first answer."""
         rate = (self.done - self.begun_at) / max(time.monotonic() - self.start, 1e-9)
         if not rate:
             return ""
@@ -55,6 +56,7 @@ class Progress:
         return f"{rate:.1f}/s, {f'{hours}:' if hours else ''}{minutes:02d}:{seconds:02d} left"
 
     def advance(self, count: int, what: str) -> None:
+        """Count so many answers more; `what` names their benchmark and arm."""
         self.done += count
         if self.bar:
             self.bar.update(self.task, completed=self.done, description=what, pace=self.pace())

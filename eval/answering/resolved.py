@@ -14,8 +14,8 @@ from debias import Debias, Reading, Trend
 from debias import trends as files
 from eval.answering import able, early, heap, trends
 from eval.answering.backends import Backend, Native
-from eval.answering.checkpoints import Layout, digest_of, folder_of, layout
-from eval.answering.plan import digest, world
+from eval.answering.checkpoints import Checkpoint, digest_of, folder_of, layout
+from eval.answering.plan import digest, this_process
 from eval.benchmarks.base import Benchmark
 from eval.bias import fitting
 from eval.core.embedded import data_of, named, world_of
@@ -46,7 +46,7 @@ def resolve(settings: Settings) -> Resolved:
     return Resolved(settings, [(benchmark, data) for benchmark in asked], chosen)
 
 
-def pruner_of(settings: Settings, layouts: Iterable[Layout]) -> Pruner:
+def pruner_of(settings: Settings, layouts: Iterable[Checkpoint]) -> Pruner:
     """The method of a run on models with these layouts; a budget of its own becomes a share where they differ."""
     kind, values = find(settings.method), dict(settings.fields)
     if settings.keep is not None:
@@ -91,8 +91,11 @@ class Resolved:
         self.settings, self.benchmarks = settings, list(benchmarks)
         self.models = {media: named(model) for media, model in models.items()}
         early.check_on(settings, self.models)
-        self.split = world().size if settings.zero or settings.tensor_parallel else 1
-        self.device = settings.device or (f"cuda:{own_gpu(world().local)}" if torch.cuda.is_available() else "cpu")
+        process = this_process()
+        self.split = process.size if settings.zero or settings.tensor_parallel else 1
+        # SLURM may show each process only its own GPU
+        gpu = f"cuda:{process.local % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+        self.device = settings.device or gpu
         self.dtype = "float32" if settings.dtype == "auto" and self.device == "cpu" else settings.dtype
         self.layout = {media: layout(model) for media, model in self.models.items()}
         self.pruner = pruner_of(settings, self.layout.values())
@@ -290,8 +293,3 @@ class Resolved:
         if self._fork is not None:
             self._fork[1].close()
             self._fork = None
-
-
-def own_gpu(local: int) -> int:
-    """Which of the GPUs that this process sees is its own; SLURM may show each process only one."""
-    return local % torch.cuda.device_count()

@@ -35,6 +35,7 @@ def encode(indices: Iterable[int]) -> str:
 
 
 def decode(ranges: str) -> list[int]:
+    """The indices that ranges stand for: "0-2,7" -> [0, 1, 2, 7]."""
     out: list[int] = []
     for part in filter(None, ranges.split(",")):
         first, _, last = part.partition("-")
@@ -84,6 +85,7 @@ def mend(path: Path) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
+    """Inside the block, an OSError becomes a ValueError that names the file and says what to do."""
     try:
         yield
     except OSError as error:
@@ -105,12 +107,14 @@ class Shard:
             self.file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
 
     def append(self, row: Row) -> None:
+        """Write a row at once, whole."""
         line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         with writing(self.path):
             while line:
                 line = line[self.file.write(line) :]
 
     def close(self) -> None:
+        """Close the file, once its rows are on the disk."""
         with writing(self.path), self.file:
             os.fsync(self.file.fileno())
 
@@ -200,6 +204,7 @@ class Folder:
             write_json(self.path / name, content)
 
     def shard(self, benchmark: str, arm: str, rank: int = 0) -> Shard:
+        """The file that this process adds an arm's rows to."""
         return Shard(self.path / benchmark / f"{arm}.{rank}.jsonl")
 
     def timing(self, rank: int, facts: Mapping[str, Any]) -> None:
@@ -209,11 +214,13 @@ class Folder:
             file.write(json.dumps(facts) + "\n")
 
     def close(self) -> None:
+        """Give up the locks."""
         self._held.close()
 
     # -- reading -------------------------------------------------------------------------------------------------
 
     def info(self) -> dict[str, Any]:
+        """What run.json says: the name of the run, its settings and its benchmarks."""
         path = self.path / "run.json"
         if not path.exists():
             raise ValueError(
@@ -227,6 +234,7 @@ class Folder:
         return info
 
     def arms(self, benchmark: str) -> list[str]:
+        """The arms of a benchmark that have rows, in the usual order."""
         present = {path.name.split(".")[0] for path in (self.path / benchmark).glob("*.*.jsonl")}
         known = ["none", "trend", "padding", "both"]
         return sorted(present, key=lambda arm: (known.index(arm) if arm in known else len(known), arm))
@@ -255,6 +263,7 @@ class Folder:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """In words, how two sets of facts differ; at most four of them."""
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     return "; ".join(f"{name}: {old.get(name)} there, {new.get(name)} here" for name in names[:4]) or "another version"
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
-from eval.answering.plan import World
+from eval.answering.plan import Process
 
 T = TypeVar("T")
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 class Team:
     """All processes of a launch. The first is the leader; what the others write goes to a temporary folder."""
 
-    def __init__(self, place: World, device: str) -> None:
+    def __init__(self, place: Process, device: str) -> None:
         import torch
         import torch.distributed as dist
 
@@ -29,6 +29,7 @@ class Team:
             atexit.register(dist.destroy_process_group)  # and no sooner: the next method's model is split in it, too
 
     def folder(self, out: Path) -> Path:
+        """Where this process writes: the run folder for the leader, a temporary folder for others."""
         return out if self.leads else Path(self._held.enter_context(tempfile.TemporaryDirectory(prefix="debias-team-")))
 
     def agree(self, value: T) -> T:
@@ -41,4 +42,5 @@ class Team:
         return agreed
 
     def close(self) -> None:
+        """Remove the temporary folder."""
         self._held.close()

@@ -15,6 +15,7 @@ NAMES = (
 
 
 def get(name: str) -> Benchmark:
+    """The benchmark of this name; its class stands in the module of the same name."""
     one_of("benchmark", name, NAMES)
     module = import_module(f".{'refcoco' if name.startswith('refcoco') else name}", __name__)
     classes = [

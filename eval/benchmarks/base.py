@@ -66,6 +66,7 @@ class Benchmark:
         return list(samples.values())
 
     def read(self, home: Path, faults: Faults, media: bool) -> Iterator[Sample]:
+        """The questions of the files in `home`, as they are read. Further arguments are the options of a benchmark."""
         raise TypeError(f"{type(self).__name__} does not say how it is read")
 
     def home(self, data: Path) -> Path:
@@ -78,6 +79,7 @@ class Benchmark:
         raise ValueError(f"{data}: no files of {self.name}; expected {' or '.join(self.marks)} in {looked}")
 
     def lies_in(self, data: Path) -> bool:
+        """Whether the benchmark's files are below a data root."""
         try:
             self.home(data)
         except ValueError:
@@ -151,6 +153,7 @@ class Benchmark:
         return self.tally(samples, self.answers(rows, samples), self.item)
 
     def require_truth(self, samples: Sequence[Sample]) -> None:
+        """ValueError where there are no questions, or where the answers of some are not public."""
         if not samples:
             raise ValueError(f"{self.name}: no questions to score")
         hidden = next((sample for sample in samples if sample.target is None), None)
@@ -203,9 +206,11 @@ class Benchmark:
         return mean(items)
 
     def parts(self, samples: Sequence[Sample], items: Array, answers: Mapping[str, str]) -> dict[str, float]:
+        """The sub-scores by name."""
         return {}
 
     def info(self, samples: Sequence[Sample], answers: Mapping[str, str]) -> dict[str, Any]:
+        """Conditions of the score: split, frame, judge, ..."""
         return {}
 
 
@@ -233,6 +238,7 @@ def ten_answers(record: Mapping[str, Any]) -> list[str]:
 
 
 def shown(key: str) -> str:
+    """A question's key in a message, cut where it is long."""
     return f"question {key!r:.160}"
 
 

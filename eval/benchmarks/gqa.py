@@ -18,6 +18,8 @@ KEPT = ("question", "types", "semantic", "groups", "boxes")  # boxes: of what is
 
 
 class Gqa(Benchmark):
+    """Questions about real scenes, with the program that answers each."""
+
     folders = ("gqa",)
     marks = (QUESTIONS,)
     expected_n = 12578
@@ -60,6 +62,7 @@ class Gqa(Benchmark):
 
 
 def parsed(answer: str) -> str:
+    """The answer without its full stop and capitals, as GQA's script compares it."""
     return answer.rstrip(".").lower()
 
 

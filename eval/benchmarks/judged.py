@@ -11,11 +11,13 @@ from typing import Any
 
 from eval.benchmarks.base import Benchmark
 from eval.reading.sample import Row, Sample, Score
-from eval.scoring.judge import Judge, Question, judge_ids
+from eval.scoring.judge import Answered, Judge, judge_ids
 from eval.scoring.normalise import m4c
 
 
 class Judged(Benchmark):
+    """A benchmark whose answers a language model grades, or else words that match."""
+
     task: str  # what the judge is asked (eval.scoring.judge.TASKS)
 
     def score(self, rows: Iterable[Row], samples: Sequence[Sample], judge: Judge | None = None) -> Score:
@@ -25,7 +27,7 @@ class Judged(Benchmark):
             score = self.tally(samples, answers, self.item)
             return replace(score, name=f"{self.name}_em", metric="share of answers that hold the true one (offline)")
         asked = [sample for sample in samples if sample.key in answers]
-        verdicts = judge.grade(self.task, [Question(s.text, s.target, answers[s.key]) for s in asked])
+        verdicts = judge.grade(self.task, [Answered(s.text, s.target, answers[s.key]) for s in asked])
         said = {sample.key: verdict.value for sample, verdict in zip(asked, verdicts, strict=True)}
         graded = {key: value for key, value in said.items() if value is not None}
         if asked and not graded:
@@ -50,10 +52,12 @@ class Judged(Benchmark):
         raise TypeError(f"{type(self).__name__} does not say what a verdict is worth")
 
     def judged_parts(self, verdicts: Sequence[Mapping[str, Any]], n: int) -> dict[str, float]:
+        """Sub-scores that only a judge's verdicts give; n: the questions that count."""
         return {}
 
 
 def exact(truth: str, answer: str) -> bool:
+    """Whether the answer is the truth, word for word."""
     return _words(truth) == _words(answer)
 
 
@@ -63,6 +67,7 @@ def contained(truth: str, answer: str) -> bool:
 
 
 def contained_stems(truth: str, answer: str) -> bool:
+    """The same with the endings of words taken off."""
     return _within([stem(word) for word in _words(truth)], [stem(word) for word in _words(answer)])
 
 

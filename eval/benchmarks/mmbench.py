@@ -19,6 +19,8 @@ AFFIXES = ("{}.", "{},", "{}:", "{})", "{}).", "({})", "({}).", ":{}", ":{},", "
 
 
 class Mmbench(Benchmark):
+    """Multiple choice in English. A question counts when all its rotations are answered right."""
+
     folders: tuple[str, ...] = ("mmbench",)
     dev: str = "mmbench_dev_20230712"
     marks: tuple[str, ...] = ("mmbench_*.tsv",)
@@ -128,6 +130,7 @@ def blank(text: str) -> bool:
 
 
 def whole(text: str) -> int:
+    """The whole number that a cell holds."""
     if not text.strip().isdecimal():
         raise ValueError(f"expected a whole number in 'index', found {text!r:.40}")
     return int(text)

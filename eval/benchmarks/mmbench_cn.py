@@ -6,6 +6,8 @@ from eval.benchmarks.mmbench import Mmbench
 
 
 class MmbenchCn(Mmbench):
+    """Multiple choice in Chinese, scored as in English."""
+
     folders = ("mmbench_cn", "mmbench")  # LLaVA's script and its documentation differ
     dev = "mmbench_dev_cn_20231003"
     marks = ("mmbench_*cn*.tsv",)

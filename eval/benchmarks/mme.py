@@ -21,6 +21,8 @@ ENDING = "Please answer yes or no."
 
 
 class Mme(Benchmark):
+    """Yes/no questions in pairs about one picture."""
+
     folders = ("MME", "mme")
     marks = (QUESTIONS,)
     expected_n = 2374
@@ -101,6 +103,7 @@ def asked(text: str) -> str:
 
 
 def joined(id: str, question: str) -> str:
+    """The key of a question: its picture's id alone belongs to two."""
     return f"{id}: {question}"
 
 

@@ -15,6 +15,8 @@ QUESTIONS, TRUTH = "llava-mm-vet.jsonl", "mm-vet.json"
 
 
 class Mmvet(Judged):
+    """Open questions, each of which needs one or more of six capabilities."""
+
     folders = ("mm-vet", "mmvet")
     marks = (QUESTIONS,)
     expected_n = 218

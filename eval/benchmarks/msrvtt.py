@@ -6,6 +6,8 @@ from eval.benchmarks.video import VideoQA
 
 
 class Msrvtt(VideoQA):
+    """Clips of MSR-VTT, all splits in one folder."""
+
     folders = ("GPT_Zero_Shot_QA/MSRVTT_Zero_Shot_QA", "MSRVTT_Zero_Shot_QA")
     videos = "videos/all"
     expected_n = 72821

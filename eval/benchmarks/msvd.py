@@ -6,6 +6,8 @@ from eval.benchmarks.video import VideoQA
 
 
 class Msvd(VideoQA):
+    """Clips of the Microsoft Research video description corpus."""
+
     folders = ("GPT_Zero_Shot_QA/MSVD_Zero_Shot_QA", "MSVD_Zero_Shot_QA")
     videos = "videos"
     expected_n = 13157

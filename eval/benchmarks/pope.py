@@ -17,6 +17,8 @@ PINNED = "the labels of POPE commit e3e39262, which LLaVA's questions were made 
 
 
 class Pope(Benchmark):
+    """Yes/no questions in three categories, by how the absent objects were chosen."""
+
     folders = ("pope",)
     marks = ("llava_pope_test.jsonl",)
     expected_n = 8910

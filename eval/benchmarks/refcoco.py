@@ -24,6 +24,8 @@ STYLES = {"llava": "{}", "internvl": "<ref>{}</ref>"}
 
 
 class Refcoco(Benchmark):
+    """Expressions that each describe one region, answered by a box; also RefCOCO+ and RefCOCOg."""
+
     folders = ("refcoco", "data/refcoco")
     max_new_tokens = 100
     metric = "accuracy at IoU >= 0.5, mean of the splits"

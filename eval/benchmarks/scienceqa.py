@@ -18,6 +18,8 @@ LETTERS = "ABCDE"
 
 
 class Scienceqa(Benchmark):
+    """Multiple choice from school books, answered by a letter."""
+
     folders = ("scienceqa",)
     marks = (QUESTIONS,)
     expected_n = 2017

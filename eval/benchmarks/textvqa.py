@@ -18,6 +18,8 @@ OCR = "Reference OCR token:"
 
 
 class Textvqa(Benchmark):
+    """Questions about the text in pictures, with ten human answers each."""
+
     folders = ("textvqa",)
     marks = (QUESTIONS,)
     expected_n = 5000
@@ -69,6 +71,7 @@ class Textvqa(Benchmark):
 
 
 def joined(image: str, question: str) -> str:
+    """The key of a question: its picture's id and what is asked."""
     return f"{image}: {question.strip().lower()}"
 
 

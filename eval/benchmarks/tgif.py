@@ -6,6 +6,8 @@ from eval.benchmarks.video import VideoQA
 
 
 class Tgif(VideoQA):
+    """All four kinds of question of its test set; the GIFs lie there as clips."""
+
     folders = ("GPT_Zero_Shot_QA/TGIF_Zero_Shot_QA", "TGIF_Zero_Shot_QA")
     videos = "mp4"
     expected_n = 25751

@@ -18,6 +18,8 @@ CLIPS = (*ENDINGS, ".webm")  # what is taken for a clip where no benchmark says 
 
 
 class VideoQA(Judged):
+    """Questions about clips. A subclass says where its clips lie."""
+
     videos: str  # the folder of the clips
     marks = ("test_q.json",)
     media = "video"

@@ -15,6 +15,8 @@ UNANSWERABLE = "When the provided information is insufficient, respond with 'Una
 
 
 class Vizwiz(Benchmark):
+    """Questions that blind people asked about their own pictures; some cannot be answered."""
+
     folders = ("vizwiz",)
     marks = (TEST, VAL)
     expected_n = 8000

@@ -16,6 +16,8 @@ VAL_TRUTH = "v2_mscoco_val2014_annotations.json"
 
 
 class Vqav2(Benchmark):
+    """Questions about COCO pictures with ten human answers each."""
+
     folders = ("vqav2",)
     marks = (TEST_DEV, VAL)
     expected_n = 107394

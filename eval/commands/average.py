@@ -16,11 +16,13 @@ from eval.scoring.averages import AVERAGES, averages, retention
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    """The scores, and those of a baseline."""
     parser.add_argument("scores", nargs="+", metavar="NAME=VALUE", help="scores, named as `score` names them")
     parser.add_argument("--baseline", nargs="+", default=[], metavar="NAME=VALUE", help="the unpruned model's scores")
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    """Shows the averages; returns them with their recipes, and the retention where there is a baseline."""
     values, baseline = _values(args.scores), _values(args.baseline)
     found = averages(values)
     if not found and not baseline:

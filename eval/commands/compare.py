@@ -17,12 +17,13 @@ from eval.answering.store import Folder
 from eval.commands import flags
 from eval.core.tables import say, write
 from eval.scoring import judge as judging
-from eval.scoring.compare import across, look, looked
+from eval.scoring.compare import across, outcome, told
 from eval.scoring.contrast import DRAWS
 from eval.scoring.results import not_judged, results, unjudged
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    """The runs and the arm to compare with, how often to draw, and what to show."""
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="a run folder, or RUN:ARM; several are compared with the first")
     add("--baseline", default="none", help="the arm that the others of one run are compared with")
@@ -36,6 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    """Shows the differences; returns them with the verdict."""
     judge = judging.judge_of(flags.judge(args))
     references = [_reference(text) for text in args.runs]
     if len(references) == 1 and references[0][1] is None:
@@ -46,13 +48,13 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         arms = {arm for entry in scored for arm in entry.arms}
         if args.baseline not in arms:
             raise ValueError(f"{folder.path} has no arm {args.baseline!r}; it has {', '.join(sorted(arms))}")
-        seen, left = look(str(folder.path), scored, args.draws, args.baseline, args.seed), unjudged(scored)
+        seen, left = outcome(str(folder.path), scored, args.draws, args.baseline, args.seed), unjudged(scored)
     elif len(references) == 1:
         raise ValueError("compare needs a run folder, or at least two RUN:ARM")
     else:
         sides = [(folder, arm or "none") for folder, arm in references]
         contrasts, left = across(sides, args.data, judge, args.draws, args.seed, args.common)
-        seen = looked([], contrasts, args.draws, every=True)
+        seen = told([], contrasts, args.draws, every=True)
     seen.show(args.wide)
     if left:
         say(not_judged(left))

@@ -21,10 +21,12 @@ FOLDERS = ("model", "video_model", "data", "images", "run", "runs")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    """The name of the shell."""
     parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    """Prints the shell's script; returns it."""
     script = written(args.shell)
     if not args.json:
         tell(script)

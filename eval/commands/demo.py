@@ -17,6 +17,7 @@ arguments = flags.serving
 
 
 def work(args: argparse.Namespace) -> None:
+    """Serves the page until it is stopped."""
     told = flags.served(args, "demo")
 
     from eval.serving.start import demo

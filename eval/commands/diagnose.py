@@ -36,6 +36,7 @@ FEWEST = 4  # pictures: two of either half
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    """The model, the pictures and requests, and what is measured on them."""
     add = parser.add_argument
     flags.add(parser, "model", "device")
     add("--video", action="store_true", help="clips instead of pictures")
@@ -52,6 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    """Shows the tables of the diagnosis; returns its numbers, and writes them with --out."""
     if args.model is not None:
         folder_of(args.model)  # says what is wrong with it before torch is loaded
     if args.limit < FEWEST:

@@ -114,6 +114,7 @@ def _cell(text: str) -> str:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    """The benchmark, the answers and annotations, and the file to write."""
     add = parser.add_argument
     add("benchmark", choices=list(OFFICIAL), metavar="BENCHMARK", help=", ".join(OFFICIAL))
     add("--answers", type=Path, nargs="+", required=True, metavar="FILE", help="answer files, or shards")
@@ -124,6 +125,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    """Writes the submission; returns its name and what it holds."""
     done = export(args.benchmark, args.answers, args.data, args.out, args.allow_partial, args.split)
     if not args.json:
         tell(f"{done['file']}: {done['records']:,} records, {done['missing']:,} without an answer")

@@ -20,6 +20,7 @@ NAMES = {SMOL: SMOL, BARE: BARE, "tiny": str(EMBEDDED["image"]), "tiny-video": s
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    """The name of the model, and the folder for it."""
     parser.add_argument("name", help=f"which model: {', '.join(NAMES)}")
     parser.add_argument("folder", type=Path, help="a new or empty folder to write it to")
 

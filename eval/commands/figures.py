@@ -20,6 +20,7 @@ from eval.core.tables import say
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    """The runs and diagnoses to draw, and where the figures go."""
     add = parser.add_argument
     add("sources", nargs="+", type=Path, metavar="RUN_OR_JSON", help="run folders; files of diagnose --out")
     add("--out", type=Path, help="where the figures go (default: figures/ in the first run folder)")
@@ -31,6 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    """Draws the figures; returns their paths."""
     files = [path for path in args.sources if path.suffix == ".json"]
     folders = [path for path in args.sources if path.suffix != ".json"]
     for path in folders:

@@ -29,6 +29,7 @@ from pruners import catalogue
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    """The method and model, what the trend is fitted on and how, and the file for it."""
     add = parser.add_argument
     flags.add(parser, "method", help="the method whose first cut is measured; several with commas, or all")
     flags.add(parser, "model", "benchmarks", "device")
@@ -48,6 +49,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    """Fits to one method or to several; returns the fitted records."""
     wanted = flags.methods(args.method)
     if len(wanted) == 1:
         return fit_method(args, wanted[0])

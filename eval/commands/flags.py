@@ -228,6 +228,7 @@ def device(text: str) -> str:
 
 
 def positive(text: str) -> int:
+    """A whole number of at least 1, from its text."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, not {text}")
     return int(text)

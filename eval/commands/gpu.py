@@ -22,6 +22,7 @@ STEPS = ("smoke", "speed", "forks", "throughput", "train", "vllm")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    """The step, and how it is run."""
     add = parser.add_argument
     add("step", choices=STEPS, help="what to measure")
     add("--rehearse", action="store_true", help="on the CPU, scaled down: whether every line runs")
@@ -30,6 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    """Runs a step; returns its parts with their numbers, or with what failed."""
     if args.rehearse:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks for one
         os.environ["TRITON_INTERPRET"] = "1"  # before a kernel is read

@@ -20,12 +20,14 @@ from pruners import catalogue
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    """The method, and the model and data to compare on."""
     parser.add_argument("name", metavar="METHOD", help="a method whose authors' code is a submodule")
     flags.choosing(parser)
     parser.set_defaults(arms="none,both", benchmarks="pope", limit=8)
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    """Shows how far both agree in each arm; returns the numbers."""
     settings = flags.settings(args, catalogue.named(args.name), backend="fork")
 
     from eval.forks.parity import parity

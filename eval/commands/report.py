@@ -18,6 +18,7 @@ from eval.core.tables import say
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    """The run, and what the page shows of it."""
     add = parser.add_argument
     add("run", metavar="RUN", help="a run folder")
     add("--out", type=Path, help="the page to write (default: report.html in the run folder)")
@@ -30,6 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    """Writes the page; returns its path and how many questions it shows."""
     from eval.answering.store import Folder
     from eval.scoring import compare
     from eval.scoring import judge as judging
@@ -42,7 +44,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     from eval.showing import trackers
     from eval.showing.report import write
 
-    seen = compare.look("Scores", scored, args.draws)
+    seen = compare.outcome("Scores", scored, args.draws)
     out = args.out or folder.path / "report.html"
     written = write(folder, scored, seen, out, args.samples, args.data)
     say(f"wrote {out}")

@@ -31,6 +31,7 @@ from eval.papers.artefacts import Artefact
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    """The artefact, which part of it, and its model and data. Flags of `run` may follow."""
     add = parser.add_argument
     add("name", nargs="?", help=f"one of {', '.join(artefacts.artefacts())}, or all")
     add("--list", action="store_true", help="say what there is, or what of NAME is done, and stop")
@@ -59,6 +60,7 @@ def of_runs() -> set[str]:
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    """Runs or lists artefacts; returns their tables."""
     if args.name is None:
         if not args.list:
             raise ValueError("name an artefact, or ask for the list of them: --list")

@@ -25,6 +25,7 @@ arguments = flags.running
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    """Runs one method or several; returns the scores and comparisons of each."""
     methods = flags.methods(args.method)
     if len(methods) == 1:
         return run_method(flags.settings(args, methods[0]), args)
@@ -74,7 +75,7 @@ def run_method(settings: Settings, args: argparse.Namespace) -> dict[str, Any]:
     if args.dry_run:
         return plan(settings)
     report = evaluate(settings)
-    report.look.show(args.wide)
+    report.outcome.show(args.wide)
     return report.to_dict()
 
 

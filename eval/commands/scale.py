@@ -25,6 +25,7 @@ from pruners.parts.budget import REFERENCE_TOKENS
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    """What is to be run, on which devices, and how fast they are."""
     add = parser.add_argument
     add("--method", default="all", help="methods with commas, or all (default)")
     add("--arms", type=int, help="arms of each method (default: those that it has, and the unpruned model once)")
@@ -41,6 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    """Shows the estimate; returns its numbers."""
     from eval.speed import cost
 
     rates = cost.assumed(one_of("device", args.device, list(DEVICES)))

@@ -44,6 +44,7 @@ def score_file(
 
 
 def as_json(score: Score, items: bool = False) -> dict[str, Any]:
+    """A score as plain values; `items`: with that of every question."""
     values = {**asdict(score), "unjudged": len(score.unjudged)}
     if not items:
         del values["items"], values["groups"]
@@ -51,6 +52,7 @@ def as_json(score: Score, items: bool = False) -> dict[str, Any]:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    """The benchmark, the answers and annotations, and how they are read."""
     add = parser.add_argument
     add("benchmark", choices=NAMES, metavar="BENCHMARK", help=", ".join(NAMES))
     add("--answers", type=Path, nargs="+", required=True, metavar="FILE", help="answer files, or shards")
@@ -62,6 +64,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    """Prints the score; returns it."""
     options = {name: getattr(args, name) for name in ("split", "frame") if getattr(args, name) is not None}
     judge = judging.judge_of(flags.judge(args))
     score = score_file(args.benchmark, args.answers, laid_out(args.data), judge, **options)
@@ -75,6 +78,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def as_text(score: Score) -> str:
+    """A score with its parts and conditions, one a line."""
     part = f"; {score.missing:,} of {score.n:,} unanswered, which count as wrong" if score.missing else ""
     lines = [f"{score.name}  {score.value:.2f}  ({score.metric}{part})"]
     lines.append(f"  {score.n:,} questions, {score.missing:,} without an answer, {score.unparsed:,} not understood")

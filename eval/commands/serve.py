@@ -18,6 +18,7 @@ arguments = flags.serving
 
 
 def work(args: argparse.Namespace) -> None:
+    """Serves requests until it is stopped."""
     told = flags.served(args, "serve")
 
     from eval.serving.start import serve

@@ -25,6 +25,7 @@ from eval.showing.terminal import KINDS
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    """The picture and the question, the method and model, and where the figure goes."""
     add = parser.add_argument
     add("picture", type=Path, help="a picture, or a clip (.mp4, .avi, .mov, .mkv, .webm)")
     add("question", help="what to ask about it")
@@ -36,6 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    """Draws and shows the figure; returns the answers and what every arm kept."""
     out = args.out or Path(f"{args.picture.stem}-{args.method}.png")
     if out.suffix != ".png":
         raise ValueError(f"--out {out}: expected a name that ends in .png")

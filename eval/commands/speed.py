@@ -38,6 +38,7 @@ from eval.speed.shapes import SHAPES
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    """What is timed (usually whole answers), on which shape, and how often."""
     add = parser.add_argument
     add("--method", default="fastv", help="methods with commas")
     add("--arms", default="none,both", help="arms with commas")
@@ -71,6 +72,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    """Shows what was measured; returns the numbers, and writes them with --out."""
     if args.files:
         from eval.speed.published import take
 

@@ -20,6 +20,7 @@ from eval.core.settings import Settings
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    """The plan, and what to change of it for a rehearsal."""
     add = parser.add_argument
     add("plan", nargs="?", type=Path, help="a plan (default: that of smol, assets/studies/smol.toml)")
     add("--rehearse", type=flags.positive, metavar="N", help="N other pictures instead; confirms nothing")
@@ -30,6 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    """Runs the study; returns its tables, and whether the plan is confirmed."""
     if args.plan is not None and not args.plan.is_file():
         raise ValueError(f"{args.plan}: no such plan; leave it out for smol's, {shipped('studies/smol.toml')}")
 

@@ -20,6 +20,7 @@ from eval.core.tables import show
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    """What is answered, as for `run`, with how many threads and how often."""
     flags.answering(parser)
     add = parser.add_argument
     add("--threads", type=flags.numbers, default=[1], help="CPU threads of the model, with commas (default: 1)")
@@ -28,6 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    """Shows the rates of every way of sharing work; returns them."""
     asked = [flags.settings(args, method) for method in flags.methods(args.method)]
 
     import torch

@@ -24,6 +24,7 @@ from pruners.catalogue import names as methods
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    """The kit's folder, the method and its arms, and the kit's own flags."""
     add = parser.add_argument
     add("--kit", required=True, help="the folder of VLMEvalKit, with run.py in it")
     flags.add(parser, "method", "model")
@@ -37,6 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
+    """Runs the kit; returns the names of the models that it ran."""
     script = Path(args.kit) / "run.py"
     if not (script.is_file() and (script.parent / "vlmeval").is_dir()):
         raise ValueError(f"--kit {args.kit}: no VLMEvalKit there; expected its checkout, with run.py and vlmeval/")

@@ -72,6 +72,8 @@ class Spoken(logging.Formatter):
 
 @dataclass(frozen=True)
 class Table:
+    """A table that every format can show: a head, rows, and notes below."""
+
     title: str
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
@@ -86,6 +88,7 @@ class Table:
 
 
 def text(cell: Cell) -> str:
+    """A cell as a table shows it: numbers with two decimals, nothing as a dash."""
     if cell is None:
         return "–"
     return f"{cell:.2f}" if isinstance(cell, float) else visible(str(cell))
@@ -177,6 +180,8 @@ def _widths(table: Table, column: int) -> tuple[int, int]:
 
 
 def markdown(table: Table) -> str:
+    """A Markdown table below its title, with its notes."""
+
     def plain(words: str) -> str:
         return LINES.sub(" ", visible(words)).replace("<", "\\<")
 

@@ -17,4 +17,5 @@ def of(package: str) -> str:
 
 
 def versions() -> dict[str, str]:
+    """The versions of the packages that decide the numbers."""
     return {package: of(package) for package in ("debias", "torch", "transformers")}

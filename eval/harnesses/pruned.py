@@ -22,7 +22,7 @@ from debias.names import one_of
 from eval.answering.able import refusal
 from eval.answering.backends import Poison, greedy, what_was_kept
 from eval.answering.checkpoints import layout
-from eval.answering.plan import world
+from eval.answering.plan import this_process
 from eval.answering.resolved import Resolved
 from eval.core.embedded import EMBEDDED, named
 from eval.core.fields import parse_fields
@@ -185,7 +185,7 @@ class Rows:
     """A file that gets a line for each answer, with the tokens that stayed; harnesses keep no place for them."""
 
     def __init__(self, path: str | Path) -> None:
-        place = world()
+        place = this_process()
         self.path = Path(path)
         if place.size > 1:
             self.path = self.path.with_suffix(f".{place.rank}{self.path.suffix}")

@@ -159,7 +159,7 @@ def answer(task: Task, dry: bool) -> dict[str, str]:
                 prepare_prior(task, planned, settings, task.prior)
             report = evaluate(settings, probes)
             if task.artefact.measure != "iou":  # which is about tokens, not about answers
-                report.look.show(wide=False)
+                report.outcome.show(wide=False)
             if not report.complete:
                 failed[planned.label] = f"{report.open} answers are to come from other processes"
             elif report.unjudged:

@@ -99,6 +99,7 @@ def _pictures(container: Any, path: Path) -> Iterator[Any]:
 
 
 def main() -> None:
+    """Answer requests until standard input ends."""
     seconds = int(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -25,6 +25,7 @@ class Media:
 
     @property
     def bytes(self) -> int:
+        """How much memory the prepared tensors take."""
         shown = [*self.images, *([] if self.video is None else [self.video])]
         return sum(tensor.nbytes for item in shown for tensor in item.inputs.values())
 
@@ -79,6 +80,7 @@ def name_of(sample: Sample) -> Any:
 
 
 def content(images: Sequence[Any]) -> str:
+    """A digest of the pixels of pictures or frames."""
     seen = hashlib.sha256()
     for image in images:
         seen.update(f"{image.size}".encode())

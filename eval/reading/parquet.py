@@ -26,7 +26,7 @@ def is_parquet(data: Path) -> bool:
     return str(data).startswith(HUB) or (data.is_dir() and next(data.rglob("*.parquet"), None) is not None)
 
 
-def there(data: Path) -> None:
+def check_pyarrow(data: Path) -> None:
     """ValueError where pyarrow is not."""
     try:
         import pyarrow  # noqa: F401
@@ -40,7 +40,7 @@ def laid_out(data: Path) -> Path:
     """The data root: LLaVA's layout of what the parquet files hold, in the cache; any other folder is itself."""
     if not is_parquet(data):
         return data
-    there(data)
+    check_pyarrow(data)
     name = str(data).removeprefix(HUB)
     parts = next((known.hub[name] for known in PUBLISHED.values() if name in known.hub), ("*.parquet",))
     root = fetched(name, parts, "dataset") if str(data).startswith(HUB) else data

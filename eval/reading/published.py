@@ -40,6 +40,7 @@ class Published:
 
 
 def write_pope(rows: Rows, root: Path, name: str) -> None:
+    """Questions and labels apart, labels by category."""
     questions: list[Record] = []
     labels: dict[str, list[Record]] = {"adversarial": [], "popular": [], "random": []}
     for where, record in rows:
@@ -55,6 +56,7 @@ def write_pope(rows: Rows, root: Path, name: str) -> None:
 
 
 def write_mme(rows: Rows, root: Path, name: str) -> None:
+    """A text with both questions beside each picture."""
     release = root / "MME" / "MME_Benchmark_release_version"
     questions: list[Record] = []
     for where, record in rows:
@@ -70,6 +72,7 @@ def write_mme(rows: Rows, root: Path, name: str) -> None:
 
 
 def write_gqa(rows: Rows, root: Path, name: str) -> None:
+    """The questions without their pictures, which lie in files of their own."""
     questions: list[Record] = []
     truth: dict[str, Record] = {}
     for where, record in rows:
@@ -81,11 +84,13 @@ def write_gqa(rows: Rows, root: Path, name: str) -> None:
 
 
 def write_gqa_pictures(rows: Rows, root: Path, name: str) -> None:
+    """The pictures that the questions of GQA name."""
     for where, record in rows:
         put(root / "gqa" / "data" / "images" / f"{plain(record['id'], where)}.jpg", record["image"], where)
 
 
 def write_vqav2(rows: Rows, root: Path, name: str) -> None:
+    """The validation split: questions, and their annotations."""
     questions, truth, home = [], [], root / "vqav2"
     for where, record in rows:
         if not record["answers"]:
@@ -98,6 +103,7 @@ def write_vqav2(rows: Rows, root: Path, name: str) -> None:
 
 
 def write_vizwiz(rows: Rows, root: Path, name: str) -> None:
+    """The split val in one file."""
     known = []
     for where, record in rows:
         if not record["answers"]:
@@ -110,6 +116,7 @@ def write_vizwiz(rows: Rows, root: Path, name: str) -> None:
 
 
 def write_textvqa(rows: Rows, root: Path, name: str) -> None:
+    """Questions with the OCR tokens, and the human answers."""
     questions, truth, home = [], [], root / "textvqa"
     for where, record in rows:
         key = plain(record["image_id"], where)
@@ -122,6 +129,7 @@ def write_textvqa(rows: Rows, root: Path, name: str) -> None:
 
 
 def write_scienceqa(rows: Rows, root: Path, name: str) -> None:
+    """Conversations and problems; a row has the number of its place for an id."""
     questions, problems, home = [], {}, root / "scienceqa"
     for number, (where, record) in enumerate(rows):
         key, hint, choices = str(number), record["hint"], list(record["choices"])
@@ -141,6 +149,7 @@ def write_scienceqa(rows: Rows, root: Path, name: str) -> None:
 
 
 def write_mmbench(rows: Rows, root: Path, name: str) -> None:
+    """A tab-separated table with the pictures in base64."""
     kind = mmbench_cn.MmbenchCn if name == "mmbench_cn" else mmbench.Mmbench
     home = root / kind.folders[0]
     home.mkdir(parents=True, exist_ok=True)
@@ -157,6 +166,7 @@ def write_mmbench(rows: Rows, root: Path, name: str) -> None:
 
 
 def write_mmvet(rows: Rows, root: Path, name: str) -> None:
+    """The questions, and their answers with the capabilities."""
     questions: list[Record] = []
     truth, home = {}, root / mmvet.Mmvet.folders[0]
     for where, record in rows:
@@ -170,6 +180,7 @@ def write_mmvet(rows: Rows, root: Path, name: str) -> None:
 
 
 def write_refcoco(rows: Rows, root: Path, name: str) -> None:
+    """A file a split; boxes by their corners, a line for each expression."""
     by_split: dict[str, list[Record]] = {}
     for where, record in rows:
         split = re.split(r"\W", Path(where).name)[0]
@@ -301,10 +312,12 @@ def put(path: Path, picture: Any, where: str) -> None:
 
 
 def lines(path: Path, records: Sequence[Record]) -> None:
+    """Write a file of JSON lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{json.dumps(record)}\n" for record in records), encoding="utf-8")
 
 
 def whole(path: Path, value: Any) -> None:
+    """Write a file of one JSON value."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value), encoding="utf-8")

@@ -23,6 +23,8 @@ csv.field_size_limit(LONGEST_LINE)
 
 @dataclass(frozen=True)
 class Fault:
+    """What is wrong in one place of a file; a warning stops nothing."""
+
     where: str
     message: str
     warning: bool = False
@@ -39,6 +41,7 @@ class Faults:
     all: list[Fault] = field(default_factory=list)
 
     def add(self, where: object, message: str, warning: bool = False) -> None:
+        """Note a fault, or raise it as a ValueError."""
         fault = Fault(str(where), message, warning)
         if self.stop and not warning:
             raise ValueError(str(fault))
@@ -105,6 +108,7 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def read_json(path: Path) -> Any:
+    """The value of a file that is one JSON value."""
     with _text(path) as file:
         try:
             text = file.read(LARGEST_JSON + 1)

@@ -91,6 +91,7 @@ def row_id(row: Mapping[str, Any]) -> str:
 
 
 def row_text(row: Mapping[str, Any]) -> str:
+    """An answer's text."""
     for name in TEXT_FIELDS:
         if name in row:
             if isinstance(row[name], str):

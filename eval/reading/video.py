@@ -112,6 +112,7 @@ class Unreadable(ValueError):
 
 
 def start(seconds: int) -> subprocess.Popen[bytes]:
+    """A process that decodes, with so many seconds for each clip."""
     code = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), code)))
     return subprocess.Popen(

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Average:
+    """A recipe for one average."""
+
     name: str
     recipe: str
     version: int
@@ -26,6 +28,7 @@ class Average:
         return f"{self.recipe}, version {self.version}"
 
     def complete(self, values: Mapping[str, float]) -> bool:
+        """Whether there is a score of every member."""
         return all(name in values for name in self.members)
 
 

@@ -17,6 +17,7 @@ from eval.scoring.results import Result, Scored, not_judged, results, ungraded, 
 
 
 def score_table(title: str, scored: Sequence[Scored]) -> Table:
+    """Benchmarks by arms, with the averages that the scores suffice for."""
     arms = list(dict.fromkeys(arm for entry in scored for arm in entry.arms))
     rows: list[list[Any]] = []
     failed, missing = failures(scored), 0
@@ -49,6 +50,7 @@ def score_table(title: str, scored: Sequence[Scored]) -> Table:
 
 
 def broken(failed: int) -> str:
+    """What it means that so many questions have no answer."""
     return f"{failed} questions have no answer in some arm (unreadable pictures, NaN); they count as wrong."
 
 
@@ -79,6 +81,7 @@ HEAD = ["benchmark", "arm", "score", "Δ", "95 % low", "95 % high", "p", "p (Hol
 
 
 def contrast_table(contrasts: Sequence[Contrast], draws: int, failed: int = 0) -> Table:
+    """Every comparison in full; failed: questions without an answer in some arm."""
     baseline = contrasts[0].a if contrasts else ""
     rows = [
         [row.benchmark, row.b, row.value_b, row.delta, row.low, row.high, _p(row.p), _p(row.p_holm),
@@ -100,7 +103,7 @@ def contrast_table(contrasts: Sequence[Contrast], draws: int, failed: int = 0) -
 
 
 @dataclass(frozen=True)
-class Look:
+class Outcome:
     """What a comparison shows: a verdict in words, a narrow table that goes with it, and everything."""
 
     contrasts: Sequence[Contrast] = ()
@@ -122,16 +125,18 @@ class Look:
             say("All arms and columns: --wide, and in table.md, table.csv and table.tex of a run.")
 
 
-def look(title: str, scored: Sequence[Scored], draws: int = DRAWS, baseline: str | None = None, seed: int = 0) -> Look:
+def outcome(
+    title: str, scored: Sequence[Scored], draws: int = DRAWS, baseline: str | None = None, seed: int = 0
+) -> Outcome:
     """The arms of one run against its baseline: none, or what it has instead."""
     if baseline is None:
         baseline = "none" if any("none" in entry.arms for entry in scored) else next(iter(scored[0].arms))
-    return looked([score_table(title, scored)], within(scored, baseline, draws, seed), draws, failures(scored))
+    return told([score_table(title, scored)], within(scored, baseline, draws, seed), draws, failures(scored))
 
 
-def looked(
+def told(
     scores: Sequence[Table], contrasts: Sequence[Contrast], draws: int, failed: int = 0, every: bool = False
-) -> Look:
+) -> Outcome:
     """What a comparison shows; `every`: of all arms, not only of the arm with the most debiasing."""
     arms = list(dict.fromkeys(contrast.b for contrast in contrasts))
     about = arms if every else [arm for arm in [verdict.main_arm(arms)] if arm is not None]
@@ -142,7 +147,7 @@ def looked(
     full = [*scores, *([contrast_table(contrasts, draws, failed)] if contrasts else [])]
     if said:
         full[-1] = replace(full[-1], notes=[said.replace("\n", " "), *full[-1].notes])
-    return Look(contrasts, said, brief, full)
+    return Outcome(contrasts, said, brief, full)
 
 
 def _p(value: float | None) -> str | None:

@@ -203,5 +203,6 @@ def _average(results: Sequence[Contrast], drawn: Sequence[Array], swapped: Seque
 
 
 def mean(values: Sequence[float | None]) -> float | None:
+    """The mean of the values that are known; None where none is."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None

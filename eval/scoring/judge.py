@@ -38,16 +38,20 @@ class Rules:
 
     @property
     def version(self) -> str:
+        """A digest of the wording, which every verdict is stored with."""
         return hashlib.sha256(json.dumps([self.system, self.schema]).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)
-class Question:
+class Answered:
+    """A question with the right answer and the answer to grade."""
+
     question: str
     reference: str
     prediction: str
 
     def text(self) -> str:
+        """What the judge is shown."""
         return (
             f"Question: {self.question}\nReference answer: {self.reference}\n"
             f"Answer to grade: {self.prediction.strip() or '(empty)'}"
@@ -101,12 +105,14 @@ TASKS = {
 }
 
 
-class Unreadable(Exception):
+class NoVerdict(Exception):
     """The reply holds no verdict."""
 
 
 @dataclass(frozen=True)
 class Verdict:
+    """A judge's grade of one answer."""
+
     value: dict[str, Any] | None  # None: not judged, no reply was understood; not cached, and asked again next time
     reply: str
     judge: str  # the model as the server names it, and the version of our wording
@@ -126,9 +132,11 @@ class Cache:
                     continue  # a torn line: that verdict is asked for again
 
     def get(self, key: str) -> Verdict | None:
+        """The verdict of a key; None where there is none."""
         return self._found.get(key)
 
     def put(self, key: str, verdict: Verdict) -> None:
+        """Keep a verdict, here and in the file."""
         line = json.dumps({"key": key, "value": verdict.value, "reply": verdict.reply, "judge": verdict.judge})
         with self._lock:
             self._found[key] = verdict
@@ -140,6 +148,8 @@ class Cache:
 
 
 class Judge:
+    """A server that grades. attempts: for one answer; longest_wait: seconds between two of them."""
+
     def __init__(
         self,
         url: str,
@@ -167,7 +177,7 @@ class Judge:
         self.cache = Cache(cache or default_cache(url, model))
         self.structured = True
 
-    def grade(self, task: str, questions: Sequence[Question], workers: int = 8) -> list[Verdict]:
+    def grade(self, task: str, questions: Sequence[Answered], workers: int = 8) -> list[Verdict]:
         """Verdicts in the order of the questions. A server that stays away raises; what was graded is cached."""
         with ThreadPoolExecutor(workers) as pool:
             futures = [pool.submit(self.ask, task, question) for question in questions]
@@ -177,7 +187,8 @@ class Judge:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def ask(self, task: str, question: Question) -> Verdict:
+    def ask(self, task: str, question: Answered) -> Verdict:
+        """The verdict on one answer, from the cache or from the server."""
         import openai
         import tenacity
 
@@ -189,7 +200,7 @@ class Judge:
         judge, reply, attempts = f"{self.model} (wording {rules.version})", "", 0
         retry = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(
-                (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError, Unreadable)
+                (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError, NoVerdict)
             ),
             wait=lambda state: _wait(state, self.longest_wait),
             stop=tenacity.stop_after_attempt(self.attempts),
@@ -203,7 +214,7 @@ class Judge:
                     model, reply = self._send(rules, question.text(), 0.0 if attempts == 1 else 0.5)
                     judge = f"{model} (wording {rules.version})"
                     verdict = Verdict(verdict_in(rules, reply), reply, judge)
-        except Unreadable:
+        except NoVerdict:
             return Verdict(None, reply, judge)
         except openai.APIError as error:
             status = getattr(error, "status_code", None)
@@ -235,12 +246,12 @@ class Judge:
             self.structured = False  # this server knows no schemas: ask in words alone
             return self._send(rules, text, temperature)
         except (ValueError, TypeError, AttributeError):
-            raise Unreadable from None  # the body was no JSON
+            raise NoVerdict from None  # the body was no JSON
         try:
             model = self._without_key(done.model or self.model)[:100]
             return model, self._without_key(done.choices[0].message.content)[:LONGEST_VERDICT]
         except (AttributeError, IndexError, TypeError):
-            raise Unreadable from None
+            raise NoVerdict from None
 
     def _without_key(self, text: object) -> str:
         """A server may send the key back; it is not written down."""
@@ -285,7 +296,7 @@ def verdict_in(rules: Rules, reply: str) -> dict[str, Any]:
             return rules.parse(value)
         except (ValueError, KeyError, TypeError, OverflowError):
             continue
-    raise Unreadable
+    raise NoVerdict
 
 
 def _readable(rules: Rules, verdict: Verdict) -> bool:
@@ -297,10 +308,12 @@ def _readable(rules: Rules, verdict: Verdict) -> bool:
 
 
 def default_cache(url: str, model: str) -> Path:
+    """Where the verdicts of a judge are kept when no file is named."""
     return cache_home() / "judge" / f"{hashlib.sha256(f'{url} {model}'.encode()).hexdigest()[:16]}.jsonl"
 
 
 def judge_ids(verdicts: Iterable[Verdict]) -> list[str]:
+    """The judges that gave the verdicts."""
     return sorted({verdict.judge for verdict in verdicts})
 
 

@@ -53,11 +53,13 @@ def process_punctuation(text: str) -> str:
 
 
 def process_digit_article(text: str) -> str:
+    """Lower case, numbers as digits, apostrophes put back, articles left out."""
     words = [NUMBERS.get(word, word) for word in text.lower().split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
 def m4c(text: str) -> str:
+    """An answer as LLaVA's script for TextVQA compares it."""
     text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     text = text.replace("\n", " ").replace("\t", " ").strip()
     return process_digit_article(process_punctuation(text))
@@ -71,6 +73,7 @@ def soft_accuracy(answer: str, humans: Sequence[str]) -> float:
 
 
 def m4c_accuracy(answer: str, humans: Sequence[str]) -> float:
+    """The soft accuracy of an answer normalised so."""
     return soft_accuracy(m4c(answer), [m4c(human) for human in humans])
 
 

@@ -28,6 +28,8 @@ class Result:
 
 @dataclass(frozen=True)
 class Scored:
+    """A benchmark of a run: its questions, and the result of every arm."""
+
     benchmark: Benchmark
     samples: Sequence[Sample]
     arms: Mapping[str, Result]

@@ -21,7 +21,7 @@ TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
 def write(
-    folder: Folder, scored: Sequence[Scored], seen: compare.Look, out: Path, count: int, data: str | None = None
+    folder: Folder, scored: Sequence[Scored], seen: compare.Outcome, out: Path, count: int, data: str | None = None
 ) -> int:
     """Write the page; returns how many questions it shows."""
     from jinja2 import Environment, StrictUndefined

@@ -9,13 +9,13 @@ from typing import Any
 
 from eval.answering.store import Folder
 from eval.core import tables
-from eval.scoring.compare import Look
+from eval.scoring.compare import Outcome
 from eval.scoring.results import Scored
 
 NEEDS = "pip install 'attention-debiasing[trackers]'"
 
 
-def numbers(scored: Sequence[Scored], seen: Look) -> dict[str, float]:
+def numbers(scored: Sequence[Scored], seen: Outcome) -> dict[str, float]:
     """The scores as "pope/none", and the differences as "pope/both − none"; "average/both − none" is among them."""
     scores = {
         f"{entry.benchmark.name}/{arm}": result.score.value for entry in scored for arm, result in entry.arms.items()
@@ -23,7 +23,7 @@ def numbers(scored: Sequence[Scored], seen: Look) -> dict[str, float]:
     return scores | {f"{entry.benchmark}/{entry.b} − {entry.a}": entry.delta for entry in seen.contrasts}
 
 
-def to_tensorboard(scored: Sequence[Scored], seen: Look, out: Path) -> Path:
+def to_tensorboard(scored: Sequence[Scored], seen: Outcome, out: Path) -> Path:
     """Event files in the folder `out`, for `tensorboard --logdir`."""
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -38,7 +38,7 @@ def to_tensorboard(scored: Sequence[Scored], seen: Look, out: Path) -> Path:
     return out
 
 
-def to_wandb(folder: Folder, scored: Sequence[Scored], seen: Look, project: str) -> Path:
+def to_wandb(folder: Folder, scored: Sequence[Scored], seen: Outcome, project: str) -> Path:
     """A run of the project: offline, as files in the run folder, unless WANDB_MODE says otherwise."""
     try:
         import wandb

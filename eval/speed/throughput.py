@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eval.answering.backends import Native
-from eval.answering.meter import Meter, Watch
+from eval.answering.meter import Meter
 from eval.answering.plan import batches
 from eval.answering.resolved import resolve
 from eval.core.settings import Settings
@@ -60,7 +60,7 @@ def measure(asked: Settings, threads: int, rounds: int) -> list[dict[str, Any]]:
             budget = int(asked.feature_memory * 2**30) if setting.features else 0
             shared = {"share_prefix": setting.prefix, "share_arms": setting.arms}
             backend = Native(adapter, chosen.pruner, chosen.debias, chosen.longest, setting.workers, budget, **shared)
-            with Watch(meter, chosen.device):
+            with meter.watching(chosen.device):
                 for benchmark, data in chosen.benchmarks:
                     drawn = questions(benchmark, data, asked.limit, asked.options.get(benchmark.name))
                     texts.setdefault(setting.name, {}).update(

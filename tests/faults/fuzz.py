@@ -98,7 +98,7 @@ def targets(world: Path, checkpoint: Path, scratch: Path) -> Iterator[tuple[str,
     from eval.reading.images import open_image
     from eval.reading.sample import Sample, read_rows
     from eval.scoring.box import find_box
-    from eval.scoring.judge import TASKS, Cache, Unreadable, verdict_in
+    from eval.scoring.judge import TASKS, Cache, NoVerdict, verdict_in
     from pruners.loading import folder
 
     def of_file(path: Path, reader: Callable[[Path], Any], seed: bytes) -> Reader:
@@ -142,7 +142,7 @@ def targets(world: Path, checkpoint: Path, scratch: Path) -> Iterator[tuple[str,
         for rules in TASKS.values():
             try:
                 verdict_in(rules, data.decode("utf-8", "replace"))
-            except Unreadable:
+            except NoVerdict:
                 continue
 
     yield "judges' replies", b'Sure: {"score": 0.5, "pred": "yes"} and more', judged

@@ -149,7 +149,7 @@ def page_of(answered):
         }  # fmt: skip
         hostile = replace(one, samples=samples, arms=arms)
         out = answered.path / "hostile.html"
-        report.write(answered, [hostile], compare.look(text, [hostile], 50), out, 2)
+        report.write(answered, [hostile], compare.outcome(text, [hostile], 50), out, 2)
         return out.read_text(encoding="utf-8")
 
     return page

@@ -18,7 +18,7 @@ from eval.benchmarks.base import ten_answers
 from eval.reading.read import Faults, listed, read_json, records, table, want
 from eval.reading.sample import read_rows
 from eval.scoring.box import find_box, iou, to_pixels
-from eval.scoring.judge import TASKS, Cache, Unreadable, Verdict, verdict_in
+from eval.scoring.judge import TASKS, Cache, NoVerdict, Verdict, verdict_in
 from eval.scoring.normalise import m4c, vqa_official_accuracy
 
 quick = settings(max_examples=40)
@@ -119,7 +119,7 @@ def test_trends(lines):
 def test_judges_replies(task, reply):
     try:
         verdict = verdict_in(TASKS[task], reply)
-    except Unreadable:
+    except NoVerdict:
         return
     assert 0 <= verdict["score"] <= 5
     assert verdict.get("pred", "yes") in ("yes", "no")
@@ -128,7 +128,7 @@ def test_judges_replies(task, reply):
 @pytest.mark.parametrize("reply", ['{"score": {"score": 1}}', '{"a": {"score": 1}}', '{"score": 1e999}', '{"score": 1',
                                    "{" * 2_000, '{"a":' * 400])  # fmt: skip
 def test_replies_that_are_no_verdict(reply):
-    with pytest.raises(Unreadable):
+    with pytest.raises(NoVerdict):
         verdict_in(TASKS["mmvet"], reply)
 
 

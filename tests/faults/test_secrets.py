@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from judge import LyingJudge
 
-from eval.scoring.judge import Judge, Question
+from eval.scoring.judge import Answered, Judge
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(path for package in ("debias", "pruners", "eval", "tiny") for path in (ROOT / package).rglob("*.py"))
@@ -107,7 +107,7 @@ def test_a_key_is_not_sent_on_to_another_host(tmp_path, monkeypatch):
         server = HTTPServer(("127.0.0.1", 0), Moved)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         judge = Judge(f"http://127.0.0.1:{server.server_port}/v1", "j", tmp_path / "c", attempts=1, timeout=30)
-        judge.ask("mmvet", Question("a", "b", "c"))
+        judge.ask("mmvet", Answered("a", "b", "c"))
         server.shutdown()
     assert seen == [None]
 
@@ -115,5 +115,5 @@ def test_a_key_is_not_sent_on_to_another_host(tmp_path, monkeypatch):
 def test_a_key_in_the_address_is_not_shown(tmp_path):
     judge = Judge("http://name:sk-the-key@127.0.0.1:9/v1", "j", tmp_path / "c", attempts=1, timeout=1)
     with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:9/v1 did not answer") as error:
-        judge.ask("mmvet", Question("a", "b", "c"))
+        judge.ask("mmvet", Answered("a", "b", "c"))
     assert "sk-the-key" not in str(error.value)

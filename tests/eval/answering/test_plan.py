@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.answering.plan import World, batches, digest, limited, share, world
+from eval.answering.plan import Process, batches, digest, limited, share, this_process
 from eval.reading.sample import Sample
 
 counts = st.lists(st.integers(1, 5), min_size=1, max_size=30)
@@ -23,7 +23,7 @@ def samples(sizes):
 @given(counts, st.integers(1, 5))
 def test_shares_are_a_partition(sizes, world_size):
     asked = samples(sizes)
-    shares = [share(asked, World(rank, world_size)) for rank in range(world_size)]
+    shares = [share(asked, Process(rank, world_size)) for rank in range(world_size)]
     assert sorted(s.key for part in shares for s in part) == sorted(s.key for s in asked)
 
 
@@ -61,20 +61,20 @@ def test_no_limit_is_all():
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        ({}, World()),
-        ({"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, World(2, 4, 1)),
-        ({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "3"}, World(3, 8, 3)),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, World()),  # a batch script, not a step of srun
-        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, World(1, 2, 0)),
+        ({}, Process()),
+        ({"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, Process(2, 4, 1)),
+        ({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "3"}, Process(3, 8, 3)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, Process()),  # a batch script, not a step of srun
+        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, Process(1, 2, 0)),
     ],
 )
 def test_world_from_the_launcher(environment, expected):
-    assert world(environment) == expected
+    assert this_process(environment) == expected
 
 
 def test_an_impossible_rank_is_refused():
     with pytest.raises(ValueError, match="RANK=4 with WORLD_SIZE=4"):
-        world({"RANK": "4", "WORLD_SIZE": "4"})
+        this_process({"RANK": "4", "WORLD_SIZE": "4"})
 
 
 def test_digest_sees_texts_order_and_targets():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from eval.reading.read import Fault
 from eval.reading.sample import Sample, Score, make_row, read_rows, row_id, row_text
-from eval.scoring.judge import TASKS, Question, Verdict
+from eval.scoring.judge import TASKS, Answered, Verdict
 
 
 def test_a_sample_has_a_key_and_a_group():
@@ -24,7 +24,7 @@ def test_a_sample_has_a_key_and_a_group():
         Sample(1, "?"),
         Score("pope", 1.0, "", {}, {}, {}, 0, 0, 0),
         Fault("here", "bad"),
-        Question("?", "a", "b"),
+        Answered("?", "a", "b"),
         Verdict(None, "", ""),
         TASKS["mmvet"],
     ],

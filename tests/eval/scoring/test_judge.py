@@ -12,7 +12,7 @@ import pytest
 
 from eval.commands import flags
 from eval.scoring import judge as judging
-from eval.scoring.judge import TASKS, Cache, Judge, Question, Verdict, default_cache, judge_ids
+from eval.scoring.judge import TASKS, Answered, Cache, Judge, Verdict, default_cache, judge_ids
 
 KEY = "sk-very-secret"
 GOOD = '{"score": 0.5}'
@@ -93,7 +93,7 @@ def judge(server, tmp_path, **more):
     return Judge(server.url, "judge", tmp_path / "cache.jsonl", timeout=timeout, longest_wait=0.01, **more)
 
 
-ASKED = Question("What is x?", "5 <AND> 7", "x is 5")
+ASKED = Answered("What is x?", "5 <AND> 7", "x is 5")
 
 
 def test_a_good_reply_is_a_verdict_with_its_judge(server, tmp_path):
@@ -115,9 +115,9 @@ def test_verdicts_are_cached_on_disk_by_all_that_matters(server, tmp_path):
     assert again.ask("mmvet", ASKED) == first
     assert len(server.requests) == 1
     for other in (
-        Question("What is y?", "5 <AND> 7", "x is 5"),
-        Question("What is x?", "5", "x is 5"),
-        Question("What is x?", "5 <AND> 7", "7"),
+        Answered("What is y?", "5 <AND> 7", "x is 5"),
+        Answered("What is x?", "5", "x is 5"),
+        Answered("What is x?", "5 <AND> 7", "7"),
     ):
         again.ask("mmvet", other)
     assert len(server.requests) == 4
@@ -198,12 +198,12 @@ def test_a_server_without_schemas_is_asked_in_words(server, tmp_path):
     server.script = [(400, "", {}), f"```json\n{GOOD}\n```"]
     asked = judge(server, tmp_path)
     assert asked.ask("mmvet", ASKED).value == {"score": 0.5}
-    asked.ask("mmvet", Question("a", "b", "c"))
+    asked.ask("mmvet", Answered("a", "b", "c"))
     assert ["response_format" in request["body"] for request in server.requests] == [True, False, False]
 
 
 def test_what_was_graded_before_the_server_died_is_kept(server, tmp_path):
-    questions = [Question(f"q{i}", "a", "b") for i in range(6)]
+    questions = [Answered(f"q{i}", "a", "b") for i in range(6)]
     server.script = [GOOD, GOOD, GOOD, (401, "", {})]
     with pytest.raises(ValueError, match="What was graded so far is kept"):
         judge(server, tmp_path).grade("mmvet", questions, workers=1)
@@ -214,7 +214,7 @@ def test_what_was_graded_before_the_server_died_is_kept(server, tmp_path):
 
 def test_grades_come_in_the_order_of_the_questions(server, tmp_path):
     server.script = ['{"pred": "yes", "score": 5}']
-    verdicts = judge(server, tmp_path).grade("video", [Question(str(i), "a", "b") for i in range(20)])
+    verdicts = judge(server, tmp_path).grade("video", [Answered(str(i), "a", "b") for i in range(20)])
     assert [v.value for v in verdicts] == [{"pred": "yes", "score": 5}] * 20
     assert judge_ids(verdicts) == [f"judge-2026 (wording {TASKS['video'].version})"]
 

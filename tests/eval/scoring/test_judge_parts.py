@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from eval.scoring import judge as judging
-from eval.scoring.judge import TASKS, Cache, Judge, Question, Unreadable, Verdict, default_cache, verdict_in
+from eval.scoring.judge import TASKS, Answered, Cache, Judge, NoVerdict, Verdict, default_cache, verdict_in
 
 URL = "http://127.0.0.1:1/v1"
 http = importlib.import_module(openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0])  # httpx or its heir
@@ -26,8 +26,8 @@ def test_the_wording_is_known_by_its_digest():
 
 
 def test_what_the_judge_is_shown():
-    assert Question("Who?", "Ann", "  Bob\n").text() == "Question: Who?\nReference answer: Ann\nAnswer to grade: Bob"
-    assert Question("Who?", "Ann", " ").text().endswith("\nAnswer to grade: (empty)")
+    assert Answered("Who?", "Ann", "  Bob\n").text() == "Question: Who?\nReference answer: Ann\nAnswer to grade: Bob"
+    assert Answered("Who?", "Ann", " ").text().endswith("\nAnswer to grade: (empty)")
 
 
 def reply(text, model="judge-7"):
@@ -57,7 +57,7 @@ def judge(tmp_path, monkeypatch):
 
 def test_what_is_sent(judge):
     rules = TASKS["mmvet"]
-    judge.ask("mmvet", Question("Who?", "Ann", "Bob"))
+    judge.ask("mmvet", Answered("Who?", "Ann", "Bob"))
     assert judge.sent == [
         {
             "model": "the model",
@@ -88,7 +88,7 @@ def test_what_is_taken_from_a_reply(judge):
     for said in (ValueError("no JSON"), SimpleNamespace(model="m", choices=[]), SimpleNamespace(model="m"),
                  SimpleNamespace(model="m", choices=[None]), SimpleNamespace(model="m", choices=None)):  # fmt: skip
         judge.says = said
-        with pytest.raises(Unreadable):
+        with pytest.raises(NoVerdict):
             judge._send(TASKS["mmvet"], "text", 0.0)
 
 
@@ -143,7 +143,7 @@ def test_one_process_at_a_time_writes_into_a_cache(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("value", [{"score": 7}, {"score": "x"}, {"points": 1}, {"score": 0.55}, {"score": 1e999}, []])
 def test_a_cached_verdict_that_is_none_is_asked_for_again(judge, value):
-    asked = Question("Who?", "Ann", "Bob")
+    asked = Answered("Who?", "Ann", "Bob")
     first = judge.ask("mmvet", asked)
     (key,) = judge.cache._found
     judge.cache._found[key] = Verdict(value, "", "")
@@ -175,7 +175,7 @@ def test_a_cached_verdict_that_is_none_is_asked_for_again(judge, value):
 )
 def test_verdicts_at_the_edges(task, text, value):
     if value is None:
-        with pytest.raises(Unreadable):
+        with pytest.raises(NoVerdict):
             verdict_in(TASKS[task], text)
     else:
         assert verdict_in(TASKS[task], text) == value
@@ -244,7 +244,7 @@ def test_a_reply_has_a_time_to_end_in(monkeypatch):
 
 
 def test_a_judge_keeps_nothing_beside_its_cache(judge, tmp_path):
-    judge.ask("mmvet", Question("Who?", "Ann", "Bob"))
+    judge.ask("mmvet", Answered("Who?", "Ann", "Bob"))
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == [Path("cache.jsonl")]
 
 
@@ -285,7 +285,7 @@ def refused(kind, status):
 def test_what_is_said_about_a_refusal(judge, error, reason, sent):
     judge.says = error
     with pytest.raises(ValueError, match="did not answer") as caught:
-        judge.ask("mmvet", Question("Who?", "Ann", "Bob"))
+        judge.ask("mmvet", Answered("Who?", "Ann", "Bob"))
     assert str(caught.value) == (
         f"the judge the model at {URL} did not answer ({reason} What was graded so far is kept; "
         "start again to continue."
@@ -297,7 +297,7 @@ def test_a_reply_without_words_is_tried_again_after_a_while_and_is_no_verdict(ju
     waits = []
     monkeypatch.setattr(judging, "_wait", lambda state, longest: waits.append((state.attempt_number, longest)) or 0)
     judge.says, judge.attempts = SimpleNamespace(model="m", choices=[]), 3
-    verdict = judge.ask("mmvet", Question("Who?", "Ann", "Bob"))
+    verdict = judge.ask("mmvet", Answered("Who?", "Ann", "Bob"))
     assert verdict == Verdict(None, "", f"the model (wording {TASKS['mmvet'].version})")
     assert waits[:2] == [(1, 60.0), (2, 60.0)]
     assert len(judge.sent) == 3

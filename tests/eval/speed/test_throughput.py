@@ -1,11 +1,12 @@
 """Questions a second: what is counted, and that every way of sharing work gives the same answers."""
 
 import json
+import threading
 import time
 
 import pytest
 
-from eval.answering.meter import Meter, Watch
+from eval.answering.meter import Meter
 from eval.cli import main
 from eval.speed.throughput import settings
 
@@ -25,11 +26,11 @@ def test_a_gpu_is_watched_and_nothing_else(monkeypatch):
     from eval.answering import meter as watched
 
     meter = Meter()
-    with Watch(meter, "cpu", every=0.001) as watch:
-        assert watch.thread is None
+    with meter.watching("cpu", every=0.001):
+        assert "gpu-watch" not in {thread.name for thread in threading.enumerate()}
     monkeypatch.setattr(watched.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(torch.cuda, "utilization", lambda device: 80)
-    with Watch(meter, "cuda:0", every=0.001):
+    with meter.watching("cuda:0", every=0.001):
         end = time.monotonic() + 60
         while not meter.gpu and time.monotonic() < end:
             time.sleep(0.002)
