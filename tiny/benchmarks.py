@@ -26,7 +26,7 @@ SIZES = {
     "full": 480,
 }  # questions a benchmark has, more or less: some come in pairs and rotations
 
-WRITERS: dict[str, Callable[[Path, Lots], None]] = {
+WRITERS: dict[str, Callable[[Lots], None]] = {
     "gqa": layouts_vqa.gqa,
     "vqav2": layouts_vqa.vqav2,
     "vizwiz": layouts_vqa.vizwiz,
@@ -51,7 +51,7 @@ def write(root: Path, size: str = "default", half: str = "scored", names: tuple[
     if half not in HALVES:
         raise ValueError(f"unknown half {half!r}; there are {', '.join(HALVES)}")
     for name in names:
-        WRITERS[name](root, Lots(name, tuple(WRITERS).index(name), SIZES[size], half))
+        WRITERS[name](Lots(name, tuple(WRITERS).index(name), SIZES[size], half, root=root))
 
 
 def ensure(out: Path | None = None, size: str = "default", half: str = "scored") -> Path:
@@ -62,25 +62,42 @@ def ensure(out: Path | None = None, size: str = "default", half: str = "scored")
 def cached(name: str, writer: Callable[[Path], None], out: Path | None = None) -> Path:
     """A data root in `out` or in the cache. It is complete or absent, also when two processes come at once."""
     root = Path(out) if out else _cache() / f"{name}-{_version()}"
-    if (root / ".complete").exists():
+
+    def complete(folder: Path) -> bool:
+        return (folder / ".complete").exists()
+
+    def write_all(folder: Path) -> None:
+        writer(folder)
+        (folder / ".complete").touch()
+
+    if complete(root):
         return root
     if root.exists() and any(root.iterdir()):
         raise ValueError(f"{root} holds files that were not written here; name an empty or a new folder")
     print(f"tiny: writing the questions {name} to {root}", file=sys.stderr)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=root.parent, prefix=".making-"))
+    whole(root, complete, write_all)
+    return root
+
+
+def whole(folder: Path, complete: Callable[[Path], bool], writer: Callable[[Path], None]) -> None:
+    """Has a folder written beside its place and moved there: it is complete or absent, whoever else writes it, too."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
     try:
         writer(made)
-        (made / ".complete").touch()
         made.chmod(0o755)
         try:
-            made.replace(root)
+            made.replace(folder)
         except OSError:  # somebody else was first
-            if not (root / ".complete").exists():
+            if not complete(folder):
                 raise
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    return root
+
+
+def user_cache() -> Path:
+    """The user's folder for what can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "debias"
 
 
 def _cache() -> Path:
@@ -88,7 +105,7 @@ def _cache() -> Path:
     clone = Path(__file__).parent.parent
     if (clone / "pyproject.toml").exists() and os.access(clone, os.W_OK):
         return clone / ".cache" / "tiny"
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "debias" / "tiny"
+    return user_cache() / "tiny"
 
 
 def _version() -> str:

@@ -25,6 +25,7 @@ from tiny.training import film
 from tiny.training.student import answered
 
 FORMS = ("choice", "chinese", "ocr", "bare", "refer")
+LONGEST = 26  # tokens of an answer
 
 
 def asked(first: int, scenes: int) -> list[tuple[str, Scene, str, str]]:
@@ -58,73 +59,63 @@ def asked(first: int, scenes: int) -> list[tuple[str, Scene, str, str]]:
 
 
 class Probe:
+    """A model that is asked one question after another, without padding."""
+
     def __init__(self, model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> None:
         self.model, self.processor = model.eval(), processor
         self.decoder = model.model.language_model
-        self.image = model.config.image_token_id
 
-    def inputs(self, rows: list[tuple[str, Scene, str, str]], blind: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids padded on the right (their lengths differ by the question alone), and input embeddings."""
-        tokens = self.processor.tokenizer
-        texts = [prompts.dialogue([(text, "")]) for _, _, text, _ in rows]
-        if blind:  # the picture of another scene
-            pictures = [draw(scene(TEST + 777_000_000 + k)) for k in range(len(rows))]
-        else:
-            pictures = [draw(here) for _, here, _, _ in rows]
-        batch = self.processor(text=texts, images=pictures, padding=True, padding_side="right", return_tensors="pt")
-        seen = torch.cat(list(self.model.model.get_image_features(batch["pixel_values"]).pooler_output))
-        embedded = self.decoder.embed_tokens(batch["input_ids"])
-        where = batch["input_ids"] == self.image
-        embedded[where] = seen.reshape(-1, seen.shape[-1])
-        self.lengths = (batch["input_ids"] != tokens.pad_token_id).sum(1)
-        return batch["input_ids"], embedded
+    def inputs(self, text: str, scene: Scene) -> tuple[torch.Tensor, torch.Tensor]:
+        """Input embeddings [1, n, width] of a prompt, and where in it the picture is."""
+        batch = self.processor(text=prompts.dialogue([(text, "")]), images=draw(scene), return_tensors="pt")
+        ids = batch["input_ids"]
+        where = ids[0] == self.model.config.image_token_id
+        embedded = self.decoder.embed_tokens(ids)
+        embedded[:, where] = torch.cat(list(self.model.model.get_image_features(batch["pixel_values"]).pooler_output))
+        return embedded, where
 
     @torch.no_grad()
     def answers(
         self, rows: list[tuple[str, Scene, str, str]], blind: bool = False, cut: int | None = None, keep: float = 0.1
     ) -> list[str]:
-        """Greedy answers; with `cut`, a random part of the visual tokens alone is seen from that layer on."""
-        ids, embedded = self.inputs(rows, blind)
-        size, visual = len(rows), int((ids[0] == self.image).sum())
-        lengths, end = self.lengths.clone(), self.model.generation_config.eos_token_id
-        order = torch.rand(size, visual, generator=torch.Generator().manual_seed(0)).argsort(1)
-        start = int((ids[0] == self.image).nonzero()[0])
-        open_rows = torch.ones(size, dtype=torch.bool)
-        said: list[list[int]] = [[] for _ in rows]
-        embedded = torch.cat([embedded, torch.zeros(size, 1, embedded.shape[2])], 1)
+        """Greedy answers; with `cut`, a random part of the visual tokens alone is seen from that layer on.
+
+        blind: about the pictures of other scenes.
+        """
+        chance = torch.Generator().manual_seed(0)
+        said = []
         layers = len(self.decoder.layers)
-        for _ in range(26):
-            columns = torch.zeros(embedded.shape[:2], dtype=torch.bool)
-            columns[:, start : start + visual] = order >= round(visual * keep)
-            with hidden(self.decoder, range(layers if cut is None else cut, layers), columns):
-                states = self.decoder(inputs_embeds=embedded, use_cache=False).last_hidden_state
-            chosen = self.model.lm_head(states[torch.arange(size), lengths - 1]).argmax(-1)
-            for row in open_rows.nonzero().flatten().tolist():
-                if int(chosen[row]) == end:
-                    open_rows[row] = False
-                else:
-                    said[row].append(int(chosen[row]))
-            if not open_rows.any():
-                break
-            embedded[torch.arange(size), lengths] = self.decoder.embed_tokens(chosen)
-            lengths = lengths + 1
-            if int(lengths.max()) >= embedded.shape[1]:
-                embedded = torch.cat([embedded, torch.zeros(size, 1, embedded.shape[2])], 1)
-        return [self.processor.tokenizer.decode(row, skip_special_tokens=True).strip() for row in said]
+        pruned = range(layers if cut is None else cut, layers)
+        for number, (_, here, text, _) in enumerate(rows):
+            embedded, where = self.inputs(text, scene(TEST + 777_000_000 + number) if blind else here)
+            visual = int(where.sum())
+            gone = torch.rand(visual, generator=chance).argsort() >= round(visual * keep)
+            words: list[int] = []
+            while len(words) < LONGEST:
+                columns = torch.zeros(embedded.shape[:2], dtype=torch.bool)
+                columns[0, : len(where)][where] = gone
+                with hidden(self.decoder, pruned, columns):
+                    states = self.decoder(inputs_embeds=embedded, use_cache=False).last_hidden_state
+                word = self.model.lm_head(states[:, -1]).argmax(-1)
+                if int(word) == self.model.generation_config.eos_token_id:
+                    break
+                words.append(int(word))
+                embedded = torch.cat([embedded, self.decoder.embed_tokens(word)[None]], 1)
+            said.append(self.processor.tokenizer.decode(words, skip_special_tokens=True).strip())
+        return said
 
     @torch.no_grad()
     def attention(self, rows: list[tuple[str, Scene, str, str]]) -> torch.Tensor:
         """[layers, visual]: what the last prompt token gives each visual token, averaged over heads and rows."""
         before = self.decoder.config._attn_implementation
         self.decoder.set_attn_implementation("eager")
-        ids, embedded = self.inputs(rows)
-        out = self.decoder(inputs_embeds=embedded, use_cache=False, output_attentions=True)
+        looked = []
+        for _, here, text, _ in rows:
+            embedded, where = self.inputs(text, here)
+            out = self.decoder(inputs_embeds=embedded, use_cache=False, output_attentions=True)
+            looked.append(torch.stack([layer[0, :, -1, where].mean(0) for layer in out.attentions]))
         self.decoder.set_attn_implementation(before)
-        start, visual = int((ids[0] == self.image).nonzero()[0]), int((ids[0] == self.image).sum())
-        last = self.lengths - 1
-        return torch.stack(
-            [a[torch.arange(len(rows)), :, last, start : start + visual].mean((0, 1)) for a in out.attentions]
-        )
+        return torch.stack(looked).mean(0)
 
 
 def right(kind: str, said: str, answer: str) -> bool:
@@ -203,7 +194,7 @@ def report_clips(path: Path, clips: int) -> dict[str, Any]:
         marks: dict[str, list[bool]] = {"whole": [], "blind": []}
         for k in range(0, clips, 16):
             part = slice(k, k + 16)
-            batch = viewer.watch(films[part], dialogues[part], [prompts.SYSTEM_VIDEO] * len(films[part]))
+            batch = viewer.collate(films[part], dialogues[part], [kind] * len(films[part]), pictures=True)
             seen = viewer.seen(batch.pictures)
             for name, shown in (("whole", seen), ("blind", seen.roll(1, 0))):
                 states = viewer.states(batch, shown)

@@ -11,11 +11,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from checker import expected, expected_of_clip
 from PIL import Image
 
 from tiny.benchmarks import WRITERS, ensure, write
 from tiny.drawn import world
-from tiny.drawn.check import expected, expected_of_clip
 from tiny.layouts.lots import Lots
 
 SHORT = "\nAnswer the question using a single word or phrase."

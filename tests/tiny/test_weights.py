@@ -134,7 +134,7 @@ def test_the_video_model_loads_and_watches():
     viewer.model.load_state_dict(model.state_dict())
     from tiny.training.student import answered
 
-    batch = viewer.clips(world.TEST + 900_000_000, 12)
+    batch = viewer.batch(world.TEST + 900_000_000, 12, 6, pictures=True)
     with torch.no_grad():
         marks = answered(batch, viewer.model.lm_head(viewer.states(batch, viewer.seen(batch.images))[:, :-1]))
         blind = viewer.seen(batch.images.roll(1, 0))

@@ -8,6 +8,7 @@ import random
 
 import numpy as np
 import pytest
+from checker import check
 
 from tiny import prompts
 from tiny.drawn import world
@@ -48,7 +49,7 @@ def test_every_format_occurs_and_every_picture_has_a_long_side_of_96():
 
 def test_answers_are_right():
     assert {q.kind for _, q in ASKED} == set(world.KINDS)
-    wrong = [(scene.seed, q) for scene, q in ASKED if not world.check(scene, q)]
+    wrong = [(scene.seed, q) for scene, q in ASKED if not check(scene, q)]
     assert not wrong
 
 
@@ -56,14 +57,14 @@ def test_the_checker_notices_wrong_answers():
     changed = 0
     for scene, q in ASKED:
         other = {"yes": "no", "no": "yes", "left": "right", "right": "left"}.get(q.answer, "nothing")
-        changed += world.check(scene, world.Question(q.kind, q.text, other))
+        changed += check(scene, world.Question(q.kind, q.text, other))
     assert changed == 0
 
 
 def test_options_hold_one_right_answer():
     offered = [(s, world.with_options(q, s, random.Random(k))) for k, (s, q) in enumerate(ASKED)]
     offered = [(s, q) for s, q in offered if q is not None]
-    assert all(world.check(s, q) for s, q in offered)
+    assert all(check(s, q) for s, q in offered)
     four = [q.letter for _, q in offered if len(q.options) == 4]
     counts = collections.Counter(four)
     assert set(counts) == set("ABCD")
@@ -73,7 +74,7 @@ def test_options_hold_one_right_answer():
 def test_clip_answers_are_right():
     asked = [(clip, q) for clip in CLIPS for q in world.clip_questions(clip, 0)]
     assert {q.kind for _, q in asked} == set(world.CLIP_KINDS)
-    assert all(world.check(clip, q) for clip, q in asked)
+    assert all(check(clip, q) for clip, q in asked)
     frames = world.draw_clip(CLIPS[0])
     assert len(frames) == 8
     assert {f.size for f in frames} == {(48, 48)}

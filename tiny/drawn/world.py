@@ -1,4 +1,4 @@
-"""The tiny world in one place: scenes, clips, their pictures, questions about them, and a checker of the answers.
+"""The tiny world in one place: scenes, clips, their pictures, and questions about them.
 
 scene = world.scene(seed)              # plain data, the same for the same seed
 picture = world.draw(scene)            # PIL image, long side 96 pixels
@@ -7,7 +7,6 @@ clip = world.clip(seed); frames = world.draw_clip(clip)
 Seeds from world.TEST on have never been trained on: what is scored must come from there.
 """
 
-from tiny.drawn.check import check
 from tiny.drawn.clips import CLIP_KINDS, Actor, Clip, clip, clip_questions, draw_clip
 from tiny.drawn.drawing import draw
 from tiny.drawn.questions import KINDS, Question, questions, referring, with_options
@@ -26,7 +25,6 @@ __all__ = [
     "Scene",
     "Sign",
     "Thing",
-    "check",
     "clip",
     "clip_questions",
     "draw",

@@ -16,7 +16,7 @@ from PIL import Image
 from tiny.drawn import world
 from tiny.drawn.questions import CHINESE, Question
 from tiny.drawn.scenes import COLOURS, SHAPES, Scene
-from tiny.layouts.lots import Lots, text_json
+from tiny.layouts.lots import Lots
 
 COLUMNS = (
     *("index", "question", "hint", "A", "B", "C", "D", "answer"),
@@ -37,7 +37,7 @@ MMBENCH_KINDS = {
 }
 
 
-def scienceqa(root: Path, lots: Lots) -> None:
+def scienceqa(lots: Lots) -> None:
     """Two questions of three have a picture; the rest are answered from the text alone, as in the real test set."""
     asked: list[dict[str, Any]] = []
     problems: dict[str, Any] = {}
@@ -53,9 +53,7 @@ def scienceqa(root: Path, lots: Lots) -> None:
         if scene is not None:
             record["image"] = f"{pid}/image.png"
             lines.insert(0, "<image>")
-            folder = root / "scienceqa/images/test" / pid
-            folder.mkdir(parents=True, exist_ok=True)
-            world.draw(scene).save(folder / "image.png")
+            lots.picture(scene, f"scienceqa/images/test/{pid}/image.png")
         record["conversations"] = [
             {"from": "human", "value": "\n".join(lines)},
             {"from": "gpt", "value": "ABCDE"[answer]},
@@ -77,9 +75,9 @@ def scienceqa(root: Path, lots: Lots) -> None:
             "solution": "",
             "split": "test",
         }
-    text_json(root / "scienceqa/llava_test_CQM-A.json", asked)
-    text_json(root / "scienceqa/problems.json", problems)
-    text_json(root / "scienceqa/pid_splits.json", {"train": [], "val": [], "test": list(problems)})
+    lots.json(asked, "scienceqa/llava_test_CQM-A.json")
+    lots.json(problems, "scienceqa/problems.json")
+    lots.json({"train": [], "val": [], "test": list(problems)}, "scienceqa/pid_splits.json")
 
 
 def _chosen(lots: Lots, kinds: tuple[str, ...], n: int, sizes: tuple[int, ...]) -> Iterator[tuple[Scene, Question]]:
@@ -109,19 +107,20 @@ def _from_text(rng: random.Random) -> tuple[Question, str]:
     return question, hint
 
 
-def mmbench(root: Path, lots: Lots) -> None:
+def mmbench(lots: Lots) -> None:
     kinds = tuple(MMBENCH_KINDS)
-    _write_table(root / "mmbench/mmbench_dev_20230712.tsv", _chosen(lots, kinds, max(4, lots.n // 3), (4, 4, 3, 4, 2)))
+    questions = _chosen(lots, kinds, max(4, lots.n // 3), (4, 4, 3, 4, 2))
+    _write_table(lots.path("mmbench/mmbench_dev_20230712.tsv"), questions)
 
 
-def mmbench_cn(root: Path, lots: Lots) -> None:
+def mmbench_cn(lots: Lots) -> None:
     """Questions, options and the request for a letter in Chinese."""
     kinds = ("colour", "next_colour", "shape", "chain_shape", "chain_colour", "next_shape")
     questions = (
         (scene, replace(q, text=q.chinese, answer=CHINESE[q.answer], options=tuple(CHINESE[o] for o in q.options)))
         for scene, q in _chosen(lots, kinds, max(4, lots.n // 3), (4, 4, 3, 4, 2))
     )
-    _write_table(root / "mmbench_cn/mmbench_dev_cn_20231003.tsv", questions)
+    _write_table(lots.path("mmbench_cn/mmbench_dev_cn_20231003.tsv"), questions)
 
 
 def _write_table(path: Path, questions: Iterator[tuple[Scene, Question]]) -> None:
@@ -144,7 +143,6 @@ def _write_table(path: Path, questions: Iterator[tuple[Scene, Question]]) -> Non
                 }
             )
     rows.sort(key=lambda row: int(row["index"]))
-    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="", delimiter="\t", lineterminator="\n")
         writer.writeheader()

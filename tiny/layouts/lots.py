@@ -1,15 +1,13 @@
-"""Which scenes and questions a benchmark gets: seeded, disjoint between benchmarks, halves and training."""
+"""Which scenes and questions a benchmark gets (seeded; disjoint from other halves and from training), and its files."""
 
 from __future__ import annotations
 
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from tiny.drawn import world
 from tiny.drawn.questions import Question
@@ -20,7 +18,36 @@ HALVES = {"scored": 3 * 10**9, "heldout": 4 * 10**9}
 
 
 @dataclass(frozen=True)
-class Lots:
+class Files:
+    """Writes files below a folder."""
+
+    root: Path = field(default=Path(), kw_only=True)
+
+    def path(self, name: str) -> Path:
+        """The place of a file, whose folder is there."""
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def picture(self, scene: Scene, name: str) -> None:
+        how: dict[str, Any] = {} if name.endswith(".png") else {"quality": 95, "subsampling": 0}
+        world.draw(scene).save(self.path(name), **how)
+
+    def text(self, words: str, name: str) -> None:
+        self.path(name).write_text(words, encoding="utf-8")
+
+    def lines(self, records: list[Any], name: str) -> None:
+        """JSON lines."""
+        self.text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), name)
+
+    def json(self, record: Any, name: str) -> None:
+        self.text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", name)
+
+
+@dataclass(frozen=True)
+class Lots(Files):
+    """The lot of a benchmark, by its name and number: about n questions of a half."""
+
     name: str
     number: int
     n: int
@@ -59,22 +86,6 @@ class Lots:
             left -= len(wanted)
             if left <= 0:
                 return
-
-
-def jpeg(picture: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, quality=95, subsampling=0)
-
-
-def text_lines(path: Path, records: list[Any]) -> None:
-    """JSON lines."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
-
-
-def text_json(path: Path, record: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def ten_answers(answer: str, rng: random.Random) -> list[str]:

@@ -10,25 +10,25 @@ from PIL import Image
 
 from tiny.drawn import world
 from tiny.drawn.questions import Box
-from tiny.layouts.lots import Lots, jpeg, text_json, text_lines
+from tiny.layouts.lots import Lots
 
 HOLD = 2  # every picture of a clip stands for two frames: eight evenly chosen frames of sixteen show each of them once
 
 
-def tgif(root: Path, lots: Lots) -> None:
-    _videos(root, lots, "TGIF", "mp4/tumblr_{:06d}.mp4", ("action", "transition", "frame", "times"))
+def tgif(lots: Lots) -> None:
+    _videos(lots, "TGIF", "mp4/tumblr_{:06d}.mp4", ("action", "transition", "frame", "times"))
 
 
-def msvd(root: Path, lots: Lots) -> None:
-    _videos(root, lots, "MSVD", "videos/clip{:04d}_10_20.avi", ("who", "action", "frame"))
+def msvd(lots: Lots) -> None:
+    _videos(lots, "MSVD", "videos/clip{:04d}_10_20.avi", ("who", "action", "frame"))
 
 
-def msrvtt(root: Path, lots: Lots) -> None:
-    _videos(root, lots, "MSRVTT", "videos/all/video{:04d}.mp4", ("frame", "who", "transition", "action"))
+def msrvtt(lots: Lots) -> None:
+    _videos(lots, "MSRVTT", "videos/all/video{:04d}.mp4", ("frame", "who", "transition", "action"))
 
 
-def _videos(root: Path, lots: Lots, name: str, pattern: str, kinds: tuple[str, ...]) -> None:
-    folder = root / "GPT_Zero_Shot_QA" / f"{name}_Zero_Shot_QA"
+def _videos(lots: Lots, name: str, pattern: str, kinds: tuple[str, ...]) -> None:
+    folder = f"GPT_Zero_Shot_QA/{name}_Zero_Shot_QA"
     asked: list[dict[str, Any]] = []
     answers: list[dict[str, Any]] = []
     number = 0
@@ -42,14 +42,14 @@ def _videos(root: Path, lots: Lots, name: str, pattern: str, kinds: tuple[str, .
         # a second question about the same clip, where there is any: videos are groups
         others = tuple(k for k in kinds if k != kind)
         questions += world.clip_questions(clip, 1, others)[:1]
-        path = folder / pattern.format(number)
+        path = lots.path(f"{folder}/{pattern.format(number)}")
         write_video(world.draw_clip(clip), path)
         for k, question in enumerate(questions[: lots.n - len(asked)]):
             qid = f"v_{path.stem}_{k}"
             asked.append({"video_name": path.stem, "question_id": qid, "question": question.text})
             answers.append({"answer": question.answer, "type": kinds.index(question.kind), "question_id": qid})
-    text_json(folder / "test_q.json", asked)
-    text_json(folder / "test_a.json", answers)
+    lots.json(asked, f"{folder}/test_q.json")
+    lots.json(answers, f"{folder}/test_a.json")
 
 
 def write_video(frames: list[Image.Image], path: Path) -> None:
@@ -77,7 +77,7 @@ SPLITS = (
 )
 
 
-def refcoco(root: Path, lots: Lots) -> None:
+def refcoco(lots: Lots) -> None:
     """One line an expression; boxes in pixels of the picture as it lies on the disk."""
     for number, split in enumerate(SPLITS):
         lines: list[dict[str, Any]] = []
@@ -86,11 +86,11 @@ def refcoco(root: Path, lots: Lots) -> None:
             if reference is None:
                 continue
             image = f"coco/train2014/COCO_train2014_{number * 10**5 + len(lines):012d}.jpg"
-            jpeg(world.draw(scene), root / image)
+            lots.picture(scene, image)
             lines.append(grounded(image, scene.size, *reference))
             if len(lines) >= max(4, lots.n // 4):
                 break
-        text_lines(root / "refcoco" / f"{split}.jsonl", lines)
+        lots.lines(lines, f"refcoco/{split}.jsonl")
 
 
 def grounded(image: str, size: tuple[int, int], expression: str, box: Box) -> dict[str, Any]:

@@ -6,14 +6,13 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from tiny import prompts
 from tiny.drawn import world
 from tiny.drawn.questions import Question
 from tiny.drawn.scenes import COLOURS, SHAPES, Scene
-from tiny.layouts.lots import Lots, jpeg, ten_answers, text_json, text_lines
+from tiny.layouts.lots import Lots, ten_answers
 
 POPE_FIRST_IDS = {"adversarial": 1, "popular": 20000001, "random": 10000001}
 
@@ -34,12 +33,12 @@ GQA_TYPES = {
 }
 
 
-def gqa(root: Path, lots: Lots) -> None:
+def gqa(lots: Lots) -> None:
     asked: list[dict[str, Any]] = []
     truth: dict[str, Any] = {}
     for picture, scene, questions in lots.asked(tuple(GQA_TYPES), each=2):
         image = f"n{100001 + picture}"
-        jpeg(world.draw(scene), root / "gqa/data/images" / f"{image}.jpg")
+        lots.picture(scene, f"gqa/data/images/{image}.jpg")
         for question in questions:
             qid = f"{20130000 + len(asked)}"
             structural, semantic, operations = GQA_TYPES[question.kind]
@@ -59,17 +58,17 @@ def gqa(root: Path, lots: Lots) -> None:
                 "entailed": [],
                 "equivalent": [qid],
             }
-    text_lines(root / "gqa/llava_gqa_testdev_balanced.jsonl", asked)
-    text_json(root / "gqa/data/testdev_balanced_questions.json", truth)
+    lots.lines(asked, "gqa/llava_gqa_testdev_balanced.jsonl")
+    lots.json(truth, "gqa/data/testdev_balanced_questions.json")
 
 
-def vqav2(root: Path, lots: Lots) -> None:
+def vqav2(lots: Lots) -> None:
     """val2014 with public answers, and a test set whose answers only the server would know."""
     kinds = ("exist", "count", "colour", "relation", "count", "next_colour", "compare", "shape", "chain_shape", "read")
     questions, annotations = [], []
     for picture, scene, group in lots.asked(kinds, each=2, signs=(1, 2)):
         image = 42 + 7 * picture
-        jpeg(world.draw(scene), root / "vqav2/val2014" / f"COCO_val2014_{image:012d}.jpg")
+        lots.picture(scene, f"vqav2/val2014/COCO_val2014_{image:012d}.jpg")
         for k, question in enumerate(group):
             qid = image * 1000 + k
             questions.append({"image_id": image, "question": question.text, "question_id": qid})
@@ -85,31 +84,27 @@ def vqav2(root: Path, lots: Lots) -> None:
                 }
             )
     head = {"info": {"description": "a tiny world in the layout of VQA v2"}, "data_type": "mscoco", "license": {}}
-    text_json(
-        root / "vqav2/v2_OpenEnded_mscoco_val2014_questions.json",
-        {**head, "task_type": "Open-Ended", "data_subtype": "val2014", "questions": questions},
-    )
-    text_json(
-        root / "vqav2/v2_mscoco_val2014_annotations.json",
-        {**head, "data_subtype": "val2014", "annotations": annotations},
-    )
+    task = {"task_type": "Open-Ended", "data_subtype": "val2014"}
+    lots.json({**head, **task, "questions": questions}, "vqav2/v2_OpenEnded_mscoco_val2014_questions.json")
+    truth = {"data_subtype": "val2014", "annotations": annotations}
+    lots.json({**head, **truth}, "vqav2/v2_mscoco_val2014_annotations.json")
     test = []
     for picture, scene, group in lots.asked(kinds, each=2, n=max(8, lots.n // 4), start=5 * 10**6, signs=(1, 2)):
         name = f"COCO_test2015_{11 + 3 * picture:012d}.jpg"
-        jpeg(world.draw(scene), root / "vqav2/test2015" / name)
+        lots.picture(scene, f"vqav2/test2015/{name}")
         for k, question in enumerate(group):
             test.append(_line((11 + 3 * picture) * 1000 + k, name, prompts.short(question.text)))
-    text_lines(root / "vqav2/llava_vqav2_mscoco_test2015.jsonl", test)
-    text_lines(root / "vqav2/llava_vqav2_mscoco_test-dev2015.jsonl", test[: len(test) // 2])
+    lots.lines(test, "vqav2/llava_vqav2_mscoco_test2015.jsonl")
+    lots.lines(test[: len(test) // 2], "vqav2/llava_vqav2_mscoco_test-dev2015.jsonl")
 
 
-def vizwiz(root: Path, lots: Lots) -> None:
+def vizwiz(lots: Lots) -> None:
     """Pictures taken upright or askew, questions that sometimes have no answer in the picture."""
     kinds = ("read", "colour", "absent", "next_shape", "count", "absent", "shape", "first")
     entries = []
     for picture, scene, group in lots.asked(kinds, each=1, signs=(1, 2)):
         image = f"VizWiz_val_{picture:08d}.jpg"
-        jpeg(world.draw(scene), root / "vizwiz/val" / image)
+        lots.picture(scene, f"vizwiz/val/{image}")
         question = group[0]
         answers = ten_answers(question.answer, lots.rng(picture))
         entries.append(
@@ -121,23 +116,23 @@ def vizwiz(root: Path, lots: Lots) -> None:
                 "answerable": int(question.kind != "absent"),
             }
         )
-    text_json(root / "vizwiz/val.json", entries)
+    lots.json(entries, "vizwiz/val.json")
     test, asked = [], []
     for picture, scene, group in lots.asked(kinds, each=1, n=max(8, lots.n // 4), start=5 * 10**6, signs=(1, 2)):
         image = f"VizWiz_test_{picture:08d}.jpg"
-        jpeg(world.draw(scene), root / "vizwiz/test" / image)
+        lots.picture(scene, f"vizwiz/test/{image}")
         test.append({"image": image, "question": group[0].text})
         asked.append(_line(picture, image, prompts.unsure(group[0].text)))
-    text_json(root / "vizwiz/test.json", test)
-    text_lines(root / "vizwiz/llava_test.jsonl", asked)
+    lots.json(test, "vizwiz/test.json")
+    lots.lines(asked, "vizwiz/llava_test.jsonl")
 
 
-def textvqa(root: Path, lots: Lots) -> None:
+def textvqa(lots: Lots) -> None:
     asked: list[dict[str, Any]] = []
     data: list[dict[str, Any]] = []
     for picture, scene, group in lots.asked(("read", "first", "read", "last"), each=2, signs=(2, 2)):
         image = f"{lots.seed(picture):016x}"
-        jpeg(world.draw(scene), root / "textvqa/train_images" / f"{image}.jpg")
+        lots.picture(scene, f"textvqa/train_images/{image}.jpg")
         for question in group:
             tokens = _ocr(scene, lots.rng((picture, question.text)))
             asked.append(_line(image, f"{image}.jpg", prompts.ocr(question.text, tokens)))
@@ -154,10 +149,9 @@ def textvqa(root: Path, lots: Lots) -> None:
                     "set_name": "val",
                 }
             )
-    text_lines(root / "textvqa/llava_textvqa_val_v051_ocr.jsonl", asked)
-    text_json(
-        root / "textvqa/TextVQA_0.5.1_val.json", {"dataset_type": "val", "dataset_version": "0.5.1", "data": data}
-    )
+    lots.lines(asked, "textvqa/llava_textvqa_val_v051_ocr.jsonl")
+    truth = {"dataset_type": "val", "dataset_version": "0.5.1", "data": data}
+    lots.json(truth, "textvqa/TextVQA_0.5.1_val.json")
 
 
 def _ocr(scene: Scene, rng: random.Random) -> list[str]:
@@ -173,7 +167,7 @@ def _ocr(scene: Scene, rng: random.Random) -> list[str]:
     return tokens
 
 
-def pope(root: Path, lots: Lots) -> None:
+def pope(lots: Lots) -> None:
     """Two questions a picture and category: of a pair that is there, and of a pair that is not."""
     pictures = max(4, lots.n // 6)
     scenes = [scene for scene, _ in zip(lots.scenes(things=(5, 9), form=None), range(pictures), strict=False)]
@@ -187,7 +181,7 @@ def pope(root: Path, lots: Lots) -> None:
             rng = lots.rng((category, number))
             image = f"COCO_val2014_{42 + 31 * number:012d}.jpg"
             if category == "adversarial":
-                jpeg(world.draw(scene), root / "pope/val2014" / image)
+                lots.picture(scene, f"pope/val2014/{image}")
             absent = [pair for pair in every if pair not in pairs]
             rng.shuffle(absent)
             if category == "popular":
@@ -200,13 +194,13 @@ def pope(root: Path, lots: Lots) -> None:
                 labels.append({"question_id": len(labels) + 1, "image": image, "text": text, "label": label})
         if category == "random":  # the pinned random file lacks some pairs, as the real one does
             del labels[-2:]
-        text_lines(root / f"pope/coco/coco_pope_{category}.json", labels)
+        lots.lines(labels, f"pope/coco/coco_pope_{category}.json")
     lines = [
         {**_line(first + k, label["image"], prompts.short(label["text"])), "category": category}
         for category, first in POPE_FIRST_IDS.items()
         for k, label in enumerate(asked[category])
     ]
-    text_lines(root / "pope/llava_pope_test.jsonl", lines)
+    lots.lines(lines, "pope/llava_pope_test.jsonl")
 
 
 # MME's fourteen categories, each with the kind of yes/no question that is nearest to it in this world
@@ -229,9 +223,9 @@ MME_KINDS = {
 MME_FOLDERS = ("artwork", "celebrity", "landmark", "posters", "scene")  # these keep pictures and questions apart
 
 
-def mme(root: Path, lots: Lots) -> None:
+def mme(lots: Lots) -> None:
     """Two questions a picture, one answered yes and one no; both shapes of folder that the release has."""
-    base = root / "MME/MME_Benchmark_release_version"
+    base = "MME/MME_Benchmark_release_version"
     asked = []
     for number, (category, kind) in enumerate(MME_KINDS.items()):
         pairs = _pairs(lots, kind, start=number * 10**5)
@@ -240,13 +234,11 @@ def mme(root: Path, lots: Lots) -> None:
             split = category in MME_FOLDERS
             image = f"{category}/images/{stem}.jpg" if split else f"{category}/{stem}.jpg"
             words = f"{category}/questions_answers_YN/{stem}.txt" if split else f"{category}/{stem}.txt"
-            jpeg(world.draw(scene), base / image)
-            (base / words).parent.mkdir(parents=True, exist_ok=True)
-            (base / words).write_text(
-                "".join(f"{q.text} Please answer yes or no.\t{q.answer.capitalize()}\n" for q in pair), encoding="utf-8"
-            )
+            lots.picture(scene, f"{base}/{image}")
+            said = "".join(f"{q.text} Please answer yes or no.\t{q.answer.capitalize()}\n" for q in pair)
+            lots.text(said, f"{base}/{words}")
             asked += [{**_line(image, image, prompts.short(q.text)), "category": category} for q in pair]
-    text_lines(root / "MME/llava_mme.jsonl", asked)
+    lots.lines(asked, "MME/llava_mme.jsonl")
 
 
 def _pairs(lots: Lots, kind: str, start: int) -> Iterator[tuple[Scene, tuple[Question, Question]]]:
@@ -272,14 +264,13 @@ MMVET_KINDS = {
 }
 
 
-def mmvet(root: Path, lots: Lots) -> None:
+def mmvet(lots: Lots) -> None:
     asked: list[dict[str, Any]] = []
     truth: dict[str, dict[str, Any]] = {}
     for picture, scene, group in lots.asked(tuple(MMVET_KINDS), each=1, signs=(1, 2)):
         question = group[0]
         image = f"v1_{picture}.png"
-        (root / "mm-vet/images").mkdir(parents=True, exist_ok=True)
-        world.draw(scene).save(root / "mm-vet/images" / image)
+        lots.picture(scene, f"mm-vet/images/{image}")
         asked.append({"image": image, "text": question.text, "category": "conv", "question_id": picture})
         truth[f"v1_{picture}"] = {
             "imagename": image,
@@ -294,8 +285,8 @@ def mmvet(root: Path, lots: Lots) -> None:
             first["answer"] += f"<OR>{first['answer']} shape"
         elif "rec" in second["capability"]:
             second["answer"] += f"<OR>{second['answer']} shape"
-    text_lines(root / "mm-vet/llava-mm-vet.jsonl", asked)
-    text_json(root / "mm-vet/mm-vet.json", truth)
+    lots.lines(asked, "mm-vet/llava-mm-vet.jsonl")
+    lots.json(truth, "mm-vet/mm-vet.json")
 
 
 def _line(question_id: object, image: str, text: str) -> dict[str, Any]:

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from tiny.benchmarks import cached
-from tiny.drawn.drawing import draw
 from tiny.drawn.questions import Question, questions, referring
 from tiny.drawn.scenes import Scene
-from tiny.layouts.lots import text_json, text_lines
+from tiny.layouts.lots import Files
 from tiny.layouts.media import grounded
 from tiny.smol.world import KINDS, smol_scene
 
@@ -59,14 +58,13 @@ def write(root: Path, first: int, n: int, padded: int = 0, boxes: bool = False, 
 
     boxes: also an expression of every picture that has a thing with a name of its own, and its box.
     """
-    folder = root / "gqa" / "data" / "images"
-    folder.mkdir(parents=True, exist_ok=True)
+    files = Files(root=root)
     lines: list[dict[str, Any]] = []
     truth: dict[str, Any] = {}
     meant: list[dict[str, Any]] = []
     for scene, question in asked(first, n, padded, **how):
         name, key = f"s{scene.seed}.png", str(scene.seed)
-        draw(scene).save(folder / name)
+        files.picture(scene, f"gqa/data/images/{name}")
         lines.append({"question_id": key, "image": name, "text": question.text, "category": "default"})
         truth[key] = {
             "question": question.text,
@@ -80,10 +78,10 @@ def write(root: Path, first: int, n: int, padded: int = 0, boxes: bool = False, 
         }
         if boxes and (reference := referring(scene, 0, beside=0)):  # it knows things by their own names alone
             meant.append(grounded(f"gqa/data/images/{name}", scene.size, *reference))
-    text_lines(root / "gqa" / "llava_gqa_testdev_balanced.jsonl", lines)
-    text_json(root / "gqa" / "data" / "testdev_balanced_questions.json", truth)
+    files.lines(lines, "gqa/llava_gqa_testdev_balanced.jsonl")
+    files.json(truth, "gqa/data/testdev_balanced_questions.json")
     if boxes:
-        text_lines(root / "refcoco" / "refcoco_val.jsonl", meant)
+        files.lines(meant, "refcoco/refcoco_val.jsonl")
 
 
 def ensure(size: str = "default", half: str = "scored", boxes: bool = False) -> Path:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from tiny import folder
+from tiny import benchmarks, folder
+from tiny.benchmarks import user_cache
 from tiny.smol import model as smol
 from tiny.smol.world import SIDE
 
@@ -35,11 +34,6 @@ def digest(path: Path) -> str:
         while part := file.read(1 << 20):
             seen.update(part)
     return seen.hexdigest()
-
-
-def cache() -> Path:
-    """Where finished folders are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "debias" / "smol"
 
 
 def finished(parts: Path, kept: Path | None = None, bare: bool = False) -> Path:
@@ -59,26 +53,18 @@ def finished(parts: Path, kept: Path | None = None, bare: bool = False) -> Path:
         )
     names = {path.name: digest(path) for path in sorted(parts.iterdir()) if path.is_file()}
     key = hashlib.sha256(json.dumps([checksum, names]).encode()).hexdigest()[:16]
-    made = (
-        (kept or cache()) / key / ("smol-bare" if bare else "smol")
-    )  # its own folder, so that the model is called smol wherever it is named
+    # its own folder, so that the model is called smol wherever it is named
+    made = (kept or user_cache() / "smol") / key / ("smol-bare" if bare else "smol")
+
+    def make(scratch: Path) -> None:
+        write(parts, scratch, bare)
+        if made.exists() and not whole(made):
+            shutil.rmtree(made)
+
     if whole(made):
         return made
     print(f"smol: putting the trained parts onto the language model, once, in {made}", file=sys.stderr)
-    made.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=made.parent, prefix=".making-"))
-    try:
-        write(parts, scratch, bare)
-        scratch.chmod(0o755)
-        if made.exists() and not whole(made):
-            shutil.rmtree(made)
-        try:
-            scratch.replace(made)
-        except OSError:  # another process was quicker
-            if not whole(made):
-                raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    benchmarks.whole(made, whole, make)
     return made
 
 

@@ -98,10 +98,6 @@ class Student:
         """The parts that stages train and hand on, by the names in their checkpoints."""
         return {"tower": self.tower, "projector": self.projector, "lora": self.thin}
 
-    def recall(self, run: Path, *stages: str) -> None:
-        """Puts the results of earlier stages into the student."""
-        learning.recall(self.modules(), run, *stages, device=self.device)
-
     def features(self, pictures: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             return sight.features(self.tower, pictures.to(self.device))
@@ -159,7 +155,7 @@ def every_thing() -> torch.Tensor:
 def bridge(run: Path, steps: int, device: str, fast: bool) -> None:
     """The projector puts every patch on the mean of its words' vectors; empty patches weigh a tenth."""
     student = Student(device, fast)
-    student.recall(run, "tower")
+    learning.recall(student, run, "tower")
     scale = student.decoder.embed_tokens.weight.std()
     things = every_thing().to(device)
     named = meanings(student, things)
@@ -183,7 +179,7 @@ def bridge(run: Path, steps: int, device: str, fast: bool) -> None:
         return {"named": (things[nearest, :3] == truth[there][:, :3]).all(1).float().mean().item()}
 
     modules = {"tower": student.tower, "projector": student.projector}
-    learn(run, "bridge", list(student.projector.parameters()), modules, steps, 2e-3, step_loss, report, warm_up=20)
+    learn(run, "bridge", modules, steps, 2e-3, step_loss, report, warm_up=20)
 
 
 def mix(curriculum: Curriculum) -> dict[str, float]:
@@ -208,7 +204,7 @@ def lesson(teacher: Teacher, curriculum: Curriculum, step: int, share: float) ->
 def tune(run: Path, steps: int, device: str, fast: bool) -> None:
     """LoRA and projector on questions; tower and the language model's own weights stay as they are."""
     student, curriculum = Student(device, fast), Curriculum(SKILLS)
-    student.recall(run, "bridge")
+    learning.recall(student, run, "bridge")
 
     def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
         batch = lesson(student.teacher, curriculum, step, share)
@@ -219,19 +215,18 @@ def tune(run: Path, steps: int, device: str, fast: bool) -> None:
 
     modules = {"projector": student.projector, "lora": student.thin, "curriculum": curriculum}
     slow = list(student.projector.parameters())
-    parameters = [*slow, *student.thin.parameters()]
 
     def report() -> dict[str, int]:
         return {name: round(100 * share) for name, share in curriculum.accuracy.items()}
 
-    learn(run, "tune", parameters, modules, steps, 1e-3, step_loss, report, warm_up=20, slow=slow)
+    learn(run, "tune", modules, steps, 1e-3, step_loss, report, warm_up=20, slow=slow)
 
 
 @torch.no_grad()
 def check(run: Path, steps: int, device: str, fast: bool) -> None:
     """Right answers to held-out questions by skill, on whole pictures with 2 to 8 things; `steps` pictures."""
     student = Student(device, fast)
-    student.recall(run, "bridge", "tune")
+    learning.recall(student, run, "bridge", "tune")
     done = torch.load(run / "tune.pt", map_location="cpu", weights_only=True)["step"]
     print(json.dumps({"step": done, **accuracy(student, steps or 100)}), flush=True)
 
@@ -259,7 +254,7 @@ def save(run: Path, steps: int, device: str, fast: bool) -> None:
     if "optimizer" in state:
         raise ValueError(f"{run / 'tune.pt'} is of step {state['step']}, on its way: go on with the stage 'tune' first")
     student = Student(device, fast)
-    student.recall(run, "bridge", "tune")
+    learning.recall(student, run, "bridge", "tune")
     smol_folder.ship(student.model, smol.thin_matrices(student.added), student.tokens, ASSETS / "smol-llava")
 
 
@@ -270,9 +265,7 @@ def main() -> None:
     """Runs one stage."""
     parser = learning.command(__doc__, STAGES)
     parser.add_argument("--precise", action="store_true", help="float32 products, for processors without bfloat16")
-    flags = parser.parse_args()
-    torch.set_num_threads(flags.threads)
-    flags.run.mkdir(parents=True, exist_ok=True)
+    flags = learning.begun(parser)
     STAGES[flags.stage](flags.run, flags.steps or STEPS.get(flags.stage, 0), flags.device, not flags.precise)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import torch
 from transformers import (
     PreTrainedTokenizerFast,
@@ -15,7 +17,8 @@ from tiny.drawn.clips import FIELD, FRAMES, Clip, clip, draw_clip
 from tiny.drawn.scenes import CELL
 from tiny.model import PATCH, llama, prepare, tower
 from tiny.training import lessons, sight
-from tiny.training.student import Batch, Student, dialogue
+from tiny.training.curriculum import Curriculum
+from tiny.training.student import Batch, Student
 
 SIDE = FIELD * CELL // PATCH  # patches along each side of a frame
 VISUAL = FRAMES * (1 + SIDE**2)  # Video-LLaVA keeps the CLS token of every frame
@@ -68,38 +71,31 @@ def frame_words(film: Clip) -> list[list[str]]:
 class Viewer(Student):
     """The student of clips: the same lessons of one dialogue each, `<video>` in place of `<image>`."""
 
-    def __init__(self, device: str = "cpu") -> None:
-        super().__init__(device, video_llava, "<video>")
+    build = staticmethod(video_llava)
+    made = staticmethod(clip)
+    named = staticmethod(frame_words)
+    media, system, visual = "<video>", prompts.SYSTEM_VIDEO, VISUAL
+    skills = lessons.CLIP_SKILLS
+    basics = ("frame",)
+    settled = ((8, 6),)
+    seeds = 500
 
-    def clips(
-        self,
-        first: int,
-        size: int,
-        n: int = 6,
-        weights: dict[str, float] | None = None,
-        thin: int | None = None,
-        pictures: bool = True,
-    ) -> Batch:
-        """Up to n questions about each of `size` clips, as in `Student.batch`."""
-        films = lessons.gathered(map(clip, range(first, first + 10 * size)), size, n, weights, lessons.CLIP_SKILLS)
-        skills = [skill for _, asked in films for _, skill in asked.values()]
-        return self.watch([film for film, _ in films], [dialogue(asked) for _, asked in films], skills, thin, pictures)
+    def pixels(self, shown: Clip) -> torch.Tensor:
+        return torch.stack([sight.pixels(picture) for picture in draw_clip(shown)])
 
-    def watch(
-        self,
-        films: list[Clip],
-        dialogues: list[list[lessons.Turn]],
-        skills: list[str],
-        thin: int | None = None,
-        pictures: bool = True,
+    def busy(self, count: torch.Tensor) -> torch.Tensor:
+        """The CLS token of every frame stays, and one patch of every shape."""
+        return (count == 0) | (count == lessons.WORDS)
+
+    def lesson(
+        self, curriculum: Curriculum, first: int, lot: random.Random, whole: float, pictures: bool = False
     ) -> Batch:
-        rows = [lessons.encode(turns, self.tokens, VISUAL, "<video>", prompts.SYSTEM_VIDEO) for turns in dialogues]
-        words = torch.tensor([lessons.word_ids(frame_words(film), self.tokens) for film in films])
-        frames = [torch.stack([sight.pixels(picture) for picture in draw_clip(film)]) for film in films if pictures]
-        named = (words != self.pad).sum(2)
-        # the CLS token of every frame stays, and one patch of every shape
-        busy = (named == 0) | (named == lessons.WORDS)
-        return self.collate(rows, words, skills, torch.stack(frames) if pictures else None, thin, busy)
+        weights = curriculum.weights()
+        if not curriculum.ready(*self.basics):
+            return self.batch(first, 48, 1, weights, 1, pictures)
+        if lot.random() < whole:
+            return self.batch(first, 8, 6, weights, None, pictures)
+        return self.batch(first, 24, 4, weights, lot.choice((1, 8, 32)), pictures)
 
     def features(self, frames: torch.Tensor) -> torch.Tensor:
         """[clips, VISUAL, width of the tower]"""

@@ -21,6 +21,14 @@ class Keeps(Protocol):
     def load_state_dict(self, state: Any) -> Any: ...
 
 
+class Learner(Protocol):
+    """A model in training: its parts by their names in checkpoints, and where it is."""
+
+    device: str
+
+    def modules(self) -> dict[str, Any]: ...
+
+
 def command(doc: str | None, stages: Iterable[str]) -> argparse.ArgumentParser:
     """The flags that every training command has."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -32,21 +40,29 @@ def command(doc: str | None, stages: Iterable[str]) -> argparse.ArgumentParser:
     return parser
 
 
-def recall(places: Mapping[str, Keeps], run: Path, *stages: str, device: str = "cpu") -> None:
-    """Puts what earlier stages have learned into the modules of the same names."""
+def begun(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The flags as they were given, with the threads and the folder that they name."""
+    flags = parser.parse_args()
+    torch.set_num_threads(flags.threads)
+    flags.run.mkdir(parents=True, exist_ok=True)
+    return flags
+
+
+def recall(student: Learner, run: Path, *stages: str) -> None:
+    """Puts what earlier stages have learned into the student's parts of the same names."""
+    parts = student.modules()
     for stage in stages:
         path = run / f"{stage}.pt"
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing: run the stage {stage!r} first")
-        state = torch.load(path, map_location=device, weights_only=True)
-        for key in places.keys() & state.keys():
-            places[key].load_state_dict(state[key])
+        state = torch.load(path, map_location=student.device, weights_only=True)
+        for key in parts.keys() & state.keys():
+            parts[key].load_state_dict(state[key])
 
 
 def learn(
     run: Path,
     stage: str,
-    parameters: list[nn.Parameter],
     modules: Mapping[str, Keeps],
     steps: int,
     rate: float,
@@ -58,8 +74,11 @@ def learn(
 ) -> None:
     """AdamW over a number of steps, warmed up, and cooled down in the last third if `cool`; `slow` at half the rate.
 
+    modules: what a checkpoint holds, and whose parameters learn unless they are frozen.
     Saves every two minutes and goes on from there when it is started again.
     """
+    layers = [module for module in modules.values() if isinstance(module, nn.Module)]
+    parameters = [p for layer in layers for p in layer.parameters() if p.requires_grad]
     halved = {id(p) for p in slow}
     groups = {
         (decay, share): [p for p in parameters if (p.ndim > 1) == (decay > 0) and (id(p) in halved) == (share < 1)]

@@ -251,7 +251,3 @@ def word_ids(named: list[list[str]], tokens: PreTrainedTokenizerFast) -> list[li
     """Words as ids, every list filled up with the id of <pad>."""
     rows = [tokenizer.ids(words, tokens) for words in named]
     return [row + [tokens.pad_token_id] * (WORDS - len(row)) for row in rows]
-
-
-def patch_ids(scene: Scene, tokens: PreTrainedTokenizerFast) -> list[list[int]]:
-    return word_ids(patch_words(scene), tokens)

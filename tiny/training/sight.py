@@ -78,9 +78,7 @@ def batch(first: int, size: int, device: str) -> tuple[torch.Tensor, torch.Tenso
     return torch.stack([pixels(draw(s)) for s in scenes]).to(device), truth
 
 
-def loss(
-    names: list[torch.Tensor], truth: torch.Tensor, groups: Mapping[str, tuple[str, ...]] = GROUPS
-) -> torch.Tensor:
+def loss(names: list[torch.Tensor], truth: torch.Tensor, groups: Mapping[str, tuple[str, ...]]) -> torch.Tensor:
     """Cross entropy by group; empty patches are many and weigh a tenth."""
     weight = torch.where(truth[..., list(groups).index("ground")] == 0, 1.0, 0.1)
     parts = [
@@ -130,5 +128,4 @@ def teach(
     def report() -> dict[str, float]:
         return accuracy(names(features(tower, check[0])), check[1], groups)
 
-    parameters = [*tower.parameters(), *names.parameters()]
-    learn(run, "tower", parameters, {"tower": tower, "names": names}, steps, rate, step_loss, report)
+    learn(run, "tower", {"tower": tower, "names": names}, steps, rate, step_loss, report)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,13 +12,15 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from tiny import tokenizer
+from tiny import prompts, tokenizer
 from tiny.drawn.drawing import draw
 from tiny.drawn.scenes import scene
 from tiny.model import hidden, llava
 from tiny.training import lean, lessons, sight
+from tiny.training.curriculum import Curriculum
 
 VISUAL = tokenizer.PATCHES**2
+EASY, DRILL = 0.7, 0.7  # a skill that is known less well is drilled in so many batches
 EARLY = range(2)  # the layers in which the picture is hidden at random while training
 # first seeds of the scenes of each stage; scenes.TEST and the seeds after it stay unseen
 SEEDS = {
@@ -30,10 +33,6 @@ SEEDS = {
     "video_words": 600_000_000,
     "check": 2_000_000_000,
 }
-
-
-def dialogue(asked: lessons.Asked) -> list[lessons.Turn]:
-    return [(question, answer) for question, (answer, _) in asked.items()]
 
 
 @dataclass
@@ -65,60 +64,91 @@ class Batch:
 
 
 class Student:
-    """The model, its tokenizer, and the loss of one batch."""
+    """A tiny model, its tokenizer, its lessons, and the loss of one batch. Its lessons are about scenes; those of a
+    student of clips are in film.py."""
 
-    def __init__(
-        self,
-        device: str = "cpu",
-        build: Callable[[PreTrainedTokenizerFast], PreTrainedModel] = llava,
-        media: str = "<image>",
-    ) -> None:
+    build: Callable[[PreTrainedTokenizerFast], PreTrainedModel] = staticmethod(llava)
+    made: Callable[..., Any] = staticmethod(scene)  # what a seed shows
+    named: Callable[[Any], list[list[str]]] = staticmethod(lessons.patch_words)  # the words of every visual token of it
+    media, system, visual = "<image>", prompts.SYSTEM, VISUAL
+    skills: Mapping[str, lessons.Skill] = lessons.SKILLS
+    basics: tuple[str, ...] = lessons.FIRST  # skills that are learned before all others, in batches of their own
+    settled: Sequence[tuple[int, int]] = ((8, 10), (16, 1))  # the last batches: so many scenes, so many questions each
+    seeds = 700  # that one step has to itself
+
+    def __init__(self, device: str = "cpu") -> None:
         torch.manual_seed(0)
         self.tokens = tokenizer.build()
         self.device = device
-        self.model: Any = build(self.tokens).to(torch.device(device))  # type: ignore[arg-type]  # its wrapper hides self
+        self.model: Any = self.build(self.tokens).to(torch.device(device))  # type: ignore[arg-type]  # its wrapper hides self
         self.decoder = self.model.model.language_model
         self.fast = True
         lean.install(self.decoder)
-        self.image = tokenizer.number(self.tokens, media)
+        self.image = tokenizer.number(self.tokens, self.media)
         self.pad = self.tokens.pad_token_id
+
+    # -- lessons -------------------------------------------------------------------------------------------------------
+    def pixels(self, shown: Any) -> torch.Tensor:
+        return sight.pixels(draw(shown))
+
+    def busy(self, count: torch.Tensor) -> torch.Tensor:
+        """The visual tokens that stay in a thin batch, by how many words they have: those that show something."""
+        return count > 5
+
+    def lesson(
+        self, curriculum: Curriculum, first: int, lot: random.Random, whole: float, pictures: bool = False
+    ) -> Batch:
+        """The next batch: `whole` is the share of batches that show every patch and ask much."""
+        weights = curriculum.weights()
+        if not curriculum.ready(*self.basics):
+            return self.batch(first, 64, 1, weights, 1, pictures, things=(1, 3), signs=(0, 0))
+        if lot.random() < whole:
+            return self.batch(first, 8, 10, weights, pictures=pictures)
+        focus = curriculum.focus
+        if focus and curriculum.accuracy[focus] < EASY and lot.random() < DRILL:
+            # nothing but the new skill, where little stands: there is little to mistake anything for
+            skill = self.skills[focus]
+            things, signs = ((0, 0), (1, 2)) if skill.signs else ((skill.things, skill.things + 2), (0, 0))
+            return self.batch(first, 64, 2, {focus: 1.0}, 1, pictures, things=things, signs=signs)
+        things, signs = lot.choice((((1, 4), (0, 1)), ((2, 6), (0, 2)), ((3, 9), (0, 1)), ((0, 4), (1, 2))))
+        return self.batch(first, 28, 4, weights, lot.choice((1, 4, 16)), pictures, things=things, signs=signs)
 
     def batch(
         self,
         first: int,
         size: int,
         n: int,
-        weights: dict[str, float] | None = None,
-        things: tuple[int, int] = (3, 9),
-        signs: tuple[int, int] = (0, 2),
+        weights: Mapping[str, float] | None = None,
         thin: int | None = None,
         pictures: bool = False,
+        **limits: Any,
     ) -> Batch:
-        """Up to n questions about each of `size` scenes. `weights`: how often each skill is asked (all alike).
-        `thin`: how many patches that show nothing remain, the rest is left out (positions stay)."""
-        seen = (scene(seed, things=things, signs=signs) for seed in range(first, first + 10 * size))
-        scenes = lessons.gathered(seen, size, n, weights, lessons.SKILLS)
-        rows = [lessons.encode(dialogue(asked), self.tokens, VISUAL) for _, asked in scenes]
-        words = torch.tensor([lessons.patch_ids(s, self.tokens) for s, _ in scenes])
-        images = torch.stack([sight.pixels(draw(s)) for s, _ in scenes]) if pictures else None
-        skills = [skill for _, asked in scenes for _, skill in asked.values()]
-        return self.collate(rows, words, skills, images, thin, (words != self.pad).sum(2) > 5)
+        """Up to n questions about each of `size` scenes or clips. `weights`: how often each skill is asked (all alike).
+        `limits`: of what stands in a scene."""
+        made = (self.made(seed, **limits) for seed in range(first, first + 10 * size))
+        chosen = lessons.gathered(made, size, n, weights, self.skills)
+        skills = [skill for _, asked in chosen for _, skill in asked.values()]
+        dialogues = [[(question, answer) for question, (answer, _) in asked.items()] for _, asked in chosen]
+        return self.collate([shown for shown, _ in chosen], dialogues, skills, thin, pictures)
 
     def collate(
         self,
-        rows: list[tuple[list[int], list[int]]],
-        words: torch.Tensor,
+        shown: Sequence[Any],
+        dialogues: Sequence[list[lessons.Turn]],
         skills: list[str],
-        images: torch.Tensor | None,
-        thin: int | None,
-        busy: torch.Tensor,
+        thin: int | None = None,
+        pictures: bool = False,
     ) -> Batch:
-        """`busy` marks the visual tokens that stay in a thin batch."""
+        """A dialogue about each scene or clip. `thin`: how many patches that show nothing remain, the rest is left out
+        (positions stay)."""
+        rows = [lessons.encode(turns, self.tokens, self.visual, self.media, self.system) for turns in dialogues]
+        words = torch.tensor([lessons.word_ids(self.named(here), self.tokens) for here in shown])
+        images = torch.stack([self.pixels(here) for here in shown]) if pictures else None
         ids, labels = lessons.collate(rows, self.pad)
         positions = torch.arange(ids.shape[1]).expand(len(ids), -1)
         start, visual, index = int((ids[0] == self.image).nonzero()[0]), words.shape[1], None
         if thin is not None:
-            index = lessons.thinned(busy, thin, int(ids.sum()))
+            index = lessons.thinned(self.busy((words != self.pad).sum(2)), thin, int(ids.sum()))
             words = words.gather(1, index[..., None].expand(-1, -1, words.shape[2]))
             ids, labels, positions = (
                 torch.cat([t[:, :start], t[:, start : start + visual].gather(1, index), t[:, start + visual :]], 1)
@@ -126,6 +156,7 @@ class Student:
             )
         return Batch(ids, labels, positions, words, start, skills, images, index).to(self.device)
 
+    # -- what it makes of them -----------------------------------------------------------------------------------------
     @property
     def vectors(self) -> torch.Tensor:
         table: torch.Tensor = self.decoder.embed_tokens.weight
