@@ -90,6 +90,29 @@ def test_no_file_is_too_long(folder):
     assert not long, f"more than {LONGEST} lines: {long}"
 
 
+# Folders that may show more, and why.
+MOST_ENTRIES = 16
+CATALOGUES = {
+    "eval": (18, "nearly all of them rooms"),
+    "eval/benchmarks": (None, "one file a benchmark"),
+    "eval/commands": (None, "one file a command"),
+    "pruners/methods": (None, "one file a method"),
+}
+
+
+@pytest.mark.parametrize("package", BELOW)
+def test_no_folder_has_too_many_entries(package):
+    entries = {}
+    for file in (path for path in (ROOT / package).rglob("*") if path.is_file() and path.suffix != ".pyc"):
+        inner = file.relative_to(ROOT).parts
+        for depth in range(1, len(inner)):
+            entries.setdefault("/".join(inner[:depth]), set()).add(inner[depth])
+    most = {folder: CATALOGUES.get(folder, (MOST_ENTRIES, ""))[0] for folder in entries}
+    full = {folder: len(held) for folder, held in entries.items() if len(held) > (most[folder] or len(held))}
+    assert entries
+    assert not full, f"more than {MOST_ENTRIES} entries: {full}; give what belongs together a folder of its own"
+
+
 def test_help_and_completion_load_no_torch():
     """Every command's help page and the completion of all of them, in one process that must stay without torch."""
     code = """

@@ -74,7 +74,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def work(args: argparse.Namespace) -> dict[str, Any]:
     """Shows what was measured; returns the numbers, and writes them with --out."""
     if args.files:
-        from eval.speed.published import take
+        from eval.speed.gpu.published import take
 
         return take(args.files)
     asked = refused(settings, args)

@@ -19,9 +19,9 @@ import torch
 from eval import cli
 from eval.commands import gpu
 from eval.core.tables import visible
-from eval.speed import published, waits
+from eval.speed import waits
 from eval.speed.drawn import build
-from eval.speed.gpu import pages, running, steps, verdicts
+from eval.speed.gpu import pages, published, running, steps, verdicts
 from eval.speed.measure import Variant
 from eval.speed.shapes import SHAPES
 from pruners import names
