@@ -23,6 +23,8 @@ from eval.core.tables import show
 from eval.speed.shapes import DEVICES, SHAPES
 from pruners.parts.budget import REFERENCE_TOKENS
 
+VIDEO_SHAPE = "video-llava-7b"
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What is to be run, on which devices, and how fast they are."""
@@ -31,13 +33,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--arms", type=int, help="arms of each method (default: those that it has, and the unpruned model once)")
     add("--benchmarks", help="names with commas (default: all)")
     add("--shape", default="llava-1.5-7b", help=f"for pictures, of {', '.join(SHAPES)}")
-    add("--video-shape", default="video-llava-7b", help="for clips")
     add("--keep", type=flags.positive, default=128, help=f"budget, of {REFERENCE_TOKENS} tokens")
     flags.add(parser, "batch_size", help="questions at once")
     add("--device", default="a100", help=f"whose rates are assumed: {', '.join(DEVICES)}")
     add("--speed", type=Path, metavar="FILE", help="measured rates: what `eval speed --out FILE` wrote")
     add("--gpus", type=flags.numbers, default=[1, 8, 64], help="with commas (default: 1,8,64)")
-    add("--start", type=float, default=60.0, help="seconds to start and load a model")
     add("--share-prefix", action="store_true", help="the layers before the first cut once for all arms")
 
 
@@ -48,11 +48,10 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     rates = cost.assumed(one_of("device", args.device, list(DEVICES)))
     if args.speed is not None:
         rates = cost.measured(args.speed, rates)
-    for shape in (args.shape, args.video_shape):
-        one_of("shape", shape, list(SHAPES))
+    one_of("shape", args.shape, list(SHAPES))
     names = flags.sets(args.benchmarks) if args.benchmarks else list(benchmarks.NAMES)
-    plan = cost.Plan(args.shape, args.video_shape, args.keep, args.batch_size, rates, args.share_prefix)
-    result = cost.study(plan, flags.methods(args.method), names, args.gpus, args.start, args.arms)
+    plan = cost.Plan(args.shape, VIDEO_SHAPE, args.keep, args.batch_size, rates, args.share_prefix)
+    result = cost.study(plan, flags.methods(args.method), names, args.gpus, args.arms)
     for table in cost.tables(result, args.gpus):
         show(table)
     return result

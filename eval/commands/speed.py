@@ -78,7 +78,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
 
         return take(args.files)
     asked = refused(settings, args)
-    if (device := early.surely(asked.device)) is not None:
+    if asked.builds and (device := early.surely(asked.device)) is not None:
         refused(asked.check_memory, device)
 
     from eval.speed.variants import report

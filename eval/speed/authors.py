@@ -12,7 +12,6 @@ from __future__ import annotations
 import statistics
 import time
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -54,7 +53,7 @@ def report(asked: SpeedSettings, device: torch.device) -> dict[str, Any]:
                 f"the authors' code of {method} is not patched, and runs no debiased arm: add --arms none, or "
                 f"bash scripts/apply_patches.sh {method}"
             )
-    replace(asked, against=None).check_memory(str(device))
+    asked.check_memory(str(device))
     dtype = asked.dtype or ("float16" if device.type == "cuda" else "float32")
     say(f"speed: building {asked.shape}, {dtype}, on {device}")
     family = build(shape, shape.tokens, str(device), getattr(torch, dtype), asked.attention[0])

@@ -58,6 +58,7 @@ class Rates:
     of: Mapping[str, tuple[float, float]] | None = None  # variant -> measured (TFLOP/s, ms per token of a batch)
 
 
+START = 60.0  # seconds to start and load a model
 PREFILL, DECODE = 0.5, 0.6  # the parts of a data sheet's rates that are assumed to be reached
 
 
@@ -82,9 +83,8 @@ def measured(path: Path, base: Rates) -> Rates:
         whole = of[UNPRUNED]
         source = f"measured: {path.name}, {record['device']}, {record['shape']}, batches of {largest}"
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"--speed {path}: expected what `python -m eval speed --out FILE` writes ({error!r})"
-        ) from None
+        why = "no such file; " if isinstance(error, FileNotFoundError) else ""
+        raise ValueError(f"--speed {path}: {why}expected what `python -m eval speed --out FILE` writes") from None
     weights = weight_bytes(SHAPES[one_of("shape", record["shape"], list(SHAPES))])
     return Rates(whole[0], weights / whole[1] / 1e9 if whole[1] else base.terabytes, source, of)
 
@@ -181,16 +181,11 @@ def spread(questions: Mapping[str, int], seconds: Mapping[str, float], gpus: int
 
 
 def study(
-    plan: Plan,
-    methods: Sequence[str],
-    names: Sequence[str],
-    gpus: Sequence[int],
-    start: float = 60.0,
-    arms: int | None = None,
+    plan: Plan, methods: Sequence[str], names: Sequence[str], gpus: Sequence[int], arms: int | None = None
 ) -> dict[str, Any]:
     """The hours of the unpruned model and of every method on the named benchmarks, alone and on so many GPUs.
 
-    start: seconds to start and load a model. arms: of each method; None: as many as it has.
+    arms: of each method; None: as many as it has.
     """
     questions = {name: benchmarks.get(name).expected_n for name in names}
     rows: list[dict[str, Any]] = []
@@ -199,7 +194,7 @@ def study(
         count = 1 if pruner is None else arms or len(pruner.arms())
         spent = {name: plan.seconds(method, name, count) for name in names}
         seconds = {name: value for name, value in spent.items() if value is not None}
-        hours = {str(number): spread(questions, seconds, number, start) for number in gpus}
+        hours = {str(number): spread(questions, seconds, number, START) for number in gpus}
         asked = sum(questions[name] for name in seconds)
         rows.append({"method": method, "arms": count, "answers": asked * count, "seconds": seconds, "hours": hours,
                      "gpu_hours": sum(seconds.values()) / 3600})  # fmt: skip
@@ -207,7 +202,7 @@ def study(
         "estimate": True,
         "rates": asdict(plan.rates),
         "plan": {"shape": plan.images, "video_shape": plan.videos, "keep": plan.keep, "batch": plan.batch,
-                 "share_prefix": plan.share_prefix, "start_seconds": start},
+                 "share_prefix": plan.share_prefix, "start_seconds": START},
         "questions": questions,
         "loads": {name: asdict(LOADS[name]) for name in names},
         "methods": rows,

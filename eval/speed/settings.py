@@ -75,12 +75,13 @@ class SpeedSettings:
         """The type of number that is asked for, or the device's usual one."""
         return self.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
 
+    @property
+    def builds(self) -> bool:
+        """Whether a model of the shape is built, and nothing else is asked for before."""
+        return not (self.debias or self.fused or self.against or (self.precision and self.model))
+
     def check_memory(self, device: str) -> None:
         """ValueError where the weights of the shape are more than the device has free."""
-        if self.debias or self.fused or (self.precision and self.model):  # which build no model of the shape
-            return
-        if self.against:  # asks again, once it is known that the authors' code is there
-            return
         device = "cpu" if self.precision else device
         kind = self.kind(device)
         needed = SHAPES[self.shape].parameters(self.shared_layers) * early.BYTES[kind]

@@ -20,7 +20,8 @@ def report(asked: SpeedSettings) -> dict[str, Any]:
     if asked.threads:
         torch.set_num_threads(asked.threads)
     device = torch.device(asked.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    asked.check_memory(str(device))
+    if asked.builds:
+        asked.check_memory(str(device))
     for word, room in {"debias": debiasing, "fused": fusing, "against": authors, "precision": precision}.items():
         if getattr(asked, word):
             result: dict[str, Any] = room.report(asked, device)

@@ -132,6 +132,7 @@ speed --out README.md/below
 speed --ragged 99
 speed --memory --shared-layers
 scale --method nope
+scale --speed nothing.json
 reproduce nope
 parity nope
 parity fastv

@@ -102,6 +102,9 @@ def test_a_file_that_is_none_is_named(capsys, tmp_path, text):
     file.write_text(text)
     assert main(["scale", "--speed", str(file)]) == 1
     assert f"--speed {file}: expected what `python -m eval speed --out FILE` writes" in capsys.readouterr().err
+    assert main(["scale", "--speed", str(tmp_path / "none")]) == 1
+    said = f"--speed {tmp_path / 'none'}: no such file; expected what `python -m eval speed --out FILE` writes\n"
+    assert capsys.readouterr().err.endswith(said)
 
 
 def test_rates_are_named():
