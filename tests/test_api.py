@@ -1,21 +1,28 @@
-"""The public names of debias and pruners, with their signatures: tests/api.txt lists them, and changes only on purpose.
+"""The public names of debias and pruners, with their signatures, and the constants of pruners: tests/api.txt and
+tests/constants.txt list them, and change only on purpose.
 
-Meant to change? PYTHONPATH=. python tests/test_api.py writes the listing; tell what it shows in the changelog.
+Meant to change? PYTHONPATH=. python tests/test_api.py writes the listings; tell what api.txt shows in the changelog.
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import functools
 import importlib
 import inspect
+import logging
+import pkgutil
 import re
+import typing
+from collections.abc import Mapping
 from pathlib import Path
 
 import eval
 import pruners
 
 LISTING = Path(__file__).with_name("api.txt")
+CONSTANTS = LISTING.with_name("constants.txt")
 PACKAGES = ("debias", "pruners", "pruners.models")  # public is what their __all__ names
 MODULES = {  # public modules, and what of them is
     "debias.names": ("ARMS", "BENCHMARKS", "arm", "benchmark", "method"),
@@ -93,6 +100,62 @@ def listing():
     return "".join(f"{line}\n" for line in lines)
 
 
+def assigned(source):
+    """The names that a module gives a value outside of functions; not private ones, nor what is filled later."""
+    for node in ast.parse(source).body:
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and ast.unparse(node.value) != "{}":
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = [name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
+            yield from (name for name in names if not name.startswith("_"))
+
+
+def plain(value):
+    if isinstance(value, (list, tuple)):
+        return all(map(plain, value))
+    if isinstance(value, Mapping):
+        return all(map(plain, [*value, *value.values()]))
+    return isinstance(value, (str, int, float)) or typing.get_origin(value) is typing.Literal
+
+
+def defaults(thing):
+    """The defaults of a function, None left out."""
+    if inspect.isfunction(thing := inspect.unwrap(getattr(thing, "__func__", thing))):
+        parameters = inspect.signature(thing).parameters.values()
+        return ", ".join(f"{p.name}={p.default!r}" for p in parameters if plain(p.default))
+    return ""
+
+
+def constants():
+    """What is decided outside of functions: constants, what classes declare, which are frozen, functions' defaults."""
+    for found in pkgutil.walk_packages(pruners.__path__, "pruners."):
+        if found.name == "pruners.engine.fused":  # it needs triton
+            continue
+        module = importlib.import_module(found.name)
+        for name in assigned(inspect.getsource(module)):
+            value = getattr(module, name)
+            value = value.name if isinstance(value, logging.Logger) else value
+            if plain(value):
+                yield f"{found.name}.{name} = {value!r}"
+        for thing in vars(module).values():
+            if getattr(thing, "__module__", "") != found.name or not hasattr(thing, "__name__"):
+                continue
+            if values := defaults(thing):
+                yield f"{found.name}.{thing.__name__}({values})"
+            if dataclasses.is_dataclass(thing) and thing.__dataclass_params__.frozen:
+                yield f"{found.name}.{thing.__name__}: frozen"
+            for name, value in vars(thing).items() if inspect.isclass(thing) else ():
+                if name.startswith("__"):
+                    continue
+                if plain(value) and not name.startswith("_"):
+                    yield f"{found.name}.{thing.__name__}.{name} = {value!r}"
+                elif (values := defaults(value)) and getattr(value, "__module__", "") == found.name:
+                    yield f"{found.name}.{thing.__name__}.{name}({values})"
+
+
+def test_the_constants_of_pruners_are_those_of_the_listing():
+    assert "\n".join(constants()) + "\n" == CONSTANTS.read_text(encoding="utf-8"), f"constants changed. {__doc__}"
+
+
 def test_the_public_names_are_those_of_the_listing():
     assert listing() == LISTING.read_text(encoding="utf-8"), f"public names or signatures changed. {__doc__}"
 
@@ -140,3 +203,4 @@ def test_every_setting_says_what_it_is():
 
 if __name__ == "__main__":
     LISTING.write_text(listing(), encoding="utf-8")
+    CONSTANTS.write_text("\n".join(constants()) + "\n", encoding="utf-8")

@@ -51,7 +51,7 @@ def patches(adapter: Adapter, attn: Callable[[int], Any], seen: Seen, start: int
     return adapter.blended(joined(parts, shown), span)
 
 
-Row = tuple[Tensor, Tensor, "tuple[Tensor, Tensor] | None", "list[tuple[int, Tensor]]"]
+Row = tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None, list[tuple[int, Tensor]]]
 
 
 def _rows(adapter: Adapter, seen: Seen, start: int, span: Span) -> Sequence[Row]:

@@ -165,7 +165,7 @@ class Finder(ast.NodeVisitor):
 
     @staticmethod
     def passed_over(node: ast.AST) -> bool:
-        """Docstrings, imports, assertions, how much a cache holds, and what belongs to the command line's own help."""
+        """Docstrings, imports, assertions, what only mypy reads, how much a cache holds, help of the command line."""
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             return True
         if (
@@ -174,7 +174,7 @@ class Finder(ast.NodeVisitor):
             and node.func.attr in ("add_argument", "add_argument_group")
         ):
             return True
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "lru_cache":
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("lru_cache", "TypeVar"):
             return True
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             return True

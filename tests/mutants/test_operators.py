@@ -14,7 +14,9 @@ FILE = Path(__file__).with_name("operators.py")
 SOURCE = '''
 """A module."""
 from functools import lru_cache
+from typing import TypeVar
 LIMIT = 3
+T = TypeVar("T", bound="int")
 
 @lru_cache(maxsize=4)
 def clipped(x: int = 0, *, low: bool = False) -> int:
@@ -38,7 +40,7 @@ def operators():
 
 def test_every_mistake_of_a_small_module(operators):
     found = [(m.where, m.before, m.after, m.function) for m in operators.mutants("small.py", SOURCE)]
-    inside = ("clipped", 6)
+    inside = ("clipped", 8)
     assert found == [
         ("module", "3", "4", None),
         ("module", "0", "1", None),
