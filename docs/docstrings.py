@@ -1,11 +1,12 @@
 """Reads this repository's docstrings for the API page: what stands in them line by line becomes a list there.
 
 A line `name: text` or `name   text` describes an argument or a field, and lines below continue it. The comment behind
-a field of a dataclass describes that field.
+a field of a dataclass describes that field, or else what its `setting` says.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,24 @@ class Plain(griffe.Extension):
             obj.docstring.value = markdown(obj.docstring.value)
 
     def on_class_members(self, *, cls: Any, **kwargs: Any) -> None:
-        """What comments say about fields goes below the docstring of their class."""
+        """What is said about fields goes below the docstring of their class."""
         public = [field for name, field in cls.attributes.items() if not name.startswith("_") and field.lineno]
-        said = {field.name: commented(Path(str(field.filepath)), field.lineno, field.endlineno) for field in public}
+        said = {
+            field.name: declared(str(field.value))
+            or commented(Path(str(field.filepath)), field.lineno, field.endlineno)
+            for field in public
+        }
         lines = [f"- `{name}`: {escaped(text)}" for name, text in said.items() if text]
         if lines and cls.docstring is not None:
             cls.docstring.value = "\n".join([cls.docstring.value, "", *lines])
+
+
+def declared(value: str) -> str:
+    """What a field says of itself that is a flag as well: setting(DEFAULT, "what it does")."""
+    if not value.startswith("setting("):
+        return ""
+    about = ast.parse(value, mode="eval").body.args[1]  # type: ignore[attr-defined]
+    return str(about.value) if isinstance(about, ast.Constant) else ""
 
 
 def commented(path: Path, first: int, last: int | None) -> str:

@@ -305,6 +305,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
     for anchor in ("eval.Settings", "debias.Debias.paper", "pruners.Pruner.matched", "pruners.models.Adapter.load"):
         assert f'id="{anchor}"' in api
     assert "<code>keep</code>: tokens to keep" in api  # what a comment says about a field
+    assert "<code>workers</code>: threads that read pictures ahead" in api  # what a flag says about it
     assert 'src="assets/figures/selection-frequency.png"' in front
     for path in tmp_path.rglob("*.html"):  # nothing is fetched from elsewhere
         assert not re.search(r'<(?:script|link|img)[^>]*(?:src|href)="https?://', path.read_text(encoding="utf-8")), (

@@ -12,70 +12,35 @@ from typing import Any
 
 from debias import names
 from debias.names import one_of
-from eval import benchmarks
 from eval.answering import early
 from eval.core import versions
 from eval.core.fields import parse_fields, refused
-from eval.core.settings import BACKENDS, DTYPES, FILLS, STAGES, JudgeSettings, Settings, several
+from eval.core.settings import JudgeSettings, Settings, several
 from eval.serving.limits import Limits, Place
 from pruners import catalogue
 from pruners.catalogue import names as known
 
-HELP = {  # what the flag of a setting does
-    "method": f"one of {', '.join(known())}",
-    "arms": "of unpruned, none, trend, padding, both (or paper, before, after); default: all that the method has",
-    "benchmarks": f"names with commas (default: all that --data holds): {', '.join(benchmarks.NAMES)}",
-    "model": "a checkpoint folder or hub id (default: the embedded model)",
-    "video_model": "the model for the video benchmarks (default: --model, or the embedded model)",
-    "data": "the data root, LLaVA's playground/data/eval (default: the embedded tiny world)",
-    "full": "all of the embedded data, not the subset",
-    "limit": "about so many questions of each benchmark, the same every time; those of one picture stay together",
-    "max_new_tokens": "longest answer (default: each benchmark's own, 128 or 1024)",
-    "trend": "auto, published, online (fitted to each score), a trends file that `fit` wrote, or fitted now on "
-    "held-out questions: fitted (exponential), average (the mean attention itself), inverse_cubic, rope, rope-heads; "
-    "unrotated: scores before the rotary embedding; blank-mean, minus-black, ...: those of a picture without content; "
-    "docs/ways.md says what each computes",
-    "padding": "how padding is told: auto (the method's released rule), area, even, bilinear, antialiased, cropped, "
-    "sink (tokens whose hidden state is an attention sink's; sink:12 by another threshold)",
-    "as_released": "compute what the authors' release computes, to the last token, without our corrections: what "
-    "published numbers belong to (FastV in mode mask; arms none, padding, both)",
-    "stages": "debias the first cut, as the paper, or all of them",
-    "dtype": "auto: the checkpoint's; float32 on a CPU. 8bit, 4bit: the decoder's weights, by bitsandbytes or torchao",
-    "attention": "attention kernel: sdpa, eager or flash_attention_2; auto: the last where it is installed, else sdpa",
-    "device": "cpu, cuda, cuda:1, or auto to spread a large model (default: cuda where there is a GPU)",
-    "fill": "what the border of a padded picture shows: the mean colour, black, noise, or the picture mirrored",
-    "max_patches": "at most N tiles of a picture, for families that cut pictures into tiles (default: the "
-    "checkpoint's)",
-    "batch_size": "questions at once; answers do not depend on it",
-    "workers": "threads that read pictures ahead",
-    "feature_memory": "for vision features shared by questions and arms",
-    "backend": "fork: the authors' code in its own environment",
-    "tensor_parallel": "the processes of this launch (torchrun) hold one model together, each a part of every layer",
-    "zero": "they hold it together, each a part of every weight, and all compute everything (DeepSpeed's ZeRO)",
-    "share_prefix": "compute the layers before the first cut once for all arms of a batch; answers stay the same",
-    "check": "read every record and picture before a model is loaded",
-    "allow_missing": "go on with a checkpoint that lacks tensors of its model or holds others; what is lacking is "
-    "random",
-    "skip_broken": "continue without unreadable pictures; they count as wrong",
-    "draws": "bootstrap draws",
-    "report_samples": "questions of each benchmark in report.html",
-    "out": "the run folder; the same command goes on where it stopped (default: runs/METHOD-HASH)",
-}
 FIELDS = {entry.name: entry for entry in dataclasses.fields(Settings)}
-CHOICES = {"backend": BACKENDS, "dtype": DTYPES, "fill": FILLS, "stages": STAGES}
+LISTED = {"method": known(), "benchmarks": names.BENCHMARKS}  # what may stand behind a flag, and is in its help
 
 
-def add(parser: argparse.ArgumentParser, *settings: str, **changes: Any) -> None:
-    """Flags of `settings`, with their defaults. changes: another help, default or metavar."""
-    kinds = {"int": positive, "int | None": positive, "float": float, "Path | None": Path}
-    for name in settings:
-        given: dict[str, Any] = {"help": HELP[name], "default": FIELDS[name].default, **changes}
-        if FIELDS[name].type == "bool":
+def add(
+    parser: argparse._ActionsContainer, *settings: str, of: Any = Settings, prefix: str = "", **changes: Any
+) -> None:
+    """Flags of the fields `settings` of a dataclass, or of all that are flags. changes: another help or default."""
+    entries = {entry.name: entry for entry in dataclasses.fields(of) if entry.metadata}
+    for name in settings or entries:
+        default, kind = entries[name].default, str(entries[name].type).removesuffix(" | None")
+        if isinstance(default, tuple):
+            default = ",".join(map(str, default)) or None
+        given = {"default": None if default is dataclasses.MISSING else default, **entries[name].metadata, **changes}
+        if name in LISTED and "help" not in changes:
+            given["help"] += f": {', '.join(LISTED[name])}"
+        if kind == "bool":
             given["action"] = "store_true"
         else:
-            own = {"device": device, "report_samples": int}.get(name)
-            given |= {"type": own or kinds.get(str(FIELDS[name].type)), "choices": CHOICES.get(name)}
-        parser.add_argument(f"--{name.replace('_', '-')}", **given)
+            given.setdefault("type", device if name == "device" else KINDS.get(kind))
+        parser.add_argument(f"--{prefix}{name.replace('_', '-')}", **given)
 
 
 def running(parser: argparse.ArgumentParser) -> None:
@@ -92,8 +57,7 @@ def answering(parser: argparse.ArgumentParser) -> None:
     """The flags of everything that answers questions: the method, what it runs on, and how many go together."""
     add(parser, "method", help=f"one or more of {', '.join(known())}, or all")
     choosing(parser)
-    add(parser, "batch_size", "workers")
-    add(parser, "feature_memory", metavar="GIB")
+    add(parser, "batch_size", "workers", "feature_memory")
 
 
 def choosing(parser: argparse.ArgumentParser) -> None:
@@ -112,8 +76,7 @@ def choosing(parser: argparse.ArgumentParser) -> None:
 
 def loading(parser: argparse.ArgumentParser) -> None:
     """The flags that say how a model is loaded and debiased; and those of the methods, behind them."""
-    add(parser, "trend", "padding", "stages", "dtype", "attention", "allow_missing", "device", "fill")
-    add(parser, "max_patches", metavar="N")
+    add(parser, "trend", "padding", "stages", "dtype", "attention", "allow_missing", "device", "fill", "max_patches")
     lines = []
     for name in known():
         fields = [f"--{field.name.replace('_', '-')} {field.default or '...'}" for field in catalogue.fields(name)]
@@ -132,9 +95,7 @@ def serving(parser: argparse.ArgumentParser) -> None:
     more("--allow-host", action="append", default=[], metavar="NAME", help="another name it may be called by; *: any")
     more("--media-host", action="append", default=[], metavar="NAME", help="a host whose pictures may be fetched")
     more("--key-variable", metavar="NAME", help="the environment variable with the key that clients have to send")
-    for entry in dataclasses.fields(Limits):
-        flag, kind = f"--{entry.name.replace('_', '-')}", type(entry.default)
-        more(flag, type=kind, default=entry.default, help=entry.metadata["help"])
+    add(parser, of=Limits)
     loading(parser)
 
 
@@ -172,23 +133,13 @@ def of_methods() -> set[str]:
 def judging(parser: argparse.ArgumentParser) -> None:
     """The flags that name a judge."""
     told = "for MM-Vet and the video benchmarks; without a judge, their offline stand-ins"
-    more, plain = parser.add_argument_group("judge", told).add_argument, JudgeSettings("", "")
-    more("--judge-url", metavar="URL", help="a server that speaks OpenAI's protocol, such as http://localhost:8000/v1")
-    more("--judge-model", metavar="NAME", help="the model to ask there")
-    key = "the environment variable with the key"
-    more("--judge-key-variable", default=plain.key_variable, metavar="NAME", help=key)
-    more("--judge-timeout", type=float, default=plain.timeout, metavar="SECONDS", help="for one reply")
-    more("--judge-cache", type=Path, metavar="FILE", help="where verdicts are kept (default: the user's cache folder)")
+    add(parser.add_argument_group("judge", told), of=JudgeSettings, prefix="judge-")
 
 
 def judge(args: argparse.Namespace) -> JudgeSettings | None:
     """The judge that the flags name, if any."""
     given = {entry.name: getattr(args, f"judge_{entry.name}") for entry in dataclasses.fields(JudgeSettings)}
-    if given["url"] and given["model"]:
-        return JudgeSettings(**given)
-    if given["url"] or given["model"]:
-        raise ValueError("a judge needs both --judge-url and --judge-model")
-    return None
+    return JudgeSettings(**given) if given["url"] or given["model"] else None
 
 
 def settings(args: argparse.Namespace, method: str, **more: Any) -> Settings:
@@ -248,6 +199,16 @@ def budgets(text: str) -> list[int | float]:
             raise ValueError(f"{word} is no share of an image's tokens: expected a number above 0 and up to 1.0")
         values.append(positive(word.strip()) if share is None else share)
     return values
+
+
+# How the text of a flag is read, by the type of its field.
+KINDS = {
+    "int": positive,
+    "float": float,
+    "Path": Path,
+    "Sequence[int]": numbers,
+    "Sequence[int | float]": budgets,
+}
 
 
 def options(words: Sequence[str]) -> dict[str, dict[str, Any]]:

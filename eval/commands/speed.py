@@ -30,45 +30,17 @@ from typing import Any
 
 from eval.answering import early
 from eval.commands import flags
-from eval.commands.flags import budgets, numbers
 from eval.core.fields import refused
 from eval.core.files import write_json
 from eval.speed.settings import NAMES, SpeedSettings
-from eval.speed.shapes import SHAPES
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What is timed (usually whole answers), on which shape, and how often."""
     add = parser.add_argument
-    add("--method", default="fastv", help="methods with commas")
-    add("--arms", default="none,both", help="arms with commas")
-    add("--keep", type=budgets, default=[128], help="counts or shares of tokens, with commas (default: 128)")
-    add("--shape", help=f"one of {', '.join(SHAPES)} (default: small; with --debias llava-1.5-7b)")
-    add("--tokens", type=numbers, help="visual tokens, with commas (default: the shape's)")
-    add("--batch-size", type=numbers, default=[1], help="with commas (default: 1)")
-    add("--ragged", type=int, default=0, help="tokens that every second row of a batch lacks (default: none)")
-    add("--attention", default="sdpa", help="sdpa, eager, flash_attention_2, with commas")
-    add("--rounds", type=int, default=7, help="times that every variant is run, after a warm-up unless it is 1")
-    add("--decode", type=int, default=8, help="tokens decoded after each prefill")
-    add("--dtype", help="default: bfloat16 on a GPU, float32 on a CPU")
-    flags.add(parser, "device")
-    add("--threads", type=int, help="CPU threads (default: as torch chooses)")
-    add("--memory", action="store_true", help="peak memory on a CPU too, in a process for each variant")
-    add(
-        "--shared-layers", action="store_true", help="one layer's random weights for all layers: less memory, see above"
-    )
+    flags.add(parser, of=SpeedSettings)
     add("--out", type=Path, help="also write the result to this JSON file")
-    add("--debias", action="store_true", help="only time one debias call")
-    add("--fused", action="store_true", help="only time score and choice by the fused kernels and by plain torch")
-    add("--parts", action="store_true", help="only time scoring, debiasing, selecting and merging")
-    add("--precision", metavar="KINDS", help="only compare kept tokens: bfloat16,float16,8bit,4bit")
-    add("--compiled", action="store_true", help="only time decoding with a static cache, whose step is compiled")
-    add("--waits", action="store_true", help="only say who makes the host wait for a GPU")
     add("--import", dest="files", nargs="+", type=Path, metavar="FILE", help="put files of `gpu` into docs/speed.md")
-    add("--model", type=Path, help="checkpoint for --precision (default: the embedded one, and the --shape)")
-    add("--limit", type=int, default=50, help="pictures for --precision")
-    add("--against", choices=["fork"], help="fork: the authors' code and ours in turn")
-    add("--peak", help=argparse.SUPPRESS)  # in a process of its own: this variant's peak memory
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a run is: a frozen value. Flags are read into it by eval/commands/flags.py, and nowhere else.
+"""What a run is: a frozen value, whose fields are the flags of `run`. eval/commands/flags.py reads them, nobody else.
 
 from eval import Settings, evaluate
 report = evaluate(Settings(method="fastv", keep=0.25, benchmarks=["pope"], limit=100))
@@ -7,7 +7,7 @@ report = evaluate(Settings(method="fastv", keep=0.25, benchmarks=["pope"], limit
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +15,6 @@ from debias import names
 from pruners import catalogue
 
 UNPRUNED = "unpruned"  # the arm that answers with every token
-BACKENDS = ("native", "fork")
-DTYPES = ("auto", "float32", "float16", "bfloat16", "8bit", "4bit")
-STAGES = ("first", "all")
 # Trends for which attention itself is read in another way, or measured on pictures without content.
 MEASURED = ("rope-heads", "unrotated", *(f"{way}-{blank}" for way in ("blank", "minus") for blank in names.PICTURES))
 TRENDS = ("auto", "published", "online", "fitted", "average", "inverse_cubic", "rope", *MEASURED)
@@ -26,15 +23,26 @@ HARNESS = ("device", "dtype", "attention", "trend", "stages")  # what harnesses 
 QUESTIONS = 64  # of each benchmark, that `fit` measures a trend on
 
 
+def setting(default: Any, about: str, **flag: Any) -> Any:
+    """A field that is a flag as well: its default (or MISSING), what it does, and what else argparse is told of it."""
+    return field(default=default, metadata={"help": about, **flag})
+
+
 @dataclass(frozen=True)
 class JudgeSettings:
     """The server that grades free-form answers."""
 
-    url: str  # of a server that speaks OpenAI's protocol
-    model: str  # the model to ask there
-    key_variable: str = "OPENAI_API_KEY"  # the environment variable that holds the key
-    timeout: float = 60.0  # seconds for one reply
-    cache: Path | None = None  # where verdicts are kept; None: the user's cache folder
+    url: str = setting(
+        MISSING, "a server that speaks OpenAI's protocol, such as http://localhost:8000/v1", metavar="URL"
+    )
+    model: str = setting(MISSING, "the model to ask there", metavar="NAME")
+    key_variable: str = setting("OPENAI_API_KEY", "the environment variable with the key", metavar="NAME")
+    timeout: float = setting(60.0, "for one reply", metavar="SECONDS")
+    cache: Path | None = setting(None, "where verdicts are kept (default: the user's cache folder)", metavar="FILE")
+
+    def __post_init__(self) -> None:
+        if not (self.url and self.model):
+            raise ValueError("a judge needs both --judge-url and --judge-model")
 
 
 @dataclass(frozen=True)
@@ -46,42 +54,85 @@ class Settings:
     Sequences are kept as tuples, and names in their one spelling, so that equal runs are equal values.
     """
 
-    method: str = "fastv"  # a pruning method, by name
+    method: str = setting("fastv", "a pruning method")
     keep: int | float | None = None  # tokens to keep: a count, or a share; None: the method's own budget
     fields: Mapping[str, Any] = field(default_factory=dict)  # the method's other fields, such as {"layer": 3}
-    arms: Sequence[str] = ()  # among none, trend, padding, both and unpruned; empty: all that the method has
+    arms: Sequence[str] = setting(
+        (), "of unpruned, none, trend, padding, both (or paper, before, after); default: all of the method"
+    )
     unpruned: bool = True  # whether the unpruned model answers too, where `arms` is empty
-    benchmarks: Sequence[str] = ()  # by name; empty: all that the data holds
-    model: str | None = None  # a checkpoint folder or hub id; None: the embedded model
-    video_model: str | None = None  # the model for clips; None: `model`, or the embedded video model
-    data: Path | None = None  # the data root, LLaVA's playground/data/eval; None: the embedded tiny world
-    full: bool = False  # all of the embedded data, not its subset
+    benchmarks: Sequence[str] = setting((), "names with commas (default: all that --data holds)")
+    model: str | None = setting(None, "a checkpoint folder or hub id (default: the embedded model)")
+    video_model: str | None = setting(None, "the model for clips (default: --model, or the embedded model)")
+    data: Path | None = setting(None, "the data root, LLaVA's playground/data/eval (default: the embedded tiny world)")
+    full: bool = setting(False, "all of the embedded data, not the subset")
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by benchmark: {"vqav2": {"split": "val"}}
-    limit: int | None = None  # at most so many questions of each benchmark
-    max_new_tokens: int | None = None  # longest answer; None: each benchmark's own
-    trend: str = "auto"  # which trend to divide by: auto, published, online, a way of fitting, or a trends file
-    padding: str = "auto"  # by which rule padding is told; auto: each method's released rule. See docs/ways.md
-    as_released: bool = False  # compute what the authors' release computes, without our corrections
-    stages: str = "first"  # which cuts are debiased: first or all
-    dtype: str = "auto"  # auto (the checkpoint's; float32 on a CPU), float32, float16, bfloat16, 8bit or 4bit
-    attention: str = "auto"  # the attention kernel: auto, sdpa, eager or flash_attention_2
-    device: str | None = None  # cpu, cuda, cuda:1 or auto; None: a GPU, where the machine has any
-    fill: Literal["mean", "constant", "random", "mirror"] = "mean"  # what the border shows that makes pictures square
-    max_patches: int | None = None  # at most so many tiles of a picture, where the family cuts tiles
-    batch_size: int = 8  # questions at once; answers do not depend on it
-    workers: int = 4  # threads that read pictures ahead
-    feature_memory: float = 2.0  # GiB for vision features shared by questions and arms
-    backend: str = "native"  # native, or fork: the authors' code in its own environment
-    tensor_parallel: bool = False  # split every layer of one model over the processes of this launch
-    zero: bool = False  # split every weight of one model over them
-    share_prefix: bool = False  # compute the layers before the first cut once for all arms of a batch
-    check: bool = False  # read every record and picture before a model is loaded
-    allow_missing: bool = False  # load a checkpoint that lacks tensors; they are drawn at random
-    skip_broken: bool = False  # continue without unreadable pictures; they count as wrong
-    draws: int = 10_000  # bootstrap draws
-    report_samples: int = 12  # questions of each benchmark in report.html
+    limit: int | None = setting(
+        None, "about so many questions of each benchmark, the same every time; those of one picture stay together"
+    )
+    max_new_tokens: int | None = setting(None, "longest answer (default: each benchmark's own, 128 or 1024)")
+    trend: str = setting(
+        "auto",
+        "auto, published, online (fitted to each score), a trends file that `fit` wrote, or fitted now on held-out "
+        "questions: fitted (exponential), average (the mean attention itself), inverse_cubic, rope, rope-heads; "
+        "unrotated: scores before the rotary embedding; blank-mean, minus-black, ...: those of a picture without "
+        "content; docs/ways.md says what each computes",
+    )
+    padding: str = setting(
+        "auto",
+        "how padding is told: auto (the method's released rule), area, even, bilinear, antialiased, cropped, sink "
+        "(tokens whose hidden state is an attention sink's; sink:12 by another threshold)",
+    )
+    as_released: bool = setting(
+        False,
+        "compute what the authors' release computes, to the last token, without our corrections: what published "
+        "numbers belong to (FastV in mode mask; arms none, padding, both)",
+    )
+    stages: str = setting("first", "debias the first cut, as the paper, or all of them", choices=("first", "all"))
+    dtype: str = setting(
+        "auto",
+        "auto: the checkpoint's; float32 on a CPU. 8bit, 4bit: the decoder's weights, by bitsandbytes or torchao",
+        choices=("auto", "float32", "float16", "bfloat16", "8bit", "4bit"),
+    )
+    attention: str = setting(
+        "auto",
+        "attention kernel: sdpa, eager or flash_attention_2; auto: the last where it is installed, else sdpa",
+    )
+    device: str | None = setting(
+        None, "cpu, cuda, cuda:1, or auto to spread a large model (default: cuda where there is a GPU)"
+    )
+    fill: Literal["mean", "constant", "random", "mirror"] = setting(
+        "mean",
+        "what the border of a padded picture shows: the mean colour, black, noise, or the picture mirrored",
+        choices=FILLS,
+    )
+    max_patches: int | None = setting(
+        None,
+        "at most N tiles of a picture, for families that cut pictures into tiles (default: the checkpoint's)",
+        metavar="N",
+    )
+    batch_size: int = setting(8, "questions at once; answers do not depend on it")
+    workers: int = setting(4, "threads that read pictures ahead")
+    feature_memory: float = setting(2.0, "for vision features shared by questions and arms", metavar="GIB")
+    backend: str = setting("native", "fork: the authors' code in its own environment", choices=("native", "fork"))
+    tensor_parallel: bool = setting(
+        False, "the processes of this launch (torchrun) hold one model, each a part of every layer"
+    )
+    zero: bool = setting(
+        False, "they hold it together, each a part of every weight, and all compute everything (DeepSpeed's ZeRO)"
+    )
+    share_prefix: bool = setting(
+        False, "compute the layers before the first cut once for all arms of a batch; answers stay the same"
+    )
+    check: bool = setting(False, "read every record and picture before a model is loaded")
+    allow_missing: bool = setting(
+        False, "go on with a checkpoint that lacks tensors of its model or holds others; what is lacking is random"
+    )
+    skip_broken: bool = setting(False, "continue without unreadable pictures; they count as wrong")
+    draws: int = setting(10_000, "bootstrap draws")
+    report_samples: int = setting(12, "questions of each benchmark in report.html", type=int)
     judge: JudgeSettings | None = None  # who grades free-form answers; None: the benchmarks' offline stand-ins
-    out: Path | None = None  # the run folder; None: runs/METHOD-HASH
+    out: Path | None = setting(None, "the run folder; the same command continues it (default: runs/METHOD-HASH)")
 
     def __post_init__(self) -> None:
         self._set("method", catalogue.named(self.method))
@@ -95,9 +146,10 @@ class Settings:
         for name in ("model", "video_model"):
             value = getattr(self, name)
             self._set(name, None if value is None else str(value))
-        for name, known in (("backend", BACKENDS), ("dtype", DTYPES), ("stages", STAGES), ("fill", FILLS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}")
+        for entry in fields(self):
+            value, choices = getattr(self, entry.name), entry.metadata.get("choices")
+            if choices and value not in choices:
+                raise ValueError(f"{entry.name}={value!r}: expected one of {', '.join(choices)}")
         for name in ("limit", "max_new_tokens", "max_patches", "batch_size", "workers", "draws"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):

@@ -5,27 +5,24 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-
-def limit(default: Any, about: str) -> Any:
-    return field(default=default, metadata={"help": about})
+from eval.core.settings import setting
 
 
 @dataclass(frozen=True)
 class Limits:
     """Bounds on one request, and on all of them together."""
 
-    max_body: int = limit(20 << 20, "bytes of a request's body")
-    max_pixels: int = limit(25_000_000, "pixels of a picture")
-    max_pictures: int = limit(8, "pictures of one question")
-    max_prompt: int = limit(8192, "tokens of a prompt, the visual ones among them")
-    max_tokens: int = limit(1024, "tokens of an answer; a request that wants more is refused")
-    max_requests: int = limit(64, "requests at once; more are sent away with status 429")
-    timeout: float = limit(120.0, "seconds for a request, from its first byte to its last")
-    batch_size: int = limit(8, "requests that are answered together")
-    wait: float = limit(0.005, "seconds that a request waits for others to be answered with")
+    max_body: int = setting(20 << 20, "bytes of a request's body")
+    max_pixels: int = setting(25_000_000, "pixels of a picture")
+    max_pictures: int = setting(8, "pictures of one question")
+    max_prompt: int = setting(8192, "tokens of a prompt, the visual ones among them")
+    max_tokens: int = setting(1024, "tokens of an answer; a request that wants more is refused")
+    max_requests: int = setting(64, "requests at once; more are sent away with status 429")
+    timeout: float = setting(120.0, "seconds for a request, from its first byte to its last")
+    batch_size: int = setting(8, "requests that are answered together")
+    wait: float = setting(0.005, "seconds that a request waits for others to be answered with")
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from debias import names
 from debias.names import one_of
 from eval.answering import early
-from eval.core.settings import several
+from eval.core.settings import setting, several
 from eval.speed.shapes import BEFORE, SHAPES
 from pruners import catalogue
 from pruners.loading.kernels import known_kernel
@@ -20,33 +21,33 @@ PRECISIONS = ("bfloat16", "float16", "8bit", "4bit")  # that kept tokens are com
 
 @dataclass(frozen=True)
 class SpeedSettings:
-    """What is measured and how. Sequences may be given as text with commas; defaults are those of `speed`."""
+    """What is measured and how. Sequences may be given as text with commas."""
 
-    method: Sequence[str] = ("fastv",)
-    arms: Sequence[str] = ("none", "both")
-    keep: Sequence[int | float] = (128,)  # counts, or shares of the tokens
-    shape: str = ""  # one of eval.speed.shapes.SHAPES; "": small, and llava-1.5-7b for `debias`
-    tokens: Sequence[int] | None = None  # visual tokens; None: the shape's
-    batch_size: Sequence[int] = (1,)
-    ragged: int = 0  # tokens that every second row of a batch lacks
-    attention: Sequence[str] = ("sdpa",)  # attention kernels
-    rounds: int = 7  # times that every variant is run, after a warm-up unless it is 1
-    decode: int = 8  # tokens decoded after each prefill
-    dtype: str | None = None  # None: bfloat16 on a GPU, float32 on a CPU
-    device: str | None = None  # None: a GPU when there is one
-    threads: int | None = None  # of the CPU; None: as torch chooses
-    memory: bool = False  # peak memory on a CPU too, in a process for each variant
-    shared_layers: bool = False  # one layer's random weights for all layers
-    debias: bool = False  # only time one debias call
-    fused: bool = False  # only time score and choice by the fused kernels and by plain torch
-    compiled: bool = False  # only time decoding with a static cache, whose step is compiled
-    waits: bool = False  # only say who makes the host wait for a GPU
-    parts: bool = False  # only time scoring, debiasing, selecting and merging
-    precision: Sequence[str] = ()  # only compare the tokens that are kept in these precisions
-    model: Path | None = None  # the checkpoint for `precision`; None: the embedded one, and the shape
-    limit: int = 50  # pictures for `precision`
-    against: str | None = None  # "fork": the authors' code and ours in turn
-    peak: str | None = None  # the label of a variant: measure its peak memory in this process, and nothing else
+    method: Sequence[str] = setting(("fastv",), "methods with commas")
+    arms: Sequence[str] = setting(("none", "both"), "arms with commas")
+    keep: Sequence[int | float] = setting((128,), "counts or shares of tokens, with commas")
+    shape: str = setting("", f"one of {', '.join(SHAPES)} (default: small; with --debias llava-1.5-7b)")
+    tokens: Sequence[int] | None = setting(None, "visual tokens, with commas (default: the shape's)")
+    batch_size: Sequence[int] = setting((1,), "with commas")
+    ragged: int = setting(0, "tokens that every second row of a batch lacks", type=int)
+    attention: Sequence[str] = setting(("sdpa",), "sdpa, eager, flash_attention_2, with commas")
+    rounds: int = setting(7, "times that every variant is run, after a warm-up unless it is 1")
+    decode: int = setting(8, "tokens decoded after each prefill")
+    dtype: str | None = setting(None, "default: bfloat16 on a GPU, float32 on a CPU")
+    device: str | None = setting(None, "cpu, cuda or cuda:1 (default: a GPU, where the machine has any)")
+    threads: int | None = setting(None, "CPU threads (default: as torch chooses)")
+    memory: bool = setting(False, "peak memory on a CPU too, in a process for each variant")
+    shared_layers: bool = setting(False, "one layer's random weights for all layers: less memory, see above")
+    debias: bool = setting(False, "only time one debias call")
+    fused: bool = setting(False, "only time score and choice by the fused kernels and by plain torch")
+    parts: bool = setting(False, "only time scoring, debiasing, selecting and merging")
+    precision: Sequence[str] = setting((), "only compare kept tokens: bfloat16,float16,8bit,4bit", metavar="KINDS")
+    compiled: bool = setting(False, "only time decoding with a static cache, whose step is compiled")
+    waits: bool = setting(False, "only say who makes the host wait for a GPU")
+    model: Path | None = setting(None, "checkpoint for --precision (default: the embedded one, and the --shape)")
+    limit: int = setting(50, "pictures for --precision")
+    against: str | None = setting(None, "fork: the authors' code and ours in turn", choices=["fork"])
+    peak: str | None = setting(None, SUPPRESS)  # in a process of its own: the label of a variant, for its peak memory
 
     def __post_init__(self) -> None:
         for name in ("method", "arms", "attention", "precision"):

@@ -329,7 +329,7 @@ def test_a_model_of_clips_answers_about_clips(tmp_path):
     [
         (["--method", "vispruner", "--arm", "trend"], "no trend to divide by"),
         (["--key-variable", "NO_SUCH_KEY"], "no such environment variable"),
-        (["--max-tokens", "0"], "max_tokens=0"),
+        (["--max-tokens", "0"], "--max-tokens: expected a whole number of at least 1, not 0"),
         (["--model", "no/where/at/all"], "no such folder"),
     ],
 )
