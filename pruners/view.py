@@ -48,6 +48,7 @@ class Tokens:
 
     @property
     def raster(self) -> Tensor:
+        """[V] where each token lies in the grid of its picture, row by row."""
         return self.span.raster(self.slots.device)
 
 

@@ -24,4 +24,5 @@ def known_kernel(attention: str) -> str:
 
 
 def installed(package: str) -> bool:
+    """Whether a package is there to import; it is not imported."""
     return importlib.util.find_spec(package) is not None

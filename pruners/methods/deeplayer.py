@@ -53,6 +53,7 @@ class DeepLayer(Pruner):
 
     @property
     def arithmetic(self) -> Scores:
+        """`scores` as a value, also where it was given by its name."""
         assert isinstance(self.scores, Scores)
         return self.scores
 

@@ -203,6 +203,7 @@ class Adapter:
         """Where each token of the unpruned span lies: (column, row) [length, 2], and which picture it lies in [length].
 
         Places in different pictures (frames, a thumbnail) do not compare. Tokens that are not a patch lie far from all.
+        A picture in tiles is one picture, 0, and the whole of it that follows them is another, 1.
         """
         rows, columns = span.grid
         frame = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).flip(-1)
@@ -211,7 +212,17 @@ class Adapter:
         patch = torch.ones(span.total, dtype=torch.bool) if span.special is None else ~span.special.cpu()
         xy[patch] = frame.repeat(span.frames, 1)
         view[patch] = torch.arange(span.frames).repeat_interleave(rows * columns)
-        return xy, view
+        across = self.tile_columns(span) if span.frames > 1 else None
+        if across is None:
+            return xy, view
+        corner = torch.stack([view % across * columns, view // across * rows], -1)
+        whole = view == span.frames - 1
+        return torch.where(whole[:, None], xy, xy + corner), whole.long()
+
+    def tile_columns(self, span: Span) -> int | None:
+        """How many tiles lie side by side, where the frames of a span are a picture's tiles, row by row, and then all
+        of it; None: each frame is a picture of its own, or the picture's size, which tells how they lie, is unknown."""
+        return None
 
     # -- prompts and pictures ------------------------------------------------------------------------------------------
     @classmethod

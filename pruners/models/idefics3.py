@@ -129,17 +129,8 @@ class Idefics3(Adapter):
             for ids in inputs["input_ids"]
         ]
 
-    def places(self, span: Span) -> tuple[Tensor, Tensor]:
-        """Tiles lie side by side on one canvas, view 0; the whole picture is view 1. Where the picture's size is not
-        known, each tile is a view of its own."""
-        xy, view = super().places(span)
-        tiles = span.frames - 1
-        if not tiles or span.size is None:
-            return xy, view
-        columns, _ = self.arranged(span.size)
-        corner = torch.stack([view % columns, view // columns], -1) * self.side
-        whole = view == tiles
-        return torch.where(whole[:, None], xy, xy + corner), whole.long()
+    def tile_columns(self, span: Span) -> int | None:
+        return None if span.size is None else self.arranged(span.size)[0]
 
     # -- prompts and pictures ------------------------------------------------------------------------------------------
     def prompt(self, request: Request) -> str:
@@ -207,6 +198,7 @@ class Idefics3(Adapter):
 
 
 def lanczos(image: Image.Image, size: Size) -> Image.Image:
+    """A picture resized to (width, height), as the family was trained on it."""
     return image.resize(size, Image.Resampling.LANCZOS)
 
 

@@ -118,20 +118,12 @@ class InternVL(Adapter):
             for number, row in enumerate(stretches)
         ]
 
-    def places(self, span: Span) -> tuple[Tensor, Tensor]:
-        """Tiles lie side by side on one canvas, view 0; the thumbnail is view 1. Where the picture's size is not known,
-        nor is how its tiles lie: then each is a view of its own."""
-        xy, view = super().places(span)
-        tiles = span.frames - 1
-        if not tiles:
-            return xy, view
+    def tile_columns(self, span: Span) -> int | None:
         if span.size is None:
-            warnings.warn("how InternVL's tiles lie is told by the pictures' sizes; pass sizes=[...]", stacklevel=2)
-            return xy, view
-        columns, _ = closest(span.size, [(n, tiles // n) for n in range(1, span.frames) if tiles % n == 0])
-        corner = torch.stack([view % columns, view // columns], -1) * self.side
-        thumbnail = view == tiles
-        return torch.where(thumbnail[:, None], xy, xy + corner), thumbnail.long()
+            warnings.warn("how InternVL's tiles lie is told by the pictures' sizes; pass sizes=[...]", stacklevel=3)
+            return None
+        tiles = span.frames - 1
+        return closest(span.size, [(n, tiles // n) for n in range(1, span.frames) if tiles % n == 0])[0]
 
     def prompt(self, request: Request) -> str:
         """Several pictures in front of a question are numbered, as in the authors' evaluations."""
@@ -161,11 +153,13 @@ class InternVL(Adapter):
         return Shown(ids, {"pixel_values": self.pixels(squares)}, [None] * len(frames))
 
     def ids(self, tiles: int) -> list[int]:
+        """What stands for so many tiles: their tokens between the signs that open and close a picture."""
         opened, closed = self.tokenizer.convert_tokens_to_ids(["<img>", "</img>"])
         config = self.model.config
         return [opened, *[int(config.image_token_id)] * (tiles * int(config.image_seq_length)), closed]
 
     def pixels(self, tiles: Sequence[Image.Image]) -> Tensor:
+        """[tiles, 3, height, width] as the tower takes them."""
         mean, std = self.setting("image_mean"), self.setting("image_std")
         return torch.stack([images.normalised(tile, mean, std) for tile in tiles])
 

@@ -28,7 +28,7 @@ from pruners.parts.canvas import Canvas, grid
 Canvases = tuple[tuple[int, int], ...]  # (height, width) each, as in image_grid_pinpoints
 
 
-class Fit(NamedTuple):
+class Placement(NamedTuple):
     """A picture on its canvas, in pixels."""
 
     canvas: Size
@@ -37,7 +37,7 @@ class Fit(NamedTuple):
     top: int
 
 
-class Layout(NamedTuple):
+class PictureTokens(NamedTuple):
     """The tokens of one picture: base view first, then the canvas without its border."""
 
     fraction: Tensor  # [length] share of the patch that is border
@@ -86,6 +86,7 @@ class LlavaNext(Llava):
 
     @property
     def canvases(self) -> Canvases:
+        """(height, width) of every canvas that the model may lay a picture on."""
         return tuple((int(height), int(width)) for height, width in self.model.config.image_grid_pinpoints)
 
     def views(self, span: Span) -> int:
@@ -107,7 +108,7 @@ class LlavaNext(Llava):
         patch = tile * side**2 + y % side * side + x % side
         return patch.masked_fill(x < 0, -1)
 
-    def layout(self, size: Size, told: Size) -> Layout:
+    def layout(self, size: Size, told: Size) -> PictureTokens:
         """Of a picture of `size`; `told` is the size that the model was given."""
         vision = self.model.config.vision_config
         return layout(size, told, self.canvases, int(vision.image_size), int(vision.patch_size))
@@ -164,7 +165,7 @@ class LlavaNext(Llava):
         return super().collate(name, parts)
 
 
-def fitted(size: Size, canvases: Canvases) -> Fit:
+def fitted(size: Size, canvases: Canvases) -> Placement:
     """The canvas on which most of the picture survives, and where it lies there: as large as fits, in the middle."""
     from transformers.image_processing_utils import select_best_resolution
 
@@ -175,7 +176,7 @@ def fitted(size: Size, canvases: Canvases) -> Fit:
         shown = (across, min(math.ceil(height * wider), down))
     else:
         shown = (min(math.ceil(width * taller), across), down)
-    return Fit((across, down), shown, (across - shown[0]) // 2, (down - shown[1]) // 2)
+    return Placement((across, down), shown, (across - shown[0]) // 2, (down - shown[1]) // 2)
 
 
 def deal(ids: Tensor, token: int, lengths: Sequence[int]) -> Iterator[tuple[int, int, Tensor]]:
@@ -206,7 +207,7 @@ def deal(ids: Tensor, token: int, lengths: Sequence[int]) -> Iterator[tuple[int,
 
 
 @lru_cache(maxsize=1024)
-def layout(size: Size, told: Size, canvases: Canvases, edge: int, patch: int) -> Layout:
+def layout(size: Size, told: Size, canvases: Canvases, edge: int, patch: int) -> PictureTokens:
     """Token by token, as the model packs its features. Shared between callers: do not write into it."""
     from transformers.models.llava_next.modeling_llava_next import unpad_image
 
@@ -222,4 +223,4 @@ def layout(size: Size, told: Size, canvases: Canvases, edge: int, patch: int) ->
     patches = torch.stack([cells % columns, cells // columns], -1).view(-1, 2)
     patches[cells.flatten() < 0] = -2
     view = (torch.arange(len(newline)) >= side * side).long()
-    return Layout(fraction, newline, torch.cat([frame, patches]), view)
+    return PictureTokens(fraction, newline, torch.cat([frame, patches]), view)

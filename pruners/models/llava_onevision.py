@@ -22,7 +22,7 @@ from debias.padding import fraction
 from pruners.models import images
 from pruners.models.base import Adapter, ready
 from pruners.models.finding import split
-from pruners.models.llava_next import Layout, LlavaNext, deal
+from pruners.models.llava_next import LlavaNext, PictureTokens, deal
 from pruners.models.request import Encoded, Request, Shown, Size
 from pruners.parts.canvas import Canvas, grid
 from pruners.parts.patches import Patches
@@ -119,7 +119,7 @@ class LlavaOnevision(LlavaNext):
         )
 
     # -- where pictures stand ------------------------------------------------------------------------------------------
-    def layout(self, size: Size, told: Size) -> Layout:
+    def layout(self, size: Size, told: Size) -> PictureTokens:
         return limited(super().layout(size, told), self.side, self.most)
 
     def spans(self, inputs: Mapping[str, Any], sizes: Sequence[Size | None] | None = None) -> list[list[Span]]:
@@ -219,17 +219,17 @@ def limit(rows: int, columns: int, side: int, most: int) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=1024)
-def squared(size: Size, side: int) -> Layout:
+def squared(size: Size, side: int) -> PictureTokens:
     """A single padded square, with a newline token behind it. Shared between callers: do not write into it."""
     newline = torch.arange(side**2 + 1) == side**2
     border = torch.cat([fraction(size, (side, side)), torch.zeros(1)])
     frame = torch.cartesian_prod(torch.arange(side), torch.arange(side)).flip(-1)
-    return Layout(
+    return PictureTokens(
         border, newline, torch.cat([frame, torch.full((1, 2), -2)]), torch.zeros(side**2 + 1, dtype=torch.long)
     )
 
 
-def limited(whole: Layout, side: int, most: int) -> Layout:
+def limited(whole: PictureTokens, side: int, most: int) -> PictureTokens:
     """A layout whose canvas is shrunk to its limit, as the model shrinks it. A token's share of border is that of the
     patches that it is blended from."""
     base = side**2
@@ -246,7 +246,7 @@ def limited(whole: Layout, side: int, most: int) -> Layout:
     places = torch.cartesian_prod(torch.arange(size[0]), torch.arange(size[1] + 1)).flip(-1)
     places[newline.flatten()] = -2
     special = torch.cat([whole.newline[:base], newline.flatten()])
-    return Layout(
+    return PictureTokens(
         torch.cat([whole.fraction[:base], border.flatten()]),
         special,
         torch.cat([whole.xy[:base], places]),

@@ -177,6 +177,7 @@ class Qwen25VL(Adapter):
         return int(self.model.config.vision_config.patch_size) * self.merge
 
     def between(self, ids: list[int]) -> list[int]:
+        """The ids of a picture or clip between the signs that open and close it."""
         config = self.model.config
         return [int(config.vision_start_token_id), *ids, int(config.vision_end_token_id)]
 

@@ -71,11 +71,13 @@ class DeepStack:
         self.where: Tensor | None = None
 
     def take(self, decoder: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Before the decoder: keep the features and their places, and let the model add nothing itself."""
         self.features = list(kwargs.get("deepstack_visual_embeds") or ())
         self.where = kwargs.get("visual_pos_masks")
         return args, {**kwargs, "deepstack_visual_embeds": None}
 
     def add(self, number: int, layer: Any, args: Any, output: Any) -> Any:
+        """After layer `number`: its output with the features added at the picture's tokens that are still there."""
         if self.where is None:  # no picture is shown
             return None
         spread = output.new_zeros(*self.where.shape, output.shape[-1])

@@ -13,7 +13,7 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import (
 )
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-from debias import Padding
+from debias import Padding, Span
 from pruners.models import Request
 from pruners.models.idefics3 import longest
 from pruners.models.smolvlm import spelled
@@ -126,6 +126,11 @@ def test_tiles_lie_where_they_were_cut(adapters, builders):
     xy, view = one.places(replace(span, size=None))  # then each tile is a view of its own
     assert view.tolist() == [tile for tile in range(5) for _ in range(9)]
     assert xy[27].tolist() == [0, 0]
+    columns, rows = one.arranged((80, 40))
+    assert columns != rows
+    xy, view = one.places(Span(0, (3, 3), frames=columns * rows + 1, size=(80, 40)))
+    assert xy[: 9 * columns * rows : 9].tolist() == [[3 * x, 3 * y] for y in range(rows) for x in range(columns)]
+    assert view.tolist() == [0] * 9 * columns * rows + [1] * 9
 
 
 def test_prompts(adapters, builders):
