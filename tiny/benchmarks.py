@@ -118,6 +118,7 @@ def _version() -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Writes a data root and prints where it is."""
     parser = argparse.ArgumentParser(prog="python -m tiny.benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="where to (default: a cache folder)")
     parser.add_argument("--size", choices=SIZES, default="default")

@@ -22,6 +22,7 @@ WIDTH = 10.0
 
 
 def main() -> None:
+    """Reads the curves of a run and writes the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("figure", type=Path)

@@ -27,7 +27,10 @@ TOWER = re.compile(r"((?:vision|image|video)_tower\.)(?!vision_model\.)")
 
 
 class Saved(Protocol):
-    def save_pretrained(self, save_directory: Path, /) -> Any: ...
+    """A tokenizer, a processor: anything that is saved beside the weights."""
+
+    def save_pretrained(self, save_directory: Path, /) -> Any:
+        """Write its files into a folder."""
 
 
 def processor(tokens: PreTrainedTokenizerFast, side: int = PATCHES * PATCH, marker: str = "<image>") -> LlavaProcessor:
@@ -87,4 +90,5 @@ def as_published(folder: Path) -> None:
 
 
 def load(folder: Path) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """The model and the processor of a folder."""
     return LlavaForConditionalGeneration.from_pretrained(folder), LlavaProcessor.from_pretrained(folder)

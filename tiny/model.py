@@ -25,6 +25,7 @@ PATCH = 8
 
 
 def llama(vocabulary: int) -> LlamaConfig:
+    """The decoder of all tiny models, for a vocabulary of this size."""
     # a narrow decoder needs a start near 1/sqrt(width); the usual 0.02 never binds a colour to a shape
     return LlamaConfig(
         vocab_size=vocabulary,
@@ -43,6 +44,7 @@ def llama(vocabulary: int) -> LlamaConfig:
 
 
 def tower(pixels: int) -> CLIPVisionConfig:
+    """The vision tower for pictures of this many pixels a side."""
     return CLIPVisionConfig(
         hidden_size=96,
         intermediate_size=192,
@@ -56,6 +58,7 @@ def tower(pixels: int) -> CLIPVisionConfig:
 
 
 def llava(tokens: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
+    """The model as it is before training."""
     config = LlavaConfig(
         vision_config=tower(PATCHES * PATCH),
         text_config=llama(len(tokens)),

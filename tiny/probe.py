@@ -119,6 +119,7 @@ class Probe:
 
 
 def right(kind: str, said: str, answer: str) -> bool:
+    """Whether an answer is the right one; a box, whether it covers at least half of what both boxes cover."""
     if kind != "refer":
         return said == answer
     try:
@@ -138,6 +139,7 @@ def slope(curve: torch.Tensor) -> float:
 
 
 def report(path: Path, scenes: int) -> dict[str, Any]:
+    """Percent right by kind and way of looking, and the attention by layer, on questions about so many scenes."""
     probe = Probe(*folder.load(path))
     rows = asked(TEST + 500_000_000, scenes)
     rows.sort(key=lambda row: row[0])  # a batch of one kind has answers of one length
@@ -205,6 +207,7 @@ def report_clips(path: Path, clips: int) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Prints the report of a folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--scenes", type=int, default=100)

@@ -49,6 +49,7 @@ def choice(question: Question, hint: str = "", chinese: bool = False) -> str:
 
 
 def refer(expression: str) -> str:
+    """RefCOCO."""
     return REFER + expression
 
 

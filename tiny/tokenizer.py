@@ -78,6 +78,7 @@ def spellings() -> list[tuple[str, str]]:
 
 
 def number(tokens: PreTrainedTokenizerFast, token: str) -> int:
+    """The id of a token, which must be known."""
     token_id = tokens.convert_tokens_to_ids(token)
     assert isinstance(token_id, int)
     return token_id

@@ -28,7 +28,7 @@ from tiny.training import film, learning, lessons, sight
 from tiny.training.curriculum import Curriculum
 from tiny.training.film import Viewer
 from tiny.training.learning import learn
-from tiny.training.student import SEEDS, Batch, Student
+from tiny.training.student import SEEDS, LessonBatch, Student
 
 SHARP = 10.0  # of the vectors by which names are told apart
 SETTLE = 0.6  # of the last stage: from there on all skills are asked alike, about whole pictures
@@ -41,7 +41,7 @@ def on_words(run: Path, stage: str, student: Student, steps: int, whole: Callabl
     curriculum = Curriculum(student.skills)
     modules = {key: student.modules()[key] for key in ("decoder", "head")}
 
-    def material(step: int, share: float) -> tuple[Batch, torch.Tensor]:
+    def material(step: int, share: float) -> tuple[LessonBatch, torch.Tensor]:
         batch = student.lesson(curriculum, SEEDS[stage] + student.seeds * step, random.Random(step), whole(share))
         visual = student.word_sums(batch.words)
         if curriculum.ready(*student.basics):  # the bridge will put patches near these sums, not on them
@@ -71,7 +71,7 @@ def on_pictures(run: Path, stage: str, student: Student, steps: int, whole: floa
     curriculum.load_state_dict(torch.load(run / f"{earlier[0]}.pt", weights_only=True)["curriculum"])
     modules = {key: student.modules()[key] for key in ("decoder", "head", "projector")}
 
-    def material(step: int, share: float) -> tuple[Batch, torch.Tensor]:
+    def material(step: int, share: float) -> tuple[LessonBatch, torch.Tensor]:
         first, lot = SEEDS[stage] + student.seeds * step, random.Random(step)
         if share < SETTLE:
             batch = student.lesson(curriculum, first, lot, whole, pictures=True)
@@ -104,7 +104,7 @@ def teach(
     curriculum: Curriculum,
     modules: dict[str, nn.Module],
     steps: int,
-    material: Callable[[int, float], tuple[Batch, torch.Tensor]],
+    material: Callable[[int, float], tuple[LessonBatch, torch.Tensor]],
     cool: bool = True,
 ) -> None:
     """A stage of the language model: `material` gives a step's batch and its visual tokens."""
@@ -181,6 +181,7 @@ def bridge(run: Path, steps: int, device: str) -> None:
 
 
 def save(run: Path, steps: int, device: str) -> None:
+    """Writes the model of pictures into assets/."""
     student = Student(device)
     learning.recall(student, run, "bridge", "tune")
     folder.write(student.model, student.tokens, [folder.processor(student.tokens)], ASSETS / "tiny-llava")
@@ -204,6 +205,7 @@ def video_bridge(run: Path, steps: int, device: str) -> None:
 
 
 def video_save(run: Path, steps: int, device: str) -> None:
+    """Writes the model of clips into assets/."""
     viewer = Viewer(device)
     learning.recall(viewer, run, "video_bridge", "video")
     inner = viewer.model.model

@@ -72,6 +72,7 @@ class Fork:
         )
 
     def refuse_unpatched(self, arms: Sequence[str]) -> None:
+        """ValueError if an arm needs our lines in code that has none."""
         if not self.patched and any(arm not in ("none", UNPRUNED) for arm in arms):
             raise ValueError(
                 f"third_party/{setup(self.code).submodule} is not patched: it runs the arms none and unpruned only. "
@@ -79,6 +80,7 @@ class Fork:
             )
 
     def answer(self, samples: Sequence[Sample], arm: str, benchmark: Benchmark) -> Iterator[Answer]:
+        """(key, text, metadata) of each question; one whose picture is broken has an error, where these are skipped."""
         self.refuse_unpatched([arm])
         for sample in samples:
             try:
@@ -124,6 +126,7 @@ class Fork:
         """Nothing is prepared ahead."""
 
     def close(self) -> None:
+        """End the worker."""
         self.worker.close()
 
 
@@ -144,6 +147,7 @@ class Worker:
         )
 
     def ask(self, question: dict[str, Any], what: str) -> dict[str, Any]:
+        """The reply to a question, a JSON object each. `what`: how an error names the question."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         try:
@@ -160,10 +164,12 @@ class Worker:
         return reply
 
     def tail(self) -> str:
+        """The last lines that the process printed."""
         self.log.seek(0)
         return b"\n".join(self.log.read().splitlines()[-12:]).decode(errors="replace")
 
     def close(self) -> None:
+        """End the process; within 20 seconds, or by force."""
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()

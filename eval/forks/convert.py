@@ -15,13 +15,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 
 from eval.core.tables import say
 from eval.forks import layout
 
 TOWER = "clip-vision-tower"  # VisPruner's builder takes a tower for a CLIP by its name
-SHARD = 4 << 30
 TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "generation_config.json", "*.jinja")
 
 
@@ -42,6 +42,7 @@ def convert(source: Path, target: Path) -> str:
 
 
 def forth(source: Path, target: Path, config: dict[str, Any]) -> None:
+    """From the layout of Hugging Face, whose configuration is given, to the original."""
     vision = {**config["vision_config"], "model_type": "clip_vision_model"}
     save(target / "config.json", layout.original_config(config, TOWER))
     if layout.is_video(config):
@@ -65,6 +66,7 @@ def forth(source: Path, target: Path, config: dict[str, Any]) -> None:
 
 
 def back(source: Path, target: Path, config: dict[str, Any]) -> None:
+    """From the original layout, whose configuration is given, to that of Hugging Face."""
     film = layout.is_video(config)
     key = "mm_video_tower" if film else "mm_vision_tower"
     tower = Path(layout.tower_folder(source, config, key))
@@ -122,36 +124,17 @@ def settings(folder: Path, vision: dict[str, Any]) -> dict[str, Any]:
 
 
 def save(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON file."""
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def write(folder: Path, pairs: Iterable[tuple[str, Tensor]]) -> None:
     """Safetensors in shards, with an index where there is more than one."""
-    from safetensors.torch import save_file
-
-    shards: list[dict[str, str]] = []
-    part: dict[str, Tensor] = {}
-
-    def flush() -> None:
-        name = f"model-{len(shards) + 1:05d}.safetensors"
-        save_file(part, folder / name, {"format": "pt"})
-        shards.append(dict.fromkeys(part, name))
-        part.clear()
-
-    for name, weight in pairs:
-        part[name] = weight.contiguous()
-        if sum(held.nbytes for held in part.values()) >= SHARD:
-            flush()
-    if part:
-        flush()
-    if len(shards) == 1:
-        (folder / "model-00001.safetensors").rename(folder / "model.safetensors")
-        return
-    weight_map = {name: file for shard in shards for name, file in shard.items()}
-    save(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
+    save_torch_state_dict(dict(pairs), folder, max_shard_size="4GB")
 
 
 def main() -> int:
+    """The command line; returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)

@@ -50,14 +50,17 @@ def _rename(name: str, rules: list[tuple[re.Pattern[str], str]]) -> str:
 
 
 def to_original(name: str) -> str:
+    """The original name of a weight; a ValueError if it belongs to no part of these models."""
     return _rename(name, _TO_ORIGINAL)
 
 
 def to_hf(name: str) -> str:
+    """The name that Hugging Face has for an original weight."""
     return _rename(name, _TO_HF)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a checkpoint's folder."""
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise ValueError(f"{folder} has no config.json: expected the folder of a LLaVA checkpoint")
@@ -66,10 +69,12 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def is_original(config: dict[str, Any]) -> bool:
+    """Whether a configuration is of the original layout."""
     return "mm_vision_tower" in config or "mm_video_tower" in config
 
 
 def is_video(config: dict[str, Any]) -> bool:
+    """Whether a configuration is of a Video-LLaVA, in either layout."""
     return "mm_video_tower" in config or config.get("model_type") == "video_llava"
 
 

@@ -74,6 +74,7 @@ def plain_attention(self: Any, query: Tensor, key: Tensor, value: Tensor, *_: An
 
 
 def model_class(method: str) -> Any:
+    """The class in a fork's own code."""
     module, name = CLASSES[method]
     return getattr(importlib.import_module(module), name)
 
@@ -127,8 +128,10 @@ def draw(places: dict[str, Tensor]) -> None:
                 weight.normal_(0, 0.02)
 
 
-class Fork:
+class ForkModel:
     """One fork's model, ready to answer."""
+
+    package = "llava"  # the authors' own
 
     def __init__(self, method: str, model: Any, options: dict[str, Any], tokenizer: Any = None) -> None:
         self.method, self.model, self.options, self.tokenizer = method, model, options, tokenizer
@@ -137,6 +140,7 @@ class Fork:
 
     @property
     def tower(self) -> Any:
+        """The vision tower of pictures."""
         return self.model.get_vision_tower()
 
     @property
@@ -146,15 +150,13 @@ class Fork:
 
     def ids(self, prompt: str) -> list[int]:
         """A prompt by the original's own tokenizer, IMAGE for every <image>."""
-        from llava.mm_utils import tokenizer_image_token
-
-        return list(tokenizer_image_token(prompt, self.tokenizer, IMAGE))
+        helpers = importlib.import_module(f"{self.package}.mm_utils")
+        return list(helpers.tokenizer_image_token(prompt, self.tokenizer, IMAGE))
 
     def pixels(self, image: Any) -> Tensor:
         """What the model is given for a picture, by the original's own processor."""
-        from llava.mm_utils import process_images
-
-        processed: Tensor = process_images([image], self.tower.image_processor, self.model.config)
+        helpers = importlib.import_module(f"{self.package}.mm_utils")
+        processed: Tensor = helpers.process_images([image], self.tower.image_processor, self.model.config)
         return processed
 
     def shown(self, pixels: Tensor) -> Any:
@@ -242,7 +244,7 @@ def build(
     normal: dict[str, Any] | None = None,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
-) -> Fork:
+) -> ForkModel:
     """A fork from a configuration in the original layout and weights by original names; random if there are none.
 
     vision: configuration of a vision tower whose weights are among `state`; None: the tower has a folder of its own.
@@ -296,7 +298,7 @@ def build(
             for name, child in layer.self_attn.named_children():
                 setattr(module, name, child)  # the same weights, not a second copy
             layer.flash_attn = module.eval()
-    return Fork(method, model, options)
+    return ForkModel(method, model, options)
 
 
 def tower_of(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from debias import Debias
-from debias.shape import Shape
 from pruners import Pruner
 
 
@@ -44,16 +42,8 @@ def options(method: str, pruner: Pruner, tokens: int, layers: int) -> dict[str, 
     )
 
 
-def wire(value: Debias) -> dict[str, Any]:
-    """A debias as JSON."""
-    padding = None if value.padding is None else dataclasses.asdict(value.padding)
-    release = None if value.release is None else dataclasses.asdict(value.release)
-    acts = {"stages": value.stages, "recycle": value.recycle, "release": release}
-    return {"trend": trend_wire(value.trend), "padding": padding, **acts}
-
-
-def trend_wire(trend: Shape | None) -> dict[str, Any] | None:
-    if trend is None:
-        return None
-    names = ("kind", "rate", "coefficients", "values", "floor", "length", "scope")
-    return {**{name: getattr(trend, name) for name in names}, "between": trend_wire(trend.between)}
+def wire(value: Any) -> Any:
+    """A debias, or a part of it, as JSON has it: the fields by which two of a kind can differ."""
+    if not dataclasses.is_dataclass(value):
+        return value
+    return {field.name: wire(getattr(value, field.name)) for field in dataclasses.fields(value) if field.compare}

@@ -49,6 +49,7 @@ def parity(settings: Settings) -> dict[str, Any]:
 
 
 def compare(chosen: Resolved, fork: Fork, benchmark: Benchmark, samples: list[Sample], arm: str) -> dict[str, Any]:
+    """Both answers to every question of a benchmark in an arm, in numbers; `differ` lists the questions apart."""
     overlap: list[list[float]] = []
     same: list[bool] = []
     gaps: list[tuple[float, float]] = []
@@ -94,6 +95,7 @@ def native(chosen: Resolved, benchmark: Benchmark, request: Request, arm: str) -
 
 
 def table(title: str, arms: dict[str, dict[str, Any]], notes: Sequence[str] = ()) -> Table:
+    """A row for each arm with what `compare` returned."""
     head = ["arm", "questions", "same kept set", "overlap per cut", "logits: largest", "mean", "same answer"]
     rows = []
     for arm, result in arms.items():

@@ -62,6 +62,7 @@ class Reader:
         return {**asked, "prompt": prompt}
 
     def decode(self, ids: list[int]) -> str:
+        """The text of an answer."""
         import torch
 
         return str(self.adapter.decode(torch.tensor([ids]))[0])
@@ -114,6 +115,7 @@ def folded(adapter: Any, request: Any) -> list[int]:
 
 
 def png(image: Any) -> str:
+    """A picture as a file in base64."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", compress_level=1)
     return base64.b64encode(buffer.getvalue()).decode()
@@ -126,5 +128,6 @@ def wire(shown: Any) -> dict[str, Any]:
 
 
 def wire_pixels(pixels: Any) -> dict[str, Any]:
+    """A tensor as float32 in JSON."""
     raw = pixels.detach().float().cpu().contiguous()
     return {"shape": list(raw.shape), "data": base64.b64encode(raw.numpy().tobytes()).decode()}

@@ -29,10 +29,12 @@ class Setup:
 
     @property
     def folder(self) -> Path:
+        """The submodule."""
         return ROOT / "third_party" / self.submodule
 
     @property
     def python(self) -> Path:
+        """The interpreter of its environment, which need not be there."""
         return ROOT / f".venv-forks-{self.environment}" / "bin" / "python"
 
     @property
@@ -57,6 +59,7 @@ class Setup:
 
 
 def setups() -> dict[str, Setup]:
+    """All sections of patches/series.toml, by name."""
     series = ROOT / "patches" / "series.toml"
     if not series.is_file():
         raise ValueError("the authors' code runs in a clone of the repository only; there: bash setup.sh --forks")
@@ -65,6 +68,7 @@ def setups() -> dict[str, Setup]:
 
 
 def setup(name: str) -> Setup:
+    """The section of a name; a ValueError lists those that there are."""
     known = setups()
     if name not in known:
         raise ValueError(f"the authors' code is here for {', '.join(known)}; not for {name}. Use --backend native")
@@ -87,6 +91,7 @@ def code_of(method: str, film: bool = False) -> str:
 
 
 def blob_id(path: Path) -> str:
+    """What git calls the content of a file."""
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 

@@ -43,6 +43,8 @@ class Absent(ModuleType):
 
 
 class StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds the packages of these names, and makes of each an `Absent`."""
+
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
 
@@ -61,17 +63,14 @@ def stand_in() -> None:
     sys.meta_path.insert(0, StandIns([name for name in IMPORTED if importlib.util.find_spec(name) is None]))
 
 
-class VideoFork(load.Fork):
+class VideoFork(load.ForkModel):
     """Pictures come as [3, s, s] and clips as [frames, 3, s, s], prepared; every frame has a placeholder."""
+
+    package = "videollava"
 
     @property
     def tower(self) -> Any:
         return self.model.get_image_tower()
-
-    def ids(self, prompt: str) -> list[int]:
-        from videollava.mm_utils import tokenizer_image_token
-
-        return list(tokenizer_image_token(prompt, self.tokenizer, load.IMAGE))
 
     def shown(self, pixels: Tensor) -> Any:
         pixels = pixels.to(self.device, self.dtype)

@@ -26,23 +26,22 @@ from torch import Tensor
 
 import debias
 from debias import Debias, Padding, Span, Trend
+from debias.reading import Reading
 from debias.release import Release
 
-
-def trend_from(wire: dict[str, Any] | None) -> Trend | None:
-    if wire is None:
-        return None
-    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in wire.items()}
-    return Trend(**{**fields, "between": trend_from(wire["between"])})
+PARTS: dict[str, Any] = {"trend": Trend, "between": Trend, "padding": Padding, "release": Release, "reading": Reading}
 
 
-def debias_from(wire: dict[str, Any]) -> Debias:
-    padding = None if wire["padding"] is None else Padding(**wire["padding"])
-    release = None if wire["release"] is None else Release(**wire["release"])
-    return Debias(trend_from(wire["trend"]), padding, wire["stages"], wire["recycle"], release)
+def rebuilt(kind: Any, wire: dict[str, Any]) -> Any:
+    """A debias, or a part of it, from its fields in JSON."""
+    fields: dict[str, Any] = {}
+    for name, value in wire.items():
+        part = rebuilt(PARTS[name], value) if name in PARTS and value is not None else value
+        fields[name] = tuple(part) if isinstance(part, list) else part
+    return kind(**fields)
 
 
-def start(setting: dict[str, Any]) -> load.Fork:
+def start(setting: dict[str, Any]) -> load.ForkModel:
     """The fork with its weights, and a tokenizer where the checkpoint has the original's."""
     where, dtype, method = setting["device"], getattr(torch, setting["dtype"]), setting["method"]
     if "config" in setting:  # a shape with random weights, to measure speed
@@ -58,7 +57,7 @@ def start(setting: dict[str, Any]) -> load.Fork:
         vision, normal = config["vision_config"], setting["normal"]
         config = layout.original_config(config, "")
         state = ((layout.to_original(name), weight) for name, weight in state)
-    fork: load.Fork
+    fork: load.ForkModel
     if layout.is_video(config):
         import video
 
@@ -74,7 +73,7 @@ def start(setting: dict[str, Any]) -> load.Fork:
     return fork
 
 
-def media(fork: load.Fork, question: dict[str, Any], start: int) -> tuple[Tensor, Span]:
+def media(fork: load.ForkModel, question: dict[str, Any], start: int) -> tuple[Tensor, Span]:
     """The pixels of a question's picture or clip, and where its tokens stand."""
     side = math.isqrt(fork.tokens)
     if question["image"] is not None:
@@ -89,7 +88,8 @@ def media(fork: load.Fork, question: dict[str, Any], start: int) -> tuple[Tensor
     return pixels, Span(start, (side, side), frames=question["frames"], special=special.flatten())
 
 
-def answer(fork: load.Fork, question: dict[str, Any]) -> dict[str, Any]:
+def answer(fork: load.ForkModel, question: dict[str, Any]) -> dict[str, Any]:
+    """The reply to one question: ids, text, milliseconds, kept tokens, and logits where they are asked for."""
     ids = list(question["ids"]) if fork.tokenizer is None else fork.ids(question["prompt"])
     places = [place for place, token in enumerate(ids) if token == load.IMAGE]
     if len(places) != (question["frames"] or int(question["size"] is not None)):
@@ -97,7 +97,7 @@ def answer(fork: load.Fork, question: dict[str, Any]) -> dict[str, Any]:
     pixels, span = media(fork, question, places[0]) if places else (None, None)
     seen: dict[int, list[int]] = {}
     begun, worked = time.perf_counter(), time.process_time()
-    how = debias_from(question["debias"])
+    how = rebuilt(Debias, question["debias"])
     late = 0 if how.release is None else how.release.late
     with debias.using(how, [span] if span else []) as context:
         whole = debias.kept
@@ -126,6 +126,7 @@ def answer(fork: load.Fork, question: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Answer line by line until the input ends."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
@@ -133,7 +134,7 @@ def main() -> None:
         out.write(json.dumps(reply) + "\n")
         out.flush()
 
-    fork: load.Fork | None = None
+    fork: load.ForkModel | None = None
     for line in sys.stdin:
         asked = json.loads(line)
         try:

@@ -40,6 +40,8 @@ log = logging.getLogger("debias")
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
+    """The text, and what was left of the pictures that it is about."""
+
     text: str
     kept: list[dict[str, Any]]  # of each picture of the request: the tokens that stayed, and how many that were
 
@@ -117,6 +119,7 @@ class Pruned:
         return asked([(kind, read[kind](value)) for kind, value in parts])
 
     def frames(self, clip: Any) -> list[Image.Image]:
+        """The frames of a clip, which is a file or a list of pictures."""
         if isinstance(clip, str | Path):
             return self.clips(Path(clip))
         return [picture_of(frame) for frame in clip]
@@ -192,6 +195,7 @@ class Rows:
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def add(self, answer: Answer, **facts: Any) -> None:
+        """Write an answer; `facts` say to what."""
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({**facts, "text": answer.text, "pictures": answer.kept}, ensure_ascii=False) + "\n")
 

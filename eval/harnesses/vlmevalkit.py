@@ -95,11 +95,13 @@ class Model:
         return self.type_of(dataset) in ("MCQ", "Y/N") and self.modality_of(dataset) != "VIDEO"
 
     def build_prompt(self, line: Mapping[str, Any], dataset: str) -> list[dict[str, str]]:
+        """The parts of a question of the kit's table, as the model's family is asked."""
         pictures = [{"type": "image", "value": path} for path in self.dump_image(line, dataset)]
         text = multiple_choice(line) if self.type_of(dataset) == "MCQ" else f"{line['question']}\n{SHORT}"
         return [*pictures, {"type": "text", "value": text}]
 
     def generate_inner(self, message: Sequence[Mapping[str, Any]], dataset: str | None = None) -> str:
+        """The answer to a question in parts."""
         with noted(self.failures, f"{dataset}, {[part['value'] for part in message]}"):
             request = self.pruned.request([(part["type"], part["value"]) for part in message])
             answer = self.pruned([request], self.longest)[0]
@@ -133,4 +135,5 @@ def present(line: Mapping[str, Any], name: str) -> bool:
 
 
 def first_device() -> str:
+    """A GPU if there is any."""
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from eval.serving.engine import Done, Engine, Job
+from eval.serving.engine import Done, Engine, ServerJob
 from eval.serving.limits import LOCAL
 from eval.serving.protocol import Ask, Refused, out_of_time, understood
 
@@ -158,7 +158,7 @@ class Server:
     def _head(self, name: str, kind: str) -> dict[str, Any]:
         return {"id": name, "object": kind, "created": int(time.time()), "model": self.engine.name}
 
-    async def asked(self, request: Request) -> tuple[Ask, Job]:
+    async def asked(self, request: Request) -> tuple[Ask, ServerJob]:
         """The question in a request's body, as it was asked and ready to be answered."""
         deadline = request.scope["debias"]["begun"] + self.limits.timeout
         ask = await anyio.to_thread.run_sync(understood, await self.body(request, deadline), self.limits)
@@ -181,7 +181,7 @@ class Server:
             return bytes(held)
         raise Refused(408, "the body did not come in time", code="timeout")
 
-    def events(self, request: Request, job: Job) -> asyncio.Queue[Any]:
+    def events(self, request: Request, job: ServerJob) -> asyncio.Queue[Any]:
         """The queue that everything goes into which the engine sends for a job, for as long as its client stays."""
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Any]()
 
@@ -193,7 +193,7 @@ class Server:
         request.scope["debias"]["job"] = job
         return events
 
-    async def next(self, request: Request, job: Job, events: asyncio.Queue[Any]) -> str | Done | Refused:
+    async def next(self, request: Request, job: ServerJob, events: asyncio.Queue[Any]) -> str | Done | Refused:
         """The next event of a job, unless the client leaves or the time is up."""
         event: Any = out_of_time()
         async with anyio.create_task_group() as group:
@@ -212,7 +212,9 @@ class Server:
             raise ClientDisconnect
         return event  # type: ignore[no-any-return]
 
-    async def _pieces(self, name: str, job: Job, events: asyncio.Queue[Any], first: str | Done) -> AsyncIterator[str]:
+    async def _pieces(
+        self, name: str, job: ServerJob, events: asyncio.Queue[Any], first: str | Done
+    ) -> AsyncIterator[str]:
         head = self._head(name, "chat.completion.chunk")
 
         def chunk(delta: Mapping[str, Any], finish: str | None = None, **more: Any) -> str:
@@ -248,7 +250,7 @@ class Server:
         return Response(status_code=499)  # which nobody reads
 
 
-def usage(job: Job, done: Done) -> dict[str, int]:
+def usage(job: ServerJob, done: Done) -> dict[str, int]:
     """How many tokens a question and its answer have; the prompt with all of its visual tokens."""
     return {"prompt_tokens": job.prompt, "completion_tokens": done.tokens, "total_tokens": job.prompt + done.tokens}
 

@@ -40,7 +40,7 @@ class Done:
     pruning: dict[str, Any]  # the method, the arm, and what was kept of each picture
 
 
-class Job:
+class ServerJob:
     """A question on its way. `send` gets pieces of text (if the client wants a stream), then a Done or a Refused."""
 
     def __init__(self, ask: Ask, request: Request, prompt: int, visual: int, deadline: float) -> None:
@@ -57,13 +57,14 @@ class Job:
         return ask.method, ask.keep, ask.arm, ask.temperature, ask.top_p, alone
 
     def late(self) -> bool:
+        """Whether its time is up."""
         return time.monotonic() > self.deadline
 
 
-class Watch:
+class GrowingRows:
     """The rows of a batch while they grow; a stopping criterion of transformers."""
 
-    def __init__(self, jobs: Sequence[Job], adapter: Any, ends: Collection[int]) -> None:
+    def __init__(self, jobs: Sequence[ServerJob], adapter: Any, ends: Collection[int]) -> None:
         self.jobs, self.adapter, self.ends = jobs, adapter, ends
         self.ids: list[list[int]] = [[] for _ in jobs]
         self.finish = [""] * len(jobs)
@@ -88,7 +89,7 @@ class Watch:
         return str(self.adapter.decode([self.ids[row]])[0])
 
     @staticmethod
-    def _tell(job: Job, text: str) -> None:
+    def _tell(job: ServerJob, text: str) -> None:
         """The text that is new. Half a character, and what the next token may still change, waits."""
         if len(text) > len(job.sent) and text.startswith(job.sent) and not text.endswith("\ufffd"):
             job.send(text[len(job.sent) :])
@@ -102,7 +103,7 @@ class Engine:
         self.pruned, self.limits, self.hosts, self.name = pruned, limits, frozenset(hosts), name
         self.metrics = Metrics()
         self._known: OrderedDict[tuple[Any, ...], Pruned] = OrderedDict()
-        self._waiting: deque[Job] = deque()
+        self._waiting: deque[ServerJob] = deque()
         self._calls: deque[Callable[[], None]] = deque()
         self._turn = threading.Condition()
         self._closed = False
@@ -110,7 +111,7 @@ class Engine:
         self._thread.start()
 
     # -- on any thread -------------------------------------------------------------------------------------------------
-    def prepare(self, ask: Ask, deadline: float) -> Job:
+    def prepare(self, ask: Ask, deadline: float) -> ServerJob:
         """The job of a request: its pictures read and made ready, its prompt measured; or Refused."""
         adapter = self.pruned.adapter
         parts: list[tuple[str, Any]] = []
@@ -135,7 +136,7 @@ class Engine:
             said = f"the prompt has {prompt} tokens; this server takes at most {self.limits.max_prompt}"
             raise Refused(400, said, "messages", "context_length_exceeded")
         # What stays in memory is what the model needs; the URLs with the pictures' bytes go.
-        return Job(replace(ask, parts=()), request, prompt, sum(span.total for span in spans), deadline)
+        return ServerJob(replace(ask, parts=()), request, prompt, sum(span.total for span in spans), deadline)
 
     def _check_words(self, text: str, where: str) -> None:
         """Refuse what the tokenizer would not take for words: markers of pictures, ends of turns."""
@@ -146,7 +147,7 @@ class Engine:
             words = tokenizer.convert_ids_to_tokens(sorted(reserved)) or [IMAGE if IMAGE in text else VIDEO]
             raise Refused(400, f"{where}: {words[0]!r} is a mark of the model's and cannot stand in a text", where)
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: ServerJob) -> None:
         """Answer this job when its turn comes."""
         self._enter(self._waiting, job)
 
@@ -163,10 +164,12 @@ class Engine:
 
     @property
     def alive(self) -> bool:
+        """Whether questions are answered."""
         return self._thread.is_alive() and not self._closed
 
     @property
     def waiting(self) -> int:
+        """How many questions wait."""
         return len(self._waiting)
 
     def close(self) -> None:
@@ -192,7 +195,7 @@ class Engine:
             else:
                 self._tried(self._together())
 
-    def _tried(self, jobs: Sequence[Job]) -> None:
+    def _tried(self, jobs: Sequence[ServerJob]) -> None:
         """Answer; whatever goes wrong, the next questions are answered."""
         try:
             self._answer(jobs)
@@ -201,7 +204,7 @@ class Engine:
             for job in jobs:
                 job.send(Refused(500, "the answer failed"))
 
-    def _together(self) -> list[Job]:
+    def _together(self) -> list[ServerJob]:
         """The job that waited longest, and those that can be answered with it, also those that come within a moment."""
         with self._turn:
             jobs = [self._waiting.popleft()]
@@ -236,7 +239,7 @@ class Engine:
         self._known.move_to_end(key)
         return self._known[key]
 
-    def _answer(self, jobs: Sequence[Job]) -> None:
+    def _answer(self, jobs: Sequence[ServerJob]) -> None:
         live = []
         for job in jobs:
             if job.late():
@@ -271,11 +274,11 @@ class Engine:
             else:
                 self._tried([job])
 
-    def _generate(self, pruned: Pruned, jobs: Sequence[Job]) -> None:
+    def _generate(self, pruned: Pruned, jobs: Sequence[ServerJob]) -> None:
         ask, model = jobs[0].ask, pruned.model
         config = greedy(model, max(job.ask.max_tokens for job in jobs))
         ends = config.eos_token_id
-        watch = Watch(jobs, pruned.adapter, ends if isinstance(ends, list) else [ends])
+        watch = GrowingRows(jobs, pruned.adapter, ends if isinstance(ends, list) else [ends])
         self.metrics.observe("batch_size", len(jobs))
         with torch.random.fork_rng(enabled=bool(ask.temperature) and ask.seed is not None):
             if ask.temperature:
@@ -291,7 +294,9 @@ class Engine:
             else:
                 self._done(pruned, job, watch.text(row), watch.finish[row], len(watch.ids[row]), kept[row])
 
-    def _done(self, pruned: Pruned, job: Job, text: str, finish: str, tokens: int, kept: list[dict[str, Any]]) -> None:
+    def _done(
+        self, pruned: Pruned, job: ServerJob, text: str, finish: str, tokens: int, kept: list[dict[str, Any]]
+    ) -> None:
         pictures = [
             {"after": picture["counts"]["after"], "mean": picture["counts"]["mean"],
              **({"kept": [decode(stage) for stage in picture["kept"]]} if job.ask.return_kept else {})}

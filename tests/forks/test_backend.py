@@ -79,7 +79,7 @@ def test_what_a_fork_cannot_do_is_refused_by_name():
     ],
 )
 def test_a_debias_comes_out_of_the_pipe_as_it_went_in(worker, value):
-    assert worker.debias_from(json.loads(json.dumps(fork_options.wire(value)))) == value
+    assert worker.rebuilt(Debias, json.loads(json.dumps(fork_options.wire(value)))) == value
 
 
 def test_missing_code_and_environments_are_named_with_the_command_that_brings_them(tmp_path, monkeypatch):

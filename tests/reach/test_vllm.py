@@ -98,7 +98,7 @@ def test_a_scout_keeps_what_the_method_keeps(engine, family, questions, pruning,
 def test_a_scout_reads_the_question_of_its_own_request(engine, family, questions):
     """The same picture with other questions: each is chosen for anew, and not taken from a cache."""
     image = questions[1].image
-    asking = [agreement.Question(one.kind, one.text, image, "") for one in questions[:8]]
+    asking = [agreement.PictureQuestion(one.kind, one.text, image, "") for one in questions[:8]]
     setting = {"method": "fastv", "keep": 0.1, "arm": "none", "scout": 2}
     kept = [next(iter(theirs(engine, family, [one], setting)[1].values())) for one in asking if one.text]
     assert len({tuple(one) for one in kept}) > 1
@@ -152,7 +152,7 @@ def test_two_settings_never_share_a_cached_picture(processor, family, questions)
 
 def test_only_a_scout_caches_by_the_question_too(processor, family, questions):
     texts = dict.fromkeys(one.text for one in questions)
-    asking = [agreement.Question("", text, questions[0].image, "") for text in list(texts)[:2]]
+    asking = [agreement.PictureQuestion("", text, questions[0].image, "") for text in list(texts)[:2]]
     for asked, same in (
         ({"method": "vispruner", "keep": 9}, True),
         ({"method": "fastv", "keep": 9, "scout": 2}, False),

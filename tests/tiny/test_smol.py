@@ -58,7 +58,7 @@ def test_words_of_a_patch_tell_its_thing_or_its_ground():
 
 def test_a_question_in_a_packed_row_is_answered_as_if_it_were_asked_alone(toy):
     """Against the whole model's own forward pass, one question at a time."""
-    student = smol_train.Student(fast=False)
+    student = smol_train.SmolStudent(fast=False)
     lesson = student.teacher.lesson(77, 2, 5)
     alone = []
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_a_question_in_a_packed_row_is_answered_as_if_it_were_asked_alone(toy):
 
 
 def test_thin_lessons_leave_out_empty_patches_and_keep_positions(toy):
-    student = smol_train.Student(fast=False)
+    student = smol_train.SmolStudent(fast=False)
     thin, whole = student.teacher.lesson(50, 3, 4, thin=2), student.teacher.lesson(50, 3, 4)
     assert thin.index.shape[1] < 60
     start = len(student.teacher.opening)
@@ -92,7 +92,7 @@ def test_thin_lessons_leave_out_empty_patches_and_keep_positions(toy):
 
 def test_merged_loras_compute_what_they_did_beside_the_weights(toy):
     torch.manual_seed(1)
-    student = smol_train.Student(fast=False)
+    student = smol_train.SmolStudent(fast=False)
     for matrix in student.thin.parameters():
         matrix.data.normal_(0, 0.05)
     plain = smol.language_model().model
@@ -112,7 +112,7 @@ def test_training_that_is_interrupted_ends_in_the_same_bits(toy, tmp_path, monke
     one, two = tmp_path / "one", tmp_path / "two"
     for run in (one, two):
         run.mkdir()
-        student = smol_train.Student()
+        student = smol_train.SmolStudent()
         bridged = {"tower": student.tower.state_dict(), "projector": student.projector.state_dict()}
         torch.save({**bridged, "spent": 0.0, "step": 1}, run / "bridge.pt")
     smol_train.tune(one, 4, "cpu", True)
@@ -136,7 +136,7 @@ def test_training_that_is_interrupted_ends_in_the_same_bits(toy, tmp_path, monke
     for part in ("projector", "lora"):
         assert ends[0][part].keys() == ends[1][part].keys()
         assert all(torch.equal(ends[0][part][key], ends[1][part][key]) for key in ends[0][part])
-    first = smol_train.Student().thin.state_dict()
+    first = smol_train.SmolStudent().thin.state_dict()
     assert any(not torch.equal(first[key], ends[0]["lora"][key]) for key in first)
 
 
@@ -180,7 +180,7 @@ def test_an_expression_fits_its_box_alone_and_changes_no_question(tmp_path):
 
 
 def test_accuracy_counts_right_answers_of_every_kind(toy, monkeypatch):
-    student = smol_train.Student(fast=False)
+    student = smol_train.SmolStudent(fast=False)
 
     def answers(lesson, features):
         """Right about pictures as they are; about another picture always "red"."""

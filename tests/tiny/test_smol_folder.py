@@ -28,7 +28,7 @@ real = pytest.mark.skipif(
 @pytest.fixture
 def parts(toy, tmp_path):
     """What would be shipped of a student that has learned something, and the student."""
-    student = smol_train.Student(fast=False)
+    student = smol_train.SmolStudent(fast=False)
     torch.manual_seed(5)
     for matrix in student.thin.parameters():
         matrix.data.normal_(0, 0.05)

@@ -32,12 +32,15 @@ class Actor:
 
 @dataclass(frozen=True)
 class Clip:
+    """What moves in a clip, and the ground behind it."""
+
     seed: int
     actors: tuple[Actor, ...]
     background: str
 
     @property
     def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
         return FIELD * CELL, FIELD * CELL
 
 
@@ -105,6 +108,7 @@ def _blinker_crossed(cast: tuple[Actor, ...]) -> bool:
 
 
 def draw_clip(clip: Clip) -> list[Image.Image]:
+    """A picture of each frame, the same for the same clip."""
     rng = np.random.default_rng(clip.seed)
     empty = background(clip.background, *clip.size, rng)
     pictures = []

@@ -40,6 +40,7 @@ def mask(shape: str, pixels: int) -> np.ndarray:
 
 
 def background(kind: str, width: int, height: int, rng: np.random.Generator) -> np.ndarray:
+    """The ground of a picture, float32 [height, width, 3] from 0 to 255."""
     base = rng.integers(105, 185) + rng.integers(-18, 19, 3)
     y, x = np.mgrid[:height, :width]
     if kind == "striped":
@@ -59,6 +60,7 @@ def _ink(canvas: np.ndarray, x: int, y: int, coverage: np.ndarray, colour: np.nd
 
 
 def paint(things: tuple[Thing, ...], canvas: np.ndarray, rng: np.random.Generator) -> None:
+    """Draws shapes onto a canvas [height, width, 3], each in a shade of its colour."""
     for thing in things:
         shade = np.array(COLOURS[thing.colour], np.float32) + rng.integers(-10, 11, 3)
         _ink(canvas, thing.box[0], thing.box[1], mask(thing.shape, SIZES[thing.size]), shade)

@@ -33,10 +33,12 @@ class Question:
 
     @property
     def letter(self) -> str:
+        """The letter of the right option."""
         return "ABCD"[self.options.index(self.answer)]
 
 
 def attributes(thing: Thing) -> dict[str, str]:
+    """What a shape can be named by."""
     return {"size": thing.size, "colour": thing.colour, "shape": thing.shape}
 
 
@@ -53,6 +55,7 @@ def name(thing: Thing, scene: Scene, rng: random.Random, hide: str = "") -> str 
 
 
 def in_chinese(words: str) -> str:
+    """An English description word by word."""
     return "".join(CHINESE[word] for word in words.split())
 
 
@@ -64,6 +67,7 @@ def neighbour(thing: Thing, step: str, scene: Scene) -> Thing | None:
 
 
 def named(scene: Scene, rng: random.Random, hide: str = "") -> Iterator[tuple[Thing, str]]:
+    """The things that have a name of their own, in any order, with words that fit each alone; see `name`."""
     for thing in rng.sample(scene.things, len(scene.things)):
         words = name(thing, scene, rng, hide)
         if words:
@@ -109,6 +113,7 @@ def _count(scene: Scene, rng: random.Random) -> Question | None:
 
 
 def plural(shape: str) -> str:
+    """A shape in the plural."""
     return shape + ("es" if shape == "cross" else "s")
 
 

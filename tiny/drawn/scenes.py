@@ -44,6 +44,7 @@ class Thing:
 
     @property
     def box(self) -> tuple[int, int, int, int]:
+        """(left, top, right, bottom) in pixels."""
         x, y = self.col * CELL + self.dx, self.row * CELL + self.dy
         return x, y, x + SIZES[self.size], y + SIZES[self.size]
 
@@ -60,12 +61,15 @@ class Sign:
 
     @property
     def box(self) -> tuple[int, int, int, int]:
+        """(left, top, right, bottom) in pixels."""
         x, y = self.col * CELL, self.row * CELL
         return x, y, x + 2 * CELL, y + CELL
 
 
 @dataclass(frozen=True)
 class Scene:
+    """A grid of cells, what stands in them, and the ground behind it."""
+
     seed: int
     cols: int
     rows: int
@@ -75,6 +79,7 @@ class Scene:
 
     @property
     def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
         return self.cols * CELL, self.rows * CELL
 
 

@@ -108,6 +108,7 @@ def _from_text(rng: random.Random) -> tuple[Question, str]:
 
 
 def mmbench(lots: Lots) -> None:
+    """The table with its pictures; every question once for each rotation of its options."""
     kinds = tuple(MMBENCH_KINDS)
     questions = _chosen(lots, kinds, max(4, lots.n // 3), (4, 4, 3, 4, 2))
     _write_table(lots.path("mmbench/mmbench_dev_20230712.tsv"), questions)

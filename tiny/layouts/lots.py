@@ -30,10 +30,12 @@ class Files:
         return path
 
     def picture(self, scene: Scene, name: str) -> None:
+        """A scene as PNG without loss or as JPEG, by the name."""
         how: dict[str, Any] = {} if name.endswith(".png") else {"quality": 95, "subsampling": 0}
         world.draw(scene).save(self.path(name), **how)
 
     def text(self, words: str, name: str) -> None:
+        """Words as UTF-8."""
         self.path(name).write_text(words, encoding="utf-8")
 
     def lines(self, records: list[Any], name: str) -> None:
@@ -41,6 +43,7 @@ class Files:
         self.text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), name)
 
     def json(self, record: Any, name: str) -> None:
+        """A record in JSON, indented."""
         self.text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", name)
 
 
@@ -54,9 +57,11 @@ class Lots(Files):
     half: str
 
     def seed(self, index: int) -> int:
+        """The seed of a scene or clip by its number."""
         return HALVES[self.half] + self.number * 10**7 + index
 
     def rng(self, salt: object = "") -> random.Random:
+        """Chance that is the same every time; `salt` tells several of a benchmark apart."""
         return random.Random(f"{self.name} {self.half} {salt}")
 
     def scenes(self, start: int = 0, **constraints: Any) -> Iterator[Scene]:

@@ -16,14 +16,17 @@ HOLD = 2  # every picture of a clip stands for two frames: eight evenly chosen f
 
 
 def tgif(lots: Lots) -> None:
+    """Clips in .mp4, asked what happens in them."""
     _videos(lots, "TGIF", "mp4/tumblr_{:06d}.mp4", ("action", "transition", "frame", "times"))
 
 
 def msvd(lots: Lots) -> None:
+    """Clips in .avi, asked who does something."""
     _videos(lots, "MSVD", "videos/clip{:04d}_10_20.avi", ("who", "action", "frame"))
 
 
 def msrvtt(lots: Lots) -> None:
+    """Clips in .mp4, asked about frames and acts."""
     _videos(lots, "MSRVTT", "videos/all/video{:04d}.mp4", ("frame", "who", "transition", "action"))
 
 

@@ -34,6 +34,7 @@ GQA_TYPES = {
 
 
 def gqa(lots: Lots) -> None:
+    """Two questions a picture, with their types and the operations of their reasoning."""
     asked: list[dict[str, Any]] = []
     truth: dict[str, Any] = {}
     for picture, scene, questions in lots.asked(tuple(GQA_TYPES), each=2):
@@ -128,6 +129,7 @@ def vizwiz(lots: Lots) -> None:
 
 
 def textvqa(lots: Lots) -> None:
+    """Questions about what is printed, with the words that an unreliable reader saw."""
     asked: list[dict[str, Any]] = []
     data: list[dict[str, Any]] = []
     for picture, scene, group in lots.asked(("read", "first", "read", "last"), each=2, signs=(2, 2)):
@@ -265,6 +267,7 @@ MMVET_KINDS = {
 
 
 def mmvet(lots: Lots) -> None:
+    """Open questions with the capabilities that each needs."""
     asked: list[dict[str, Any]] = []
     truth: dict[str, dict[str, Any]] = {}
     for picture, scene, group in lots.asked(tuple(MMVET_KINDS), each=1, signs=(1, 2)):

@@ -38,6 +38,7 @@ class Lesson:
 
     @property
     def length(self) -> int:
+        """Tokens in all rows."""
         return self.positions.numel()
 
 
@@ -96,6 +97,7 @@ class Teacher:
         rows: list[list[tuple[list[int], list[int]]]],
         skills: list[str],
     ) -> Lesson:
+        """The lesson of pictures, patches that are shown, and (ids, labels) of the questions about each picture."""
         start, visual = len(self.opening), index.shape[1]
         longest = max(sum(len(ids) for ids, _ in row) for row in rows)
         text = torch.full((len(rows), longest), self.end)

@@ -74,7 +74,7 @@ def towers(run: Path, steps: int, device: str, fast: bool) -> None:
     sight.teach(run, tower, steps, 1e-3, lesson, check, GROUPS, fast)
 
 
-class Student:
+class SmolStudent:
     """The model in training: everything of the language model is frozen but its LoRAs."""
 
     def __init__(self, device: str = "cpu", fast: bool = True) -> None:
@@ -99,6 +99,7 @@ class Student:
         return {"tower": self.tower, "projector": self.projector, "lora": self.thin}
 
     def features(self, pictures: torch.Tensor) -> torch.Tensor:
+        """What the frozen tower makes of pictures."""
         with torch.no_grad():
             return sight.features(self.tower, pictures.to(self.device))
 
@@ -135,7 +136,7 @@ class Thin(nn.Module):
         self.matrices = nn.ParameterDict({k.replace(".", ":"): v for k, v in smol.thin_matrices(added).items()})
 
 
-def meanings(student: Student, truth: torch.Tensor) -> torch.Tensor:
+def meanings(student: SmolStudent, truth: torch.Tensor) -> torch.Tensor:
     """The mean of the vectors of the words that name each patch: truth [..., groups] -> [..., width]."""
     table = student.decoder.embed_tokens.weight
     kinds, place = torch.unique(truth[..., :5].flatten(0, -2), dim=0, return_inverse=True)
@@ -154,7 +155,7 @@ def every_thing() -> torch.Tensor:
 
 def bridge(run: Path, steps: int, device: str, fast: bool) -> None:
     """The projector puts every patch on the mean of its words' vectors; empty patches weigh a tenth."""
-    student = Student(device, fast)
+    student = SmolStudent(device, fast)
     learning.recall(student, run, "tower")
     scale = student.decoder.embed_tokens.weight.std()
     things = every_thing().to(device)
@@ -203,7 +204,7 @@ def lesson(teacher: Teacher, curriculum: Curriculum, step: int, share: float) ->
 
 def tune(run: Path, steps: int, device: str, fast: bool) -> None:
     """LoRA and projector on questions; tower and the language model's own weights stay as they are."""
-    student, curriculum = Student(device, fast), Curriculum(SKILLS)
+    student, curriculum = SmolStudent(device, fast), Curriculum(SKILLS)
     learning.recall(student, run, "bridge")
 
     def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
@@ -225,13 +226,13 @@ def tune(run: Path, steps: int, device: str, fast: bool) -> None:
 @torch.no_grad()
 def check(run: Path, steps: int, device: str, fast: bool) -> None:
     """Right answers to held-out questions by skill, on whole pictures with 2 to 8 things; `steps` pictures."""
-    student = Student(device, fast)
+    student = SmolStudent(device, fast)
     learning.recall(student, run, "bridge", "tune")
     done = torch.load(run / "tune.pt", map_location="cpu", weights_only=True)["step"]
     print(json.dumps({"step": done, **accuracy(student, steps or 100)}), flush=True)
 
 
-def accuracy(student: Student, pictures: int) -> dict[str, float]:
+def accuracy(student: SmolStudent, pictures: int) -> dict[str, float]:
     """Shares of right answers by skill, at most six questions a picture; `blind` is shown the next picture instead."""
     right: dict[str, list[bool]] = {name: [] for name in SKILLS}
     blind: list[bool] = []
@@ -253,7 +254,7 @@ def save(run: Path, steps: int, device: str, fast: bool) -> None:
     state = torch.load(run / "tune.pt", map_location="cpu", weights_only=True)
     if "optimizer" in state:
         raise ValueError(f"{run / 'tune.pt'} is of step {state['step']}, on its way: go on with the stage 'tune' first")
-    student = Student(device, fast)
+    student = SmolStudent(device, fast)
     learning.recall(student, run, "bridge", "tune")
     smol_folder.ship(student.model, smol.thin_matrices(student.added), student.tokens, ASSETS / "smol-llava")
 

@@ -16,6 +16,8 @@ MEMORY = 200  # answers over which accuracy is averaged
 
 
 class Curriculum:
+    """How well each skill is known, and which is to be learned next."""
+
     def __init__(self, skills: Mapping[str, Skill]) -> None:
         self.skills = skills
         self.accuracy = dict.fromkeys(skills, 0.0)
@@ -24,6 +26,7 @@ class Curriculum:
         self.before = dict.fromkeys(skills, 0.0)  # accuracy when the last PATIENCE steps began
 
     def ready(self, *skills: str) -> bool:
+        """Whether others may build on all of these skills."""
         return all(self.accuracy[skill] >= READY for skill in skills)
 
     @property
@@ -57,11 +60,14 @@ class Curriculum:
             self.accuracy[skill] += (hit - self.accuracy[skill]) / MEMORY
 
     def report(self) -> dict[str, int]:
+        """The accuracy in percent of each skill that was taken up."""
         return {name: round(100 * value) for name, value in self.accuracy.items() if self.steps[name]}
 
     def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
         return {"accuracy": self.accuracy, "steps": self.steps, "turns": self.turns, "before": self.before}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a checkpoint."""
         for key, values in state.items():
             setattr(self, key, dict(values))

@@ -18,13 +18,14 @@ from tiny.drawn.scenes import CELL
 from tiny.model import PATCH, llama, prepare, tower
 from tiny.training import lessons, sight
 from tiny.training.curriculum import Curriculum
-from tiny.training.student import Batch, Student
+from tiny.training.student import LessonBatch, Student
 
 SIDE = FIELD * CELL // PATCH  # patches along each side of a frame
 VISUAL = FRAMES * (1 + SIDE**2)  # Video-LLaVA keeps the CLS token of every frame
 
 
 def video_llava(tokens: PreTrainedTokenizerFast) -> VideoLlavaForConditionalGeneration:
+    """The model as it is before training."""
     config = VideoLlavaConfig(
         vision_config=tower(SIDE * PATCH),
         text_config=llama(len(tokens)),
@@ -89,7 +90,7 @@ class Viewer(Student):
 
     def lesson(
         self, curriculum: Curriculum, first: int, lot: random.Random, whole: float, pictures: bool = False
-    ) -> Batch:
+    ) -> LessonBatch:
         weights = curriculum.weights()
         if not curriculum.ready(*self.basics):
             return self.batch(first, 48, 1, weights, 1, pictures)

@@ -46,6 +46,7 @@ def attend(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
+    """Attention as transformers calls it; a mask is true where a row may look."""
     batch, heads, length, width = query.shape
     kind = torch.bfloat16
     if attention_mask is None:
@@ -61,6 +62,7 @@ def attend(
 
 
 def install(model: PreTrainedModel) -> None:
+    """Has a model attend in this way."""
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
     model.set_attn_implementation(NAME)

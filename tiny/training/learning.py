@@ -16,9 +16,11 @@ from torch import nn
 class Keeps(Protocol):
     """What a checkpoint can hold: a module, a curriculum."""
 
-    def state_dict(self) -> Any: ...
+    def state_dict(self) -> Any:
+        """What a checkpoint holds of it."""
 
-    def load_state_dict(self, state: Any) -> Any: ...
+    def load_state_dict(self, state: Any) -> Any:
+        """Goes on from what a checkpoint holds."""
 
 
 class Learner(Protocol):
@@ -26,7 +28,8 @@ class Learner(Protocol):
 
     device: str
 
-    def modules(self) -> dict[str, Any]: ...
+    def modules(self) -> dict[str, Any]:
+        """The parts that stages train and hand on."""
 
 
 def command(doc: str | None, stages: Iterable[str]) -> argparse.ArgumentParser:

@@ -206,6 +206,7 @@ def collate(rows: list[tuple[list[int], list[int]]], pad: int) -> tuple[torch.Te
 
 
 def head(is_head: bool) -> list[str]:
+    """The name of the patch that a thing is counted by."""
     return [tokenizer.HEAD] * is_head
 
 

@@ -73,6 +73,7 @@ class Names(nn.Module):
 
 
 def batch(first: int, size: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures of `size` scenes from seed `first` on, and what their patches show."""
     scenes = [scene(seed, things=(4, 14), signs=(1, 3)) for seed in range(first, first + size)]
     truth = torch.tensor([targets(s) for s in scenes], device=device)
     return torch.stack([pixels(draw(s)) for s in scenes]).to(device), truth

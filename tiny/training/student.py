@@ -36,7 +36,9 @@ SEEDS = {
 
 
 @dataclass
-class Batch:
+class LessonBatch:
+    """Dialogues about scenes or clips, padded to one length; `start`: where in all of them the picture begins."""
+
     ids: torch.Tensor
     labels: torch.Tensor
     positions: torch.Tensor
@@ -46,7 +48,8 @@ class Batch:
     images: torch.Tensor | None = None
     index: torch.Tensor | None = None  # of the patches that were left, in a thin batch
 
-    def to(self, device: str) -> Batch:
+    def to(self, device: str) -> LessonBatch:
+        """The same on a device."""
         moved: dict[str, Any] = {
             k: value.to(device) for k, value in vars(self).items() if isinstance(value, torch.Tensor)
         }
@@ -54,10 +57,12 @@ class Batch:
 
     @property
     def visual(self) -> int:
+        """How many visual tokens each row has."""
         return self.words.shape[1]
 
     @property
     def pictures(self) -> torch.Tensor:
+        """The pictures or frames, which a batch of words has none of."""
         if self.images is None:
             raise ValueError("this batch was made of words alone, without pictures")
         return self.images
@@ -89,6 +94,7 @@ class Student:
 
     # -- lessons -------------------------------------------------------------------------------------------------------
     def pixels(self, shown: Any) -> torch.Tensor:
+        """A scene or clip as the model's tower takes it."""
         return sight.pixels(draw(shown))
 
     def busy(self, count: torch.Tensor) -> torch.Tensor:
@@ -97,7 +103,7 @@ class Student:
 
     def lesson(
         self, curriculum: Curriculum, first: int, lot: random.Random, whole: float, pictures: bool = False
-    ) -> Batch:
+    ) -> LessonBatch:
         """The next batch: `whole` is the share of batches that show every patch and ask much."""
         weights = curriculum.weights()
         if not curriculum.ready(*self.basics):
@@ -122,7 +128,7 @@ class Student:
         thin: int | None = None,
         pictures: bool = False,
         **limits: Any,
-    ) -> Batch:
+    ) -> LessonBatch:
         """Up to n questions about each of `size` scenes or clips. `weights`: how often each skill is asked (all alike).
         `limits`: of what stands in a scene."""
         made = (self.made(seed, **limits) for seed in range(first, first + 10 * size))
@@ -138,7 +144,7 @@ class Student:
         skills: list[str],
         thin: int | None = None,
         pictures: bool = False,
-    ) -> Batch:
+    ) -> LessonBatch:
         """A dialogue about each scene or clip. `thin`: how many patches that show nothing remain, the rest is left out
         (positions stay)."""
         rows = [lessons.encode(turns, self.tokens, self.visual, self.media, self.system) for turns in dialogues]
@@ -154,15 +160,17 @@ class Student:
                 torch.cat([t[:, :start], t[:, start : start + visual].gather(1, index), t[:, start + visual :]], 1)
                 for t in (ids, labels, positions)
             )
-        return Batch(ids, labels, positions, words, start, skills, images, index).to(self.device)
+        return LessonBatch(ids, labels, positions, words, start, skills, images, index).to(self.device)
 
     # -- what it makes of them -----------------------------------------------------------------------------------------
     @property
     def vectors(self) -> torch.Tensor:
+        """The word vectors, which are never trained."""
         table: torch.Tensor = self.decoder.embed_tokens.weight
         return table
 
     def word_sums(self, words: torch.Tensor) -> torch.Tensor:
+        """[rows, n, width] the sum of the vectors of the words of each patch [rows, n, words]."""
         vectors: torch.Tensor = self.decoder.embed_tokens(words)
         return vectors.mul((words != self.pad)[..., None]).sum(2)
 
@@ -178,13 +186,16 @@ class Student:
         }
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
+        """What the tower makes of pictures, before the projector."""
         return sight.features(self.modules()["tower"], images)
 
     def seen(self, images: torch.Tensor) -> torch.Tensor:
+        """Pictures as the decoder's embeddings."""
         projected: torch.Tensor = self.modules()["projector"](self.features(images))
         return projected
 
-    def states(self, batch: Batch, visual: torch.Tensor) -> torch.Tensor:
+    def states(self, batch: LessonBatch, visual: torch.Tensor) -> torch.Tensor:
+        """The decoder's last states [rows, length, width], with these visual tokens in their places."""
         text = self.decoder.embed_tokens(batch.ids)
         joined = torch.cat([text[:, : batch.start], visual, text[:, batch.start + batch.visual :]], 1)
         out = self.decoder(inputs_embeds=joined, position_ids=batch.positions, use_cache=False)
@@ -192,7 +203,7 @@ class Student:
         return states
 
     def loss(
-        self, batch: Batch, visual: torch.Tensor, step: int, language: float
+        self, batch: LessonBatch, visual: torch.Tensor, step: int, language: float
     ) -> tuple[torch.Tensor, float, list[bool]]:
         """Of the answers, and which of them are right; plus `language` times next-word prediction on some of the text.
 
@@ -223,7 +234,7 @@ class Student:
         return loss, answer_loss, right
 
 
-def answered(batch: Batch, logits: torch.Tensor) -> list[bool]:
+def answered(batch: LessonBatch, logits: torch.Tensor) -> list[bool]:
     """For every answer in the batch: whether all its tokens are the most likely."""
     labels = batch.labels[:, 1:]
     known = labels != lessons.IGNORE

@@ -52,14 +52,16 @@ Kept = dict[int, list[int]]  # raster indices, by the picture's fingerprint
 
 
 @dataclass(frozen=True)
-class Question:
+class PictureQuestion:
+    """A question of some kind about a picture, and its right answer."""
+
     kind: str
     text: str
     image: Image.Image
     answer: str
 
 
-def questions(count: int) -> list[Question]:
+def questions(count: int) -> list[PictureQuestion]:
     """So many of every kind in turn, each about a picture of its own."""
     scenes: dict[Any, list[tuple[str, Any, str, str]]] = {}
     for row in asked(FIRST, count):
@@ -67,15 +69,17 @@ def questions(count: int) -> list[Question]:
             scenes.setdefault(row[1], []).append(row)
     chosen = [rows[number % len(rows)] for number, rows in enumerate(scenes.values())]
     return [
-        Question(kind, text, world.draw(scene).resize(SIZES[number % len(SIZES)]), answer)
+        PictureQuestion(kind, text, world.draw(scene).resize(SIZES[number % len(SIZES)]), answer)
         for number, (kind, scene, text, answer) in enumerate(chosen)
     ]
 
 
-def of_smol(count: int) -> list[Question]:
+def of_smol(count: int) -> list[PictureQuestion]:
     """The same from smol's world."""
     asked = smol_data.asked(FIRST_SMOL, count, padded=2 * count // 3)
-    return [Question(question.kind, question.text, world.draw(scene), question.answer) for scene, question in asked]
+    return [
+        PictureQuestion(question.kind, question.text, world.draw(scene), question.answer) for scene, question in asked
+    ]
 
 
 def engine_for(model: str, tokens: int, **more: Any) -> Any:
@@ -91,7 +95,9 @@ def fingerprint(pixels: Tensor) -> int:
     return hash(pixels.float().cpu().numpy().tobytes())
 
 
-def ours(family: Any, asking: Sequence[Question], pruning: Pruning, at_once: int = 8) -> tuple[list[list[int]], Kept]:
+def ours(
+    family: Any, asking: Sequence[PictureQuestion], pruning: Pruning, at_once: int = 8
+) -> tuple[list[list[int]], Kept]:
     """(answers, kept tokens) of the transformers path."""
     said: list[list[int]] = []
     kept: Kept = {}
@@ -112,7 +118,9 @@ def ours(family: Any, asking: Sequence[Question], pruning: Pruning, at_once: int
     return said, kept
 
 
-def theirs(engine: Any, family: Any, asking: Iterable[Question], setting: dict[str, Any]) -> tuple[list[Any], Kept]:
+def theirs(
+    engine: Any, family: Any, asking: Iterable[PictureQuestion], setting: dict[str, Any]
+) -> tuple[list[Any], Kept]:
     """(vLLM's own outputs, kept tokens) of the engine, which has to run in this process."""
     from vllm import SamplingParams
 
@@ -144,7 +152,7 @@ def ended(family: Any, ids: Sequence[int]) -> list[int]:
     return list(ids[: next((at for at, token in enumerate(ids, 1) if token in ends), len(ids))])
 
 
-def prompt(family: Any, question: Question) -> list[int]:
+def prompt(family: Any, question: PictureQuestion) -> list[int]:
     """The ids as our adapter makes them, with one token for the picture, and without the marks that vLLM adds."""
     picture = int(family.model.config.image_token_id)
     ids = family.encode([Request(question.text, [question.image])]).inputs["input_ids"][0].tolist()
@@ -154,7 +162,7 @@ def prompt(family: Any, question: Question) -> list[int]:
 
 
 def compared(
-    engine: Any, family: Any, model: str, asking: Sequence[Question], setting: dict[str, Any]
+    engine: Any, family: Any, model: str, asking: Sequence[PictureQuestion], setting: dict[str, Any]
 ) -> dict[str, Any]:
     """Both paths on the same questions."""
     pruning = Prunings(model, family.model.config)(read(setting, "setting"))

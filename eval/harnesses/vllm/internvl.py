@@ -21,13 +21,14 @@ from eval.harnesses.vllm.scout import Reads
 from pruners.models.internvl import InternVL
 
 
-class Info(Sized, InternS1ProcessingInfo):  # type: ignore[misc]  # vLLM need not be installed where types are checked
+class InternVLInfo(Sized, InternS1ProcessingInfo):  # type: ignore[misc]  # vLLM need not be installed where types are checked
     """How many tokens a picture has."""
 
 
-class Processor(Ready, InternS1MultiModalProcessor):  # type: ignore[misc]
+class ReadyInternVL(Ready, InternS1MultiModalProcessor):  # type: ignore[misc]
     """Cuts pictures into tiles, with a thumbnail behind them."""
 
+    views = True
     _apply_hf_processor_main = BaseMultiModalProcessor._apply_hf_processor_main
 
     def marked(self, ids: list[int]) -> list[int]:
@@ -42,20 +43,16 @@ class Processor(Ready, InternS1MultiModalProcessor):  # type: ignore[misc]
         ready["pixel_values"] = torch.cat(ready["pixel_values"])
         return ready
 
-    def one(self, name: str, value: Any) -> Any:
-        """Each picture has tiles of its own."""
-        return value
 
-
-class Served(Reads, InternVL):
+class ServedInternVL(Reads, InternVL):
     """The family's adapter on vLLM's model."""
 
 
-@MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=Dummies)
+@MULTIMODAL_REGISTRY.register_processor(ReadyInternVL, info=InternVLInfo, dummy_inputs=Dummies)
 class DebiasedInternVL(Debiased, InternS1ForConditionalGeneration):  # type: ignore[misc]
     """vLLM's own model; what its tower makes of a picture is pruned before anything else sees it."""
 
-    Served = Served
+    served = ServedInternVL
     rows = "image_num_patches"
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:

@@ -16,20 +16,20 @@ from eval.harnesses.vllm.tower import Opens
 from pruners.models.llava import Llava
 
 
-class Info(Sized, LlavaProcessingInfo):  # type: ignore[misc]  # vLLM need not be installed where types are checked
+class LlavaInfo(Sized, LlavaProcessingInfo):  # type: ignore[misc]  # vLLM need not be installed where types are checked
     """How many tokens a picture has."""
 
 
-class Processor(Ready, LlavaMultiModalProcessor):  # type: ignore[misc]
+class ReadyLlava(Ready, LlavaMultiModalProcessor):  # type: ignore[misc]
     """Pads pictures to a square, as LLaVA-1.5 was trained."""
 
 
-class Served(Opens, Reads, Llava):
+class ServedLlava(Opens, Reads, Llava):
     """The family's adapter on vLLM's model."""
 
 
-@MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=Dummies)
+@MULTIMODAL_REGISTRY.register_processor(ReadyLlava, info=LlavaInfo, dummy_inputs=Dummies)
 class DebiasedLlava(Debiased, LlavaForConditionalGeneration):  # type: ignore[misc]
     """vLLM's own model; what its tower makes of a picture is pruned before anything else sees it."""
 
-    Served = Served
+    served = ServedLlava

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from torch import Tensor
 from vllm.model_executor.models.llava_next import (
     LlavaNextForConditionalGeneration,
     LlavaNextMultiModalProcessor,
@@ -17,24 +16,22 @@ from eval.harnesses.vllm.tower import Opens
 from pruners.models.llava_next import LlavaNext
 
 
-class Info(Sized, LlavaNextProcessingInfo):  # type: ignore[misc]  # vLLM need not be installed where types are checked
+class LlavaNextInfo(Sized, LlavaNextProcessingInfo):  # type: ignore[misc]  # vLLM need not be installed where types are checked
     """How many tokens a picture has."""
 
 
-class Processor(Ready, LlavaNextMultiModalProcessor):  # type: ignore[misc]
+class ReadyLlavaNext(Ready, LlavaNextMultiModalProcessor):  # type: ignore[misc]
     """Cuts pictures into tiles on a canvas, as LLaVA-NeXT was trained."""
 
-    def one(self, name: str, value: Tensor) -> Tensor:
-        """Each picture has views of its own."""
-        return value if name == "pixel_values" else value[0]
+    views = True
 
 
-class Served(Opens, Reads, LlavaNext):
+class ServedLlavaNext(Opens, Reads, LlavaNext):
     """The family's adapter on vLLM's model."""
 
 
-@MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=Dummies)
+@MULTIMODAL_REGISTRY.register_processor(ReadyLlavaNext, info=LlavaNextInfo, dummy_inputs=Dummies)
 class DebiasedLlavaNext(Debiased, LlavaNextForConditionalGeneration):  # type: ignore[misc]
     """vLLM's own model; what its tower makes of a picture is pruned before anything else sees it."""
 
-    Served = Served
+    served = ServedLlavaNext

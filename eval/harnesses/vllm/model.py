@@ -21,7 +21,7 @@ from pruners.models import Adapter
 class Debiased(Placed):
     """Over one of vLLM's models."""
 
-    Served: type[Adapter]  # the family's adapter, over what vLLM calls its parts
+    served: type[Adapter]  # the family's adapter, over what vLLM calls its parts
     rows: ClassVar[str] = ""  # the input that says how many rows of `pixel_values` each picture has; "": one entry each
     behind: Any = None  # as tower.watched() takes it
     language_model: Any
@@ -53,8 +53,8 @@ class Debiased(Placed):
             return super().embed_multimodal(**kwargs)  # type: ignore[misc]
         asked = [self.prunings(read(text_of(key), KEY)) for key in kwargs[KEY]]
         own = {name: value for name, value in kwargs.items() if name not in OURS}
-        adapter, embedded, start = self.Served(self), [], 0
-        pixels, named = self.pixels(own), (*OURS, *self.Served.media)
+        adapter, embedded, start = self.served(self), [], 0
+        pixels, named = self.pixels(own), (*OURS, *self.served.media)
         with ExitStack() as inside:
             reads = any(setting.reads_tower for setting in asked)
             runs = inside.enter_context(watched(adapter.tower, self.behind)) if reads else []

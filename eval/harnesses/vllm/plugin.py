@@ -27,7 +27,7 @@ def register() -> None:
     from vllm import ModelRegistry
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
 
-    class Placed(VerifyAndUpdateConfig):  # type: ignore[misc]  # vLLM need not be installed where types are checked
+    class AsksPositions(VerifyAndUpdateConfig):  # type: ignore[misc]  # vLLM need not be installed where types are checked
         """Has the engine ask the model for positions (positions.py), which it does where a configuration says this."""
 
         @staticmethod
@@ -41,4 +41,4 @@ def register() -> None:
         for known in (PREFIX + name, *([name] if text else [])):
             ModelRegistry.register_model(known, place)
             if name != "Qwen2_5_VLForConditionalGeneration":  # which says it of itself
-                MODELS_CONFIG_MAP[known] = Placed
+                MODELS_CONFIG_MAP[known] = AsksPositions

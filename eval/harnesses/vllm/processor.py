@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ class Sized:
 
     @property
     def prunings(self) -> Prunings:
+        """The prunings of this checkpoint, made once."""
         if not hasattr(self, "_prunings"):
             model = self.ctx.model_config  # type: ignore[attr-defined]
             self._prunings = Prunings(str(model.model), model.hf_config)
@@ -45,12 +46,15 @@ class Sized:
 
     @property
     def asked(self) -> Asked:
+        """What the server was started with."""
         return server(self.prunings.config)
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
+        """Any number of pictures, and nothing else."""
         return {"image": None}
 
     def get_num_image_tokens(self, **size: Any) -> int:
+        """How many tokens go on of a picture, which vLLM describes by its size."""
         return self.prunings(self.asked).count(super().get_num_image_tokens(**size))  # type: ignore[misc]
 
 
@@ -58,10 +62,12 @@ class Dummies(BaseDummyInputsBuilder[Any]):  # type: ignore[misc]  # vLLM need n
     """Pictures of the most tokens, for which the engine plans its memory."""
 
     def get_dummy_text(self, mm_counts: Mapping[str, int]) -> str:
+        """A prompt with so many pictures."""
         token: str = self.info.get_tokenizer().convert_ids_to_tokens(int(self.info.get_hf_config().image_token_id))
         return token * mm_counts.get("image", 0)
 
     def get_dummy_mm_data(self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Any) -> Mapping[str, Any]:
+        """The pictures."""
         largest = self.info.get_image_size_with_most_features()
         count = mm_counts.get("image", 0)
         return {"image": self._get_dummy_images(width=largest.width, height=largest.height, num_images=count)}
@@ -71,8 +77,10 @@ class Ready:
     """Over a family's processor."""
 
     info: Any
+    views: ClassVar[bool] = False  # whether a picture has several: tiles, patches
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
+        """The prompt and its pictures as the engine takes them; settings of the request are read and checked here."""
         given = dict(inputs.hf_processor_mm_kwargs)
         own = given.pop(ASKED, None)
         asked = self.info.asked if own is None else read(own, f"mm_processor_kwargs, {ASKED}")
@@ -85,6 +93,7 @@ class Ready:
         return super().apply(replace(inputs, hf_processor_mm_kwargs=given), timing_ctx)  # type: ignore[misc]
 
     def pruning(self, hf_kwargs: Mapping[str, object]) -> Pruning:
+        """The pruning that a request asks for."""
         ready: Pruning = self.info.prunings(read(str(hf_kwargs[ASKED]), ASKED))
         return ready
 
@@ -97,18 +106,15 @@ class Ready:
         """Ids with a picture's tokens in them, and the marks around these that vLLM adds for the family."""
         return ids
 
-    def one(self, name: str, value: torch.Tensor) -> torch.Tensor:
-        """What belongs to one picture of an adapter's input."""
-        return value[0]
-
     def _call_hf_processor(self, hf_data: Mapping[str, object], hf_kwargs: Mapping[str, object]) -> BatchFeature:
         adapter = self.info.prunings.adapter
         given: Any = hf_data["images"]
         pictures = [opened(image) for image in given]
         shown = [adapter.picture(picture) for picture in pictures]
-        ready: dict[str, Any] = {
-            name: [self.one(name, picture.inputs[name]) for picture in shown] for name in shown[0].inputs
-        }
+        ready: dict[str, Any] = {}
+        for name in shown[0].inputs:
+            values = [picture.inputs[name] for picture in shown]
+            ready[name] = values if self.views and name == "pixel_values" else [value[0] for value in values]
         ready[SOURCE] = torch.tensor([picture.size for picture in pictures])
         ready[TOKENS] = torch.tensor([picture.ids.count(self.token) for picture in shown])
         ready[KEY] = [written(str(hf_kwargs[ASKED]))] * len(shown)

@@ -25,15 +25,17 @@ from pruners.models.qwen2_5_vl import Qwen25VL
 GRID = "image_grid_thw"
 
 
-class Info(Sized, Qwen2_5_VLProcessingInfo):  # type: ignore[misc]  # vLLM need not be installed where types are checked
+class Qwen25VLInfo(Sized, Qwen2_5_VLProcessingInfo):  # type: ignore[misc]  # vLLM need not be installed where types are checked
     """How many tokens a picture has."""
 
     def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int]:
         return {"image": self.get_max_image_tokens()}
 
 
-class Processor(Ready, Qwen2_5_VLMultiModalProcessor):  # type: ignore[misc]
+class ReadyQwen25VL(Ready, Qwen2_5_VLMultiModalProcessor):  # type: ignore[misc]
     """Rounds pictures to whole tokens."""
+
+    views = True
 
     def _call_hf_processor(self, hf_data: Mapping[str, object], hf_kwargs: Mapping[str, object]) -> BatchFeature:
         ready = super()._call_hf_processor(hf_data, hf_kwargs)
@@ -41,12 +43,8 @@ class Processor(Ready, Qwen2_5_VLMultiModalProcessor):  # type: ignore[misc]
         ready[GRID] = torch.stack(ready[GRID])
         return ready
 
-    def one(self, name: str, value: Tensor) -> Tensor:
-        """Each picture has patches of its own."""
-        return value if name == "pixel_values" else value[0]
 
-
-class Served(Reads, Qwen25VL):
+class ServedQwen25VL(Reads, Qwen25VL):
     """The family's adapter on vLLM's model."""
 
     def looking(self, attn: Any, asking: Tensor, states: Tensor, tables: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,14 +56,14 @@ class Served(Reads, Qwen25VL):
         return float(attn.hidden_size_per_attention_head**-0.5)
 
 
-@MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=Dummies)
+@MULTIMODAL_REGISTRY.register_processor(ReadyQwen25VL, info=Qwen25VLInfo, dummy_inputs=Dummies)
 class DebiasedQwen25VL(Debiased, Qwen2_5_VLForConditionalGeneration):  # type: ignore[misc]
     """vLLM's own model; what its tower makes of a picture is pruned before anything else sees it.
 
     Its positions are places in the picture, and what is left of one keeps its own.
     """
 
-    Served = Served
+    served = ServedQwen25VL
     rows = GRID
     supports_mm_device_do_normalize = False  # our pictures come with normalised colours
 

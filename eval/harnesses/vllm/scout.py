@@ -29,14 +29,13 @@ class Reads:
 
     @property
     def inner(self) -> Any:
+        """What the adapter takes for the model inside vLLM's: the model itself."""
         return self.model
 
     @property
     def decoder(self) -> Any:
+        """vLLM's decoder, with its layers."""
         return self.model.language_model.model
-
-    def scale(self, attn: Any) -> float:
-        return float(attn.scaling)
 
     def _heads(self, attn: Any, which: str, states: Tensor) -> Tensor:
         """[..., H, d] of all heads, also where several processes hold them."""

@@ -34,12 +34,9 @@ class Opens:
         return Tower(module, layers, len(layers) - 1)
 
     def looking(self, attn: Any, asking: Tensor, states: Tensor, tables: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of the `asking` and keys of all `states`, as a tower without rotation compares them; keys again."""
         query, key = parts(attn, attn.qkv_proj, asking)[0], parts(attn, attn.qkv_proj, states)[1]
         return query, key, key
-
-    def project(self, features: Tensor) -> Tensor:
-        projected: Tensor = self.model.multi_modal_projector(features)
-        return projected
 
 
 @contextmanager

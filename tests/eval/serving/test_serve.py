@@ -18,7 +18,7 @@ openai = pytest.importorskip("openai", reason="needs the extra judge")
 
 from eval.cli import main  # noqa: E402
 from eval.core.embedded import EMBEDDED  # noqa: E402
-from eval.serving.engine import Done, Job, Watch  # noqa: E402
+from eval.serving.engine import Done, GrowingRows, ServerJob  # noqa: E402
 from eval.serving.limits import Limits  # noqa: E402
 from eval.serving.protocol import Ask, Refused  # noqa: E402
 from pruners.models import Request  # noqa: E402
@@ -246,8 +246,8 @@ def test_a_row_stops_when_its_client_leaves_or_its_time_is_up(engine):
     import torch
 
     ask_ = Ask("m", (), 100, stream=True)
-    jobs = [Job(ask_, Request("?"), 1, 0, time.monotonic() + 60) for _ in range(3)]
-    watch = Watch(jobs, engine.pruned.adapter, [2])
+    jobs = [ServerJob(ask_, Request("?"), 1, 0, time.monotonic() + 60) for _ in range(3)]
+    watch = GrowingRows(jobs, engine.pruned.adapter, [2])
     ids = torch.tensor([[5], [6], [7]])
     assert watch(ids, None).tolist() == [False] * 3
     jobs[0].gone, jobs[1].deadline = True, 0.0
