@@ -180,11 +180,11 @@ def bridge(run: Path, steps: int, device: str) -> None:
     learn(run, "bridge", modules, steps, 1e-3, step_loss, report)
 
 
-def save(run: Path, steps: int, device: str) -> None:
-    """Writes the model of pictures into assets/."""
+def save(run: Path, device: str, to: Path) -> None:
+    """Writes the model of pictures into a folder below `to`."""
     student = Student(device)
     learning.recall(student, run, "bridge", "tune")
-    folder.write(student.model, student.tokens, [folder.processor(student.tokens)], ASSETS / "tiny-llava")
+    folder.write(student.model, student.tokens, [folder.processor(student.tokens)], to / "tiny-llava")
 
 
 def video_bridge(run: Path, steps: int, device: str) -> None:
@@ -204,15 +204,15 @@ def video_bridge(run: Path, steps: int, device: str) -> None:
     learn(run, "video_bridge", modules, steps, 5e-4, step_loss, lambda: {})
 
 
-def video_save(run: Path, steps: int, device: str) -> None:
-    """Writes the model of clips into assets/."""
+def video_save(run: Path, device: str, to: Path) -> None:
+    """Writes the model of clips into a folder below `to`."""
     viewer = Viewer(device)
     learning.recall(viewer, run, "video_bridge", "video")
     inner = viewer.model.model
     # one size of picture serves both towers of the class; pictures were not trained on
     inner.image_tower.load_state_dict(inner.video_tower.state_dict())
     parts = [viewer.tokens, film.frames_processor()]
-    folder.write(viewer.model, viewer.tokens, parts, ASSETS / "tiny-video-llava")
+    folder.write(viewer.model, viewer.tokens, parts, to / "tiny-video-llava")
 
 
 # what each stage does, and in how many steps
@@ -221,21 +221,25 @@ STAGES: dict[str, tuple[Callable[[Path, int, str], None], int]] = {
     "words": (words, 8600),
     "bridge": (bridge, 3000),
     "tune": (tune, 3850),
-    "save": (save, 0),
     "video_words": (video_words, 1300),
     "video_bridge": (video_bridge, 500),
     "video": (video, 900),
-    "video_save": (video_save, 0),
 }
+WRITTEN: dict[str, Callable[[Path, str, Path], None]] = {"save": save, "video_save": video_save}
 
 
 def main() -> None:
     """Runs one stage, or all in order; a stage that is through already is left as it is."""
-    flags = learning.begun(learning.command(__doc__, [*STAGES, "all"]))
-    for stage in STAGES if flags.stage == "all" else [flags.stage]:
+    parser = learning.command(__doc__, [*STAGES, *WRITTEN, "all"])
+    parser.add_argument("--to", type=Path, default=ASSETS, help="where save and video_save write to (default: assets/)")
+    flags = learning.begun(parser)
+    for stage in [*STAGES, *WRITTEN] if flags.stage == "all" else [flags.stage]:
         print(f"{stage}: begins", flush=True)
-        work, steps = STAGES[stage]
-        work(flags.run, flags.steps or steps, flags.device)
+        if stage in WRITTEN:
+            WRITTEN[stage](flags.run, flags.device, flags.to)
+        else:
+            work, steps = STAGES[stage]
+            work(flags.run, flags.steps or steps, flags.device)
 
 
 if __name__ == "__main__":

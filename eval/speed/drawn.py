@@ -33,29 +33,36 @@ class Laid(Llava):
         return [[Span(BEFORE, grid, size=size if grid[0] > 1 else None)] for _ in inputs["input_ids"]]
 
 
-def build(
-    shape: Shape, tokens: int, device: str, dtype: torch.dtype, attention: str, shared_layers: bool = False
-) -> Laid:
-    """The model with random weights, its visual features fixed unless the shape has a tower for that many tokens."""
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+def configuration(shape: Shape, tower: Mapping[str, int], layers: int) -> Any:
+    """LLaVA's, of these sizes."""
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
-    whole = shape.tower is not None and tokens == (shape.tower["image_size"] // shape.tower["patch_size"]) ** 2
-    kernel: dict[str, Any] = {"attn_implementation": attention}
-    tower: dict[str, Any] = dict(shape.tower if whole and shape.tower else CLIP_TINY)
-    config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**tower),
+    sizes: dict[str, Any] = dict(tower)
+    return LlavaConfig(
+        vision_config=CLIPVisionConfig(**sizes),
         text_config=LlamaConfig(
             vocab_size=shape.vocabulary,
             hidden_size=shape.width,
             intermediate_size=shape.inner,
-            num_hidden_layers=1 if shared_layers else shape.layers,
+            num_hidden_layers=layers,
             num_attention_heads=shape.heads,
             num_key_value_heads=shape.groups,
             max_position_embeddings=8192,
         ),
         image_token_index=shape.vocabulary - 1,
-        **kernel,
     )
+
+
+def build(
+    shape: Shape, tokens: int, device: str, dtype: torch.dtype, attention: str, shared_layers: bool = False
+) -> Laid:
+    """The model with random weights, its visual features fixed unless the shape has a tower for that many tokens."""
+    from transformers import LlavaForConditionalGeneration
+
+    whole = shape.tower is not None and tokens == (shape.tower["image_size"] // shape.tower["patch_size"]) ** 2
+    tower = shape.tower if whole and shape.tower else CLIP_TINY
+    config = configuration(shape, tower, 1 if shared_layers else shape.layers)
+    config._attn_implementation = attention
     before = torch.get_default_dtype()
     torch.manual_seed(0)
     try:

@@ -295,9 +295,9 @@ def test_tokenizer_is_the_same_every_time(student):
 
 @pytest.mark.long
 def test_all_stages_run_one_after_the_other_and_write_both_models(tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "ASSETS", tmp_path / "assets")
-    for work, _ in train.STAGES.values():
-        work(tmp_path, 1, "cpu")
+    words = f"train all --run {tmp_path} --steps 1 --device cpu --to {tmp_path / 'assets'}"
+    monkeypatch.setattr("sys.argv", words.split())
+    train.main()
     weights = sorted(path.parent.name for path in (tmp_path / "assets").glob("*/model.safetensors"))
     assert weights == ["tiny-llava", "tiny-video-llava"]
 

@@ -12,124 +12,97 @@ import argparse
 import json
 import os
 import random
-import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from scipy.stats import bootstrap
+from transformers import LlavaProcessor
 
 from eval.core.embedded import EMBEDDED
 from eval.core.settings import UNPRUNED
 from eval.core.tables import Table, show, tell_json
 from eval.harnesses.vllm.agreement import ENVIRONMENT
 from eval.harnesses.vllm.settings import read
+from eval.speed.drawn import configuration
+from eval.speed.measure import in_turn
 from eval.speed.shapes import SHAPES, Shape
 
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "processor_config.json")
 SETTINGS = (
     '{"method": "vispruner", "keep": 0.25}',
     '{"method": "vispruner", "keep": 0.1}',
     '{"method": "fastv", "keep": 0.25, "arm": "padding", "scout": 2}',
 )
-ANSWER = 128  # tokens of an answer, where requests that fit are counted
+WORDS, ANSWER = 65, 128  # tokens of text in a question, and of an answer where requests that fit are counted
 
 
 def written(shape: Shape, folder: Path) -> None:
     """A checkpoint of a shape without weights: LLaVA-1.5, with the embedded model's tokenizer."""
-    for name in TOKENIZER:
-        shutil.copy(EMBEDDED["image"] / name, folder / name)
-    processor = json.loads((folder / "processor_config.json").read_text())
     tower = dict(shape.tower or {})
-    if not tower:
-        raise ValueError("a shape without a vision tower has no pictures to serve")
-    edge = tower["image_size"]
-    processor["image_processor"] |= {"size": {"shortest_edge": edge}, "crop_size": {"height": edge, "width": edge}}
-    processor["patch_size"] = tower["patch_size"]
-    (folder / "processor_config.json").write_text(json.dumps(processor))
-    decoder = {
-        "model_type": "llama",
-        "vocab_size": max(shape.vocabulary, 1024),
-        "hidden_size": shape.width,
-        "intermediate_size": shape.inner,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.groups,
-        "max_position_embeddings": 8192,
-    }
-    vision = {"model_type": "clip_vision_model", "projection_dim": tower["hidden_size"], **tower}
-    config = {
-        "architectures": ["LlavaForConditionalGeneration"],
-        "model_type": "llava",
-        "image_token_index": json.loads((EMBEDDED["image"] / "config.json").read_text())["image_token_index"],
-        "text_config": decoder,
-        "vision_config": vision,
-        "vision_feature_layer": -2,
-        "vision_feature_select_strategy": "default",
-        "multimodal_projector_bias": True,
-        "projector_hidden_act": "gelu",
-        "image_seq_length": (edge // tower["patch_size"]) ** 2,
-    }
-    (folder / "config.json").write_text(json.dumps(config))
+    edge, patch = tower["image_size"], tower["patch_size"]
+    processor = LlavaProcessor.from_pretrained(EMBEDDED["image"])
+    processor.patch_size = patch
+    processor.image_processor.size = {"shortest_edge": edge}
+    processor.image_processor.crop_size = {"height": edge, "width": edge}
+    processor.save_pretrained(folder)
+    config = configuration(replace(shape, vocabulary=max(shape.vocabulary, 1024)), tower, shape.layers)
+    config.architectures = ["LlavaForConditionalGeneration"]
+    config.image_token_id = processor.image_token_id
+    config.image_seq_length = (edge // patch) ** 2
+    config.save_pretrained(folder)
 
 
-def measured(engine: Any, asked: Sequence[str], rounds: int, words: int) -> dict[str, dict[str, list[float]]]:
+def measured(engine: Any, asked: Sequence[str], rounds: int) -> dict[str, list[tuple[int, float]]]:
     """Per setting, the tokens of each prompt in the KV cache and the seconds to its first token."""
     from vllm import SamplingParams
 
     config, dice = engine.llm_engine.model_config.hf_config, random.Random(0)
     options = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True)
-    taken: dict[str, dict[str, list[float]]] = {}
-    for turn in range(rounds + 1):  # the first warms up, and is not counted
-        for setting in dice.sample(asked, len(asked)):
-            pixels = np.frombuffer(dice.randbytes(96 * 72 * 3), dtype=np.uint8).reshape(72, 96, 3)
-            text = [dice.randrange(100, 800) for _ in range(words)]
-            request = {
-                "prompt_token_ids": [*text[: words // 2], int(config.image_token_index), *text[words // 2 :]],
-                "multi_modal_data": {"image": Image.fromarray(pixels)},
-                "mm_processor_kwargs": {"debias": json.loads(setting)},
-            }
-            start = time.perf_counter()
-            done = engine.generate(request, options, use_tqdm=False)[0]
-            took = time.perf_counter() - start
-            if turn:
-                kept = taken.setdefault(setting, {"tokens": [], "seconds": []})
-                kept["tokens"].append(len(done.prompt_token_ids))
-                kept["seconds"].append(took)
-    return taken
+
+    def ask(setting: str) -> tuple[int, float]:
+        pixels = np.frombuffer(dice.randbytes(96 * 72 * 3), dtype=np.uint8).reshape(72, 96, 3)
+        text = [dice.randrange(100, 800) for _ in range(WORDS)]
+        request = {
+            "prompt_token_ids": [*text[: WORDS // 2], int(config.image_token_id), *text[WORDS // 2 :]],
+            "multi_modal_data": {"image": Image.fromarray(pixels)},
+            "mm_processor_kwargs": {"debias": json.loads(setting)},
+        }
+        start = time.perf_counter()
+        done = engine.generate(request, options, use_tqdm=False)[0]
+        return len(done.prompt_token_ids), time.perf_counter() - start
+
+    return in_turn(ask, asked, rounds)
 
 
-def compared(taken: Mapping[str, Mapping[str, list[float]]], plain: str, room: int) -> list[dict[str, Any]]:
+def compared(taken: Mapping[str, Sequence[tuple[int, float]]], plain: str, room: int) -> list[dict[str, Any]]:
     """Each setting beside the unpruned model. room: tokens that the KV cache holds."""
-    rows, base = [], taken[plain]
+    rows, base = [], np.array(taken[plain])
     for setting, kept in taken.items():
-        tokens = float(np.median(kept["tokens"]))
-        ratio, low, high = paired(kept["seconds"], base["seconds"])
+        tokens, seconds = np.median(kept, axis=0)
+        drawn = bootstrap((np.array(kept)[:, 1], base[:, 1]), ratio, paired=True, method="percentile", rng=0)
         rows.append(
             {
                 "setting": setting,
                 "tokens": int(tokens),
-                "tokens_ratio": tokens / float(np.median(base["tokens"])),
+                "tokens_ratio": float(tokens / np.median(base[:, 0])),
                 "requests": room // (int(tokens) + ANSWER),
-                "ttft_ms": 1000 * float(np.median(kept["seconds"])),
-                "ttft_ratio": ratio,
-                "ttft_low": low,
-                "ttft_high": high,
+                "ttft_ms": 1000 * float(seconds),
+                "ttft_ratio": float(seconds / np.median(base[:, 1])),
+                "ttft_low": float(drawn.confidence_interval.low),
+                "ttft_high": float(drawn.confidence_interval.high),
             }
         )
     return sorted(rows, key=lambda row: -int(row["tokens"]))
 
 
-def paired(mine: Sequence[float], base: Sequence[float], draws: int = 2000) -> tuple[float, float, float]:
-    """The ratio of two medians, and the middle 95 % of what it is over rounds drawn anew."""
-    a, b = np.asarray(mine), np.asarray(base)
-    place = np.random.default_rng(0).integers(0, len(a), (draws, len(a)))
-    drawn = np.median(a[place], 1) / np.median(b[place], 1)
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return float(np.median(a) / np.median(b)), float(low), float(high)
+def ratio(mine: Any, base: Any, axis: int = -1) -> Any:
+    """Of two medians; drawn anew round by round for its interval."""
+    return np.median(mine, axis) / np.median(base, axis)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -141,7 +114,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", help="a checkpoint folder or hub id; without it, random weights of --shape")
     parser.add_argument("--shape", default="mid", choices=[name for name, shape in SHAPES.items() if shape.tower])
     parser.add_argument("--rounds", type=int, default=10, help="questions for each setting")
-    parser.add_argument("--words", type=int, default=65, help="tokens of text in a question")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--eager", action="store_true", help="without compiling the model and without CUDA graphs")
     parser.add_argument("--json", action="store_true")
@@ -152,16 +124,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     plain = read({"arm": UNPRUNED}, UNPRUNED).key
     with tempfile.TemporaryDirectory() as scratch:
-        folder = args.model
-        if folder is None:
-            folder = scratch
+        if args.model is None:
             written(SHAPES[args.shape], Path(scratch))
         own = {name: value for name, value in os.environ.items() if name.startswith("VLLM_")}
         os.environ.update(ENVIRONMENT | own)
         from vllm import LLM
 
         engine = LLM(
-            folder,
+            args.model or scratch,
             dtype=args.dtype,
             load_format="auto" if args.model else "dummy",
             enforce_eager=args.eager,
@@ -170,11 +140,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         cache = engine.llm_engine.vllm_config.cache_config
         room = int(cache.num_gpu_blocks) * int(cache.block_size)
-        rows = compared(measured(engine, [plain, *asked], args.rounds, args.words), plain, room)
+        rows = compared(measured(engine, [plain, *asked], args.rounds), plain, room)
     if args.json:
         tell_json({"model": args.model or f"random weights, {args.shape}", "rounds": args.rounds, "rows": rows})
         return 0
     title = f"{args.model or f'random weights of the shape {args.shape}'}, {args.rounds} questions each"
+    note = f"requests held: a prompt and {ANSWER} tokens of answer each, by the size of the cache"
     head = ["setting", "tokens in KV", "of unpruned", "requests held", "ms to first token", "of unpruned, 95 %"]
     cells = [
         [
@@ -187,14 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ]
         for row in rows
     ]
-    show(
-        Table(
-            title,
-            head,
-            cells,
-            [f"requests held: a prompt and {ANSWER} tokens of answer each, by the size of the cache"],
-        )
-    )
+    show(Table(title, head, cells, [note]))
     return 0
 
 
