@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from eval.reading.images import check_image
 from eval.reading.read import Fault, Faults, label, records, want
 from eval.reading.sample import Row, Sample, Score, row_id, row_text
 
+T = TypeVar("T")
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Statistic = Callable[[Array], Array]
 
@@ -225,6 +226,13 @@ def questions(path: Path, root: Path, faults: Faults, **fixed: Any) -> Iterator[
                 label(record, "category"),
             )
             yield Sample(id, text, root / name, group=name, category=category, root=root, **fixed)
+
+
+def truth_of(id: str | int, truth: Mapping[str, T], source: Path) -> T:
+    """What a file of answers says about a question."""
+    if str(id) not in truth:
+        raise ValueError(f"question {id!r} is not in {source}; expected the same version in both")
+    return truth[str(id)]
 
 
 def ten_answers(record: Mapping[str, Any]) -> list[str]:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks.base import Array, Benchmark, means
-from eval.reading.read import Faults, label, read_json, records, want
+from eval.benchmarks.base import Array, Benchmark, means, truth_of
+from eval.reading.read import Faults, by_id, label, records, want
 from eval.reading.sample import Sample
 
 QUESTIONS = "llava_gqa_testdev_balanced.jsonl"
@@ -27,16 +27,12 @@ class Gqa(Benchmark):
 
     def read(self, home: Path, faults: Faults, media: bool) -> Iterator[Sample]:
         source = next((home / name for name in TRUTH if (home / name).exists()), home / TRUTH[0])
-        truth = read_json(source)
-        if not isinstance(truth, dict):
-            raise ValueError(f"{source}: expected an object from question id to question")
+        truth = by_id(source)
         path, root = home / QUESTIONS, home / "data" / "images"
         for where, record in records(path, faults):
             with faults.at(path, where):
                 id = want(record, "question_id", str, int)
-                if str(id) not in truth:
-                    raise ValueError(f"question {id!r} is not in {source}; expected the same version of GQA in both")
-                known = truth[str(id)]
+                known = truth_of(id, truth, source)
                 with faults.at(source, f"question {id!r}"):
                     target = want(known, "answer")
                     if known.get("isBalanced", True):

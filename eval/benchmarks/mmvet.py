@@ -8,7 +8,7 @@ from typing import Any
 
 from eval.benchmarks.base import Array, means, questions
 from eval.benchmarks.judged import Judged, contained
-from eval.reading.read import Faults, read_json, want
+from eval.reading.read import Faults, by_id, want
 from eval.reading.sample import Row, Sample, row_id
 
 QUESTIONS, TRUTH = "llava-mm-vet.jsonl", "mm-vet.json"
@@ -26,9 +26,7 @@ class Mmvet(Judged):
 
     def read(self, home: Path, faults: Faults, media: bool) -> Iterator[Sample]:
         source = home / TRUTH
-        truth = read_json(source)
-        if not isinstance(truth, dict):
-            raise ValueError(f"{source}: expected an object from question id to question")
+        truth = by_id(source)
         for sample in questions(home / QUESTIONS, home / "images", faults):
             name = f"v1_{sample.id}"
             with faults.at(source, name):

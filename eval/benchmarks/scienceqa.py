@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from eval.benchmarks.base import LETTER, Array, Benchmark, Statistic, mean, means
-from eval.reading.read import Faults, label, listed, read_json, want
+from eval.benchmarks.base import LETTER, Array, Benchmark, Statistic, mean, means, truth_of
+from eval.reading.read import Faults, by_id, label, listed, want
 from eval.reading.sample import Row, Sample, Score
 
 QUESTIONS = "llava_test_CQM-A.json"
@@ -29,9 +29,7 @@ class Scienceqa(Benchmark):
     def read(self, home: Path, faults: Faults, media: bool, text_only: bool = False) -> Iterator[Sample]:
         """`text_only=True`: also the questions without a picture, which count in the overall accuracy alone."""
         source = home / "problems.json"
-        truth = read_json(source)
-        if not isinstance(truth, dict):
-            raise ValueError(f"{source}: expected an object from question id to problem")
+        truth = by_id(source, "problem")
         path, root = home / QUESTIONS, home / "images" / "test"
         for where, record in listed(path, faults):
             with faults.at(path, where):
@@ -40,9 +38,7 @@ class Scienceqa(Benchmark):
                 if len(turns) != 2 or not all(isinstance(turn, dict) for turn in turns):
                     raise ValueError(f"question {id!r}: expected a question and an answer in 'conversations'")
                 question, letter = (want(turn, "value") for turn in turns)
-                if str(id) not in truth:
-                    raise ValueError(f"question {id!r} is not in {source}; expected the same version in both")
-                known = truth[str(id)]
+                known = truth_of(id, truth, source)
                 with faults.at(source, f"problem {id!r}"):
                     choices, answer = want(known, "choices", list), want(known, "answer", int)
                     if not 0 <= answer < len(choices) <= len(LETTERS):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.benchmarks.base import Array, means
+from eval.benchmarks.base import Array, means, truth_of
 from eval.benchmarks.judged import Judged, contained, contained_stems, exact
 from eval.reading.read import Faults, label, listed, want
 from eval.reading.sample import Sample
@@ -39,9 +39,7 @@ class VideoQA(Judged):
         for where, record in listed(path, faults):
             with faults.at(path, where):
                 id, name = want(record, "question_id", str, int), want(record, "video_name")
-                if str(id) not in truth:
-                    raise ValueError(f"question {id!r} is not in {source}; expected the same questions in both")
-                target, kind = truth[str(id)]
+                target, kind = truth_of(id, truth, source)
                 ending = next((ending for ending in ENDINGS if name + ending in clips), ENDINGS[0])
                 video = root / (name + ending)
                 yield Sample(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from eval.benchmarks.base import SHORT, Array, Benchmark, means, questions, ten_answers
+from eval.benchmarks.base import SHORT, Array, Benchmark, means, questions, ten_answers, truth_of
 from eval.reading.read import Faults, listed, want
 from eval.reading.sample import Sample
 from eval.scoring.normalise import vqa_official_accuracy
@@ -34,19 +34,17 @@ class Vqav2(Benchmark):
         raise ValueError(f"vqav2 has the splits test-dev and val2014, not {split!r}")
 
     def _val(self, home: Path, faults: Faults) -> Iterator[Sample]:
-        truth: dict[int, tuple[list[str], str]] = {}
+        truth: dict[str, tuple[list[str], str]] = {}
         path = home / VAL_TRUTH
         for where, record in listed(path, faults, "annotations"):
             with faults.at(path, where):
-                truth[want(record, "question_id", int)] = ten_answers(record), want(record, "answer_type")
+                truth[str(want(record, "question_id", int))] = ten_answers(record), want(record, "answer_type")
         path, root = home / VAL, home / "val2014"
         for where, record in listed(path, faults, "questions"):
             with faults.at(path, where):
                 id, name = want(record, "question_id", int), f"COCO_val2014_{want(record, 'image_id', int):012d}.jpg"
                 text = f"{want(record, 'question')}\n{SHORT}"
-                if id not in truth:
-                    raise ValueError(f"question {id} is not in {home / VAL_TRUTH}; expected the same version in both")
-                target, kind = truth[id]
+                target, kind = truth_of(id, truth, home / VAL_TRUTH)
                 yield Sample(id, text, root / name, group=name, target=target, category=kind, root=root)
 
     def sizes(self, samples: Sequence[Sample]) -> list[tuple[str, int, int]]:

@@ -99,53 +99,46 @@ def listed(path: Path, faults: Faults | None = None, field: str = "") -> Iterato
 def lines(path: Path) -> Iterator[tuple[str, str]]:
     """(place, line) of a text file, without the empty lines."""
     with _text(path) as file:
-        try:
-            for number, line in enumerate(_bounded(file, path), 1):
-                if line.strip():
-                    yield f"line {number}", line
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: expected UTF-8 text ({error.reason} at byte {error.start})") from None
+        for number, line in enumerate(_bounded(file, path), 1):
+            if line.strip():
+                yield f"line {number}", line
 
 
 def read_json(path: Path) -> Any:
     """The value of a file that is one JSON value."""
-    with _text(path) as file:
-        try:
-            text = file.read(LARGEST_JSON + 1)
-            if len(text) > LARGEST_JSON:
-                raise ValueError(f"expected at most {LARGEST_JSON:,} characters of JSON")
-            return _parse(text)
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: expected UTF-8 text ({error.reason} at byte {error.start})") from None
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+    with Faults().at(path), _text(path) as file:
+        text = file.read(LARGEST_JSON + 1)
+        if len(text) > LARGEST_JSON:
+            raise ValueError(f"expected at most {LARGEST_JSON:,} characters of JSON")
+        return _parse(text)
 
 
 def table(path: Path, columns: tuple[str, ...], faults: Faults | None = None) -> Iterator[tuple[str, dict[str, str]]]:
     """(place, row) of a tab-separated file. Every cell is the text that stands there: no cell is taken for missing."""
     faults = faults or Faults()
     with _text(path) as file:
-        try:
-            reader = csv.DictReader(_bounded(file, path), delimiter="\t")
-            header = list(reader.fieldnames or ())
-            absent = [name for name in columns if name not in header]
-            if absent:
-                faults.add(
-                    path, f"expected the column {absent[0]!r}, found {', '.join(header) or 'an empty file'!s:.300}"
-                )
-                return
-            number = 0
-            for number, row in enumerate(reader, 1):
-                with faults.at(path, f"row {number}"):
-                    if None in row or None in row.values():
-                        raise ValueError(f"expected {len(header)} tab-separated cells")
-                    yield f"row {number}", row
-            if not number:
-                faults.add(path, "expected at least one row below the header")
-        except UnicodeDecodeError as error:
-            faults.add(path, f"expected UTF-8 text ({error.reason} at byte {error.start})")
-        except csv.Error as error:
-            faults.add(path, f"expected a tab-separated table ({error})")
+        reader = csv.DictReader(_bounded(file, path), delimiter="\t")
+        header = list(reader.fieldnames or ())
+        absent = [name for name in columns if name not in header]
+        if absent:
+            has = ", ".join(header) or "an empty file"
+            raise ValueError(f"{path}: expected the column {absent[0]!r}, found {has:.300}")
+        number = 0
+        for number, row in enumerate(reader, 1):
+            with faults.at(path, f"row {number}"):
+                if None in row or None in row.values():
+                    raise ValueError(f"expected {len(header)} tab-separated cells")
+                yield f"row {number}", row
+        if not number:
+            raise ValueError(f"{path}: expected at least one row below the header")
+
+
+def by_id(path: Path, what: str = "question") -> dict[str, Any]:
+    """The value of a file that is one JSON object, from the id of a question to `what` belongs to it."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: expected an object from question id to {what}")
+    return value
 
 
 def want(record: Mapping[str, Any], name: str, *kinds: type) -> Any:
@@ -219,4 +212,9 @@ def _text(path: Path) -> Iterator[Any]:
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
     with file:
-        yield file
+        try:
+            yield file
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: expected UTF-8 text ({error.reason} at byte {error.start})") from None
+        except csv.Error as error:
+            raise ValueError(f"{path}: expected a tab-separated table ({error})") from None
