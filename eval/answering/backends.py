@@ -11,8 +11,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
@@ -28,7 +29,8 @@ from eval.reading.sample import Sample
 from pruners import Pruner
 from pruners.blank import Blanks
 from pruners.engine.prefix import Prefix
-from pruners.models import Request
+from pruners.engine.trace import Image, Trace
+from pruners.models import Encoded, Request
 
 log = logging.getLogger("debias")
 Answer = tuple[str, str, dict[str, Any]]
@@ -233,33 +235,26 @@ class Native(Backend):
         return Batch(samples, requests, encoded, media, {})
 
     def _generate(self, batch: Batch, arm: str, benchmark: Benchmark) -> Answers:
-        begun, poison, trace = time.perf_counter(), Poison(), None
+        begun = time.perf_counter()
         debias = None if arm == UNPRUNED else self.debias(benchmark, arm)
         trends = None if debias is None else self._measured(debias, batch, benchmark)
-        inputs = batch.encoded.to(self.adapter.device, self.model.dtype).inputs
-        with ExitStack() as inside, torch.inference_mode():
-            if not self._looks(arm):
-                keys = [media.key for media in batch.media if media.key]
-                inside.enter_context(self.features.shared(self.model, keys))
-            if debias is not None:
-                trace = inside.enter_context(
-                    self.pruner(self.model, debias, sizes=batch.encoded.sizes, prefix=self.prefix, trends=trends)
-                )
-            how = greedy(self.model, self.longest(benchmark))
-            out = self.model.generate(**inputs, generation_config=how, logits_processor=[poison])
-        new = out[:, inputs["input_ids"].shape[1] :]
-        bad = poison.rows(len(batch.samples))
-        texts = self.adapter.decode(new)
+        encoded = batch.encoded.to(self.adapter.device, self.model.dtype)
+        pruned = None
+        if debias is not None:
+            pruned = self.pruner(self.model, debias, sizes=encoded.sizes, prefix=self.prefix, trends=trends)
+        keys = [media.key for media in batch.media if media.key]
+        with nullcontext() if self._looks(arm) else self.features.shared(self.model, keys):
+            done = generate(self.adapter, encoded, greedy(self.model, self.longest(benchmark)), pruned)
+        texts = self.adapter.decode(done.new)
         self.busy += time.perf_counter() - begun
-        seen = [] if trace is None else what_was_kept(trace)
         answers = {}
         for row, (sample, media) in enumerate(zip(batch.samples, batch.media, strict=True)):
             metadata: dict[str, Any] = {"size": list(media.size)} if media.key else {}
-            if seen and media.key:
-                metadata |= seen.pop(0)
-            if bad[row]:
+            if shown := done.pictures(row):
+                metadata |= done.noted(shown)
+            if done.bad[row]:
                 metadata["error"] = "the model's logits hold NaN or infinity; this is no answer"
-            answers[sample.key] = ("" if bad[row] else texts[row].strip(), metadata)
+            answers[sample.key] = ("" if done.bad[row] else texts[row].strip(), metadata)
         return answers
 
     def _measured(self, debias: Debias, batch: Batch, benchmark: Benchmark) -> list[Trend] | None:
@@ -296,11 +291,67 @@ def greedy(model: Any, max_new_tokens: int) -> Any:
     return GenerationConfig(do_sample=False, num_beams=1, use_cache=True, max_new_tokens=max_new_tokens, **special)
 
 
+@dataclass
+class Generated:
+    """What a model wrote behind the prompts of a batch, and what a method kept of its pictures.
+
+    new     [B, n] ids
+    bad     of each row, whether its logits held NaN or infinity
+    logits  [B, vocabulary] of each new token, where the configuration asks for them
+    trace   None: nothing was pruned, or beams were searched, which repeat the rows
+    """
+
+    new: torch.Tensor
+    bad: list[bool]
+    logits: Sequence[torch.Tensor] | None
+    trace: Trace | None
+
+    def pictures(self, row: int) -> list[Image]:
+        """The way through the cuts of each picture of a row, and of each frame of a clip with words between them."""
+        return [] if self.trace is None else [image for image in self.trace.images if image.row == row]
+
+    def noted(self, images: Sequence[Image]) -> dict[str, Any]:
+        """Of some pictures, or the frames of a clip, one record: the tokens that stayed at each cut, as ranges counted
+        through all of them, and how many that were."""
+        assert self.trace is not None
+        starts = accumulate((image.tokens.span.total for image in images[:-1]), initial=0)
+        placed = list(zip(starts, images, strict=True))
+        kept = [
+            encode(sorted(start + place for start, image in placed for place in image.raster(stage).tolist()))
+            for stage in range(self.trace.stages)
+        ]
+        counts = [image.counts(self.trace.layers) for image in images]
+
+        def summed(name: str) -> Any:
+            values = [each[name] for each in counts]
+            return [*map(sum, zip(*values, strict=True))] if name in ("after", "padding") else sum(values)
+
+        return {"kept": kept, "counts": {name: summed(name) for name in counts[0]}}
+
+
+def generate(
+    adapter: Any,
+    encoded: Encoded,
+    config: Any,
+    pruned: AbstractContextManager[Trace] | None = None,
+    stopping: Sequence[Any] = (),
+) -> Generated:
+    """What the adapter's model writes behind a batch of prompts.
+
+    pruned: a pruner on the model; None: as it is. stopping: further criteria, as transformers takes them.
+    """
+    poison = Poison()
+    with torch.inference_mode(), nullcontext() if pruned is None else pruned as trace:
+        out = adapter.model.generate(
+            **encoded.inputs,
+            generation_config=config,
+            logits_processor=[poison],
+            stopping_criteria=list(stopping),
+            return_dict_in_generate=True,
+        )
+    new = out.sequences[:, encoded.inputs["input_ids"].shape[1] :]
+    return Generated(new, poison.rows(len(new)), out.logits, trace if config.num_beams == 1 else None)
+
+
 def _name(samples: Sequence[Sample]) -> tuple[str, ...]:
     return tuple(sample.key for sample in samples)
-
-
-def what_was_kept(trace: Any) -> list[dict[str, Any]]:
-    """Of each picture of the batch: the tokens that stayed at each cut, as ranges, and how many that were."""
-    stages = [[encode(sorted(kept.tolist())) for kept in stage] for stage in trace.kept]
-    return [{"kept": [stage[i] for stage in stages], "counts": counts} for i, counts in enumerate(trace.counts)]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 
-from eval.answering.backends import greedy
+from eval.answering.backends import generate, greedy
 from eval.answering.resolved import Resolved, resolve
 from eval.benchmarks.base import Benchmark
 from eval.core.settings import UNPRUNED, Settings
@@ -82,16 +81,14 @@ def native(chosen: Resolved, benchmark: Benchmark, request: Request, arm: str) -
     """Our answer to one question, with what it kept and the logits of the prompt's last token."""
     adapter = chosen.adapter(benchmark.media)
     encoded = adapter.encode([request])
-    inputs = encoded.inputs
     debias = None if arm == UNPRUNED else chosen.debias(benchmark, arm)
-    pruned: Any = nullcontext() if debias is None else chosen.pruner(adapter.model, debias, sizes=encoded.sizes)
+    pruned = None if debias is None else chosen.pruner(adapter.model, debias, sizes=encoded.sizes)
     config = greedy(adapter.model, chosen.longest(benchmark))
-    config.output_logits = config.return_dict_in_generate = True
-    with pruned as trace, torch.inference_mode():
-        out = adapter.model.generate(**inputs, generation_config=config)
-    kept = [] if trace is None or not encoded.sizes else [stage[0].tolist() for stage in trace.kept]
-    text = adapter.decode(out.sequences[:, inputs["input_ids"].shape[1] :])[0]
-    return {"text": text, "logits": out.logits[0][0].float().cpu(), "kept": kept}
+    config.output_logits = True
+    done = generate(adapter, encoded, config, pruned)
+    assert done.logits is not None
+    kept = [] if done.trace is None or not encoded.sizes else [stage[0].tolist() for stage in done.trace.kept]
+    return {"text": adapter.decode(done.new)[0], "logits": done.logits[0][0].float().cpu(), "kept": kept}
 
 
 def table(title: str, arms: dict[str, dict[str, Any]], notes: Sequence[str] = ()) -> Table:

@@ -10,7 +10,6 @@ import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from PIL import Image
 from debias import Span, names
 from debias.names import one_of
 from eval.answering.able import refusal
-from eval.answering.backends import Poison, greedy, what_was_kept
+from eval.answering.backends import generate, greedy
 from eval.answering.checkpoints import layout
 from eval.answering.plan import this_process
 from eval.answering.resolved import Resolved
@@ -161,22 +160,11 @@ class Pruned:
 
         stopping: further criteria, as `generate` of transformers takes them.
         """
-        poison, trace = Poison(), None
         encoded = self.adapter.encode(requests)
-        with ExitStack() as inside, torch.inference_mode():
-            if self.debias is not None:
-                trace = inside.enter_context(self.chosen.pruner(self.model, self.debias, sizes=encoded.sizes))
-            out = self.model.generate(
-                **encoded.inputs,
-                generation_config=config,
-                logits_processor=[poison],
-                stopping_criteria=list(stopping),
-            )
-        kept: list[list[dict[str, Any]]] = [[] for _ in requests]
-        if trace is not None and config.num_beams == 1:  # beams repeat the rows
-            for row, record in zip(trace.rows, what_was_kept(trace), strict=True):
-                kept[row].append(record)
-        return out[:, encoded.inputs["input_ids"].shape[1] :], poison.rows(len(requests)), kept
+        pruned = None if self.debias is None else self.chosen.pruner(self.model, self.debias, sizes=encoded.sizes)
+        done = generate(self.adapter, encoded, config, pruned, stopping)
+        kept = [[done.noted([image]) for image in done.pictures(row)] for row in range(len(requests))]
+        return done.new, done.bad, kept
 
     def close(self) -> None:
         """Let go of the model."""

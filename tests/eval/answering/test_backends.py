@@ -1,5 +1,6 @@
 """The native backend on a random model: shared vision features change nothing but the work."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from debias import Debias
 from eval import benchmarks
 from eval.answering.backends import Native
 from eval.answering.features import Features
+from eval.answering.store import decode
 from eval.core.settings import UNPRUNED
 from eval.reading.media import Shelf
 from eval.reading.sample import Sample
@@ -94,6 +96,25 @@ def test_arms_share_what_the_tower_made_where_pictures_become_tiles(world, build
     assert (shared.features.encoded, apart.features.encoded) == (1, 0)
     list(shared.answer(asked[:1], "none", benchmark))
     assert shared.features.encoded == 2  # another batch
+
+
+def test_of_a_clip_with_words_between_its_frames_every_frame_is_noted(world, builders):
+    """In a batch as alone: places are counted through all the frames, and numbers of tokens are those of the clip."""
+    benchmark, asked = questions(world, "msvd")
+    asked = [next(sample for sample in asked if sample.group == group) for group in {s.group: s for s in asked}][:2]
+    for family in ("internvl", "qwen3_vl"):
+        backend = native(builders.adapter(family), share_arms=False)
+        together = list(backend.answer(asked, "none", benchmark))
+        for sample, answer in zip(asked, together, strict=True):
+            assert list(backend.answer([sample], "none", benchmark)) == [answer]
+        encoded = backend._batch(asked, benchmark).encoded
+        for spans, (_, _, noted) in zip(backend.adapter.spans(encoded.inputs, encoded.sizes), together, strict=True):
+            assert len(spans) > 1
+            each = [int(span.total * 0.25) for span in spans]
+            kept = decode(noted["kept"][0])
+            assert noted["counts"]["after"] == [sum(each)] == [len(kept)]
+            first = [sum(span.total for span in spans[:number]) for number in range(len(spans) + 1)]
+            assert [sum(a <= place < b for place in kept) for a, b in pairwise(first)] == each
 
 
 @pytest.mark.parametrize("method", ["fastv", "deeplayer", "sparsevlm", "visionzip"])
