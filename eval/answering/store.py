@@ -43,12 +43,9 @@ def decode(ranges: str) -> list[int]:
     return out
 
 
-def read(path: Path) -> list[Row]:
-    """The complete rows of one shard. A last line cut off by a crash is left out; any other broken line is an error."""
-    return [row for _, row in _rows(path)]
-
-
-def _rows(path: Path) -> Iterator[tuple[int, Row]]:
+def numbered(path: Path) -> Iterator[tuple[int, Row]]:
+    """(number of the line, row) of one shard. A last line cut off by a crash is left out; any other broken line is an
+    error."""
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
@@ -244,7 +241,7 @@ class Folder:
         run = self.info()["run"]
         merged: dict[str, Row] = {}
         for path in sorted((self.path / benchmark).glob(f"{arm}.*.jsonl")):
-            for number, row in _rows(path):
+            for number, row in numbered(path):
                 key, made_by = row["metadata"]["key"], row["metadata"].get("run")
                 if made_by != run:
                     raise ValueError(

@@ -1,4 +1,4 @@
-"""The benchmarks, one file each. `get("pope")` is found by its module's name."""
+"""The benchmarks, one file each; sets of one kind share one. `get("pope")` is found by its module's name."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ NAMES = (
     "tgif", "msvd", "msrvtt",
     "refcoco", "refcoco+", "refcocog",
 )  # fmt: skip
+# The modules of those that share one.
+SHARED = {"tgif": "video", "msvd": "video", "msrvtt": "video", "refcoco+": "refcoco", "refcocog": "refcoco"}
 
 
 def get(name: str) -> Benchmark:
-    """The benchmark of this name; its class stands in the module of the same name."""
+    """The benchmark of this name; its class stands in the module of the same name, or in one that it shares."""
     one_of("benchmark", name, NAMES)
-    module = import_module(f".{'refcoco' if name.startswith('refcoco') else name}", __name__)
+    module = import_module(f".{SHARED.get(name, name)}", __name__)
     classes = [
         value
         for value in vars(module).values()

@@ -1,4 +1,4 @@
-"""What TGIF-QA, MSVD-QA and MSRVTT-QA share: Video-LLaVA's layout, prompt and judge."""
+"""TGIF-QA, MSVD-QA and MSRVTT-QA: short questions about clips, in Video-LLaVA's layout, with its prompt and judge."""
 
 from __future__ import annotations
 
@@ -15,18 +15,28 @@ from eval.reading.sample import Sample
 
 ENDINGS = (".mp4", ".avi", ".mov", ".mkv")
 CLIPS = (*ENDINGS, ".webm")  # what is taken for a clip where no benchmark says it
+# The folder, where in it the clips lie, and the questions of the official set.
+SETS = {
+    "tgif": ("TGIF_Zero_Shot_QA", "mp4", 25751),
+    "msvd": ("MSVD_Zero_Shot_QA", "videos", 13157),
+    "msrvtt": ("MSRVTT_Zero_Shot_QA", "videos/all", 72821),
+}
 
 
 class VideoQA(Judged):
-    """Questions about clips. A subclass says where its clips lie."""
+    """Questions about animated GIFs (all four kinds of TGIF-QA's test set), clips of YouTube, or clips of the web."""
 
-    videos: str  # the folder of the clips
     marks = ("test_q.json",)
     media = "video"
     conversation = "llava_v1"
     max_new_tokens = 1024
     task = "video"
     metric = "accuracy, yes / (yes + no) of a language model"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        folder, self.videos, self.expected_n = SETS[name]
+        self.folders = (f"GPT_Zero_Shot_QA/{folder}", folder)
 
     def read(self, home: Path, faults: Faults, media: bool) -> Iterator[Sample]:
         truth: dict[str, tuple[str, str]] = {}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.answering.store import Folder, read
+from eval.answering.store import Folder, numbered
 from eval.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
@@ -102,7 +102,7 @@ def child_of_rank(process, rank):
 def every_row_once(folder, reference):
     """No row lost, none doubled, and all with the answers of the run by one process."""
     for arm in ("none", "both"):
-        keys = [row["metadata"]["key"] for path in folder.glob(f"pope/{arm}.*.jsonl") for row in read(path)]
+        keys = [row["metadata"]["key"] for path in folder.glob(f"pope/{arm}.*.jsonl") for _, row in numbered(path)]
         assert len(keys) == len(set(keys))
         expected = {row["metadata"]["key"]: row for row in Folder(reference).rows("pope", arm)}
         assert {row["metadata"]["key"]: row for row in Folder(folder).rows("pope", arm)} == expected

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from eval.answering.resolved import Resolved
-from eval.answering.store import read
+from eval.answering.store import numbered
 from eval.cli import main
 from eval.core.settings import FILLS, Settings, command_line
 
@@ -35,7 +35,7 @@ def answered(out, model, world, *flags):
     ]
     common += ["--method", "random", "--keep", "0.5", "--batch-size", 2, "--report-samples", 0]
     assert main(["run", "--model", str(model), "--out", str(out), *map(str, common), *flags]) == 0
-    rows = read(out / "gqa" / "none.0.jsonl")
+    rows = [row for _, row in numbered(out / "gqa" / "none.0.jsonl")]
     return json.loads((out / "run.json").read_text()), [row["metadata"]["counts"] for row in rows]
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.answering.store import Folder, decode, encode, read
+from eval.answering.store import Folder, decode, encode, numbered
 
 
 def row(key, text="yes", run="r1", arm="none"):
@@ -57,7 +57,7 @@ def test_a_torn_last_line_is_repaired(folder, torn):
     shard.append(row("b"))
     shard.close()
     assert path.read_bytes().startswith(whole)
-    assert [r["metadata"]["key"] for r in read(path)] == ["a", "b"]
+    assert [r["metadata"]["key"] for _, r in numbered(path)] == ["a", "b"]
 
 
 @pytest.mark.parametrize("line", ["nonsense", '{"text": 3, "metadata": {"key": "b"}}', '{"text": "b"}', "[]", ""])
