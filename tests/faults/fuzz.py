@@ -93,8 +93,7 @@ def targets(world: Path, checkpoint: Path, scratch: Path) -> Iterator[tuple[str,
     """(name, a good input, what reads it)"""
     from debias import records, trends
     from eval import benchmarks
-    from eval.answering.store import Folder
-    from eval.answering.store import read as read_shard
+    from eval.answering.store import Folder, numbered
     from eval.reading.images import open_image
     from eval.reading.sample import Sample, read_rows
     from eval.scoring.box import find_box
@@ -124,7 +123,7 @@ def targets(world: Path, checkpoint: Path, scratch: Path) -> Iterator[tuple[str,
                    for i in range(4)).encode()  # fmt: skip
     plain = scratch / "plain"
     yield "answers", rows, of_file(plain, lambda path: list(read_rows(path)), rows)
-    yield "shard of a run", rows, of_file(plain, read_shard, rows)
+    yield "shard of a run", rows, of_file(plain, lambda path: list(numbered(path)), rows)
     info = json.dumps({"run": "r", "settings": {"method": "m"}, "benchmarks": {}}).encode()
     (scratch / "run").mkdir()
     yield "run.json", info, of_file(scratch / "run" / "run.json", lambda path: Folder(path.parent).info(), info)

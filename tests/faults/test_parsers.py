@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from debias import records as stored
 from debias import trends
 from eval import benchmarks
-from eval.answering.store import Folder, torn
-from eval.answering.store import read as read_shard
+from eval.answering.store import Folder, numbered, torn
 from eval.benchmarks.base import ten_answers
 from eval.reading.read import Faults, listed, read_json, records, table, want
 from eval.reading.sample import read_rows
@@ -64,7 +63,7 @@ def read_or_refused(read):
         lambda path: list(table(path, ("index",), Faults(stop=False))),
         read_json,
         lambda path: list(read_rows(path)),
-        read_shard,
+        lambda path: list(numbered(path)),
         trends.load,
         Cache,
     ],

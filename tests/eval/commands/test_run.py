@@ -11,7 +11,7 @@ import time
 import pytest
 
 from eval import benchmarks
-from eval.answering.store import Folder, read
+from eval.answering.store import Folder, numbered
 from eval.cli import main
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
@@ -69,7 +69,7 @@ def test_all_benchmarks_in_four_arms(flags, tmp_path):
     assert {one["benchmark"] for one in found["comparisons"]} >= {"pope", "average", "msvd_em"}
     assert "both − none, 95 %" in err
     assert "unpruned" in err
-    rows = read(tmp_path / "run" / "textvqa" / "both.0.jsonl")
+    rows = [row for _, row in numbered(tmp_path / "run" / "textvqa" / "both.0.jsonl")]
     facts = rows[0]["metadata"]
     assert {"key", "benchmark", "arm", "run", "kept", "counts", "size"} <= facts.keys()
     assert set(rows[0]) >= {"question_id", "prompt", "text", "answer_id", "model_id", "metadata"}
@@ -144,7 +144,8 @@ def test_more_arms_and_benchmarks_can_join_a_run(flags, tmp_path, capsys):
     after = files(tmp_path / "run")
     assert set(after) == {f"{b}/{a}.0.jsonl" for b in ("gqa", "pope") for a in ("none", "both", "unpruned")}
     assert after["gqa/none.0.jsonl"] == first["gqa/none.0.jsonl"]
-    assert "kept" not in read(tmp_path / "run" / "gqa" / "unpruned.0.jsonl")[0]["metadata"]
+    _, first = next(numbered(tmp_path / "run" / "gqa" / "unpruned.0.jsonl"))
+    assert "kept" not in first["metadata"]
 
 
 def test_the_authors_names_of_arms_are_accepted(flags, tmp_path, capsys):
@@ -334,7 +335,7 @@ def test_a_split_without_public_answers_is_answered_and_left_to_export(flags, tm
     assert found["complete"]
     assert found["scores"] == {}
     assert "vqav2: the answers are not public" in seen.err
-    assert len(read(tmp_path / "run" / "vqav2" / "none.0.jsonl")) >= 1
+    assert len(list(numbered(tmp_path / "run" / "vqav2" / "none.0.jsonl"))) >= 1
     err = here(
         [*common[:-4], "--limit", 4, "--out", tmp_path / "run", "--option", "vqav2.split=val2014"], capsys, status=1
     ).err

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import binomtest
 
 from debias import trends
-from eval.answering.store import read
+from eval.answering.store import numbered
 from eval.cli import main
 from eval.core.settings import Settings
 from eval.papers import study
@@ -55,11 +55,11 @@ def test_every_cut_is_answered_in_every_arm(run):
         assert f"keep={keep}" in settings["settings"]["method"]
         assert f"trends-layer-{layer}.toml" in settings["settings"]["trend"]
         for arm in ("none", "trend", "padding", "both"):
-            assert len(read(folder / "gqa" / f"{arm}.0.jsonl")) == 6
+            assert len(list(numbered(folder / "gqa" / f"{arm}.0.jsonl"))) == 6
         (trend,) = trends.load(run / f"trends-layer-{layer}.toml")
         assert trend["layer"] == layer
         assert trend["questions"] == 4
-    assert len(read(run / "unpruned" / "gqa" / "unpruned.0.jsonl")) == 6
+    assert len(list(numbered(run / "unpruned" / "gqa" / "unpruned.0.jsonl"))) == 6
 
 
 def test_comparisons_are_exact_mcnemar_and_holm_over_the_secondary_ones(run):
