@@ -19,7 +19,7 @@ import torch
 from debias import Debias
 from debias.names import one_of
 from eval.core.settings import UNPRUNED
-from eval.core.tables import Table, say, show
+from eval.core.tables import Table, say
 from eval.forks.backend import Worker
 from eval.forks.options import options, wire
 from eval.forks.reader import PLACE, wire_pixels
@@ -33,7 +33,7 @@ from pruners import Pruner, make
 Times = tuple[float, float]  # milliseconds on the clock, and of the processor
 
 
-def report(asked: SpeedSettings, device: torch.device) -> dict[str, Any]:
+def measured(asked: SpeedSettings, device: torch.device) -> dict[str, Any]:
     """Every method's variants, ours and theirs in turn; the authors' code first, since it may be missing."""
     fitting = [name for name, known in SHAPES.items() if known.tower is not None]
     shape = SHAPES[one_of("shape", asked.shape, fitting)]
@@ -58,7 +58,7 @@ def report(asked: SpeedSettings, device: torch.device) -> dict[str, Any]:
     say(f"speed: building {asked.shape}, {dtype}, on {device}")
     family = build(shape, shape.tokens, str(device), getattr(torch, dtype), asked.attention[0])
     rows = [row for method in asked.method for row in measure(family, method, arms, asked, dtype)]
-    result = {
+    return {
         "shape": asked.shape,
         "keep": asked.keep[0],
         "forks": whose,
@@ -67,8 +67,6 @@ def report(asked: SpeedSettings, device: torch.device) -> dict[str, Any]:
         "rounds": asked.rounds,
         "rows": rows,
     }
-    show(table(result))
-    return result
 
 
 def measure(family: Laid, method: str, arms: list[str], wanted: SpeedSettings, dtype: str) -> list[dict[str, Any]]:

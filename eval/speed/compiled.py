@@ -16,7 +16,8 @@ import torch
 
 from eval.core.tables import Table
 from eval.speed.drawn import Laid, prompt
-from eval.speed.measure import Clock, Variant, in_turn
+from eval.speed.measure import Clock, Variant, conditions, in_turn
+from eval.speed.settings import SpeedSettings
 
 CACHES = ("dynamic", "static")
 
@@ -39,8 +40,9 @@ def answer(family: Laid, variant: Variant, cache: str, batch: int, steps: int) -
     return clock.milliseconds()[0], out[:, -steps:].tolist()
 
 
-def measure(family: Laid, wanted: Sequence[Variant], batch: int, rounds: int, steps: int) -> list[dict[str, Any]]:
+def measure(family: Laid, wanted: Sequence[Variant], batch: int, asked: SpeedSettings) -> list[dict[str, Any]]:
     """One row a variant and cache."""
+    rounds, steps = asked.rounds, asked.decode
     pairs = [(variant, cache) for variant in wanted for cache in CACHES]
     begun = {pair: answer(family, *pair, batch, steps) for pair in pairs}
     first = {pair: took for pair, (took, _) in begun.items()}
@@ -73,8 +75,7 @@ def table(result: dict[str, Any]) -> Table:
         for row in result["rows"]
     ]  # fmt: skip
     notes = [
-        f"{result['device']}, {result['threads']} thread(s), {result['dtype']}, torch {result['torch']}; answers of "
-        f"{result['decode']} tokens, medians of {result['rounds']} rounds in turn",
+        f"{conditions(result)}; answers of {result['decode']} tokens, medians of {result['rounds']} rounds in turn",
         "static: generate(cache_implementation='static'), whose step is compiled; first: what the first answer took "
         "longer; equal: the same tokens as with the dynamic cache",
     ]

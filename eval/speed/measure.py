@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import resource
+import functools
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -51,6 +48,9 @@ class Variant:
         return make("d2pruner", keep=self.keep, prior=Prior((1.0,) * tokens, layer=1, model="random weights"))
 
     def around(self, family: Laid, batch: int) -> AbstractContextManager[Any]:
+        """The block that a model runs in, under the variant's kernel and pruned by its method."""
+        if family.model.config._attn_implementation != self.kernel:
+            family.model.set_attn_implementation(self.kernel)
         if self.method is None:
             return nullcontext()
         return self.pruner(family.tokens)(family, FULL.with_arm(self.arm), sizes=[SIZE] * batch)  # type: ignore[no-any-return]
@@ -149,8 +149,6 @@ def once(family: Laid, variant: Variant, inputs: dict[str, Tensor], steps: int) 
     from transformers import DynamicCache
 
     model, clock = family.model, Clock(family.model.device)
-    if model.config._attn_implementation != variant.kernel:
-        model.set_attn_implementation(variant.kernel)
     with variant.around(family, len(inputs["input_ids"])), torch.inference_mode():
         cache = DynamicCache(config=model.config.text_config)
         clock.mark()
@@ -209,26 +207,6 @@ def mean_tokens(family: Laid, variant: Variant) -> float:
     return float(variant.pruner(family.tokens).mean_count(len(family.decoder.layers), family.tokens))
 
 
-def peaks(family: Laid, timed: Iterable[Timed], flags: Sequence[str]) -> None:
-    """Peak memory of one prefill and one step: of the device, or of a whole process that does nothing else."""
-    for row in timed:
-        if family.model.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            once(family, row.variant, prompt(family, row.batch), 1)
-            row.peak_bytes = torch.cuda.max_memory_allocated()
-            continue
-        own = ["--attention", row.variant.kernel, "--batch-size", str(row.batch), "--tokens", str(row.tokens)]
-        command = [sys.executable, "-m", "eval", "speed", "--json", "--peak", row.variant.label, *flags, *own]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        row.peak_bytes = int(json.loads(done.stdout)["peak_bytes"])
-
-
-def own_peak(family: Laid, variant: Variant, batch: int) -> dict[str, int]:
-    """This process's, after one prefill and one step."""
-    once(family, variant, prompt(family, batch), 1)
-    return {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
-
-
 def machine(device: torch.device, dtype: torch.dtype | None = None) -> dict[str, Any]:
     """On what was measured: the device's name, threads, type of number, and torch's version."""
     return {
@@ -237,6 +215,12 @@ def machine(device: torch.device, dtype: torch.dtype | None = None) -> dict[str,
         **({} if dtype is None else {"dtype": str(dtype).removeprefix("torch.")}),
         "torch": torch.__version__,
     }
+
+
+def conditions(result: dict[str, Any]) -> str:
+    """On what a result was measured, in words."""
+    dtype = [result["dtype"]] if "dtype" in result else []
+    return ", ".join([result["device"], f"{result['threads']} thread(s)", *dtype, f"torch {result['torch']}"])
 
 
 def in_turn(work: Callable[[Key], Value], keys: Sequence[Key], rounds: int, warm: int = 1) -> dict[Key, list[Value]]:
@@ -251,27 +235,19 @@ def in_turn(work: Callable[[Key], Value], keys: Sequence[Key], rounds: int, warm
 
 
 def quickest(work: Callable[[], object], device: torch.device, times: int, rounds: int) -> float:
-    """Seconds of one call: the best round, since everything else on a machine only ever adds.
-
-    With one thread on the CPU, seconds of computing: what other processes take away does not count on either side.
-    """
-    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
+    """Seconds of one call: the best round, since everything else on a machine only ever adds."""
     best = float("inf")
     for _ in range(rounds):
-        wait()
-        start = clock()
+        clock = Clock(device)
+        clock.mark()
         for _ in range(times):
             work()
-        wait()
-        best = min(best, (clock() - start) / times)
+        clock.mark()
+        best = min(best, clock.milliseconds()[0] / times / 1e3)
     return best
 
 
+@functools.cache
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations a second of a large matrix product: what this device can do at best."""
     edge, times = (8192, 20) if device.type == "cuda" else (1024, 4)

@@ -22,7 +22,8 @@ import torch
 from debias import Debias
 from eval.core.tables import Cell, Table
 from eval.speed.drawn import Laid, prompt
-from eval.speed.measure import FULL, SIZE, Clock, Variant, in_turn
+from eval.speed.measure import FULL, SIZE, Clock, Variant, conditions, in_turn
+from eval.speed.settings import SpeedSettings
 from pruners import Pruner
 
 PARTS = ("start", "score", "debias", "select", "merge")
@@ -82,11 +83,11 @@ class MeteredDebias(Debias):
 
 
 @torch.inference_mode()
-def measure(family: Laid, wanted: Sequence[Variant], batch: int, rounds: int) -> list[dict[str, Any]]:
+def measure(family: Laid, wanted: Sequence[Variant], batch: int, asked: SpeedSettings) -> list[dict[str, Any]]:
     """Every pruned variant in turn, round after round; the first round warms up."""
     inputs, rows = prompt(family, batch), []
     pruned = [variant for variant in wanted if variant.method is not None]
-    for variant, taken in in_turn(lambda variant: once(family, variant, inputs, batch), pruned, rounds).items():
+    for variant, taken in in_turn(lambda variant: once(family, variant, inputs, batch), pruned, asked.rounds).items():
         ms = {part: statistics.median(times[part] for times in taken) for part in ("prefill", *PARTS)}
         percent = {part: 100 * ms[part] / ms["prefill"] for part in PARTS}
         name = {"variant": variant.label, "attention": variant.kernel, "batch": batch, "tokens": family.tokens}
@@ -99,8 +100,7 @@ def once(family: Laid, variant: Variant, inputs: dict[str, Any], batch: int) -> 
     meter, whole = Meter(device), Clock(device)
     arm = FULL.with_arm(variant.arm)
     debias = MeteredDebias(arm.trend, arm.padding, meter=meter)
-    if family.model.config._attn_implementation != variant.kernel:
-        family.model.set_attn_implementation(variant.kernel)
+    family.model.set_attn_implementation(variant.kernel)
     with metered(variant.pruner(family.tokens), meter)(family, debias, sizes=[SIZE] * batch):
         whole.mark()
         family.model(**inputs, use_cache=True, logits_to_keep=1)
@@ -110,42 +110,32 @@ def once(family: Laid, variant: Variant, inputs: dict[str, Any], batch: int) -> 
 
 def growth(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """By variant and batch, the exponent of each part between the fewest and the most visual tokens."""
+    by_variant: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: row["tokens"]):
+        by_variant.setdefault((row["variant"], row["attention"], row["batch"]), []).append(row)
     out = []
-    for variant, kernel, batch in dict.fromkeys((row["variant"], row["attention"], row["batch"]) for row in rows):
-        mine = [row for row in rows if (row["variant"], row["attention"], row["batch"]) == (variant, kernel, batch)]
-        low, high = min(mine, key=lambda row: row["tokens"]), max(mine, key=lambda row: row["tokens"])
-        if low["tokens"] == high["tokens"]:
-            continue
-        wide = math.log(high["tokens"] / low["tokens"])
-
-        def exponent(before: float, after: float, wide: float = wide) -> float | None:
-            return math.log(after / before) / wide if before and after else None
-
-        exponents = {part: exponent(low["parts_ms"][part], high["parts_ms"][part]) for part in PARTS}
-        exponents["prefill"] = exponent(low["prefill_ms"], high["prefill_ms"])
-        out.append({"variant": variant, "attention": kernel, "batch": batch, "exponents": exponents})
+    for (variant, kernel, batch), mine in by_variant.items():
+        if wide := math.log(mine[-1]["tokens"] / mine[0]["tokens"]):
+            low, high = ({"prefill": row["prefill_ms"], **row["parts_ms"]} for row in (mine[0], mine[-1]))
+            exponents = {
+                part: math.log(high[part] / low[part]) / wide if low[part] and high[part] else None for part in low
+            }
+            out.append({"variant": variant, "attention": kernel, "batch": batch, "exponents": exponents})
     return out
 
 
 def table(result: dict[str, Any]) -> Table:
-    def cell(row: dict[str, Any], part: str) -> Cell:
-        ms = row["parts_ms"][part]
-        return f"{ms:.3f} ({row['percent'][part]:.3f} %)" if ms else None
-
-    head = ["variant", "kernel", "batch", "tokens", "prefill ms", *(f"{part} ms" for part in PARTS)]
-    rows: list[list[Cell]] = [
-        [
-            *(row[name] for name in ("variant", "attention", "batch", "tokens", "prefill_ms")),
-            *(cell(row, p) for p in PARTS),
-        ]
-        for row in result["rows"]
-    ]
+    """The parts of every variant, and how they grow."""
+    rows: list[list[Cell]] = []
+    for row in result["rows"]:
+        parts = [(row["parts_ms"][part], row["percent"][part]) for part in PARTS]
+        shown = (f"{ms:.3f} ({percent:.3f} %)" if ms else None for ms, percent in parts)
+        rows.append([row["variant"], row["attention"], row["batch"], row["tokens"], row["prefill_ms"], *shown])
     for row in growth(result["rows"]):
-        shown = [row["exponents"][part] for part in ("prefill", *PARTS)]
-        rows.append([row["variant"], row["attention"], row["batch"], "growth", *shown])
+        rows.append([row["variant"], row["attention"], row["batch"], "growth", *row["exponents"].values()])
+    head = ["variant", "kernel", "batch", "tokens", "prefill ms", *(f"{part} ms" for part in PARTS)]
     notes = [
-        f"{result['device']}, {result['threads']} thread(s), {result['dtype']}, torch {result['torch']}; medians of "
-        f"{result['rounds']} rounds in turn; in brackets, of the pruned prefill",
+        f"{conditions(result)}; medians of {result['rounds']} rounds in turn; in brackets, of the pruned prefill",
         "growth: exponent between the fewest and the most visual tokens; 1 is linear",
     ]
     return Table(f"{result['shape']}: what a method itself costs", head, rows, notes)

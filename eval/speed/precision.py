@@ -17,10 +17,10 @@ import torch
 
 from eval import benchmarks
 from eval.core.embedded import EMBEDDED, data_of, named
-from eval.core.tables import Table, say, show
+from eval.core.tables import Table, say
 from eval.reading.images import open_image
 from eval.speed.drawn import Laid, build, prompt
-from eval.speed.measure import FULL, SIZE
+from eval.speed.measure import FULL, SIZE, conditions
 from eval.speed.settings import SpeedSettings
 from eval.speed.shapes import SHAPES
 from pruners import make
@@ -31,7 +31,8 @@ ARMS = ("none", "both")
 Kept = list[tuple[list[set[int]], int]]  # by prompt: the tokens kept at each cut, and the first token of the answer
 
 
-def report(asked: SpeedSettings, device: torch.device) -> dict[str, Any]:
+def measured(asked: SpeedSettings, device: torch.device) -> dict[str, Any]:
+    """Of every model and method, the tokens that each precision keeps beside those of float32."""
     kinds = asked.precision
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -54,9 +55,7 @@ def report(asked: SpeedSettings, device: torch.device) -> dict[str, Any]:
                 rows += [
                     {"model": name, "method": method, "what": what, **compared(*pair)} for what, pair in pairs.items()
                 ]
-    result = {"device": device.type, "threads": torch.get_num_threads(), "torch": torch.__version__, "rows": rows}
-    show(table(result))
-    return result
+    return {"device": device.type, "threads": torch.get_num_threads(), "torch": torch.__version__, "rows": rows}
 
 
 Batch = tuple[dict[str, Any], list[Any]]  # inputs and sizes, on the CPU
@@ -118,7 +117,7 @@ def table(result: dict[str, Any]) -> Table:
         for row in result["rows"]
     ]
     notes = [
-        f"{result['device']}, {result['threads']} thread(s), torch {result['torch']}; against float32 in the same arm",
+        f"{conditions(result)}; against float32 in the same arm",
         "same: kept tokens that both keep, mean (least: of one prompt); unchanged: prompts where every cut keeps the "
         "same; answer: prompts with the same first token",
     ]

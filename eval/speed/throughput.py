@@ -15,6 +15,7 @@ from eval.answering.resolved import resolve
 from eval.core.settings import Settings
 from eval.core.tables import Table, say
 from eval.scoring.results import questions
+from eval.speed.measure import in_turn
 from pruners.engine.limits import Unsupported
 from pruners.engine.prefix import check_shared
 
@@ -52,24 +53,24 @@ def measure(asked: Settings, threads: int, rounds: int) -> list[dict[str, Any]]:
     except Unsupported as error:
         say(f"{error}; measured without")
         prefix = False
-    by_name: dict[str, list[tuple[Meter, float]]] = {}
     texts: dict[str, dict[Any, str]] = {}
-    for round_number in range(rounds + 1):  # the first warms up
-        for setting in settings(asked.batch_size, asked.workers, prefix):
-            meter, begun = Meter(), time.process_time()
-            budget = int(asked.feature_memory * 2**30) if setting.features else 0
-            shared = {"share_prefix": setting.prefix, "share_arms": setting.arms}
-            backend = Native(adapter, chosen.pruner, chosen.debias, chosen.longest, setting.workers, budget, **shared)
-            with meter.watching(chosen.device):
-                for benchmark, data in chosen.benchmarks:
-                    drawn = questions(benchmark, data, asked.limit, asked.options.get(benchmark.name))
-                    texts.setdefault(setting.name, {}).update(
-                        answered(backend, batches(drawn, setting.batch), chosen.arms, benchmark, meter)
-                    )
-            meter.busy = backend.busy
-            backend.close()
-            if round_number:
-                by_name.setdefault(setting.name, []).append((meter, time.process_time() - begun))
+
+    def once(setting: Setting) -> tuple[Meter, float]:
+        meter, begun = Meter(), time.process_time()
+        budget = int(asked.feature_memory * 2**30) if setting.features else 0
+        shared = {"share_prefix": setting.prefix, "share_arms": setting.arms}
+        backend = Native(adapter, chosen.pruner, chosen.debias, chosen.longest, setting.workers, budget, **shared)
+        with meter.watching(chosen.device):
+            for benchmark, data in chosen.benchmarks:
+                drawn = questions(benchmark, data, asked.limit, asked.options.get(benchmark.name))
+                plan = batches(drawn, setting.batch)
+                texts.setdefault(setting.name, {}).update(answered(backend, plan, chosen.arms, benchmark, meter))
+        meter.busy = backend.busy
+        backend.close()
+        return meter, time.process_time() - begun
+
+    taken = in_turn(once, settings(asked.batch_size, asked.workers, prefix), rounds)
+    by_name = {setting.name: runs for setting, runs in taken.items()}
     chosen.close()
     base, rows = "one at a time", []
     spent = {

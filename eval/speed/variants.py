@@ -1,96 +1,84 @@
-"""Every variant of a model of one shape, with and without pruning: timed in turn, and shown beside each other."""
+"""What `speed` measures: every variant of a model of one shape in turn, or what a flag names instead; and its table."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 
 from eval.core.tables import Table, say, show
-from eval.speed import authors, compiled, debiasing, fusing, parts, precision, waits
-from eval.speed.drawn import build
-from eval.speed.measure import Variant, fitting, machine, matrix_rate, measure, own_peak, peaks
+from eval.speed import authors, calls, compiled, parts, precision, waits
+from eval.speed.drawn import Laid, build, prompt
+from eval.speed.measure import Timed, Variant, conditions, fitting, machine, matrix_rate, measure, once
 from eval.speed.settings import SpeedSettings
 from eval.speed.shapes import SHAPES
 
+Result = dict[str, Any]
+Look = tuple[Callable[[SpeedSettings, torch.device], Result], Callable[[Result], Table]]  # measures, shows
 
-def report(asked: SpeedSettings) -> dict[str, Any]:
+
+def report(asked: SpeedSettings) -> Result:
     """What was asked for, measured and shown, as plain numbers."""
     if asked.threads:
         torch.set_num_threads(asked.threads)
     device = torch.device(asked.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if asked.builds:
         asked.check_memory(str(device))
-    for word, room in {"debias": debiasing, "fused": fusing, "against": authors, "precision": precision}.items():
-        if getattr(asked, word):
-            result: dict[str, Any] = room.report(asked, device)
-            return result
-    return looked_at(asked, device) if asked.compiled or asked.waits else timed(asked, device)
-
-
-def looked_at(asked: SpeedSettings, device: torch.device) -> dict[str, Any]:
-    """Compiled decoding of all variants on one shape, or what in them waits for the device."""
-    shape, dtype, how = SHAPES[asked.shape], getattr(torch, asked.kind(device.type)), {}
-    family = build(shape, shape.tokens, str(device), dtype, asked.attention[0], asked.shared_layers)
-    wanted, left_out = fitting(family, list(variants(asked)))
-    if asked.compiled:
-        how = {"rounds": asked.rounds, "decode": asked.decode, "shared_layers": asked.shared_layers}
-        rows = [
-            row for n in asked.batch_size for row in compiled.measure(family, wanted, n, asked.rounds, asked.decode)
-        ]
-    else:
-        rows = [row for n in asked.batch_size for row in waits.measure(family, wanted, n)]
-    result = {"shape": asked.shape, **machine(device, dtype), **how, "rows": rows, "left_out": left_out}
-    show((compiled if asked.compiled else waits).table(result))
+    measured, drawn = look_of([name for name in LOOKS if getattr(asked, name)])
+    result = measured(asked, device)
+    if not asked.peak:
+        show(drawn(result))
     return result
 
 
-def timed(asked: SpeedSettings, device: torch.device) -> dict[str, Any]:
-    """All variants on one shape, or their parts, or this process's own peak memory."""
-    shape = SHAPES[asked.shape]
-    dtype = getattr(torch, asked.kind(device.type))
-    every, rate, rows, left_out = list(variants(asked)), matrix_rate(device, dtype), [], {}
+def look_of(names: Collection[str]) -> Look:
+    """What is measured where these flags are given."""
+    return next((look for name, look in LOOKS.items() if name in names), TIMES)
+
+
+def of_variants(
+    rows_of: Callable[[Laid, list[Variant], int, SpeedSettings], list[Result]],
+    asked: SpeedSettings,
+    device: torch.device,
+) -> Result:
+    """The rows of all variants, for every number of visual tokens and batch size."""
+    shape, dtype = SHAPES[asked.shape], getattr(torch, asked.kind(device.type))
+    rate, rows, left_out = matrix_rate(device, dtype), [], {}
     for tokens in asked.tokens or [shape.tokens]:
         say(f"speed: building {asked.shape} with {tokens} visual tokens, {dtype}, on {device}")
-        family = build(shape, tokens, str(device), dtype, every[0].kernel, asked.shared_layers)
+        family = build(shape, tokens, str(device), dtype, asked.attention[0], asked.shared_layers)
         family.ragged = asked.ragged
-        wanted, without = fitting(family, every)
+        wanted, without = fitting(family, list(variants(asked)))
         left_out.update(without)
-        if asked.peak:
-            chosen = next(variant for variant in wanted if variant.label == asked.peak)
-            return dict(own_peak(family, chosen, asked.batch_size[0]))
-        if asked.parts:
-            rows += [row for batch in asked.batch_size for row in parts.measure(family, wanted, batch, asked.rounds)]
-            continue
         for batch in asked.batch_size:
-            measured = measure(family, wanted, batch, asked.rounds, asked.decode)
-            if (device.type == "cuda" or asked.memory) and not asked.shared_layers:
-                peaks(family, measured, own_flags(asked))
-            base = {row.variant.kernel: row for row in measured if row.variant.method is None}
-            rows += [row.summary(base[row.variant.kernel], rate) for row in measured]
+            rows += rows_of(family, wanted, batch, asked)
         del family
-    result = {
+    for label, why in left_out.items():
+        say(f"speed: left out {label}: {why}")
+    return {
         "shape": asked.shape,
         **machine(device, dtype),
-        "ragged": asked.ragged,
-        "shared_layers": asked.shared_layers,
+        **{name: getattr(asked, name) for name in ("ragged", "shared_layers", "rounds", "decode")},
         "matrix_tflops": rate / 1e12,
-        "rounds": asked.rounds,
         "rows": rows,
         "left_out": left_out,
     }
-    for label, why in left_out.items():
-        say(f"speed: left out {label}: {why}")
-    show(parts.table(result) if asked.parts else table(result))
-    return result
 
 
-def own_flags(asked: SpeedSettings) -> list[str]:
-    """What a process of its own needs to make the same model and the same variants on the CPU."""
-    words = ["--shape", asked.shape, "--method", ",".join(asked.method), "--arms", ",".join(asked.arms)]
-    keep = ",".join(map(str, asked.keep))
-    return [*words, "--device", "cpu", "--keep", keep, "--threads", str(torch.get_num_threads())]
+def timed(family: Laid, wanted: list[Variant], batch: int, asked: SpeedSettings) -> list[Result]:
+    """Prefill, decoding and memory of every variant, beside those of the unpruned model under the same kernel."""
+    device = family.model.device
+    rows = measure(family, wanted, batch, asked.rounds, asked.decode)
+    if (device.type == "cuda" or asked.memory) and not asked.shared_layers:
+        peaks(family, rows, asked)
+    base = {row.variant.kernel: row for row in rows if row.variant.method is None}
+    return [row.summary(base[row.variant.kernel], matrix_rate(device, family.model.dtype)) for row in rows]
 
 
 def variants(asked: SpeedSettings) -> Iterator[Variant]:
@@ -116,22 +104,58 @@ COLUMNS = {
 }
 
 
-def table(result: dict[str, Any]) -> Table:
-    several = {name: len({row[name] for row in result["rows"]}) > 1 for name in ("tokens", "batch", "attention")}
-    memory = any(row["memory"] is not None for row in result["rows"])
-    varying = [name for name, more in several.items() if more]
-    columns = {"variant": "variant", **{name: name for name in varying}, **COLUMNS}
-    columns |= {"memory": "memory"} if memory else {}
-    rows = [[row[name] for name in columns] for row in result["rows"]]
-    first = result["rows"][0]
-    fixed = [f"{first[name]} {name}" for name in ("tokens", "batch") if not several[name]]
-    ragged = f", every second row {result['ragged']} tokens shorter" if result["ragged"] else ""
-    shared = ", one layer's weights in all" if result["shared_layers"] else ""
-    how = ("" if several["attention"] else f", {first['attention']}") + shared + ragged
+def table(result: Result) -> Table:
+    """Prefill, decoding and memory; what is the same in all rows stands above them."""
+    rows = result["rows"]
+    varying = [name for name in ("tokens", "batch", "attention") if len({row[name] for row in rows}) > 1]
+    memory = ["memory"] if any(row["memory"] is not None for row in rows) else []
+    columns = ["variant", *varying, *COLUMNS, *memory]
+    fixed = [f"{rows[0][name]} {name}" for name in ("tokens", "batch") if name not in varying]
+    how = "" if "attention" in varying else f", {rows[0]['attention']}"
+    how += ", one layer's weights in all" if result["shared_layers"] else ""
+    how += f", every second row {result['ragged']} tokens shorter" if result["ragged"] else ""
     notes = [
-        f"{result['device']}, {result['threads']} thread(s), {result['dtype']}, torch {result['torch']}{how}; "
-        f"medians of {result['rounds']} rounds in turn; matrix products run at {result['matrix_tflops']:.3f} TFLOP/s",
+        f"{conditions(result)}{how}; medians of {result['rounds']} rounds in turn; matrix products run at "
+        f"{result['matrix_tflops']:.3f} TFLOP/s",
         "a layer reads: visual tokens, mean; ±: half of the rounds lie within this share of the median; memory: peak, "
         "of the unpruned model's",
     ]
-    return Table(", ".join([result["shape"], *fixed]), list(columns.values()), rows, notes)
+    head = [COLUMNS.get(name, name) for name in columns]
+    return Table(", ".join([result["shape"], *fixed]), head, [[row[name] for name in columns] for row in rows], notes)
+
+
+def peaks(family: Laid, timed: Iterable[Timed], asked: SpeedSettings) -> None:
+    """Peak memory of one prefill and one step: of the device, or of a whole process that does nothing else."""
+    same = {"shape": asked.shape, "method": ",".join(asked.method), "arms": ",".join(asked.arms), "device": "cpu"}
+    same |= {"keep": ",".join(map(str, asked.keep)), "threads": torch.get_num_threads()}
+    for row in timed:
+        if family.model.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            once(family, row.variant, prompt(family, row.batch), 1)
+            row.peak_bytes = torch.cuda.max_memory_allocated()
+            continue
+        own = {"attention": row.variant.kernel, "batch-size": row.batch, "tokens": row.tokens}
+        flags = [f"--{name}={value}" for name, value in {**same, **own, "peak": row.variant.label}.items()]
+        command = [sys.executable, "-m", "eval", "speed", "--json", *flags]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        row.peak_bytes = int(json.loads(done.stdout)["rows"][0]["peak_bytes"])
+
+
+def peak(family: Laid, wanted: list[Variant], batch: int, asked: SpeedSettings) -> list[Result]:
+    """The peak memory of this process, after one prefill and one step of one variant."""
+    chosen = next(variant for variant in wanted if variant.label == asked.peak)
+    once(family, chosen, prompt(family, batch), 1)
+    return [{"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}]
+
+
+TIMES: Look = partial(of_variants, timed), table
+LOOKS: dict[str, Look] = {  # by the flag that asks for them
+    "debias": (calls.debias, calls.debias_table),
+    "fused": (calls.fused, calls.fused_table),
+    "against": (authors.measured, authors.table),
+    "precision": (precision.measured, precision.table),
+    "compiled": (partial(of_variants, compiled.measure), compiled.table),
+    "waits": (partial(of_variants, waits.measure), waits.table),
+    "parts": (partial(of_variants, parts.measure), parts.table),
+    "peak": (partial(of_variants, peak), table),
+}

@@ -26,6 +26,7 @@ import torch
 from eval.core.tables import Table
 from eval.speed.drawn import Laid, prompt
 from eval.speed.measure import Variant
+from eval.speed.settings import SpeedSettings
 
 # Read once, before the model starts on the prompt: its ids and its mask.
 DOOR = ("engine/hooks.py:prefill", "engine/sequence.py:real_columns")
@@ -106,7 +107,7 @@ def profiled(device: torch.device, work: Callable[[], object]) -> int:
 
 
 @torch.inference_mode()
-def measure(family: Laid, wanted: Sequence[Variant], batch: int) -> list[dict[str, Any]]:
+def measure(family: Laid, wanted: Sequence[Variant], batch: int, asked: SpeedSettings) -> list[dict[str, Any]]:
     """One row a variant: which places of ours waited, how often, and what the profiler counted."""
     device, inputs, rows = family.model.device, prompt(family, batch), []
 

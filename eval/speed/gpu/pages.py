@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from eval.core.tables import Table, markdown
-from eval.speed import authors, compiled, debiasing, fusing, parts, throughput, variants, waits
+from eval.speed import throughput, variants
 
 MARKS = {True: "yes", False: "NO", None: "–"}
 REHEARSED = "A rehearsal on the CPU with everything scaled down: it shows that the step runs, and measures nothing."
@@ -52,13 +52,7 @@ def table_of(part: dict[str, Any]) -> Table | None:
     command, result = shlex.split(part["command"]), part["result"]
     if "rows" not in result:
         return None
-    drawn: dict[str, Callable[[dict[str, Any]], Table]] = {
-        "throughput": throughput.table,
-        "--debias": debiasing.table,
-        "--against": authors.table,
-        "--fused": fusing.table,
-        "--compiled": compiled.table,
-        "--waits": waits.table,
-        "--parts": parts.table,
-    }
-    return next((table for word, table in drawn.items() if word in command), variants.table)(result)
+    if "throughput" in command:
+        return throughput.table(result)
+    _, table = variants.look_of([word.removeprefix("--") for word in command])
+    return table(result)

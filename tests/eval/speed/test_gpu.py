@@ -23,6 +23,7 @@ from eval.speed import waits
 from eval.speed.drawn import build
 from eval.speed.gpu import pages, published, running, steps, verdicts
 from eval.speed.measure import Variant
+from eval.speed.settings import SpeedSettings
 from eval.speed.shapes import SHAPES
 from pruners import names
 
@@ -290,7 +291,7 @@ def test_a_wait_that_is_not_listed_is_unknown(modes, monkeypatch):
     monkeypatch.setattr(waits, "change", lambda device, to: modes.append(to))
     monkeypatch.setattr(type(Variant("fastv", 8).pruner(64)), "score", reading)
     assert device
-    base, row = waits.measure(family, [Variant(), Variant("fastv", 8, "both")], 1)
+    base, row = waits.measure(family, [Variant(), Variant("fastv", 8, "both")], 1, SpeedSettings())
     assert (base["unknown"], base["in_layers"]) == ({}, "")
     assert row["unknown"] == {"speed/test_gpu.py:reading": 1}
     assert row["in_layers"] == "called a synchronizing CUDA operation"

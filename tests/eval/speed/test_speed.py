@@ -150,7 +150,7 @@ def test_attention_is_counted(family):
 def test_parts_are_those_that_a_method_has(family):
     wanted = [Variant(), Variant("fastv", 8, "both"), Variant("tokencarve", 8, "none"), Variant("d2pruner", 8, "both")]
     wanted.append(Variant("random", 8, "both"))  # has no trend, so that its debias is a copy without it
-    rows = speed_parts.measure(family, wanted, batch=1, rounds=1)
+    rows = speed_parts.measure(family, wanted, 1, SpeedSettings(rounds=1))
     used = [{part for part, ms in row["parts_ms"].items() if ms > 0} for row in rows]
     assert used[0] == {"score", "debias", "select"}
     assert used[1] >= {"start", "score", "select", "merge"}
