@@ -199,7 +199,7 @@ class Resolved:
         probe = self._probe(media, data, asked, how.reading)
         return fitting.record(self.adapter(media), self.pruner, probe, asked, data, how, known, own)
 
-    def _probe(self, media: str, data: Path, asked: fitting.Asked, reading: Reading | None) -> fitting.Probe:
+    def _probe(self, media: str, data: Path, asked: fitting.Asked, reading: Reading | None) -> fitting.ScoreProbe:
         """The scores of the first cut over some questions, measured once for every kind of trend and every budget."""
         method = {entry.name: getattr(self.pruner, entry.name) for entry in dataclasses.fields(self.pruner)}
         # Where the tower is cut first, what the first cut in the decoder ranks depends on the budget.

@@ -19,7 +19,7 @@ from debias.names import ARMS
 from eval.answering import early
 from eval.answering.checkpoints import digest_of
 from eval.bias import strength as bias
-from eval.bias.probe import Seen, watch
+from eval.bias.probe import Watched, watch
 from eval.bias.strength import Measured
 from eval.core.embedded import EMBEDDED, named, world_of
 from eval.core.tables import say
@@ -73,7 +73,7 @@ def diagnose(asked: DiagnosisSettings) -> dict[str, Any]:
         raise ValueError(f"--prompts {asked.prompts}: the file is empty; expected one request a line")
     say(f"diagnose: {len(shown)} {kind(asked)}, {len(prompts)} prompts, {model} on {device}")
 
-    def look(prompt: str, rotary: bool = True) -> Seen:
+    def look(prompt: str, rotary: bool = True) -> Watched:
         requests = [Request(prompt, [], media) if asked.video else Request(prompt, [media]) for media in shown]
         return watch(family, requests, rotary, asked.batch_size, asked.seed if asked.text_only else None)
 
@@ -114,14 +114,16 @@ def looked_at(asked: DiagnosisSettings, model: str) -> tuple[Sequence[Any], str]
 
 
 def kind(asked: DiagnosisSettings) -> str:
+    """What is counted: pictures, clips, or rows of words without a picture."""
     if asked.text_only:
         return "rows"
     return "clips" if asked.video else "pictures"
 
 
 def layer_report(
-    main: Seen, plain: Seen, others: Sequence[Array], layer: int, asked: DiagnosisSettings
+    main: Watched, plain: Watched, others: Sequence[Array], layer: int, asked: DiagnosisSettings
 ) -> dict[str, Any]:
+    """Every number of one layer. plain: scores before the rotary embedding; others: of the other prompts."""
     scores = main.heads_mean[:, layer]
     together = np.stack([scores, *(seen[:, layer] for seen in others)], axis=1)
     mixed = np.stack([shuffled(main, together[:, n], asked.seed + n) for n in range(together.shape[1])], axis=1)
@@ -141,7 +143,7 @@ def layer_report(
     return report
 
 
-def heads(seen: Seen, layer: int, seed: int) -> list[Measured]:
+def heads(seen: Watched, layer: int, seed: int) -> list[Measured]:
     """The rise of every head, padding left out."""
     by_head = seen.attention[:, layer].swapaxes(0, 1)
     return [rise(without_padding(seen, head), special(seen), seed, HEAD_DRAWS)[0] for head in by_head]
@@ -197,13 +199,13 @@ def rise(
     return bias.interval(rates * (tokens - 1)), bias.interval(r2)
 
 
-def first_half(seen: Seen, scores: Array) -> Settled:
+def first_half(seen: Watched, scores: Array) -> Settled:
     """The trend that the arms divide by: fitted to the first half of the pictures, if they agree on any."""
     half = len(scores) // 2
     return settle(torch.as_tensor(without_padding(seen, scores)[:half]), special(seen), draws=bias.DRAWS)
 
 
-def curves(seen: Seen, scores: Array, settled: Settled) -> dict[str, list[float]]:
+def curves(seen: Watched, scores: Array, settled: Settled) -> dict[str, list[float]]:
     """Mean attention by position in the three settings: as it is, divided by the average, divided by the exponential.
 
     Both divisors come from the first half of the pictures. Each curve is relative to its own mean.
@@ -222,7 +224,7 @@ def curves(seen: Seen, scores: Array, settled: Settled) -> dict[str, list[float]
 
 
 def arms(
-    seen: Seen, scores: Array, asked: DiagnosisSettings, names: Sequence[str] = ARMS
+    seen: Watched, scores: Array, asked: DiagnosisSettings, names: Sequence[str] = ARMS
 ) -> dict[str, dict[str, Measured]]:
     """Every measure in every arm, on the second half of the pictures; the trend comes from the first.
 
@@ -276,28 +278,31 @@ def measures(
     }
 
 
-def without_padding(seen: Seen, values: Array, first: int = 0) -> Array:
+def without_padding(seen: Watched, values: Array, first: int = 0) -> Array:
     """The same numbers with nan where a token shows padding."""
     valid = np.stack([Padding().valid(span).numpy() for span in seen.spans[first:]])
     return np.where(valid, values, np.nan)
 
 
-def shuffled(seen: Seen, values: Array, seed: int) -> Array:
+def shuffled(seen: Watched, values: Array, seed: int) -> Array:
+    """Each picture's scores at other places of it, drawn anew; tokens that are no patch stay where they are."""
     marked = special(seen)
     return bias.shuffled(values, None if marked is None else marked.numpy(), seed)
 
 
-def special(seen: Seen) -> torch.Tensor | None:
+def special(seen: Watched) -> torch.Tensor | None:
+    """Which tokens of the common layout are no patch; None: all are one."""
     return seen.spans[0].special
 
 
-def patches(seen: Seen, values: Array) -> Array:
+def patches(seen: Watched, values: Array) -> Array:
     """Without tokens that are not a patch (frame CLS, newlines)."""
     marked = special(seen)
     return values if marked is None else values[..., ~marked.numpy()]
 
 
 def budget(keep: float, tokens: int) -> int:
+    """How many of so many tokens a count, or a share below 1, means."""
     return min(tokens, round(keep * tokens) if keep < 1 else round(keep))
 
 

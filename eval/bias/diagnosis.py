@@ -25,6 +25,7 @@ COLUMNS = {
 
 
 def tables(result: Mapping[str, Any]) -> list[Table]:
+    """The strengths of the biases, and what prompts and heads do to them."""
     return [strengths(result), stability(result)]
 
 
@@ -72,11 +73,13 @@ def stability(result: Mapping[str, Any]) -> Table:
 
 
 def spread(heads: Sequence[Measured]) -> tuple[str, str]:
+    """Of rises: least, middle and largest; and how many rise and fall for certain."""
     values, low, high = np.array(heads).T
     shown = " ".join(f"{value:+.2f}" for value in (values.min(), np.median(values), values.max()))
     return shown, f"{(low > 0).sum()}, {(high < 0).sum()} of {len(heads)}"
 
 
 def bracket(measured: Measured, digits: int = 2) -> str:
+    """A number and its 95 % interval in words: 0.52 [0.48, 0.57]."""
     value, low, high = (f"{round(number, digits) + 0:.{digits}f}" for number in measured)  # no minus before a zero
     return f"{value} [{low}, {high}]"

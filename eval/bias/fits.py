@@ -98,6 +98,7 @@ def _known(chosen: Resolved, media: str) -> dict[str, Trend]:
 
 
 def table(method: str, fitted: dict[str, dict[str, Any]]) -> Table:
+    """The records of fitted trends, by what they were measured on."""
     head = ["measured on", "kind", "rate", "rise", "its 95 %", "R^2", "layer", "questions", "found"]
     rows = []
     for name, record in fitted.items():

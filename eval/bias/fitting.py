@@ -40,7 +40,7 @@ class Fit:
 
 
 @dataclasses.dataclass(frozen=True)
-class Probe(Debias):
+class ScoreProbe(Debias):
     """Sums up the scores of first cuts by original position, leaving out padding; changes nothing."""
 
     padding: Padding | None = dataclasses.field(default_factory=lambda: Padding(0.5, "even"))
@@ -68,12 +68,12 @@ class Probe(Debias):
 
 
 Asked = Sequence[tuple[Benchmark, Sequence[Sample]]]
-Probes = dict[str, Probe]  # by everything that decides what was measured
+Probes = dict[str, ScoreProbe]  # by everything that decides what was measured
 
 
-def measure(adapter: Any, pruner: Any, asked: Asked, reading: Reading | None = None) -> Probe:
+def measure(adapter: Any, pruner: Any, asked: Asked, reading: Reading | None = None) -> ScoreProbe:
     """The mean score of every position over the questions, one prefill each."""
-    probe, clips = Probe(reading=reading), Clips()
+    probe, clips = ScoreProbe(reading=reading), Clips()
     for benchmark, samples in asked:
         for batch in batches(samples, 8):
             encoded = adapter.encode([request(sample, benchmark.conversation, clips) for sample in batch])
@@ -83,7 +83,7 @@ def measure(adapter: Any, pruner: Any, asked: Asked, reading: Reading | None = N
     return probe
 
 
-def fitted(probe: Probe, how: Fit = Fit(), **options: Any) -> tuple[Trend, torch.Tensor, Settled | None]:
+def fitted(probe: ScoreProbe, how: Fit = Fit(), **options: Any) -> tuple[Trend, torch.Tensor, Settled | None]:
     """The trend that fits the mean curve, the curve, and for an exponential what the pictures say about it.
 
     Spans of several lengths have no one curve: the commonest. An exponential that the pictures do not agree on has
@@ -140,7 +140,7 @@ def calibration(media: str, data: Path, only: Sequence[str] | None = None, limit
 def record(
     adapter: Any,
     pruner: Any,
-    probe: Probe,
+    probe: ScoreProbe,
     asked: Asked,
     data: Path,
     how: Fit,

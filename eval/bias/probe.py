@@ -23,7 +23,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
-class Probe(Pruner):
+class AttentionProbe(Pruner):
     """A pruner that keeps everything and writes down what the last prompt token looks at, layer by layer."""
 
     keep: Budget = 1.0
@@ -40,7 +40,7 @@ class Probe(Pruner):
 
 
 @dataclass(frozen=True)
-class Seen:
+class Watched:
     """attention [samples, layers, heads, tokens]; spans[sample]; all samples share one layout."""
 
     attention: Array
@@ -82,7 +82,7 @@ def wordy(family: Adapter, slots: Sequence[Sequence[Tensor]], seed: int) -> Iter
 @torch.inference_mode()
 def watch(
     family: Adapter, requests: Sequence[Request], rotary: bool = True, batch: int = 8, words: int | None = None
-) -> Seen:
+) -> Watched:
     """Runs the prompts once each; returns what was seen of the pictures of the commonest layout.
 
     words: the seed of random words that stand in the places of visual tokens; None: the pictures are seen.
@@ -90,7 +90,7 @@ def watch(
     rows, spans = [], []
     for first in range(0, len(requests), batch):
         encoded = family.encode(requests[first : first + batch])
-        probe, sized = Probe(rotary=rotary), family.spans(encoded.inputs, encoded.sizes)
+        probe, sized = AttentionProbe(rotary=rotary), family.spans(encoded.inputs, encoded.sizes)
         slots = family.slots(encoded.inputs, sized)
         around = nullcontext() if words is None else wordy(family, slots, words + first)
         with around, probe(family, sizes=encoded.sizes):
@@ -103,7 +103,7 @@ def watch(
 
 
 @torch.inference_mode()
-def first_cut(family: Adapter, pruner: Pruner, requests: Sequence[Request], batch: int = 8) -> tuple[Seen, int]:
+def first_cut(family: Adapter, pruner: Pruner, requests: Sequence[Request], batch: int = 8) -> tuple[Watched, int]:
     """What a method's own score says of every visual token at its first cut, as one layer with one head; and how many
     tokens stay there. Of the pictures of the commonest layout."""
     rows, spans, kept = [], [], {}
@@ -122,9 +122,9 @@ def first_cut(family: Adapter, pruner: Pruner, requests: Sequence[Request], batc
     return seen, kept[len(seen.spans[0])]
 
 
-def commonest(rows: Sequence[Array], spans: Sequence[Span]) -> Seen:
+def commonest(rows: Sequence[Array], spans: Sequence[Span]) -> Watched:
     """Those of the commonest layout: a trend belongs to one layout, and tiles or clips make several."""
     lengths = [len(span) for span in spans]
     common = max(sorted(set(lengths)), key=lengths.count)
     chosen = [number for number, length in enumerate(lengths) if length == common]
-    return Seen(np.stack([rows[number] for number in chosen]), [spans[number] for number in chosen])
+    return Watched(np.stack([rows[number] for number in chosen]), [spans[number] for number in chosen])

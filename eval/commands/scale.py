@@ -50,7 +50,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         rates = cost.measured(args.speed, rates)
     one_of("shape", args.shape, list(SHAPES))
     names = flags.sets(args.benchmarks) if args.benchmarks else list(benchmarks.NAMES)
-    plan = cost.Plan(args.shape, VIDEO_SHAPE, args.keep, args.batch_size, rates, args.share_prefix)
+    plan = cost.Workload(args.shape, VIDEO_SHAPE, args.keep, args.batch_size, rates, args.share_prefix)
     result = cost.study(plan, flags.methods(args.method), names, args.gpus, args.arms)
     for table in cost.tables(result, args.gpus):
         show(table)

@@ -145,7 +145,7 @@ class Artefact:
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedRow:
     """One row of a published table."""
 
     table: str
@@ -166,6 +166,7 @@ class Published:
 
 
 def artefacts() -> dict[str, Artefact]:
+    """Everything that can be reproduced, by name, in the order of the file."""
     by_name: dict[str, Artefact] = {}
     for name, entry in _read("artefacts.toml").items():
         source = entry.get("from", name)
@@ -192,6 +193,7 @@ def artefacts() -> dict[str, Artefact]:
 
 
 def artefact(name: str) -> Artefact:
+    """The artefact of a name; a ValueError names those that there are."""
     known = artefacts()
     return known[one_of("artefact", name, list(known))]
 
@@ -225,7 +227,7 @@ def tables() -> dict[str, dict[str, Any]]:
     return {table["id"]: table for table in _read("published.toml")["table"]}
 
 
-def published(ids: tuple[str, ...]) -> list[Published]:
+def published(ids: tuple[str, ...]) -> list[PublishedRow]:
     """The rows of some published tables. An empty cell is no value."""
     known, rows = tables(), []
     for name in ids:
@@ -237,11 +239,11 @@ def published(ids: tuple[str, ...]) -> list[Published]:
                 values[table["mean"]] = float(row["mean"])
             said = {key: row[key] for key in ("budget", "layer", "shallow") if key in row}
             how, gain = row.get("how", table["how"]), table.get("kind") == "gain"
-            rows.append(Published(name, row["name"], row.get("arm", "none"), said, values, how, gain))
+            rows.append(PublishedRow(name, row["name"], row.get("arm", "none"), said, values, how, gain))
     return rows
 
 
-def beside(artefact: Artefact) -> list[Published]:
+def beside(artefact: Artefact) -> list[PublishedRow]:
     """Published rows at the artefact's budgets, of methods that it does not run."""
     budgets = {run.keep for run in artefact.runs}
     return [row for row in published(artefact.beside) if row.facts.get("budget") in budgets]
@@ -263,7 +265,7 @@ def sources(artefact: Artefact) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Shown:
+class PaperItem:
     """A table or figure of the debiasing paper: what it shows, and the artefact that has its counterpart here, or why
     there is none."""
 
@@ -273,10 +275,10 @@ class Shown:
     note: str
 
 
-def paper() -> list[Shown]:
+def paper() -> list[PaperItem]:
     """The map of the debiasing paper (assets/paper.toml)."""
     return [
-        Shown(row["item"], row["shows"], row.get("artefact"), row.get("note", ""))
+        PaperItem(row["item"], row["shows"], row.get("artefact"), row.get("note", ""))
         for row in _read("paper.toml")["shown"]
     ]
 

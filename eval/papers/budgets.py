@@ -37,6 +37,7 @@ class Side:
 
 
 def budgets(task: Task) -> list[Table]:
+    """A row for every run with its differences, the means over the methods, and the figures of both."""
     loaded = task.finished()
     ours = {(run.method, run.keep): scored for run, _, scored in loaded if run.arms != ("unpruned",)}
     compared = ways.corrected({at: debiasing(scored, task.base.draws) for at, scored in ours.items()})
@@ -140,5 +141,6 @@ def overall(drawn: Mapping[str, Mapping[Any, Mapping[str, Array]]]) -> Table:
 
 
 def signed(measured: Measured) -> str:
+    """A difference and its 95 % interval in words: +0.5 [0.1, 0.9]."""
     text = bracket(measured, 1)
     return text if text.startswith("-") else f"+{text}"

@@ -22,7 +22,7 @@ from eval.core.settings import UNPRUNED, Settings
 from eval.core.tables import Table, between, explain, say
 from eval.evaluation import evaluate
 from eval.papers import grid, study
-from eval.papers.study import Comparison, Plan, Verdict
+from eval.papers.study import Comparison, Confirmation, Plan
 from eval.scoring import statistics, verdict
 from eval.scoring.contrast import Contrast, contrast, marked
 from eval.scoring.results import Scored, results
@@ -134,14 +134,14 @@ def _begun(plan: Plan, out: Path) -> Begun:
     return begun
 
 
-def may_confirm(plan: Plan, begun: Begun, base: Settings, rehearse: int | None = None) -> Verdict:
+def may_confirm(plan: Plan, begun: Begun, base: Settings, rehearse: int | None = None) -> Confirmation:
     """Whether a run is the planned run and began after its plan was committed."""
     if rehearse:
-        return Verdict(False, f"it is a rehearsal on {rehearse} other pictures")
+        return Confirmation(False, f"it is a rehearsal on {rehearse} other pictures")
     if base.model not in (None, plan.model):
-        return Verdict(False, f"the plan is about {plan.model}, not {base.model}")
+        return Confirmation(False, f"the plan is about {plan.model}, not {base.model}")
     if base.dtype not in ("auto", plan.cuts["dtype"]):
-        return Verdict(False, f"the plan says {plan.cuts['dtype']}, not {base.dtype}")
+        return Confirmation(False, f"the plan says {plan.cuts['dtype']}, not {base.dtype}")
     return study.verdict(plan, begun.commit, datetime.fromisoformat(begun.when))
 
 
@@ -181,7 +181,7 @@ def _answered(settings: Settings) -> Scored:
     return results(Folder(report.folder))[0]
 
 
-def _comparisons(plan: Plan, results: Sequence[Contrast], may: Verdict) -> Table:
+def _comparisons(plan: Plan, results: Sequence[Contrast], may: Confirmation) -> Table:
     rows: list[list[Any]] = []
     for asked, result in zip((plan.primary, *plan.secondary), results, strict=True):
         p = result.p_holm if result.p_holm is not None else 1.0

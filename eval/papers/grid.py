@@ -162,6 +162,7 @@ def effects(cells: Sequence[Cell]) -> list[tuple[Cell, Contrast]]:
 
 
 def difference_table(contrasts: Sequence[tuple[Cell, Contrast]]) -> Table:
+    """What debiasing changes in every run at a layer, those that differ in bold."""
     rows = [
         [cell.planned.called, cell.layer, cell.planned.keep, result.value_a, result.value_b,
          between(result.delta, result.low, result.high), MARK if result.differs else ""]
@@ -190,6 +191,7 @@ def sentences(contrasts: Sequence[tuple[Cell, Contrast]]) -> str:
 
 
 def rise_table(rises: Sequence[Mapping[str, Any]]) -> Table:
+    """How steeply every layer's attention rises; `rises` has a record of each."""
     rows: list[list[Any]] = [
         [layer, between(*record["rise"]), record["r2"], "trend" if record["found"] else NONE]
         for layer, record in enumerate(rises)

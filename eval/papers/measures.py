@@ -34,7 +34,7 @@ from eval.scoring.contrast import scale
 from eval.scoring.results import Scored, questions
 from eval.showing import charts, drawings, figures
 from eval.showing.cells import canvas_of
-from eval.speed.measure import Clock, in_turn
+from eval.speed.measure import Stopwatch, in_turn
 from pruners.parts.schedule import at_depth
 
 SMALL = 0.1  # error of a rise: a tenth of the last weight
@@ -184,6 +184,7 @@ def fit_sizes(task: Task) -> list[Table]:
 
 
 def bias_strengths(task: Task) -> list[Table]:
+    """The diagnosis of the model in every arm, with its heads."""
     return diagnosis.tables(diagnosed(task, heads=True))
 
 
@@ -277,7 +278,7 @@ def timed(chosen: Resolved, benchmark: Any, task: Task, arms: Sequence[str]) -> 
     debias = {arm: chosen.debias(benchmark, arm) for arm in arms if arm != "unpruned"}
 
     def milliseconds(arm: str) -> float:
-        clock = Clock(adapter.model.device)
+        clock = Stopwatch(adapter.model.device)
         around = chosen.pruner(adapter.model, debias[arm], sizes=encoded.sizes) if arm in debias else nullcontext()
         with torch.inference_mode(), around:
             clock.mark()

@@ -27,6 +27,7 @@ from eval.papers.task import Task
 
 
 def overview() -> dict[str, Any]:
+    """Shows and returns what can be reproduced, and the paper's tables with their counterparts here."""
     known = artefacts.artefacts()
     rows = [[a.name, a.title, len(a.runs) or a.measure, a.model, ", ".join(a.published)] for a in known.values()]
     tables.show(Table("What can be reproduced", ["name", "title", "runs", "made for", "published tables"], rows))
@@ -118,6 +119,7 @@ def some(artefact: Artefact, text: str | None) -> tuple[str, ...]:
 
 
 def plain(shown: Sequence[Table]) -> list[dict[str, Any]]:
+    """Tables as JSON holds them."""
     return [{"title": t.title, "head": t.head, "rows": t.rows, "notes": t.notes} for t in shown]
 
 
@@ -202,6 +204,7 @@ def status(task: Task) -> dict[str, dict[str, Any]]:
 
 
 def state_table(task: Task, states: Mapping[str, Mapping[str, Any]]) -> Table:
+    """How far every run is, and the command that runs it; `states` as `status` gives them."""
     rows = []
     for planned in task.artefact.runs:
         facts = states[planned.label]

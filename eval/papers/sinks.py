@@ -43,6 +43,7 @@ def sinks(task: Task) -> list[Table]:
 
 
 def seen(task: Task, planned: Planned) -> Activations:
+    """Hidden states on the padded pictures of one run, by layer."""
     with task.resolved(planned) as chosen:
         shown: Any = (request(sample, talk) for talk, sample in pictures(task, chosen))
         asked = [ask for ask in shown if len({*ask.images[0].size}) > 1]

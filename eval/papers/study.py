@@ -85,7 +85,7 @@ def _seeds(part: dict[str, Any]) -> set[int]:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Confirmation:
     """Whether a run may be called a confirmation of its plan; if not, why."""
 
     confirmed: bool
@@ -93,7 +93,7 @@ class Verdict:
     commit: str = ""
 
 
-def verdict(plan: Plan, commit: str, begun: datetime) -> Verdict:
+def verdict(plan: Plan, commit: str, begun: datetime) -> Confirmation:
     """For a run of the code of `commit` that began at `begun` (with its time zone)."""
     if begun.tzinfo is None:
         raise ValueError(f"the run began at {begun}: expected a time with its zone")
@@ -102,14 +102,14 @@ def verdict(plan: Plan, commit: str, begun: datetime) -> Verdict:
         name = plan.path.resolve().relative_to(top.resolve()).as_posix()
         _git(top, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}")
     except (OSError, subprocess.CalledProcessError):
-        return Verdict(False, f"{plan.path} and the commit {commit or 'of the run'} are not in one git history")
+        return Confirmation(False, f"{plan.path} and the commit {commit or 'of the run'} are not in one git history")
     for version, when in _versions(top, name, commit):
         shown = _git(top, "show", f"{version}:{name}")
         if hashlib.sha256(shown).hexdigest() == plan.digest:
             if when >= begun:
-                return Verdict(False, f"the plan was committed at {when}, after the run began at {begun}", version)
-            return Verdict(True, f"the plan is in commit {version[:12]} of {when}, before the run", version)
-    return Verdict(False, f"{name} as it is now is in no commit before {commit[:12]}: commit the plan, then run")
+                return Confirmation(False, f"the plan was committed at {when}, after the run began at {begun}", version)
+            return Confirmation(True, f"the plan is in commit {version[:12]} of {when}, before the run", version)
+    return Confirmation(False, f"{name} as it is now is in no commit before {commit[:12]}: commit the plan, then run")
 
 
 def head(folder: Path) -> str:

@@ -89,6 +89,7 @@ def of_run(scored: list[Scored]) -> dict[str, Measured]:
 
 
 def asked(scored: list[Scored]) -> int:
+    """How many questions all benchmarks together have."""
     return sum(len(entry.samples) for entry in scored)
 
 

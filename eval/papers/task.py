@@ -69,6 +69,7 @@ class Task:
 
     @property
     def media(self) -> str:
+        """Whether it asks about pictures (image) or clips (video)."""
         return benchmarks.get(self.artefact.benchmarks[0]).media
 
     @cached_property
@@ -82,6 +83,7 @@ class Task:
         return self.out / self.artefact.name
 
     def folder(self, planned: Planned) -> Path:
+        """The run folder of one of its runs."""
         return self.out / self.artefact.folder / planned.label
 
     def answers(self, planned: Planned) -> tuple[int, int | None]:

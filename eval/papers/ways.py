@@ -52,6 +52,7 @@ def ways(task: Task) -> list[Table]:
 
 
 def empty(task: Task, notes: Sequence[str]) -> Table:
+    """The table where no run is finished."""
     return Table(task.artefact.title, HEAD, [], notes)
 
 

@@ -179,6 +179,7 @@ def sheet(sample: Sample) -> str:
 
 
 def packed(image: Image.Image) -> str:
+    """A picture as a data URI."""
     out = io.BytesIO()
     image.save(out, "WEBP", quality=70)
     return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()

@@ -126,6 +126,7 @@ def budget(lines: Mapping[str, Mapping[str, Line]], unpruned: float | None = Non
 
 
 def along(points: Line) -> tuple[Sequence[float], Sequence[float]]:
+    """The x and the y of points, from left to right."""
     x, y = zip(*sorted(points), strict=True)
     return x, y
 

@@ -53,6 +53,7 @@ text { fill: #e4e4e4 !important } [style*="fill: #ffffff"] { fill: #1c1c1c !impo
 
 
 def colour(name: str, number: int = 0) -> str:
+    """An arm's colour; for other names the colour of their number."""
     return ARM_COLOURS.get(name, MORE_COLOURS[number % len(MORE_COLOURS)])
 
 

@@ -38,6 +38,7 @@ def diagnosis(path: Path) -> dict[str, Any]:
 
 
 def diagnosis_figures(result: Mapping[str, Any], layer: int | None) -> dict[str, Figure]:
+    """The figures of a diagnosis by name; maps and trends of one layer (None: the layer before FastV's cut)."""
     layers = {entry["layer"]: entry for entry in result["layers"]}
     if layer is None:
         layer = 1 if 1 in layers else next(iter(layers))

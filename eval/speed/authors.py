@@ -70,6 +70,7 @@ def measured(asked: SpeedSettings, device: torch.device) -> dict[str, Any]:
 
 
 def measure(family: Laid, method: str, arms: list[str], wanted: SpeedSettings, dtype: str) -> list[dict[str, Any]]:
+    """A row for each arm of one method: ours and the authors' code in turn."""
     pruner, inputs, layers = make(method, keep=wanted.keep[0]), prompt(family, 1), len(family.decoder.layers)
     config = family.model.config
     environment(method)
@@ -107,6 +108,7 @@ def asked(inputs: dict[str, torch.Tensor], image: int) -> dict[str, Any]:
 
 @torch.inference_mode()
 def native(family: Laid, pruner: Pruner | None, debias: Debias, inputs: dict[str, torch.Tensor]) -> Times:
+    """One prefill and first token of ours; pruner None: unpruned."""
     begun, worked = time.perf_counter(), time.process_time()
     with nullcontext() if pruner is None else pruner(family, debias, sizes=[SIZE]):
         # Read as numbers, so that a device has finished.
@@ -115,6 +117,8 @@ def native(family: Laid, pruner: Pruner | None, debias: Debias, inputs: dict[str
 
 
 def summary(method: str, arm: str, pairs: list[tuple[Times, Times]], processor: bool) -> dict[str, Any]:
+    """A row of the table. pairs: ours and theirs of each round; processor: whether processor time was taken."""
+
     def side(which: int) -> dict[str, Any]:
         taken = [pair[which][0] for pair in pairs]
         values = {"ms": statistics.median(taken), "range_ms": [min(taken), max(taken)]}
@@ -128,6 +132,7 @@ def summary(method: str, arm: str, pairs: list[tuple[Times, Times]], processor: 
 
 
 def table(result: dict[str, Any]) -> Table:
+    """Ours and theirs side by side."""
     processor = result["device"] == "cpu"
     head = ["method", "arm", "ours ms", "range", "theirs ms", "range", "ratio", *(["of processor time"] * processor)]
     rows = []

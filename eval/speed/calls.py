@@ -21,7 +21,7 @@ from debias import Padding, Span
 from eval.core.tables import Table
 from eval.speed.measure import FULL, conditions, machine, quickest
 from eval.speed.settings import SpeedSettings
-from eval.speed.shapes import AFTER, BEFORE, SHAPES, Shape
+from eval.speed.shapes import AFTER, BEFORE, SHAPES, Architecture
 from pruners.cut import top
 from pruners.engine.attention import attended, fusing, kernels
 from pruners.parts.budget import tokens_kept
@@ -43,7 +43,7 @@ def span_of(length: int) -> Span:
 class Layer:
     """One decoder layer, as matrix products: everything in it that takes time."""
 
-    def __init__(self, shape: Shape, device: torch.device) -> None:
+    def __init__(self, shape: Architecture, device: torch.device) -> None:
         self.shape, dtype = shape, torch.bfloat16 if device.type == "cuda" else torch.float32
 
         def make(rows: int, columns: int) -> Tensor:
@@ -114,7 +114,7 @@ def fused(asked: SpeedSettings, device: torch.device) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def both_ways(shape: Shape, length: int, keep: int, device: torch.device, rounds: int) -> dict[str, Any]:
+def both_ways(shape: Architecture, length: int, keep: int, device: torch.device, rounds: int) -> dict[str, Any]:
     """One row of the table: both ways on the same numbers, with what differs in what they keep."""
     dice = torch.Generator().manual_seed(0)
     layer, columns, size = Layer(shape, device), BEFORE + length + AFTER, shape.width // shape.heads

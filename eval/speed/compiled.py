@@ -16,7 +16,7 @@ import torch
 
 from eval.core.tables import Table
 from eval.speed.drawn import Laid, prompt
-from eval.speed.measure import Clock, Variant, conditions, in_turn
+from eval.speed.measure import Stopwatch, Variant, conditions, in_turn
 from eval.speed.settings import SpeedSettings
 
 CACHES = ("dynamic", "static")
@@ -32,7 +32,7 @@ def answer(family: Laid, variant: Variant, cache: str, batch: int, steps: int) -
         if family.model.device.type != "cuda":  # where generate() does not compile by itself
             options["compile_config"] = CompileConfig(backend="eager", mode=None, fullgraph=True)  # type: ignore[arg-type]
             options["compile_config"]._compile_all_devices = True
-    inputs, clock = prompt(family, batch), Clock(family.model.device)
+    inputs, clock = prompt(family, batch), Stopwatch(family.model.device)
     with variant.around(family, batch), torch.no_grad():
         clock.mark()
         out = family.model.generate(**inputs, **options)
@@ -69,6 +69,7 @@ def measure(family: Laid, wanted: Sequence[Variant], batch: int, asked: SpeedSet
 
 
 def table(result: dict[str, Any]) -> Table:
+    """Both caches of every variant."""
     rows = [
         [row["variant"], row["batch"], row["cache"], row["decode_ms"], "{:.2f}-{:.2f}".format(*row["decode_range_ms"]),
          row["first_ms"] / 1e3, "yes" if row["same_tokens"] else "no"]

@@ -13,7 +13,7 @@ from debias.names import one_of
 from eval import benchmarks
 from eval.core.settings import UNPRUNED
 from eval.core.tables import Cell, Table
-from eval.speed.shapes import BEFORE, CLIP_LARGE, DEVICES, SHAPES, Shape
+from eval.speed.shapes import BEFORE, CLIP_LARGE, DEVICES, SHAPES, Architecture
 from pruners import make
 from pruners.parts.budget import REFERENCE_TOKENS
 
@@ -63,6 +63,7 @@ PREFILL, DECODE = 0.5, 0.6  # the parts of a data sheet's rates that are assumed
 
 
 def assumed(device: str) -> Rates:
+    """A share of what the data sheet of a device promises."""
     peak, bandwidth = DEVICES[device]
     source = f"assumed: {PREFILL:.0%} of {peak:g} TFLOP/s and {DECODE:.0%} of {bandwidth:g} TB/s of a data sheet"
     return Rates(peak * PREFILL, bandwidth * DECODE, f"{device.upper()}, {source}")
@@ -89,18 +90,18 @@ def measured(path: Path, base: Rates) -> Rates:
     return Rates(whole[0], weights / whole[1] / 1e9 if whole[1] else base.terabytes, source, of)
 
 
-def weight_bytes(shape: Shape) -> float:
+def weight_bytes(shape: Architecture) -> float:
     """Of the decoder in 16 bits."""
     return 2.0 * (shape.layers * linear(shape) / 2 + shape.vocabulary * shape.width)
 
 
-def linear(shape: Shape) -> float:
+def linear(shape: Architecture) -> float:
     """Operations of one layer's matrices for one token."""
     attention = 2 * shape.width * (1 + shape.groups / shape.heads)
     return 2.0 * shape.width * (attention + 3 * shape.inner)
 
 
-def layer(shape: Shape, tokens: float) -> float:
+def layer(shape: Architecture, tokens: float) -> float:
     """Operations of one layer for a prompt of so many tokens; attention counts whole, as `speed` counts it."""
     return tokens * linear(shape) + 4 * tokens**2 * shape.width
 
@@ -112,7 +113,7 @@ def tower(tokens: int, frames: int = 1) -> float:
     return float(frames * (CLIP_LARGE["num_hidden_layers"] - 1) * each)
 
 
-def prefill(shape: Shape, pruner: Any, text: int, visual: int) -> tuple[float, float]:
+def prefill(shape: Architecture, pruner: Any, text: int, visual: int) -> tuple[float, float]:
     """Operations before the first cut and behind it, the last token's vocabulary with the latter."""
     cuts = [] if pruner is None else pruner.cuts(shape.layers)
     edges = [0, *(cut.layer for cut in cuts), shape.layers]
@@ -125,7 +126,7 @@ def prefill(shape: Shape, pruner: Any, text: int, visual: int) -> tuple[float, f
 
 
 @dataclass(frozen=True)
-class Plan:
+class Workload:
     """One study: how questions are worked through, and by what."""
 
     images: str
@@ -135,7 +136,8 @@ class Plan:
     rates: Rates
     share_prefix: bool
 
-    def pruner(self, method: str, shape: Shape) -> Any:
+    def pruner(self, method: str, shape: Architecture) -> Any:
+        """The method with its budget on a shape; None: the unpruned model."""
         if method == UNPRUNED:
             return None
         share = min(1.0, self.keep / REFERENCE_TOKENS)
@@ -161,7 +163,7 @@ class Plan:
         operations = asked * (first * prefix_runs + rest * arms) + towers
         return float(operations / (rate * 1e12) + asked * arms * load.answer * step / self.batch)
 
-    def of(self, method: str, shape: Shape) -> tuple[float, float]:
+    def of(self, method: str, shape: Architecture) -> tuple[float, float]:
         """(TFLOP/s of a prefill, seconds of a decoding step of a batch)."""
         step = weight_bytes(shape) / (self.rates.terabytes * 1e12)
         label = method if method == UNPRUNED else f"{method} {self.keep} none"
@@ -181,7 +183,7 @@ def spread(questions: Mapping[str, int], seconds: Mapping[str, float], gpus: int
 
 
 def study(
-    plan: Plan, methods: Sequence[str], names: Sequence[str], gpus: Sequence[int], arms: int | None = None
+    plan: Workload, methods: Sequence[str], names: Sequence[str], gpus: Sequence[int], arms: int | None = None
 ) -> dict[str, Any]:
     """The hours of the unpruned model and of every method on the named benchmarks, alone and on so many GPUs.
 
@@ -212,6 +214,8 @@ def study(
 
 
 def tables(result: Mapping[str, Any], gpus: Sequence[int]) -> list[Table]:
+    """What the study costs by method and by benchmark. gpus: how many to show the hours for."""
+
     def wall(hours: Mapping[str, float]) -> list[Cell]:
         return [f"{hours[str(count)]:.2f}" for count in gpus]
 

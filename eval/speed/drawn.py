@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from debias import Span
-from eval.speed.shapes import AFTER, BEFORE, CLIP_TINY, Shape
+from eval.speed.shapes import AFTER, BEFORE, CLIP_TINY, Architecture
 from pruners.models.llava import Llava
 from pruners.models.request import Size
 
@@ -33,7 +33,7 @@ class Laid(Llava):
         return [[Span(BEFORE, grid, size=size if grid[0] > 1 else None)] for _ in inputs["input_ids"]]
 
 
-def configuration(shape: Shape, tower: Mapping[str, int], layers: int) -> Any:
+def configuration(shape: Architecture, tower: Mapping[str, int], layers: int) -> Any:
     """LLaVA's, of these sizes."""
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
@@ -54,7 +54,7 @@ def configuration(shape: Shape, tower: Mapping[str, int], layers: int) -> Any:
 
 
 def build(
-    shape: Shape, tokens: int, device: str, dtype: torch.dtype, attention: str, shared_layers: bool = False
+    shape: Architecture, tokens: int, device: str, dtype: torch.dtype, attention: str, shared_layers: bool = False
 ) -> Laid:
     """The model with random weights, its visual features fixed unless the shape has a tower for that many tokens."""
     from transformers import LlavaForConditionalGeneration

@@ -38,9 +38,11 @@ class Variant:
 
     @property
     def label(self) -> str:
+        """The variant in a few words, which also name it on the command line."""
         return UNPRUNED if self.method is None else f"{self.method} {self.keep} {self.arm}"
 
     def pruner(self, tokens: int) -> Any:
+        """The method for a model of so many visual tokens."""
         assert self.method is not None
         if self.method != "d2pruner":
             return make(self.method, keep=self.keep)
@@ -148,7 +150,7 @@ def once(family: Laid, variant: Variant, inputs: dict[str, Tensor], steps: int) 
     """Milliseconds of one prefill, and of one decoding step behind it."""
     from transformers import DynamicCache
 
-    model, clock = family.model, Clock(family.model.device)
+    model, clock = family.model, Stopwatch(family.model.device)
     with variant.around(family, len(inputs["input_ids"])), torch.inference_mode():
         cache = DynamicCache(config=model.config.text_config)
         clock.mark()
@@ -164,7 +166,7 @@ def once(family: Laid, variant: Variant, inputs: dict[str, Tensor], steps: int) 
     return prefill, decode / max(1, steps)
 
 
-class Clock:
+class Stopwatch:
     """Times between marks: events on a GPU, where nothing waits for the host, seconds elsewhere.
 
     With one thread on the CPU, seconds of computing: what other processes take away does not count.
@@ -176,6 +178,7 @@ class Clock:
         self.now = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 
     def mark(self) -> None:
+        """A point in time, on the device where it is a GPU."""
         if self.device.type == "cuda":
             event: Any = torch.cuda.Event(enable_timing=True)
             event.record()
@@ -184,6 +187,7 @@ class Clock:
             self.marks.append(self.now())
 
     def milliseconds(self) -> list[float]:
+        """What lies between each mark and the next."""
         pairs = list(zip(self.marks, self.marks[1:], strict=False))
         if self.device.type == "cuda":
             torch.cuda.synchronize()
@@ -202,6 +206,7 @@ def flops_of(family: Laid, variant: Variant, inputs: dict[str, Tensor]) -> int:
 
 
 def mean_tokens(family: Laid, variant: Variant) -> float:
+    """Visual tokens that a layer reads, the mean over all layers."""
     if variant.method is None:
         return float(family.tokens)
     return float(variant.pruner(family.tokens).mean_count(len(family.decoder.layers), family.tokens))
@@ -238,7 +243,7 @@ def quickest(work: Callable[[], object], device: torch.device, times: int, round
     """Seconds of one call: the best round, since everything else on a machine only ever adds."""
     best = float("inf")
     for _ in range(rounds):
-        clock = Clock(device)
+        clock = Stopwatch(device)
         clock.mark()
         for _ in range(times):
             work()

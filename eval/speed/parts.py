@@ -22,14 +22,14 @@ import torch
 from debias import Debias
 from eval.core.tables import Cell, Table
 from eval.speed.drawn import Laid, prompt
-from eval.speed.measure import FULL, SIZE, Clock, Variant, conditions, in_turn
+from eval.speed.measure import FULL, SIZE, Stopwatch, Variant, conditions, in_turn
 from eval.speed.settings import SpeedSettings
 from pruners import Pruner
 
 PARTS = ("start", "score", "debias", "select", "merge")
 
 
-class Meter:
+class PartTimes:
     """Milliseconds by part; on a GPU of the device, which nobody waits for meanwhile."""
 
     def __init__(self, device: torch.device) -> None:
@@ -37,7 +37,8 @@ class Meter:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        clock = Clock(self.device)
+        """What the block takes counts for the part."""
+        clock = Stopwatch(self.device)
         self.clocks[name].append(clock)
         clock.mark()
         yield
@@ -45,10 +46,11 @@ class Meter:
 
     @property
     def ms(self) -> dict[str, float]:
+        """The sum of every part."""
         return {name: sum(clock.milliseconds()[0] for clock in clocks) for name, clocks in self.clocks.items()}
 
 
-def metered(pruner: Pruner, meter: Meter) -> Pruner:
+def metered(pruner: Pruner, meter: PartTimes) -> Pruner:
     """The same method, its own parts timed. A part that it leaves to the base class does not count."""
     kind = type(pruner)
 
@@ -75,7 +77,7 @@ def metered(pruner: Pruner, meter: Meter) -> Pruner:
 class MeteredDebias(Debias):
     """A debias that is timed. Its meter is a field, so that a copy without a trend has one, too."""
 
-    meter: Meter = field(kw_only=True)
+    meter: PartTimes = field(kw_only=True)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with self.meter.part("debias"):
@@ -96,8 +98,9 @@ def measure(family: Laid, wanted: Sequence[Variant], batch: int, asked: SpeedSet
 
 
 def once(family: Laid, variant: Variant, inputs: dict[str, Any], batch: int) -> dict[str, float]:
+    """Milliseconds of one prefill, and of its parts."""
     device = family.model.device
-    meter, whole = Meter(device), Clock(device)
+    meter, whole = PartTimes(device), Stopwatch(device)
     arm = FULL.with_arm(variant.arm)
     debias = MeteredDebias(arm.trend, arm.padding, meter=meter)
     family.model.set_attn_implementation(variant.kernel)

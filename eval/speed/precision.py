@@ -81,6 +81,7 @@ def subjects(asked: SpeedSettings, scratch: Path) -> Iterator[tuple[str, Path, l
 
 @torch.inference_mode()
 def read(family: Any, method: str, asked: SpeedSettings, arm: str, batches: Sequence[Batch]) -> Kept:
+    """What one method keeps of each prompt, and the first token that it answers."""
     out = []
     for inputs, sizes in batches:
         tokens = int((inputs["input_ids"] == family.model.config.image_token_id).sum())
@@ -111,6 +112,7 @@ def compared(base: Kept, other: Kept) -> dict[str, float | int]:
 
 
 def table(result: dict[str, Any]) -> Table:
+    """What differs from float32, for every model, method and precision."""
     names = ("model", "method", "what", "prompts", "same", "least", "unchanged", "answer")
     rows = [
         [row[name] if not isinstance(row[name], float) else f"{row[name]:.3f}" for name in names]

@@ -9,7 +9,7 @@ BEFORE, AFTER = 35, 30  # text tokens before the picture (LLaVA-1.5's system sen
 
 
 @dataclass(frozen=True)
-class Shape:
+class Architecture:
     """A decoder, how many visual tokens it usually reads, and the vision tower where one belongs to the measurement."""
 
     width: int
@@ -49,16 +49,16 @@ CLIP_TINY = {
     "patch_size": 14,
 }
 SHAPES = {
-    "tiny": Shape(64, 128, 6, 4, 4, 1000, 576, CLIP_TINY),
-    "mid": Shape(512, 1376, 8, 8, 8, 1000, 576, CLIP_TINY),
-    "small": Shape(1024, 2752, 16, 16, 16, 32064, 576, CLIP_TINY),
-    "smol": Shape(576, 1536, 30, 9, 3, 49152, 576, CLIP_TINY),
-    "medium": Shape(2048, 5504, 24, 16, 16, 32064, 576, CLIP_TINY),
-    "llava-1.5-7b": Shape(4096, 11008, 32, 32, 32, 32064, 576, CLIP_LARGE),
-    "llava-1.5-13b": Shape(5120, 13824, 40, 40, 40, 32064, 576, CLIP_LARGE),
-    "llava-next-7b": Shape(4096, 11008, 32, 32, 32, 32064, 2880),
-    "video-llava-7b": Shape(4096, 11008, 32, 32, 32, 32064, 2056),
-    "internvl2.5-8b": Shape(4096, 14336, 32, 32, 8, 92553, 3328),
+    "tiny": Architecture(64, 128, 6, 4, 4, 1000, 576, CLIP_TINY),
+    "mid": Architecture(512, 1376, 8, 8, 8, 1000, 576, CLIP_TINY),
+    "small": Architecture(1024, 2752, 16, 16, 16, 32064, 576, CLIP_TINY),
+    "smol": Architecture(576, 1536, 30, 9, 3, 49152, 576, CLIP_TINY),
+    "medium": Architecture(2048, 5504, 24, 16, 16, 32064, 576, CLIP_TINY),
+    "llava-1.5-7b": Architecture(4096, 11008, 32, 32, 32, 32064, 576, CLIP_LARGE),
+    "llava-1.5-13b": Architecture(5120, 13824, 40, 40, 40, 32064, 576, CLIP_LARGE),
+    "llava-next-7b": Architecture(4096, 11008, 32, 32, 32, 32064, 2880),
+    "video-llava-7b": Architecture(4096, 11008, 32, 32, 32, 32064, 2056),
+    "internvl2.5-8b": Architecture(4096, 14336, 32, 32, 8, 92553, 3328),
 }
 
 # (bf16 TFLOP/s without sparsity, TB/s) of the makers' data sheets

@@ -45,6 +45,7 @@ def settings(batch: int, workers: int, prefix: bool) -> list[Setting]:
 
 
 def measure(asked: Settings, threads: int, rounds: int) -> list[dict[str, Any]]:
+    """A row for each way of sharing work, on the CPU with so many threads."""
     chosen = resolve(asked)
     adapter = chosen.adapter(chosen.benchmarks[0][0].media)
     try:
@@ -126,6 +127,7 @@ COLUMNS = {
 
 
 def table(result: dict[str, Any]) -> Table:
+    """The ways beside each other; `result` has the rows and the number of rounds."""
     rows = result["rows"]
     cells = [
         [*(row[key] for key in COLUMNS.values()), "all" if not row["different"] else f"{row['different']} differ"]

@@ -126,8 +126,8 @@ def table(result: Result) -> Table:
 
 def peaks(family: Laid, timed: Iterable[Timed], asked: SpeedSettings) -> None:
     """Peak memory of one prefill and one step: of the device, or of a whole process that does nothing else."""
-    same = {"shape": asked.shape, "method": ",".join(asked.method), "arms": ",".join(asked.arms), "device": "cpu"}
-    same |= {"keep": ",".join(map(str, asked.keep)), "threads": torch.get_num_threads()}
+    same = {"shape": asked.shape, "device": "cpu", "threads": torch.get_num_threads()}
+    same |= {name: ",".join(map(str, getattr(asked, name))) for name in ("method", "arms", "keep")}
     for row in timed:
         if family.model.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()

@@ -147,6 +147,8 @@ def measure(family: Laid, wanted: Sequence[Variant], batch: int, asked: SpeedSet
 
 
 def table(result: dict[str, Any]) -> Table:
+    """Who waits under every variant."""
+
     def listed(counts: dict[str, int]) -> str:
         return ", ".join(f"{at} x{times}" for at, times in counts.items()) or "–"
 

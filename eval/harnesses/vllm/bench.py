@@ -31,7 +31,7 @@ from eval.harnesses.vllm.agreement import ENVIRONMENT
 from eval.harnesses.vllm.settings import read
 from eval.speed.drawn import configuration
 from eval.speed.measure import in_turn
-from eval.speed.shapes import SHAPES, Shape
+from eval.speed.shapes import SHAPES, Architecture
 
 SETTINGS = (
     '{"method": "vispruner", "keep": 0.25}',
@@ -41,7 +41,7 @@ SETTINGS = (
 WORDS, ANSWER = 65, 128  # tokens of text in a question, and of an answer where requests that fit are counted
 
 
-def written(shape: Shape, folder: Path) -> None:
+def written(shape: Architecture, folder: Path) -> None:
     """A checkpoint of a shape without weights: LLaVA-1.5, with the embedded model's tokenizer."""
     tower = dict(shape.tower or {})
     edge, patch = tower["image_size"], tower["patch_size"]

@@ -19,6 +19,7 @@ def page(result: dict[str, Any]) -> str:
 
 
 def heading(result: dict[str, Any]) -> str:
+    """The step and the machine in a line."""
     return f"{result['step']}, {on(result['machine'])}"
 
 

@@ -108,6 +108,7 @@ class Deadline:
         self.before: dict[int, Any] = {}
 
     def stop(self, number: int, frame: Any) -> None:
+        """The handler of the signals that end a step."""
         late = number == signal.SIGALRM
         self.reason = f"the step's {self.seconds:g} s were up" if late else "the step was ended from outside"
         if self.running:
@@ -115,6 +116,7 @@ class Deadline:
 
     @contextmanager
     def part(self) -> Iterator[None]:
+        """Inside the block, the end of the step is a `Stop`."""
         self.running = True
         try:
             if self.reason:

@@ -26,6 +26,7 @@ Lines = Iterator[tuple[str, str, "bool | None"]]
 
 
 def smoke(parts: dict[str, Any]) -> Lines:
+    """Whether everything runs, and nothing waits that need not."""
     if "tests" in parts:
         said = parts["tests"]["said"][-1]
         passed = int((re.search(r"(\d+) passed", said) or ["", "0"])[1])
@@ -42,6 +43,7 @@ def smoke(parts: dict[str, Any]) -> Lines:
 
 
 def speed(parts: dict[str, Any]) -> Lines:
+    """Prefill, decoding and memory, and what the methods themselves cost."""
     for name in ("batch 1", "batch 8", "tokens"):
         if name in parts:
             yield from prefill(name, pruned(parts[name]["rows"]))
@@ -84,6 +86,7 @@ def speed(parts: dict[str, Any]) -> Lines:
 
 
 def prefill(name: str, rows: Sequence[Row]) -> Lines:
+    """The speed-up and the memory of pruned variants."""
     worst = min(rows, key=lambda row: row["reached"])
     enough = sum(row["reached"] >= REACHED for row in rows)
     words = f"{enough} of {len(rows)} variants; least {worst['reached']:.2f} ({named(worst)})"
@@ -95,6 +98,7 @@ def prefill(name: str, rows: Sequence[Row]) -> Lines:
 
 
 def forks(parts: dict[str, Any]) -> Lines:
+    """Whether ours is ahead of each of the authors' codes."""
     for name, result in parts.items():
         ratios = [row["ratio"] for row in result["rows"]]
         words = f"theirs over ours {min(ratios):.2f} to {max(ratios):.2f}"
@@ -102,6 +106,7 @@ def forks(parts: dict[str, Any]) -> Lines:
 
 
 def throughput(parts: dict[str, Any]) -> Lines:
+    """What sharing work brings, and whether it changes answers."""
     for name, result in parts.items():
         rows = result["rows"]
         best, changed = max(rows, key=lambda row: row["times"]), max(row["different"] for row in rows)
@@ -111,6 +116,7 @@ def throughput(parts: dict[str, Any]) -> Lines:
 
 
 def train(parts: dict[str, Any]) -> Lines:
+    """How training ended, and what both models can do; nothing is judged."""
     if "training" in parts:
         yield "every stage is through", parts["training"]["said"][-1], None
     for name in ("the new model", "the shipped model"):
@@ -120,15 +126,18 @@ def train(parts: dict[str, Any]) -> Lines:
 
 
 def vllm(parts: dict[str, Any]) -> Lines:
+    """The last line that each part said."""
     for name, result in parts.items():
         yield f"{name} succeeds", " ".join(result["said"][-1:]).strip("= "), True
 
 
 def pruned(rows: Sequence[Row]) -> list[Row]:
+    """The rows of variants that prune."""
     return [row for row in rows if row["method"] is not None]
 
 
 def named(row: Row) -> str:
+    """A row in words."""
     return f"{row['variant']}, batch {row['batch']}, {row['tokens']} tokens"
 
 

@@ -11,7 +11,7 @@ from eval.answering import early
 from eval.cli import main
 from eval.core import versions
 from eval.speed.drawn import build
-from eval.speed.shapes import SHAPES, Shape
+from eval.speed.shapes import SHAPES, Architecture
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,11 @@ def test_weights_of_a_checkpoint_are_counted(checkpoints):
 
 
 def test_a_shape_knows_its_size():
-    for shape, shared in ((SHAPES["tiny"], False), (SHAPES["tiny"], True), (Shape(96, 200, 5, 6, 3, 500, 36), False)):
+    for shape, shared in (
+        (SHAPES["tiny"], False),
+        (SHAPES["tiny"], True),
+        (Architecture(96, 200, 5, 6, 3, 500, 36), False),
+    ):
         model = build(shape, shape.tokens, "meta" if shape.tower else "cpu", torch.float32, "sdpa", shared).model
         counted = sum({id(one): one.numel() for one in model.parameters()}.values())
         assert shape.parameters(shared) == pytest.approx(counted, rel=0.05)

@@ -30,7 +30,7 @@ def checkpoint(builders, tmp_path_factory) -> Path:
     return folder
 
 
-def planted(rate: float, spike: float = 1.0, samples: int = 80) -> probe.Seen:
+def planted(rate: float, spike: float = 1.0, samples: int = 80) -> probe.Watched:
     """Attention that rises with position; in every other picture, padding above and below, `spike` times as loud."""
     rng = np.random.default_rng(0)
     scores = np.exp(rate * np.arange(144) + 0.4 * rng.standard_normal((samples, 144)))
@@ -38,7 +38,7 @@ def planted(rate: float, spike: float = 1.0, samples: int = 80) -> probe.Seen:
     for number, span in enumerate(spans):
         scores[number, ~Padding().valid(span).numpy()] *= spike
     scores /= scores.sum(1, keepdims=True)
-    return probe.Seen(scores[:, None, None].astype(np.float32), spans)
+    return probe.Watched(scores[:, None, None].astype(np.float32), spans)
 
 
 def test_trend_arm_removes_a_planted_rise():
@@ -113,7 +113,7 @@ def test_chance_is_the_noise_floor_of_every_number():
 @pytest.mark.filterwarnings("error")
 def test_positions_that_are_padding_in_every_picture_have_no_mean():
     seen = planted(0.006)
-    wide = probe.Seen(seen.attention[1::2], seen.spans[1::2])  # padding above and below in all of them
+    wide = probe.Watched(seen.attention[1::2], seen.spans[1::2])  # padding above and below in all of them
     padded = ~Padding().valid(wide.spans[0]).numpy()
     values = diagnose.without_padding(wide, wide.heads_mean[:, 0])
     mean = bias.mean_seen(values)
@@ -135,7 +135,7 @@ def test_positions_that_are_padding_in_every_picture_have_no_mean():
 
 def test_heads_are_measured_one_by_one():
     flat, steep = planted(0.0), planted(0.006)
-    seen = probe.Seen(np.concatenate([flat.attention, steep.attention], axis=2), flat.spans)
+    seen = probe.Watched(np.concatenate([flat.attention, steep.attention], axis=2), flat.spans)
     (low, *_), (high, *_) = diagnose.heads(seen, 0, seed=0)
     assert low == pytest.approx(0, abs=0.1)
     assert high == pytest.approx(0.006 * 143, abs=0.1)

@@ -14,7 +14,7 @@ from debias import trends as files
 from eval.answering.resolved import Resolved
 from eval.bias import fitting
 from eval.bias.fits import table
-from eval.bias.fitting import Fit, Probe, fitted
+from eval.bias.fitting import Fit, ScoreProbe, fitted
 from eval.cli import main
 from eval.core.settings import Settings
 from eval.reading.images import of_folder
@@ -26,7 +26,7 @@ ONE_ANSWER = ("--benchmarks", "gqa", "--limit", "1", "--max-new-tokens", "2", "-
 
 
 def test_a_planted_trend_is_found():
-    probe, torch_state = Probe(), torch.Generator().manual_seed(0)
+    probe, torch_state = ScoreProbe(), torch.Generator().manual_seed(0)
     index = torch.arange(64)
     for _ in range(400):
         noise = torch.rand(64, generator=torch_state) + 0.5
@@ -41,7 +41,7 @@ def test_a_planted_trend_is_found():
 
 
 def test_where_there_is_no_trend_nothing_is_divided():
-    probe, torch_state = Probe(), torch.Generator().manual_seed(0)
+    probe, torch_state = ScoreProbe(), torch.Generator().manual_seed(0)
     for _ in range(40):
         probe(torch.rand(64, generator=torch_state) + 0.5, Span(5, (8, 8), size=(80, 80)))
     trend, _, settled = fitted(probe)
@@ -69,7 +69,7 @@ def test_questions_about_one_picture_are_one_group(checkpoints, world):
 
 
 def test_padding_takes_no_part():
-    probe = Probe()
+    probe = ScoreProbe()
     score = torch.exp(0.01 * torch.arange(64.0))
     score[:16] = score[-16:] = 1000.0  # two border rows above and below a 2:1 picture
     probe(score, Span(0, (8, 8), size=(160, 80)))
@@ -78,7 +78,7 @@ def test_padding_takes_no_part():
 
 
 def test_later_cuts_and_the_tower_take_no_part():
-    probe = Probe()
+    probe = ScoreProbe()
     span = Span(0, (8, 8), size=(80, 80))
     score = torch.rand(64)
     assert probe(score, span, 1) is score
@@ -176,7 +176,7 @@ def test_a_trend_fitted_on_the_way_does_not_depend_on_the_last_bit():
 
 @pytest.mark.parametrize("kind", ["exponential", "inverse_cubic", "average", "rope"])
 def test_other_kinds_follow_the_same_curve(kind):
-    probe = Probe()
+    probe = ScoreProbe()
     curve = torch.exp(0.02 * torch.arange(64.0))
     options = {"head_dim": 8, "theta": 100.0} if kind == "rope" else {}
     if kind == "rope":  # which is no straight line
@@ -231,7 +231,7 @@ def test_no_budget_moves_the_first_cut_in_the_decoder():
 
 
 def test_clips_are_fitted_over_frames_without_their_cls():
-    probe = Probe()
+    probe = ScoreProbe()
     special = torch.zeros(4, 10, dtype=torch.bool)
     special[:, 0] = True
     within, frame = torch.arange(10.0).repeat(4), torch.arange(4.0).repeat_interleave(10)

@@ -11,10 +11,10 @@ from eval.cli import main
 from eval.speed.cost import LOADS, assumed, layer, prefill, spread, tower, weight_bytes
 from eval.speed.drawn import build, prompt
 from eval.speed.measure import Variant, flops_of
-from eval.speed.shapes import AFTER, BEFORE, SHAPES, Shape
+from eval.speed.shapes import AFTER, BEFORE, SHAPES, Architecture
 from pruners import make
 
-NARROW = Shape(128, 344, 6, 4, 2, 500, 64)
+NARROW = Architecture(128, 344, 6, 4, 2, 500, 64)
 
 
 @pytest.mark.parametrize(("method", "keep"), [(None, 0), ("fastv", 16), ("pyramiddrop", 30)])

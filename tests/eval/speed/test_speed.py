@@ -19,10 +19,10 @@ from eval.speed import parts as speed_parts
 from eval.speed.drawn import Laid, build, prompt
 from eval.speed.measure import Timed, Variant, fitting, flops_of, measure, spread
 from eval.speed.settings import SpeedSettings
-from eval.speed.shapes import SHAPES, Shape
+from eval.speed.shapes import SHAPES, Architecture
 from eval.speed.variants import variants
 
-SMALL = Shape(32, 64, 4, 4, 2, 300, 64, {**SHAPES["tiny"].tower, "image_size": 112, "hidden_size": 32})
+SMALL = Architecture(32, 64, 4, 4, 2, 300, 64, {**SHAPES["tiny"].tower, "image_size": 112, "hidden_size": 32})
 
 
 @pytest.fixture(scope="module")
