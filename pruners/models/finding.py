@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
+
+from debias import Span
 
 T = TypeVar("T")
 
@@ -24,6 +27,22 @@ def shared(rows: Sequence[Sequence[Any]], values: Sequence[T | None] | None) -> 
         raise ValueError(f"the prompts hold {total} pictures or clips, but sizes or grids of {len(values)} were given")
     waiting = iter(values)
     return [row for first in rows[::beams] for row in [[next(waiting) for _ in first]] * beams]
+
+
+def in_tiles(
+    rows: Sequence[Sequence[tuple[int, int]]], sizes: Sequence[tuple[int, int] | None] | None, side: int
+) -> list[list[Span]]:
+    """The span of each picture, from where it starts in its row and its number of tiles of side x side tokens.
+
+    Nothing of such a picture is padding; its size tells how its tiles lie.
+    """
+    return [
+        [
+            Span(start, (side, side), frames=tiles, size=size, fraction=torch.zeros(tiles * side**2))
+            for (start, tiles), size in zip(row, known, strict=True)
+        ]
+        for row, known in zip(rows, shared(rows, sizes), strict=True)
+    ]
 
 
 def runs(row: Tensor, token: int) -> list[tuple[int, int]]:

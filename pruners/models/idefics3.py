@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -18,7 +17,7 @@ from torch import Tensor
 from debias import Span
 from pruners.models import images
 from pruners.models.base import Adapter, Opens
-from pruners.models.finding import runs, shared
+from pruners.models.finding import in_tiles, runs
 from pruners.models.request import IMAGE, Request, Shown, Size
 from pruners.parts.patches import Patches
 from pruners.parts.tower import Tower
@@ -72,13 +71,9 @@ class Idefics3(Adapter):
 
     def joined(self, patches: Patches) -> Patches:
         """A token shows several patches: their attention and keys are averaged, their features lie side by side."""
-        grid = (self.side, self.fold, self.side, self.fold)
         features = self.inner.vision_model.post_layernorm(patches.features)
-        return replace(
-            patches,
-            attention=patches.attention.unflatten(1, grid).mean((2, 4)).flatten(1),
-            features=self.inner.connector.pixel_shuffle(features[None], self.fold)[0],
-            keys=patches.keys.unflatten(1, grid).mean((2, 4)).flatten(1, 2),
+        return patches.in_squares(
+            self.side, self.fold, self.inner.connector.pixel_shuffle(features[None], self.fold)[0]
         )
 
     # -- where pictures stand ------------------------------------------------------------------------------------------
@@ -88,20 +83,7 @@ class Idefics3(Adapter):
         for _, length in (run for row in rows for picture in row for run in picture):
             if length != tile:
                 raise ValueError(f"{length} image tokens side by side, but a tile of a picture has {tile}")
-        known = shared(rows, sizes)
-        return [
-            [
-                Span(
-                    picture[0][0],
-                    (self.side, self.side),
-                    frames=len(picture),
-                    size=size,
-                    fraction=torch.zeros(len(picture) * tile),
-                )
-                for picture, size in zip(row, known[number], strict=True)
-            ]
-            for number, row in enumerate(rows)
-        ]
+        return in_tiles([[(picture[0][0], len(picture)) for picture in row] for row in rows], sizes, self.side)
 
     def pictures_in(self, ids: Tensor) -> list[Runs]:
         """The stretches of image tokens of each picture in one row of ids.
@@ -164,11 +146,7 @@ class Idefics3(Adapter):
         first = longest(image.size, int(self.setting("size")["longest_edge"]), self.largest)
         canvas = lanczos(lanczos(image, first), self.stretched(image.size))
         columns, rows = self.arranged(image.size)
-        tiles = [
-            canvas.crop((x * edge, y * edge, (x + 1) * edge, (y + 1) * edge))
-            for y in range(rows)
-            for x in range(columns)
-        ]
+        tiles = images.tiles(canvas, edge)
         if len(tiles) > 1:
             tiles.append(lanczos(canvas, (edge, edge)))
         else:

@@ -117,6 +117,12 @@ def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.resize(size, Image.Resampling.BICUBIC)
 
 
+def tiles(image: Image.Image, edge: int) -> list[Image.Image]:
+    """`image` cut into squares of `edge` pixels, row by row."""
+    corners = [(x, y) for y in range(0, image.height, edge) for x in range(0, image.width, edge)]
+    return [image.crop((x, y, x + edge, y + edge)) for x, y in corners]
+
+
 def normalised(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """[3, height, width] float32: 0..255 -> 0..1, minus mean, over standard deviation."""
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255

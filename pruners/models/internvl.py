@@ -15,7 +15,7 @@ from torch import Tensor
 from debias import Span
 from pruners.models import images
 from pruners.models.base import Adapter, Opens
-from pruners.models.finding import runs, shared
+from pruners.models.finding import in_tiles, runs
 from pruners.models.request import IMAGE, Request, Shown, Size
 from pruners.parts.canvas import Canvas, tiled
 from pruners.parts.patches import Patches
@@ -87,14 +87,8 @@ class InternVL(Adapter):
         features = patches.features
         if int(self.model.config.vision_feature_layer) == -1:
             features = self.inner.vision_tower.layernorm(features)
-        square, grid = features.view(1, side * fold, side * fold, -1), (side, fold, side, fold)
-        return replace(
-            patches,
-            attention=patches.attention.view(-1, *grid).mean((2, 4)).flatten(1),
-            features=self.inner.pixel_shuffle(square, scale_factor=ratio).flatten(0, 2),
-            keys=patches.keys.reshape(len(patches.keys), *grid, -1).mean((2, 4)).flatten(1, 2),
-            cls=None,
-        )
+        square = features.view(1, side * fold, side * fold, -1)
+        return patches.in_squares(side, fold, self.inner.pixel_shuffle(square, scale_factor=ratio).flatten(0, 2))
 
     def begin(self) -> list[int]:
         return list(self.tokenizer("").input_ids)  # InternLM2's tokenizer starts a text with a token, Qwen2's does not
@@ -109,14 +103,7 @@ class InternVL(Adapter):
         for start, length in (run for row in stretches for run in row):
             if length % tile:
                 raise ValueError(f"{length} image tokens at {start} are not a whole number of tiles of {tile}")
-        known = shared(stretches, sizes)
-        return [
-            [
-                Span(start, (self.side, self.side), frames=length // tile, size=size, fraction=torch.zeros(length))
-                for (start, length), size in zip(row, known[number], strict=True)
-            ]
-            for number, row in enumerate(stretches)
-        ]
+        return in_tiles([[(start, length // tile) for start, length in row] for row in stretches], sizes, self.side)
 
     def tile_columns(self, span: Span) -> int | None:
         if span.size is None:
@@ -137,8 +124,7 @@ class InternVL(Adapter):
         image, edge = image.convert("RGB"), self.edge
         columns, rows = self.tiles(image.size)
         canvas = images.resized(image, (columns * edge, rows * edge))
-        corners = [(x * edge, y * edge) for y in range(rows) for x in range(columns)]
-        tiles = [canvas.crop((x, y, x + edge, y + edge)) for x, y in corners]
+        tiles = images.tiles(canvas, edge)
         if len(tiles) > 1:
             tiles.append(images.resized(image, (edge, edge)))
         return Shown(self.ids(len(tiles)), {"pixel_values": self.pixels(tiles)}, [image.size])

@@ -148,8 +148,7 @@ class LlavaNext(Llava):
         told = self.size_for_model(image.size)
         canvas = Image.new("RGB", fit.canvas)
         canvas.paste(images.resized(image, fit.shown), (fit.left, fit.top))
-        corners = [(x, y) for y in range(0, fit.canvas[1], edge) for x in range(0, fit.canvas[0], edge)]
-        views = [image, *(canvas.crop((x, y, x + edge, y + edge)) for x, y in corners)]
+        views = [image, *images.tiles(canvas, edge)]
         token = int(self.model.config.image_token_id)
         length = len(self.layout(image.size, told).newline)
         inputs = {

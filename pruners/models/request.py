@@ -90,13 +90,10 @@ def place(pieces: Iterable[str | Shown], tokenizer: Any) -> list[int]:
     around a special token differs between its versions, what it does at the start of a text does not."""
     ids: list[int] = []
     for piece in pieces:
-        ids += (
-            piece.ids
-            if isinstance(piece, Shown)
-            else tokenizer(piece, add_special_tokens=False).input_ids
-            if piece
-            else []
-        )
+        if isinstance(piece, Shown):
+            ids += piece.ids
+        elif piece:
+            ids += tokenizer(piece, add_special_tokens=False).input_ids
     return ids
 
 

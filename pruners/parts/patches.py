@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,6 +29,14 @@ class Patches:
         cls = None if self.cls is None else self.cls[number]
         glances = tuple(attention[:, tokens] for attention in self.glances)
         return Patches(self.attention[:, tokens], self.features[tokens], self.keys[:, tokens], cls, glances)
+
+    def in_squares(self, side: int, fold: int, features: Tensor) -> Patches:
+        """Of side x side tokens, each of which shows fold x fold of these patches, with `features` that were laid side
+        by side: attention and keys are averaged. The CLS token is a single patch, of which no token is made."""
+        grid = (side, fold, side, fold)
+        attention = self.attention.unflatten(1, grid).mean((2, 4)).flatten(1)
+        keys = self.keys.unflatten(1, grid).mean((2, 4)).flatten(1, 2)
+        return replace(self, attention=attention, features=features, keys=keys, cls=None)
 
     def views(self) -> Iterator[Tensor]:
         """On the CPU, the tokens of each view, view by view."""

@@ -109,7 +109,7 @@ def test_what_a_token_knows_is_that_of_its_patches(name, norm, builders):
     features = normed(patches.features) if norm else patches.features
     assert found.features.shape == (side**2, 32 * fold**2)
     torch.testing.assert_close(found.features.sort(1).values, features[at].flatten(1).sort(1).values)
-    assert found.cls is (None if name == "internvl" else patches.cls)
+    assert found.cls is None
 
 
 def test_all_weights_need_not_be_held_at_once(monkeypatch):
