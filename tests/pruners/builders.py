@@ -62,6 +62,7 @@ def byte_tokenizer(extra=(), **named):
 
 
 def tokenizer(family, text="qwen2"):
+    """A tokenizer with the special tokens of a family. text: InternVL comes with Qwen2's or with LLaMA's."""
     if family == "internvl":
         names = {
             "start_image_token": "<img>",

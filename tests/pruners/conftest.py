@@ -28,6 +28,7 @@ DRAWN = 2
 
 @cache
 def load_adapter(family, kernel="sdpa"):
+    """The adapter of a tiny random model of LAYERS layers, made once."""
     return builders.adapter(family, attention=kernel, layers=LAYERS)
 
 
@@ -39,6 +40,7 @@ def get():
 
 @pytest.fixture(autouse=True)
 def no_gradients():
+    """Tests run under torch.no_grad()."""
     with torch.no_grad():
         yield
 
@@ -81,6 +83,7 @@ def prompt(llava):
 
 
 def pruner(name, **fields):
+    """A method at the settings of METHODS, but for the fields that are given."""
     return pruners.make(name, **{**METHODS[name], **fields})
 
 
@@ -100,6 +103,7 @@ def make():
 
 
 def possible(method, family):
+    """Whether a method can run on a family."""
     return pruners.find(method).serves(pruners.models.family(family))
 
 

@@ -24,6 +24,7 @@ class Decoder:
         self.embedded = seen[0][0]
 
     def rotate(self, x, positions):
+        """[heads, n, d] queries or keys, turned by the rotary embedding of their positions."""
         cos, sin = self.text.rotary_emb(x, positions[None])
         half = x.shape[-1] // 2
         return x * cos[0] + torch.cat([-x[..., half:], x[..., :half]], -1) * sin[0]
@@ -50,16 +51,19 @@ class Decoder:
         return h + layer.mlp(layer.post_attention_layernorm(h)), weights
 
     def logits(self, h):
+        """Of the next token, from the states behind the last layer."""
         return self.model.lm_head(self.text.norm(h[-1]))
 
 
 def native(llava, prompt, pruner):
+    """What the mechanism makes of the prompt: its trace, and the logits of the next token."""
     with torch.no_grad(), pruner(llava) as trace:
         logits = llava(**prompt).logits[0, -1]
     return trace, logits
 
 
 def check(llava, prompt, pruner, kept, logits):
+    """The mechanism keeps these tokens at each cut and comes to these logits; returns its trace."""
     trace, ours = native(llava, prompt, pruner)
     assert [stage[0].tolist() for stage in trace.kept] == [sorted(stage) for stage in kept]
     torch.testing.assert_close(ours, logits, rtol=1e-4, atol=1e-4)
@@ -95,6 +99,7 @@ class Tower:
         return h + attn.out_proj((weights @ v).transpose(0, 1).flatten(1)), weights, k
 
     def run(self):
+        """The output of the last layer, its attention, and its keys."""
         h = self.embedded
         for layer in self.layers:
             m, weights, keys = self.middle(layer, h)

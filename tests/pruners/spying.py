@@ -28,6 +28,7 @@ class Spy(Pruner):
 
 
 def look(one, encoded):
+    """(view, patches) of each picture of a batch, as a method sees them that keeps everything."""
     spy = Spy(keep=1.0)
     with torch.no_grad(), spy(one, Debias(), encoded.sizes):
         one.model(**encoded.inputs)

@@ -70,21 +70,25 @@ def loaded(limits=LIMITS, keep=0.2):
 
 
 def png(picture):
+    """The bytes of a picture's PNG file."""
     out = io.BytesIO()
     picture.save(out, "PNG")
     return out.getvalue()
 
 
 def url(data):
+    """A data: address that holds a PNG file."""
     return f"data:image/png;base64,{base64.b64encode(data).decode()}"
 
 
 def messages(address, text=QUESTION):
+    """One user's message: the picture at an address, then the question."""
     return [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": address}},
                                          {"type": "text", "text": text}]}]  # fmt: skip
 
 
 def body(address, **more):
+    """A request in JSON, about the picture at an address; `more` are further fields of it."""
     return json.dumps({"model": MODEL, "messages": messages(address), **more}).encode()
 
 
@@ -163,6 +167,7 @@ class Crowd:
         return None
 
     def ask(self, client, number, arm, stream):
+        """Ask about a picture by OpenAI's own client; returns what is wrong with the answer, or None."""
         wanted = {"model": MODEL, "messages": messages(self.urls[number]), "max_tokens": 16}
         extra = {"arm": arm, "return_kept": True}
         if stream:
@@ -203,6 +208,7 @@ def load(engine, base, requests, clients, seed=0):
 
 
 def main():
+    """Serve the embedded model to a crowd and print what it did; status 1 if anything went wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--clients", type=int, default=16)
