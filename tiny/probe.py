@@ -26,6 +26,7 @@ from tiny.training.student import answered
 
 FORMS = ("choice", "chinese", "ocr", "bare", "refer")
 LONGEST = 26  # tokens of an answer
+Marks = dict[str, dict[str, list[bool]]]  # by kind and way of looking, which answers are right
 
 
 def asked(first: int, scenes: int) -> list[tuple[str, Scene, str, str]]:
@@ -138,39 +139,41 @@ def slope(curve: torch.Tensor) -> float:
     return float(((place - place.mean()) * (level - level.mean())).sum() / (place - place.mean()).square().sum())
 
 
+def percentages(marks: Marks) -> dict[str, Any]:
+    """Percent right by kind, with how many were asked; and the mean over kinds."""
+    kinds: dict[str, dict[str, float]] = {}
+    for kind, ways in marks.items():
+        kinds[kind] = {name: round(100 * sum(hits) / len(hits), 1) for name, hits in ways.items()}
+    mean = {name: round(sum(line[name] for line in kinds.values()) / len(kinds), 1) for name in ways}
+    return {"kinds": {kind: line | {"n": len(marks[kind]["whole"])} for kind, line in kinds.items()}, "mean": mean}
+
+
 def report(path: Path, scenes: int) -> dict[str, Any]:
     """Percent right by kind and way of looking, and the attention by layer, on questions about so many scenes."""
     probe = Probe(*folder.load(path))
     rows = asked(TEST + 500_000_000, scenes)
-    rows.sort(key=lambda row: row[0])  # a batch of one kind has answers of one length
+    rows.sort(key=lambda row: row[0])
     settings: dict[str, dict[str, Any]] = {
         "whole": {},
         "blind": {"blind": True},
         "tenth@2": {"cut": 2},
         "tenth@4": {"cut": 4},
     }
-    table: dict[str, dict[str, float]] = {}
+    there = {row[0] for row in rows}
+    marks: Marks = {kind: {name: [] for name in settings} for kind in (*KINDS, *FORMS) if kind in there}
     for name, options in settings.items():
-        marks: dict[str, list[bool]] = {}
         for k in range(0, len(rows), 32):
             part = rows[k : k + 32]
             for (kind, _, _, answer), said in zip(part, probe.answers(part, **options), strict=True):
-                marks.setdefault(kind, []).append(right(kind, said, answer))
-        for kind, values in marks.items():
-            table.setdefault(kind, {})[name] = round(100 * sum(values) / len(values), 1)
-    for kind in table:
-        table[kind]["n"] = sum(row[0] == kind for row in rows)
-    mean = {name: round(sum(line[name] for line in table.values()) / len(table), 1) for name in settings}
+                marks[kind][name].append(right(kind, said, answer))
     square = [row for row in rows if row[1].cols == row[1].rows][:128]
     padded = [row for row in rows if row[1].cols == 2 * row[1].rows][:64]
-    trend = torch.stack([probe.attention(square[k : k + 32]) for k in range(0, len(square), 32)]).mean(0)
-    border = torch.stack([probe.attention(padded[k : k + 32]) for k in range(0, len(padded), 32)]).mean(0)
+    trend, border = probe.attention(square), probe.attention(padded)
     side = math.isqrt(border.shape[1])
     outside = torch.ones(side, side, dtype=torch.bool)
     outside[side // 4 : side - side // 4] = False
     return {
-        "kinds": {kind: table[kind] for kind in (*KINDS, *FORMS) if kind in table},
-        "mean": mean,
+        **percentages(marks),
         "trend": [round(slope(curve), 2) for curve in trend],
         "rows": [[round(v, 5) for v in curve.view(side, side).mean(1).tolist()] for curve in trend],
         "padding_share": [round(float(curve[outside.flatten()].sum() / curve.sum()), 3) for curve in border],
@@ -182,7 +185,7 @@ def report_clips(path: Path, clips: int) -> dict[str, Any]:
     """Percent right by kind, one bare question a clip: with the clip, and with the clip of another question."""
     viewer = film.Viewer()
     viewer.model.load_state_dict(VideoLlavaForConditionalGeneration.from_pretrained(path).state_dict())
-    table = {}
+    marks: Marks = {kind: {"whole": [], "blind": []} for kind in CLIP_KINDS}
     for number, kind in enumerate(CLIP_KINDS):
         films: list[Clip] = []
         dialogues: list[list[tuple[str, str]]] = []
@@ -193,17 +196,14 @@ def report_clips(path: Path, clips: int) -> dict[str, Any]:
                 films.append(here)
                 dialogues.append([(question.text, question.answer)])
             seed += 1
-        marks: dict[str, list[bool]] = {"whole": [], "blind": []}
         for k in range(0, clips, 16):
             part = slice(k, k + 16)
             batch = viewer.collate(films[part], dialogues[part], [kind] * len(films[part]), pictures=True)
             seen = viewer.seen(batch.pictures)
             for name, shown in (("whole", seen), ("blind", seen.roll(1, 0))):
                 states = viewer.states(batch, shown)
-                marks[name] += answered(batch, viewer.model.lm_head(states[:, :-1]))
-        table[kind] = {name: round(100 * sum(m) / len(m), 1) for name, m in marks.items()} | {"n": clips}
-    mean = {name: round(sum(line[name] for line in table.values()) / len(table), 1) for name in ("whole", "blind")}
-    return {"kinds": table, "mean": mean}
+                marks[kind][name] += answered(batch, viewer.model.lm_head(states[:, :-1]))
+    return percentages(marks)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from debias import Debias, Reading, Trend
 from debias import trends as files
 from eval.answering import able, early, heap, trends
 from eval.answering.backends import Backend, Native
-from eval.answering.checkpoints import Checkpoint, digest_of, folder_of, layout
+from eval.answering.checkpoints import digest_of, folder_of, layout
 from eval.answering.plan import digest, this_process
 from eval.benchmarks.base import Benchmark
 from eval.bias import fitting
@@ -46,14 +46,15 @@ def resolve(settings: Settings) -> Resolved:
     return Resolved(settings, [(benchmark, data) for benchmark in asked], chosen)
 
 
-def pruner_of(settings: Settings, layouts: Iterable[Checkpoint]) -> Pruner:
-    """The method of a run on models with these layouts; a budget of its own becomes a share where they differ."""
+def pruner_of(settings: Settings, tokens: Iterable[int | None]) -> Pruner:
+    """The method of a run on models whose pictures have so many tokens; a budget of its own becomes a share where that
+    is not what the papers' model has."""
     kind, values = find(settings.method), dict(settings.fields)
     if settings.keep is not None:
         values["keep"] = settings.keep
     else:
         default = next(field.default for field in dataclasses.fields(kind) if field.name == "keep")
-        if isinstance(default, int) and {layout.tokens for layout in layouts} != {REFERENCE_TOKENS}:
+        if isinstance(default, int) and {*tokens} != {REFERENCE_TOKENS}:
             values["keep"] = default / REFERENCE_TOKENS
             log.info("keep: %d of %d tokens, as a share of this model's", default, REFERENCE_TOKENS)
     if settings.as_released and settings.method == "fastv":
@@ -67,7 +68,7 @@ def _possible(settings: Settings, asked: list[Benchmark], models: dict[str, str]
     reasons = []
     for media in dict.fromkeys(benchmark.media for benchmark in asked):
         mine = [benchmark for benchmark in asked if benchmark.media == media]
-        pruner = pruner_of(settings, [layout(models[media])])
+        pruner = pruner_of(settings, [layout(models[media]).tokens])
         reason = able.refusal(settings.method, pruner, settings.backend, models[media], media)
         kept += mine if reason is None else []
         if reason is not None:
@@ -98,7 +99,7 @@ class Resolved:
         self.device = settings.device or gpu
         self.dtype = "float32" if settings.dtype == "auto" and self.device == "cpu" else settings.dtype
         self.layout = {media: layout(model) for media, model in self.models.items()}
-        self.pruner = pruner_of(settings, self.layout.values())
+        self.pruner = pruner_of(settings, [layout.tokens for layout in self.layout.values()])
         own = [arm for arm in self.pruner.arms() if arm != "trend" or not settings.as_released]
         self.arms = list(settings.arms) or own
         for model in self.models.values():

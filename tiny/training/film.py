@@ -53,19 +53,11 @@ def frame_words(film: Clip) -> list[list[str]]:
     half = CELL // PATCH
     words: list[list[str]] = []
     for frame in range(FRAMES):
-        here = {}
+        here: lessons.Words = {}
         for actor in film.actors:
-            place = actor.places[frame]
-            if place:
-                for dx in range(half):
-                    for dy in range(half):
-                        where = (place[0] * half + dx, place[1] * half + dy)
-                        here[where] = [" big", f" {actor.colour}", f" {actor.shape}", *lessons.head(dx + dy == 0)]
-        words.append([])
-        for y in range(SIDE):
-            for x in range(SIDE):
-                named = here.get((x, y), [f" {film.background}"])
-                words.append([*named, *lessons.place_words(x, y, x // half, y // half)])
+            if place := actor.places[frame]:
+                lessons.name_thing(here, place[0] * half, place[1] * half, "big", actor.colour, actor.shape)
+        words += [[], *lessons.filled(here, film.background, SIDE)]
     return words
 
 

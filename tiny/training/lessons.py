@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import TypeVar
 
 import torch
@@ -20,6 +20,7 @@ IGNORE = -100
 WORDS = 8  # at most so many words name one patch
 
 Turn = tuple[str, str]
+Words = dict[tuple[int, int], list[str]]  # by the place (x, y) of a patch
 Asked = dict[str, tuple[str, str]]  # question -> its answer, and the skill that it trains
 Seen = TypeVar("Seen", Scene, Clip)
 
@@ -158,7 +159,7 @@ def gathered(
 ) -> list[tuple[Seen, Asked]]:
     """The first `size` scenes or clips that allow a question, with their `turns`. weights: None: all skills alike."""
     asked = ((here, turns(here, n, weights or dict.fromkeys(skills, 1.0), skills)) for here in seen)
-    return list(islice((pair for pair in asked if pair[1]), size))
+    return list(itertools.islice((pair for pair in asked if pair[1]), size))
 
 
 def thinned(busy: torch.Tensor, empty: int, seed: int) -> torch.Tensor:
@@ -205,14 +206,26 @@ def collate(rows: list[tuple[list[int], list[int]]], pad: int) -> tuple[torch.Te
     return ids, labels
 
 
-def head(is_head: bool) -> list[str]:
-    """The name of the patch that a thing is counted by."""
-    return [tokenizer.HEAD] * is_head
+def name_thing(words: Words, x: int, y: int, size: str, colour: str, shape: str) -> None:
+    """Names the patches that a thing covers, of which the upper left, at (x, y), is the one that it is counted by."""
+    cover = range(2 if SIZES[size] > 8 else 1)
+    for dx, dy in itertools.product(cover, cover):
+        words[x + dx, y + dy] = [f" {size}", f" {colour}", f" {shape}", *[tokenizer.HEAD] * (dx + dy == 0)]
 
 
-def place_words(x: int, y: int, col: int, row: int) -> list[str]:
-    """Names of a patch's place in the padded picture and of its cell."""
-    return [tokenizer.CELL_ROWS[row], tokenizer.CELL_COLUMNS[col], tokenizer.ROWS[y], tokenizer.COLUMNS[x]]
+def filled(words: Words, ground: str, n: int, left: int = 0, top: int = 0) -> list[list[str]]:
+    """The words of all n x n patches, row by row: those given, or the ground; and the place of the patch and its cell.
+    So many columns at the left and right, and rows at the top and bottom, are border."""
+    half = CELL // 8
+    patches = []
+    for y, x in itertools.product(range(n), range(n)):
+        place = [tokenizer.ROWS[y], tokenizer.COLUMNS[x]]
+        if left <= x < n - left and top <= y < n - top:
+            cell = [tokenizer.CELL_ROWS[(y - top) // half], tokenizer.CELL_COLUMNS[(x - left) // half]]
+            patches.append([*words.get((x, y), [f" {ground}"]), *cell, *place])
+        else:
+            patches.append([tokenizer.BORDER, *place])
+    return patches
 
 
 def patch_words(scene: Scene) -> list[list[str]]:
@@ -222,14 +235,10 @@ def patch_words(scene: Scene) -> list[list[str]]:
     if side != n:
         raise ValueError(f"the longer side of scene {scene.seed} has {side} patches, not {n}")
     left, top = (n - scene.cols * half) // 2, (n - scene.rows * half) // 2
-    words: dict[tuple[int, int], list[str]] = {}
+    words: Words = {}
     for thing in scene.things:
-        x, y = thing.box[:2]
-        cover = range(2) if SIZES[thing.size] > 8 else range(1)
-        for dx in cover:
-            for dy in cover:
-                named = [f" {thing.size}", f" {thing.colour}", f" {thing.shape}", *head(dx + dy == 0)]
-                words[x // 8 + dx + left, y // 8 + dy + top] = named
+        x, y = thing.box[0] // 8 + left, thing.box[1] // 8 + top
+        name_thing(words, x, y, thing.size, thing.colour, thing.shape)
     for sign in scene.signs:
         for place in range(4):
             for line in range(2):
@@ -237,15 +246,7 @@ def patch_words(scene: Scene) -> list[list[str]]:
                 if line == sign.line and place < len(sign.text):
                     named += [sign.text[place], tokenizer.PLACES[place]]
                 words[sign.col * half + place + left, sign.row * half + line + top] = named
-    filled = []
-    for y in range(n):
-        for x in range(n):
-            if left <= x < n - left and top <= y < n - top:
-                here = words.get((x, y), [f" {scene.background}"])
-                filled.append([*here, *place_words(x, y, (x - left) // half, (y - top) // half)])
-            else:
-                filled.append([tokenizer.BORDER, tokenizer.ROWS[y], tokenizer.COLUMNS[x]])
-    return filled
+    return filled(words, scene.background, n, left, top)
 
 
 def word_ids(named: list[list[str]], tokens: PreTrainedTokenizerFast) -> list[list[int]]:

@@ -14,8 +14,8 @@ from torch import Tensor
 from debias import Debias
 from eval.answering import early, trends
 from eval.answering.able import cuts
-from eval.core.fields import assembled
-from eval.core.settings import UNPRUNED
+from eval.answering.resolved import pruner_of
+from eval.core.settings import Settings
 from eval.harnesses.vllm.settings import Asked
 from pruners import Pruner
 from pruners.engine.choose import choose
@@ -24,7 +24,6 @@ from pruners.loading.folder import local
 from pruners.models import Adapter, family, picture_tokens
 from pruners.models.images import settings as pictures
 from pruners.models.request import Size
-from pruners.parts.budget import REFERENCE_TOKENS
 from pruners.parts.patches import Patches
 from pruners.view import Look, View
 
@@ -51,9 +50,9 @@ class Pruning:
         self.reads_tower = False
         self.reads_prompt = False  # whether the text decides what is left of the picture
         self.renumbers = False  # whether what is left is numbered without gaps
-        if asked.arm != UNPRUNED:
+        if asked.method is not None:
             tokens = picture_tokens(config.to_dict())
-            self.pruner = made(asked, tokens)
+            self.pruner = pruner_of(Settings(method=asked.method, keep=asked.keep, fields=dict(asked.fields)), [tokens])
             early.check_keep(self.pruner.keep, Path(model).name, tokens)
             cuts(self.pruner, self.depth)
             refuse(asked, self.pruner, kind, self.depth)
@@ -126,18 +125,6 @@ class Prunings:
         if asked.key not in self._made:
             self._made[asked.key] = Pruning(asked, self.model, self.adapter)
         return self._made[asked.key]
-
-
-def made(asked: Asked, tokens: int | None) -> Pruner:
-    """The method. Its own budget is a share of what the paper's model sees, where a picture has other numbers."""
-    assert asked.method is not None
-    values = dict(asked.fields)
-    if asked.keep is not None:
-        values["keep"] = asked.keep
-    pruner = assembled(asked.method, values)
-    if asked.keep is None and isinstance(pruner.keep, int) and tokens != REFERENCE_TOKENS:
-        pruner = assembled(asked.method, {**values, "keep": pruner.keep / REFERENCE_TOKENS})
-    return pruner
 
 
 def refuse(asked: Asked, pruner: Pruner, kind: type[Adapter], depth: int) -> None:
