@@ -65,13 +65,17 @@ def write(model: PreTrainedModel, tokens: PreTrainedTokenizerFast, handlers: Seq
     state = {name: tensor.to(torch.float16) for name, tensor in model.state_dict().items()}
     model.save_pretrained(folder, state_dict=state)
     as_published(folder)
-    path = folder / "config.json"
-    config = json.loads(path.read_text())
-    for part in (config, config["text_config"], config["vision_config"]):
-        part["dtype"] = "float32"
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    as_float32(folder / "config.json", json.loads((folder / "config.json").read_text()))
     for handler in handlers:
         handler.save_pretrained(folder)
+
+
+def as_float32(path: Path, config: dict[str, Any]) -> None:
+    """Writes a configuration that has weights widened when they are loaded."""
+    for part in (config, config["text_config"], config["vision_config"]):
+        part["dtype"] = "float32"
+        part.pop("_name_or_path", None)  # where this machine keeps a language model
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def as_published(folder: Path) -> None:

@@ -22,6 +22,12 @@ from tiny.tokenizer import PATCHES
 
 WIDTH, LAYERS, HEADS, MIDDLE = 128, 12, 4, 256
 PATCH = 8
+# how all our models read their tower: as LLaVA-1.5 does
+LLAVA: dict[str, Any] = {
+    "vision_feature_layer": -2,
+    "vision_feature_select_strategy": "default",
+    "projector_hidden_act": "gelu",
+}
 
 
 def llama(vocabulary: int) -> LlamaConfig:
@@ -63,10 +69,8 @@ def llava(tokens: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
         vision_config=tower(PATCHES * PATCH),
         text_config=llama(len(tokens)),
         image_token_index=tokenizer.number(tokens, "<image>"),
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
         image_seq_length=PATCHES**2,
-        projector_hidden_act="gelu",
+        **LLAVA,
     )
     model = LlavaForConditionalGeneration(config)
     prepare(model, tokens)

@@ -85,7 +85,10 @@ class Model:
         self.longest, self.rows = longest, rows
         self.failures = [] if failures is None else failures
         # the kit shows each process the devices that it may use, so the first is right
-        given = {"device": first_device(), **{k: v for k, v in settings.items() if v is not None}}
+        given = {
+            "device": "cuda" if torch.cuda.is_available() else "cpu",
+            **{k: v for k, v in settings.items() if v is not None},
+        }
         with noted(self.failures, f"{settings.get('method')}, arm {settings.get('arm')}"):
             self.pruned = Pruned.from_text(**given)
         self.VIDEO_LLM = self.pruned.media == "video"
@@ -132,8 +135,3 @@ def multiple_choice(line: Mapping[str, Any]) -> str:
 def present(line: Mapping[str, Any], name: str) -> bool:
     """Whether a cell of the kit's table is filled; an empty cell is NaN, which is not equal to itself."""
     return name in line and line[name] is not None and line[name] == line[name]
-
-
-def first_device() -> str:
-    """A GPU if there is any."""
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -7,8 +7,10 @@ refused by name, so that nothing that was asked for is left out in silence.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from debias.names import nearest
@@ -75,90 +77,88 @@ def understood(body: bytes, limits: Limits) -> Ask:
         raise Refused(400, f"the body is no JSON ({error.args[0] if error.args else error})"[:300]) from None
     if not isinstance(given, dict):
         raise Refused(400, "the body has to be a JSON object")
-    fields = {name: value for name, value in given.items() if value is not None}
-    _known(fields)
-    tokens = [_number(fields, name, 1, None, int) for name in ("max_tokens", "max_completion_tokens")]
+    fields = {name: _read(name, value) for name, value in given.items() if value is not None}
+    tokens = [fields.pop(name, None) for name in ("max_tokens", "max_completion_tokens")]
     wanted = next((count for count in tokens if count is not None), min(DEFAULT_TOKENS, limits.max_tokens))
     if wanted > limits.max_tokens:
         raise Refused(400, f"max_tokens={wanted}: this server gives at most {limits.max_tokens}", "max_tokens")
-    options = _of(fields, "stream_options", dict) or {}
+    usage = fields.pop("stream_options", {}).get("include_usage")
     return Ask(
-        model=_of(fields, "model", str, needed=True),
-        parts=_parts(_of(fields, "messages", list, needed=True), limits),
+        model=_a(str, fields.pop("model", None), "model"),
+        parts=_parts(_a(list, fields.pop("messages", None), "messages"), limits),
         max_tokens=wanted,
-        method=_named(fields, "method", catalogue.named),
-        keep=_keep(fields),
-        arm=_named(fields, "arm", arm),
-        return_kept=bool(_of(fields, "return_kept", bool)),
-        temperature=float(_number(fields, "temperature", 0, 2) or 0),
-        top_p=_top_p(fields),
-        seed=_number(fields, "seed", -(2**63), 2**63 - 1, int),
-        stream=bool(_of(fields, "stream", bool)),
-        usage=bool(_of(options, "include_usage", bool)),
+        usage=usage is not None and _a(bool, usage, "include_usage"),
+        **{name: value for name, value in fields.items() if name in FIELDS},
     )
 
 
-OURS = ("model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stream",
-        "stream_options", "method", "keep", "arm", "return_kept")  # fmt: skip
+def _read(name: str, value: Any) -> Any:
+    """What a field says."""
+    if name in ANYWAY and value not in ANYWAY[name]:
+        raise Refused(400, f"{name} is not supported by this server", name[:100], "unsupported_parameter")
+    if name in FIELDS:
+        return FIELDS[name](value, name)
+    if name not in ANYWAY and name not in IDLE:
+        raise Refused(
+            400, f"unknown field {name[:100]!r}{nearest(name[:100], FIELDS)}", name[:100], "unknown_parameter"
+        )
+    return value
 
 
-def _known(fields: Mapping[str, Any]) -> None:
-    for name, value in fields.items():
-        if name in ANYWAY:
-            if value not in ANYWAY[name]:
-                raise Refused(400, f"{name} is not supported by this server", name[:100], "unsupported_parameter")
-        elif name not in OURS and name not in IDLE:
-            hint = nearest(name[:100], OURS)
-            raise Refused(400, f"unknown field {name[:100]!r}{hint}", name[:100], "unknown_parameter")
-
-
-def _of(fields: Mapping[str, Any], name: str, kind: type, needed: bool = False, where: str = "") -> Any:
-    value = fields.get(name)
-    if value is None and not needed:
-        return None
+def _a(kind: type, value: Any, where: str) -> Any:
+    """A value that has to be of a kind."""
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        kind_of = "nothing" if value is None else KINDS.get(type(value), "something else")
-        raise Refused(400, f"{where}{name}: expected {KINDS[kind]}, found {kind_of}", f"{where}{name}")
+        found = "nothing" if value is None else KINDS.get(type(value), "something else")
+        raise Refused(400, f"{where}: expected {KINDS[kind]}, found {found}", where)
     return value
 
 
-def _number(fields: Mapping[str, Any], name: str, low: float, high: float | None, kind: type = float) -> Any:
-    value = fields.get(name)
-    if value is None:
-        return None
+def _number(kind: type, low: float, high: float, value: Any, name: str) -> Any:
+    """A number within bounds."""
     right = isinstance(value, int) or (kind is float and isinstance(value, float))
-    if not right or isinstance(value, bool) or not low <= value <= (high if high is not None else value):
-        upper = "" if high is None else f" to {high}"
+    if not right or isinstance(value, bool) or not low <= value <= high:
+        upper = "" if high == math.inf else f" to {high}"
         raise Refused(400, f"{name}: expected {KINDS[kind]} of {low}{upper}, found {str(value)[:40]}", name)
-    return value
+    return kind(value)
 
 
-def _top_p(fields: Mapping[str, Any]) -> float:
-    value = _number(fields, "top_p", 0, 1)
+def _top_p(value: Any, name: str) -> Any:
     if value == 0:
-        raise Refused(400, "top_p: expected a number above 0", "top_p")
-    return 1.0 if value is None else float(value)
+        raise Refused(400, f"{name}: expected a number above 0", name)
+    return _number(float, 0, 1, value, name)
 
 
-def _keep(fields: Mapping[str, Any]) -> int | float | None:
-    value = fields.get("keep")
-    if value is None:
-        return None
+def _keep(value: Any, name: str) -> Any:
     whole = isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 1 << 31
     if not whole and not (isinstance(value, float) and 0 < value < 1):
-        raise Refused(400, f"keep: expected a count of at least 1 or a share below 1, found {str(value)[:40]}", "keep")
-    keep: int | float = value
-    return keep
+        raise Refused(400, f"{name}: expected a count of at least 1 or a share below 1, found {str(value)[:40]}", name)
+    return value
 
 
-def _named(fields: Mapping[str, Any], name: str, find: Any) -> str | None:
-    value: str | None = _of(fields, name, str)
-    if value is None:
-        return None
+def _named(find: Callable[[str], str], value: Any, name: str) -> Any:
+    """A name that `find` knows, which raises a ValueError for others."""
     try:
-        return str(find(value[:100]))
+        return find(_a(str, value, name)[:100])
     except ValueError as error:
         raise Refused(400, str(error), name) from None
+
+
+# The fields that are understood, and how each is read.
+FIELDS: dict[str, Callable[[Any, str], Any]] = {
+    "model": partial(_a, str),
+    "messages": partial(_a, list),
+    "max_tokens": partial(_number, int, 1, math.inf),
+    "max_completion_tokens": partial(_number, int, 1, math.inf),
+    "temperature": partial(_number, float, 0, 2),
+    "top_p": _top_p,
+    "seed": partial(_number, int, -(2**63), 2**63 - 1),
+    "stream": partial(_a, bool),
+    "stream_options": partial(_a, dict),
+    "method": partial(_named, catalogue.named),
+    "keep": _keep,
+    "arm": partial(_named, arm),
+    "return_kept": partial(_a, bool),
+}
 
 
 def _parts(messages: Sequence[Any], limits: Limits) -> tuple[tuple[str, str, str], ...]:
@@ -169,7 +169,7 @@ def _parts(messages: Sequence[Any], limits: Limits) -> tuple[tuple[str, str, str
         where = f"messages[{number}]"
         if not isinstance(message, dict):
             raise Refused(400, f"{where}: expected an object", "messages")
-        role = _of(message, "role", str, needed=True, where=f"{where}.")
+        role = _a(str, message.get("role"), f"{where}.role")
         if role not in ("system", "developer", "user"):
             said = "answers single questions, without what was said before" if role == "assistant" else "has no tools"
             raise Refused(400, f"{where}.role: {role[:40]!r}; this server {said}", f"{where}.role")
@@ -194,13 +194,11 @@ def _parts(messages: Sequence[Any], limits: Limits) -> tuple[tuple[str, str, str
 def _part(part: Any, where: str, role: str) -> tuple[str, str, str]:
     if not isinstance(part, dict):
         raise Refused(400, f"{where}: expected an object with a type", where)
-    kind = _of(part, "type", str, needed=True, where=f"{where}.")
+    kind = _a(str, part.get("type"), f"{where}.type")
     if kind == "text":
-        return "text", _of(part, "text", str, needed=True, where=f"{where}."), where
+        return "text", _a(str, part.get("text"), f"{where}.text"), where
     if kind not in MEDIA or role != "user":
         raise Refused(400, f"{where}.type: expected text, or image_url or video_url of a user", f"{where}.type")
     held = part.get(kind)
     url = held.get("url") if isinstance(held, dict) else held
-    if not isinstance(url, str):
-        raise Refused(400, f"{where}.{kind}.url: expected a string", f"{where}.{kind}.url")
-    return MEDIA[kind], url, where
+    return MEDIA[kind], _a(str, url, f"{where}.{kind}.url"), where

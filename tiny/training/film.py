@@ -15,7 +15,7 @@ from transformers import (
 from tiny import prompts, tokenizer
 from tiny.drawn.clips import FIELD, FRAMES, Clip, clip, draw_clip
 from tiny.drawn.scenes import CELL
-from tiny.model import PATCH, llama, prepare, tower
+from tiny.model import LLAVA, PATCH, llama, prepare, tower
 from tiny.training import lessons, sight
 from tiny.training.curriculum import Curriculum
 from tiny.training.student import LessonBatch, Student
@@ -31,11 +31,9 @@ def video_llava(tokens: PreTrainedTokenizerFast) -> VideoLlavaForConditionalGene
         text_config=llama(len(tokens)),
         image_token_index=tokenizer.number(tokens, "<image>"),
         video_token_index=tokenizer.number(tokens, "<video>"),
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
         image_seq_length=SIDE**2,
         video_seq_length=VISUAL,
-        projector_hidden_act="gelu",
+        **LLAVA,
     )
     model = VideoLlavaForConditionalGeneration(config)
     prepare(model, tokens)

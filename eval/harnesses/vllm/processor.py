@@ -24,14 +24,6 @@ from eval.harnesses.vllm.settings import EXAMPLE, Asked, asked_of, read
 ASKED = "debias"  # among the keyword arguments of a request
 
 
-def server(config: Any) -> Asked:
-    """What the server was told; this model is not asked for without."""
-    known = asked_of(config)
-    if known is None:
-        raise ValueError(f'a pruned model without settings; expected "debias" in --hf-overrides, such as {EXAMPLE}')
-    return known
-
-
 class Sized:
     """Over a family's ProcessingInfo: the most tokens that a picture may have are those that the server keeps."""
 
@@ -46,8 +38,11 @@ class Sized:
 
     @property
     def asked(self) -> Asked:
-        """What the server was started with."""
-        return server(self.prunings.config)
+        """What the server was told; this model is not asked for without."""
+        known = asked_of(self.prunings.config)
+        if known is None:
+            raise ValueError(f'a pruned model without settings; expected "debias" in --hf-overrides, such as {EXAMPLE}')
+        return known
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
         """Any number of pictures, and nothing else."""
