@@ -73,8 +73,8 @@ class Context:
         if self.spans:
             span = self.span(sample)
             # As released, mask and weights begin wherever the calling code believes the image to start.
-            aligned = image_start is not None and debias.release is None
-            self._shift[sample] = image_start - span.start if aligned and image_start is not None else 0
+            begins = span.start if image_start is None or debias.release is not None else image_start
+            self._shift[sample] = begins - span.start
             if debias.acts(stage, role):  # else the tokens' places need not be known
                 after = debias(score, span.at(self.before(sample, stage, score.shape[-1], score.device)), stage, role)
         elif debias.acts(stage, role):

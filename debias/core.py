@@ -58,7 +58,7 @@ class Debias:
         if self.stages not in ("first", "all"):
             raise ValueError(f"stages is 'first' or 'all'; got {self.stages!r}")
         if self.release is not None:
-            names.check_unchanged(self.stages, "" if self.trend is None else self.trend.kind)
+            names.check_unchanged(self.stages, None if self.trend is None else self.trend.kind)
         if self.release is not None and self.reading is not None:
             raise ValueError("the authors' release reads attention as the method does; leave out reading")
 
@@ -107,8 +107,9 @@ class Debias:
 
     def reads(self, stage: int = 0) -> Reading:
         """How the attention of this cut is read."""
-        acts = self.reading is not None and (stage == 0 or (stage > 0 and self.stages == "all"))
-        return self.reading if acts and self.reading is not None else Reading()
+        if self.reading is None or stage < 0 or (stage > 0 and self.stages == "first"):
+            return Reading()
+        return self.reading
 
     def __call__(
         self, score: Tensor, span: Span, stage: int = 0, role: str = "select", valid: Optional[Tensor] = None
@@ -165,7 +166,7 @@ class Debias:
             valid = at_index(mask, index)
         step = None if valid is None else at_index(slots_step(span.total, score.dtype, score.device), index)
         if trend is None or role == "vision":
-            return Terms(None, False, valid, step)
+            return Terms(valid=valid, step=step)
         if trend.kind == "online":
             weight = online_weight(score, span, mask, index)
         else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from functools import lru_cache
-from typing import Dict, Iterable, Sequence, Tuple
+from typing import Dict, Iterable, Optional, Sequence, Tuple
 
 BENCHMARKS: Tuple[str, ...] = (
     "gqa",
@@ -106,7 +106,7 @@ def check_release(method: str, arm: str) -> None:
         raise ValueError(f"the release does not run {what}; it runs none, padding and both of {', '.join(RUN)}")
 
 
-def check_unchanged(stages: str, trend: str) -> None:
+def check_unchanged(stages: str, trend: Optional[str]) -> None:
     """ValueError for cuts, or a kind of trend, that the authors' release does not debias by."""
     if stages != "first":
         raise ValueError("the authors' release debiases the first cut alone; leave stages at 'first'")

@@ -71,16 +71,10 @@ def shrunk(side: int, content: int, cells: int) -> Tensor:
     weights in whole numbers of 2**-22, the sum rounded to 0 or 1.
     """
     scale, first = side / cells, (side - content) // 2
-    reach, kept = max(scale, 1.0), []
-    for cell in range(cells):
-        middle = (cell + 0.5) * scale
-        begin, end = max(int(middle - reach + 0.5), 0), min(int(middle + reach + 0.5), side)
-        at = torch.arange(begin, end, dtype=torch.float64, device="cpu")
-        weight = (1 - ((at + 0.5 - middle) / reach).abs()).clamp(min=0)
-        whole = (weight / weight.sum() * 2**22 + 0.5).floor()
-        there = (at >= first) & (at < first + content)
-        kept.append(float(whole[there].sum() >= 2**21))
-    return torch.tensor(kept, device="cpu")
+    at, middle = (torch.arange(count, device="cpu").double() + 0.5 for count in (side, cells))
+    weight = (1 - ((at - middle[:, None] * scale) / max(scale, 1.0)).abs()).clamp(min=0)
+    whole = (weight / weight.sum(1, keepdim=True) * 2**22 + 0.5).floor()
+    return (whole[:, first : first + content].sum(1) >= 2**21).float()
 
 
 def cropped(side: int, content: int, cells: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The public names of debias and pruners, with their signatures, and the constants of pruners: tests/api.txt and
+"""The public names of debias and pruners, with their signatures, and their constants: tests/api.txt and
 tests/constants.txt list them, and change only on purpose.
 
 Meant to change? PYTHONPATH=. python tests/test_api.py writes the listings; tell what api.txt shows in the changelog.
@@ -18,6 +18,7 @@ import typing
 from collections.abc import Mapping
 from pathlib import Path
 
+import debias
 import eval
 import pruners
 
@@ -127,7 +128,8 @@ def defaults(thing):
 
 def constants():
     """What is decided outside of functions: constants, what classes declare, which are frozen, functions' defaults."""
-    for found in pkgutil.walk_packages(pruners.__path__, "pruners."):
+    homes = [(package.__path__, f"{package.__name__}.") for package in (debias, pruners)]
+    for found in (module for home in homes for module in pkgutil.walk_packages(*home)):
         if found.name == "pruners.engine.fused":  # it needs triton
             continue
         module = importlib.import_module(found.name)
@@ -152,7 +154,7 @@ def constants():
                     yield f"{found.name}.{thing.__name__}.{name}({values})"
 
 
-def test_the_constants_of_pruners_are_those_of_the_listing():
+def test_the_constants_are_those_of_the_listing():
     assert "\n".join(constants()) + "\n" == CONSTANTS.read_text(encoding="utf-8"), f"constants changed. {__doc__}"
 
 

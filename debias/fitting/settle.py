@@ -64,8 +64,10 @@ def settle(
     trends = fit_all(curves, "exponential", ignore, **how)
     fitted, slopes = trends[0], _slopes(trends)
     low, high = torch.quantile(slopes[1:], torch.tensor([0.025, 0.975], dtype=slopes.dtype), dim=0)
-    sure = bool(((low > 0) | (high < 0)).any()) and (fitted.r2 or 0.0) >= LEAST_R2
-    reach = (fitted.length or pictures.shape[1]) - 1
+    assert fitted.r2 is not None
+    assert fitted.length is not None
+    sure = bool(((low > 0) | (high < 0)).any()) and fitted.r2 >= LEAST_R2
+    reach = fitted.length - 1
     rise = (float(slopes[0, 0]) * reach, float(low[0]) * reach, float(high[0]) * reach)
     return Settled(fitted if sure else none(fitted), fitted, rise, slopes[:, 0])
 

@@ -282,3 +282,17 @@ def test_tasks_have_their_own_context():
 def test_exported_names():
     assert all(hasattr(package, name) for name in package.__all__)
     assert len(package.__all__) == len(set(package.__all__))
+
+
+def test_as_released_the_image_begins_where_the_calling_code_believes():
+    released, score = Debias.paper("fastv", as_released=True), scores(576)
+    with using(released, [WIDE]):
+        assert torch.equal(rescore(score, method="fastv", image_start=36), released(score, WIDE))
+        assert torch.equal(rescore(score, method="fastv"), released(score, WIDE))
+
+
+def test_a_batch_of_scores_is_as_wide_as_its_last_axis():
+    with using(Debias(TREND, stages="all"), [WIDE]) as context:
+        rescore(scores(2, 3, 576), method="fastv")
+        kept(torch.tensor([5, 300]), method="fastv")
+        assert context.after(0, 0).tolist() == [5, 300]

@@ -23,7 +23,7 @@ def scores(*shape: int) -> torch.Tensor:
 CACHED = (slots_valid, slots_weight, slots_step, weights, square, _bits_of_minus_infinity)
 
 
-@pytest.mark.parametrize("rule", ["area", "even", "bilinear"])
+@pytest.mark.parametrize("rule", ["area", "even", "bilinear", "antialiased", "cropped"])
 @pytest.mark.parametrize(
     "trend",
     [TREND, Trend.inverse_cubic(1e-3, 0, 0), Trend.table(torch.arange(576.0)), Trend.rope(), Trend.online()],

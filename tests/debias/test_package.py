@@ -65,6 +65,16 @@ def test_importing_it_imports_nothing_heavy():
     assert done.stdout.strip() == ""
 
 
+def test_the_package_lists_its_names_and_keeps_what_was_asked_for(monkeypatch):
+    listed = dir(debias)
+    assert listed == sorted(set(listed))
+    assert {*debias.__all__, "core", "__name__"} <= set(listed)
+    assert not [name for name in listed if "." in name]
+    monkeypatch.delitem(vars(debias), "Trend", raising=False)
+    first = debias.Trend
+    assert vars(debias)["Trend"] is first
+
+
 def test_a_warm_call_never_touches_the_disk(monkeypatch):
     span, score = debias.Span(35, (24, 24), size=(640, 360)), torch.rand(576)
     with debias.using("both", [span], benchmark="gqa"):

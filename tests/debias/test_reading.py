@@ -14,6 +14,7 @@ def test_chosen_heads_are_those_that_give_the_picture_most(heads, seed):
     ranked = sorted(range(8), key=lambda head: (-float(weights[head].sum()), head))
     expected = weights[sorted(ranked[:count])]
     assert torch.equal(Reading(heads=heads).chosen(weights), expected)
+    assert Reading(heads=heads).count(8) == count
 
 
 def test_of_equal_heads_the_earlier_count():
@@ -40,7 +41,8 @@ def test_a_reading_belongs_to_the_arms_that_take_position_out():
     assert debias.with_arm("trend").arm == "trend"
     assert debias.reads(0) == reading
     assert debias.reads(1) == Reading()  # the first cut alone
-    assert Debias(reading=reading, stages="all").reads(1) == reading
+    always = Debias(reading=reading, stages="all")
+    assert [always.reads(stage) for stage in (-1, 0, 1)] == [Reading(), reading, reading]  # below 0 lies the tower
     score = torch.rand(4)
     assert Debias(reading=reading)(score, Span(0, (2, 2))) is score  # nothing is divided
 

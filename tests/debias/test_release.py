@@ -23,6 +23,7 @@ def test_the_antialiased_rule_is_pillows():
     rule = Padding(0.5, "antialiased")
     sizes = [(640, height) for height in range(1, 641)] + [(height, 333) for height in range(1, 334, 7)]
     sizes += [(24, 12), (20, 20), (10, 24), (23, 5), (1, 1), (5000, 377), (377, 5000)]
+    sizes += [(side, height) for side in (3, 5, 8, 16) for height in range(1, side)]  # fewer pixels than patches
     for size in sizes:
         assert torch.equal(rule.valid(size, GRID), pillow(size)), size
     sampled = Padding(0.5, "bilinear")
@@ -68,6 +69,8 @@ def test_padding_is_multiplied_by_zero_and_weights_are_rounded_as_the_release_do
             none = Debias.paper(method, "gqa", "paper", as_released=True)
             assert none(raw, span) is raw
             assert both(raw, span, stage=1) is raw
+            some = torch.tensor([500, 3, 77])
+            assert torch.equal(both(raw[some], Span(35, GRID, some, size=(24, 24))), raw[some] * weight[some])
 
 
 def test_a_mask_that_leaves_nothing_leaves_nothing():
@@ -88,7 +91,12 @@ def test_what_the_release_does_not_run_is_refused():
         Debias.paper("fastv", None, "trend", as_released=True)
     with pytest.raises(ValueError, match="first cut alone"):
         Debias(Trend.exponential(0.1), stages="all", release=RELEASES["fastv"])
+    for trend in (Trend.online(), Trend.offset([0.1]), Trend.blank()):
+        with pytest.raises(ValueError, match=f"^the authors' release has no {trend.kind} trend; give a trend fitted"):
+            Debias(trend, release=RELEASES["fastv"])
     both = Debias.paper("fastv", as_released=True)
+    assert both.acts(0) is True
+    assert both.acts(0, "vision") is False  # the release leaves towers alone
     assert both.with_arm("none").release == RELEASES["fastv"]
     assert both.with_arm("both") == both
     with pytest.raises(ValueError, match="differ from arm to arm"):

@@ -28,6 +28,20 @@ def test_a_planted_trend_is_kept_as_it_was_fitted():
         assert low * high > 0
 
 
+def test_the_interval_is_that_of_the_slopes_of_the_resamples():
+    found = settle(planted(0.02, 50, 0), draws=1)
+    assert found.rates.shape == (2,)
+    assert found.rates[0] == found.fitted.rate != found.rates[1]  # in full precision
+    whole, resample = (found.rates * (LENGTH - 1)).tolist()
+    assert found.rise == pytest.approx((whole, resample, resample))
+
+
+def test_curves_without_a_slope_have_no_trend():
+    found = settle(torch.ones(10, LENGTH), draws=50)
+    assert found.rise == (0.0, 0.0, 0.0)
+    assert not found.agreed
+
+
 def test_noise_is_not_divided_by():
     """In 100 worlds without a trend the fits have some slope in all, and one in twenty, give or take, is kept."""
     found = [settle(planted(0.0, 32, seed), draws=300, seed=seed) for seed in range(100)]
