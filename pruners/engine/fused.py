@@ -3,7 +3,7 @@
 pruners.engine.attention chooses them. Its `attended` is the reference of the first two, debias and pruners.cut.top are
 that of the third. They are tested in triton's interpreter, and have not been run on a GPU yet.
 
-    _totals   of every query row the largest logit and the sum of the exponentials, over all columns
+    _totals   of every query row the logarithm of the sum of its exponentials, over all columns
     _score    of every visual token its share of them, heads and rows summed up
     _choose   trend and padding, the count-th best by halving the range of all floats, and the places of the best
 """
@@ -48,13 +48,13 @@ def _logits(
     seen = inside[:, None] & within[None, :]
     if HIDES:
         where = (row % rows)[:, None] * allowed_row + column[None, :]
-        seen = seen & (tl.load(allowed + where, mask=seen, other=0) != 0)
+        seen = seen & tl.load(allowed + where, mask=seen)
     return tl.where(seen, logits, float("-inf"))
 
 
 @triton.jit
 def _totals(
-    query, keys, allowed, scale, most, total, columns, heads, rows, size,
+    query, keys, allowed, scale, total, columns, heads, rows, size,
     query_head, query_row, query_size, keys_head, keys_column, keys_size, allowed_row,
     HIDES: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -72,33 +72,31 @@ def _totals(
         base = tl.where(now == float("-inf"), 0.0, now)  # so far nothing but hidden columns
         sums = sums * tl.exp(high - base) + tl.sum(tl.exp(logits - base[:, None]), 1)
         high = now
-    place = group * heads * rows + row
-    tl.store(most + place, high, mask=row < heads * rows)
-    tl.store(total + place, sums, mask=row < heads * rows)
+    tl.store(total + group * heads * rows + row, high + tl.log(sums), mask=row < heads * rows)
 
 
 @triton.jit
 def _score(
-    query, keys, allowed, scale, most, total, slots, shares, score, tokens, groups, heads, rows, size,
+    query, keys, allowed, scale, total, slots, shares, score, tokens, groups, heads, rows, size,
     query_head, query_row, query_size, keys_head, keys_column, keys_size, allowed_row,
     HIDES: tl.constexpr, SHARED: tl.constexpr, SIZE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    column = tl.load(slots + token, mask=token < tokens, other=0)
+    column = tl.load(slots + token, mask=token < tokens)
     summed = tl.zeros([COLUMNS], tl.float32)
     for group in range(groups):
         for first in range(0, heads * rows, ROWS):
             row = first + tl.arange(0, ROWS)
-            inside, place = row < heads * rows, group * heads * rows + row
+            inside = row < heads * rows
             logits = _logits(
                 query, keys, allowed, scale, group, row, column, token < tokens, heads, rows, size,
                 query_head, query_row, query_size, keys_head, keys_column, keys_size, allowed_row, HIDES, SIZE,
             )  # fmt: skip
-            high = tl.load(most + place, mask=inside, other=0.0)
-            part = 1.0 / tl.load(total + place, mask=inside, other=1.0)
+            # Of rows that are not there the logits are -inf: they add 0, as long as no NaN is subtracted or multiplied.
+            part = tl.exp(logits - tl.load(total + group * heads * rows + row, mask=inside, other=0.0)[:, None])
             if SHARED:
-                part = part * tl.load(shares + row % rows, mask=inside, other=0.0)
-            summed += tl.sum(tl.exp(logits - high[:, None]) * part[:, None], 0)
+                part = part * tl.load(shares + row % rows, mask=inside, other=0.0)[:, None]
+            summed += tl.sum(part, 0)
     tl.store(score + token, summed / (groups * heads), mask=token < tokens)
 
 
@@ -109,29 +107,30 @@ def _choose(
 ):  # fmt: skip
     token = tl.arange(0, BLOCK)
     here = token < tokens
-    value = tl.load(raw + token, mask=here, other=0.0)
+    value = tl.load(raw + token, mask=here)
     if WEIGHS:
-        by = tl.load(weight + token, mask=here, other=0.0)
+        by = tl.load(weight + token, mask=here)
         value = value - by if OFFSET else value * by
     if SILENCES:  # debias.core.silence
-        missing = tl.max(tl.where(here & (value != value), 1, 0), 0)
-        low = tl.min(tl.where(here & (value == value), value, float("inf")), 0)
-        low = tl.where(missing > 0, float("-inf"), tl.minimum(tl.maximum(low, LOWEST), -SMALLEST))
-        below = tl.minimum(low.to(tl.int32, bitcast=True) + tl.load(step + token, mask=here, other=0), DOWN)
-        value = tl.where(tl.load(valid + token, mask=here, other=1) != 0, value, below.to(tl.float32, bitcast=True))
+        missing = tl.max((here & (value != value)).to(tl.int32), 0) > 0
+        low = tl.min(tl.where(here, value, float("inf")), 0)
+        low = tl.where(missing, float("-inf"), tl.minimum(tl.maximum(low, LOWEST), -SMALLEST))
+        below = tl.minimum(low.to(tl.int32, bitcast=True) + tl.load(step + token, mask=here), DOWN)
+        value = tl.where(tl.load(valid + token, mask=here), value, below.to(tl.float32, bitcast=True))
     tl.store(score + token, value, mask=here)
-    # Whole numbers from 1 up in the order of the scores: both zeros alike, NaN above all, and 0 where no token is.
+    # Whole numbers in the order of the scores: both zeros alike, NaN above all. Lanes without a token are as low as a
+    # score can be and come after every token, so that none of them is among the `count` best.
+    value = tl.where(here, value, float("-inf"))
     bits = tl.where(value == 0.0, 0.0, value).to(tl.int32, bitcast=True)
-    order = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.int64) + 0x80000000
+    order = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(tl.int64) + 0x80000000
     order = tl.where(value != value, 0xFFFFFFFF, order)
-    order = tl.where(here, order, 0)
     last = tl.zeros([], tl.int64)  # the largest number that `count` tokens reach
     for bit in tl.static_range(32):
         trial = last + (1 << (31 - bit))
         last = tl.where(tl.sum((order >= trial).to(tl.int32), 0) >= count, trial, last)
-    better, equal = (order > last).to(tl.int32), (order == last).to(tl.int32)
-    first = tl.cumsum(equal, 0) <= count - tl.sum(better, 0)
-    stays = (better > 0) | ((equal > 0) & first)
+    better, equal = order > last, order == last
+    first = tl.cumsum(equal.to(tl.int32), 0) <= count - tl.sum(better.to(tl.int32), 0)
+    stays = better | (equal & first)
     place = tl.cumsum(stays.to(tl.int32), 0) - 1
     tl.store(kept + place, token.to(tl.int64), mask=stays)
 
@@ -147,32 +146,20 @@ def attended(
     """What pruners.engine.attention.attended returns, without its [H, R, n] weights."""
     heads, rows, size = query.shape
     groups, columns, _ = keys.shape
-    most, total = torch.empty(2, heads, rows, dtype=torch.float32, device=keys.device)
+    each, wide = heads // groups, max(16, triton.next_power_of_2(size))
+    total = torch.empty(heads, rows, dtype=torch.float32, device=keys.device)
     score = torch.empty(len(slots), dtype=torch.float32, device=keys.device)
-    hidden = None if allowed is None else allowed.contiguous().view(torch.uint8)
-    given = (query, keys, query if hidden is None else hidden, scale, most, total)
-    sizes = (heads // groups, rows, size, *query.stride(), *keys.stride())
-    across = columns if hidden is not None and len(hidden) > 1 else 0
-    wide = max(16, triton.next_power_of_2(size))
-    tile = {"HIDES": hidden is not None, "SIZE": wide, "ROWS": ROWS, "COLUMNS": COLUMNS}
     if not len(slots):
         return score
+    shown = query if allowed is None else allowed.contiguous().expand(rows, columns)
+    weighed = score if shares is None else shares.to(score).contiguous()
+    given = (query, keys, shown, scale, total)
+    sizes = (each, rows, size, *query.stride(), *keys.stride(), shown.stride(0))
+    tile = {"HIDES": allowed is not None, "SIZE": wide, "ROWS": ROWS, "COLUMNS": COLUMNS}
     with _on(keys):
-        blocks = triton.cdiv(heads // groups * rows, ROWS)
-        _totals[(groups, blocks)](*given, columns, *sizes, across, **tile)
-        weighed = score if shares is None else shares.to(score).contiguous()
-        grid = (triton.cdiv(len(slots), COLUMNS),)
-        _score[grid](
-            *given,
-            slots.contiguous(),
-            weighed,
-            score,
-            len(slots),
-            groups,
-            *sizes,
-            across,
-            SHARED=shares is not None,
-            **tile,
+        _totals[(groups, triton.cdiv(each * rows, ROWS))](*given, columns, *sizes, **tile)
+        _score[(triton.cdiv(len(slots), COLUMNS),)](
+            *given, slots.contiguous(), weighed, score, len(slots), groups, *sizes, SHARED=shares is not None, **tile
         )
     return score
 
@@ -182,18 +169,17 @@ def best(raw: Tensor, terms: Terms, count: int) -> tuple[Tensor, Tensor]:
     earlier token."""
     raw, tokens = raw.contiguous(), len(raw)
     score, kept = torch.empty_like(raw), torch.empty(min(count, tokens), dtype=torch.int64, device=raw.device)
+    if not tokens:
+        return score, kept
     weight, valid, step = (
         raw if part is None else part.to(raw.device).contiguous() for part in (terms.weight, terms.valid, terms.step)
     )
-    if not tokens:
-        return score, kept
+    fixed = {
+        "WEIGHS": terms.weight is not None, "OFFSET": terms.offset, "SILENCES": terms.valid is not None,
+        "BLOCK": max(16, triton.next_power_of_2(tokens)),
+    }  # fmt: skip
     with _on(raw):
-        _choose[(1,)](
-            raw, weight.to(raw), valid if terms.valid is None else valid.view(torch.uint8), step, score, kept,
-            tokens, len(kept),
-            WEIGHS=terms.weight is not None, OFFSET=terms.offset, SILENCES=terms.valid is not None,
-            BLOCK=max(16, triton.next_power_of_2(tokens)), num_warps=8,
-        )  # fmt: skip
+        _choose[(1,)](raw, weight.to(raw), valid, step, score, kept, tokens, len(kept), num_warps=8, **fixed)
     return score, kept
 
 
