@@ -24,12 +24,12 @@ MAX_SIDE = 16_384
 MAX_PIXELS = 80_000_000
 
 
-def open_image(sample: Sample, root: Path | None = None, pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(sample: Sample, pixels: int = MAX_PIXELS) -> Image.Image:
     """The sample's picture as RGB, as LLaVA converts it: palettes resolved, alpha dropped, EXIF rotation ignored.
 
-    `root` is the folder that the path must not leave (by default the sample's own). pixels: how many it may have.
+    The path must not leave the sample's folder. pixels: how many it may have.
     """
-    name, image = _open(sample, root, pixels)
+    name, image = _open(sample, pixels)
     with image:
         try:
             image.load()
@@ -84,14 +84,14 @@ def check_image(sample: Sample) -> Fault | None:
     return None
 
 
-def _open(sample: Sample, root: Path | None = None, pixels: int = MAX_PIXELS) -> tuple[str, Image.Image]:
+def _open(sample: Sample, pixels: int = MAX_PIXELS) -> tuple[str, Image.Image]:
     if sample.image is None:
         raise ValueError(f"question {sample.key!r} has no picture")
     source: Path | BytesIO
     if isinstance(sample.image, bytes):
         name, source = f"picture of question {sample.key!r}", BytesIO(sample.image)
     else:
-        name, source = f"{sample.image} of question {sample.key!r}", inside(sample.image, root or sample.root)
+        name, source = f"{sample.image} of question {sample.key!r}", inside(sample.image, sample.root)
     try:
         if isinstance(source, Path):
             only_regular(source)

@@ -64,15 +64,13 @@ def contrast(
             f"{benchmark.name}: {odd!r} was asked in only one of {a.label} and {b.label}; expected the same. "
             "`compare --common` compares what both answered."
         )
-    keys = [sample.key for sample in samples if sample.key in a.score.items]
     asked = [sample for sample in samples if sample.key in a.score.items]
-    if len(keys) != len(a.score.items):  # per-item scores that are not questions (e.g. circular groups)
-        keys, asked = list(a.score.items), []
+    keys = [sample.key for sample in asked]
     items_a, items_b = (np.array([result.score.items[key] for key in keys]) for result in (a, b))
     names = {group: i for i, group in enumerate(dict.fromkeys(a.score.groups[key] for key in keys))}
     place = np.array([names[a.score.groups[key]] for key in keys])
     is_mean = type(benchmark).statistic is Benchmark.statistic
-    if is_mean or not asked:
+    if is_mean:
         value = statistics.mean_value(items_a, items_b, place)
     else:
         value, draws = _own_metric(benchmark, asked, items_a, items_b, place), min(draws, SLOW_DRAWS)
@@ -112,15 +110,13 @@ def contrast(
     return compared, drawn, swapped
 
 
-def alone(
-    benchmark: Benchmark, samples: Sequence[Sample], result: Result, draws: int = SLOW_DRAWS
-) -> tuple[float, float, float]:
+def alone(benchmark: Benchmark, samples: Sequence[Sample], result: Result) -> tuple[float, float, float]:
     """One arm's value with its 95 % interval: the arm against one that gets everything wrong and so has the value 0.
 
     With a single picture there is no interval, and the value stands for its ends.
     """
     wrong = replace(result.score, items=dict.fromkeys(result.score.items, 0.0), value=0.0)
-    interval, _, _ = contrast(benchmark, samples, replace(result, score=wrong), result, draws)
+    interval, _, _ = contrast(benchmark, samples, replace(result, score=wrong), result, SLOW_DRAWS)
     value = result.score.value
     return value, value if interval.low is None else interval.low, value if interval.high is None else interval.high
 

@@ -46,15 +46,11 @@ def questions(
     return limited(benchmark.load(data, media=media, **(options or {})), limit)
 
 
-def results(
-    folder: Folder, data: str | Path | None = None, only: Iterable[str] | None = None, judge: Any = None
-) -> list[Scored]:
+def results(folder: Folder, data: str | Path | None = None, judge: Any = None) -> list[Scored]:
     """Scores of everything in a run folder. `data`: where the annotations are now, when they moved."""
     info = folder.info()
-    names = [name for name in info["benchmarks"] if only is None or name in set(only)]
     out = []
-    for name in names:
-        facts = info["benchmarks"][name]
+    for name, facts in info["benchmarks"].items():
         benchmark = benchmarks.get(name)
         samples = questions(
             benchmark, data or facts["data"], info["settings"].get("limit"), facts.get("options"), media=False

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from eval import benchmarks
-from eval.reading.sample import Score
+from eval.reading.sample import Sample, Score
 from eval.scoring import compare, statistics, verdict
 from eval.scoring.contrast import LEVEL, Contrast, contrasts
 from eval.scoring.results import Result
@@ -23,7 +23,8 @@ def result(label, items, groups=None, name="gqa"):
 
 
 def pair(a, b, groups=None, name="gqa"):
-    return benchmarks.get("gqa"), [], result("none", a, groups, name), result("both", b, groups, name)
+    asked = [Sample(str(number), "") for number in range(len(a))]
+    return benchmarks.get("gqa"), asked, result("none", a, groups, name), result("both", b, groups, name)
 
 
 def planted(up, n=100, name="gqa"):
