@@ -77,7 +77,8 @@ def measure(adapter: Any, pruner: Any, asked: Asked, reading: Reading | None = N
     for benchmark, samples in asked:
         for batch in batches(samples, 8):
             encoded = adapter.encode([request(sample, benchmark.conversation, clips) for sample in batch])
-            probe.asked[:] = [f"{benchmark.name} {sample.group}" for sample in batch]
+            shown = zip(batch, adapter.spans(encoded.inputs, encoded.sizes), strict=True)
+            probe.asked[:] = [f"{benchmark.name} {sample.group}" for sample, spans in shown for _ in spans]
             with torch.inference_mode(), pruner(adapter.model, probe, sizes=encoded.sizes):
                 adapter.model.generate(**encoded.inputs, generation_config=greedy(adapter.model, 1))
     return probe

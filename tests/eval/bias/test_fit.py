@@ -68,6 +68,19 @@ def test_questions_about_one_picture_are_one_group(checkpoints, world):
     assert set(groups) == {f"gqa {sample.group}" for sample in samples}
 
 
+def test_the_frames_of_a_clip_are_one_group(builders, world):
+    """Also where words stand between them, and each is a span of its own."""
+    from eval import benchmarks
+    from eval.bias.fitting import measure
+
+    family, benchmark = builders.adapter("internvl"), benchmarks.get("msvd")
+    samples = benchmark.load(world)[:3]
+    (groups,) = measure(family, make("fastv", keep=4), [(benchmark, samples)]).groups.values()
+    frames = len(groups) // len(samples)
+    assert frames > 1
+    assert groups == [f"msvd {sample.group}" for sample in samples for _ in range(frames)]
+
+
 def test_padding_takes_no_part():
     probe = ScoreProbe()
     score = torch.exp(0.01 * torch.arange(64.0))
