@@ -120,6 +120,8 @@ class Prior:
     ) -> Prior:
         """Average the attention that a cut before `layer` sees; a list of frames is a clip.
 
+        Where a family puts words between the frames of a clip, the average is that of a frame.
+
         tile: tokens of a tile, to average over tiles.
         """
         probe = FastV(layer=layer)  # its score is the attention itself, of all tokens
@@ -130,10 +132,11 @@ class Prior:
             encoded = adapter.encode([Request(prompt, **shown)])
             with probe(adapter.model) as trace, torch.inference_mode():
                 adapter.model(**encoded.inputs)
-            recorded = trace.scores[0][0]
-            assert recorded is not None
-            raw, _ = recorded
-            seen = raw.double().cpu()
+            parts = []
+            for recorded in trace.scores[0]:  # of the picture, or of each frame of a clip with words between them
+                assert recorded is not None
+                parts.append(recorded[0].double().cpu())
+            seen = torch.stack(parts).mean(0)
             seen = seen if tile is None else seen.view(-1, tile).mean(0)
             if count and seen.shape != total.shape:
                 raise ValueError(

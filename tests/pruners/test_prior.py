@@ -197,5 +197,13 @@ def test_a_prior_of_pictures_is_their_mean_attention(builders):
         assert facts == (layer - 1, type(family.model).__name__, PROMPT, 2, tile is not None)
     with pytest.raises(ValueError, match=r"image 2 has 64 visual tokens and the ones before it have 16; give"):
         Prior.measure(tiled, wide)
+    frames = [builders.picture(60, 40, seed) for seed in range(3)]  # each of them a span, with words between
+    encoded = tiled.encode([pruners.models.Request(CLIP_PROMPT, video=frames)])
+    with pruners.make("fastv", keep=1.0, layer=2)(tiled) as trace:
+        tiled.model(**encoded.inputs)
+    each = [raw for raw, _ in trace.scores[0]]
+    assert len(each) == 3
+    values = torch.tensor(Prior.measure(tiled, [frames], prompt=CLIP_PROMPT).values)
+    torch.testing.assert_close(values, torch.stack(each).mean(0), rtol=1e-4, atol=1e-7)
     llava.model.config._name_or_path = "/models/somebody/tiny-llava"
     assert Prior.measure(llava, pictures[:1]).model == "tiny-llava"
