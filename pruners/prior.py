@@ -135,7 +135,8 @@ class Prior:
             parts = []
             for recorded in trace.scores[0]:  # of the picture, or of each frame of a clip with words between them
                 assert recorded is not None
-                parts.append(recorded[0].double().cpu())
+                raw, _ = recorded
+                parts.append(raw.double().cpu())
             seen = torch.stack(parts).mean(0)
             seen = seen if tile is None else seen.view(-1, tile).mean(0)
             if count and seen.shape != total.shape:

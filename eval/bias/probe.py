@@ -83,7 +83,7 @@ def wordy(family: Adapter, slots: Sequence[Sequence[Tensor]], seed: int) -> Iter
 def watch(
     family: Adapter, requests: Sequence[Request], rotary: bool = True, batch: int = 8, words: int | None = None
 ) -> Watched:
-    """Runs the prompts once each; returns what was seen of the pictures of the commonest layout.
+    """Runs the prompts once each; returns what was seen of the pictures of the commonest layout, of each request once.
 
     words: the seed of random words that stand in the places of visual tokens; None: the pictures are seen.
     """
@@ -95,10 +95,9 @@ def watch(
         around = nullcontext() if words is None else wordy(family, slots, words + first)
         with around, probe(family, sizes=encoded.sizes):
             family.model.generate(**encoded.inputs, max_new_tokens=1, do_sample=False)
-        known = [span for row in sized for span in row]
-        for image, _, seen in sorted(probe.seen, key=lambda entry: entry[0]):
-            rows.append(seen.numpy())
-            spans.append(known[image])
+        seen = [weights.numpy() for _, _, weights in sorted(probe.seen, key=lambda entry: entry[0])]
+        rows += by_request(seen, sized)
+        spans += [row[0] for row in sized if row]
     return commonest(rows, spans)
 
 
@@ -112,14 +111,23 @@ def first_cut(family: Adapter, pruner: Pruner, requests: Sequence[Request], batc
         with pruner(family, sizes=encoded.sizes) as trace:
             family.model.generate(**encoded.inputs, max_new_tokens=1, do_sample=False)
         sized = family.spans(encoded.inputs, encoded.sizes)
+        scored = []
         for span, scores, chosen in zip([s for row in sized for s in row], trace.scores[0], trace.kept[0], strict=True):
             if scores is None:
                 raise ValueError(f"{pruner}: its first cut scores nothing, so no bias of it can be measured")
-            rows.append(scores[0].float().cpu().numpy()[None, None])
-            spans.append(span)
+            scored.append(scores[0].float().cpu().numpy()[None, None])
             kept[len(span)] = len(chosen)
+        rows += by_request(scored, sized)
+        spans += [row[0] for row in sized if row]
     seen = commonest(rows, spans)
     return seen, kept[len(seen.spans[0])]
+
+
+def by_request(seen: Sequence[Array], sized: Sequence[Sequence[Span]]) -> list[Array]:
+    """What was `seen` of each span, as one sample a request: the mean over its spans. A clip has several where a family
+    puts words between its frames, and these are no pictures of their own."""
+    left = iter(seen)
+    return [np.mean([next(left) for _ in row], 0) for row in sized if row]
 
 
 def commonest(rows: Sequence[Array], spans: Sequence[Span]) -> Watched:

@@ -165,6 +165,29 @@ def test_probe_sees_what_eager_attention_returns(checkpoint):
         assert seen.spans[number].size == pictures[number].size
 
 
+def test_a_clip_with_words_between_its_frames_is_one_sample(builders):
+    """The mean of its frames, each of which is a span."""
+    family = builders.adapter("internvl")
+    clips = [[builders.picture(48, 48, 3 * clip + frame) for frame in range(3)] for clip in range(2)]
+    requests = [Request("What happens?", [], clip) for clip in clips]
+    seen, direct = probe.watch(family, requests), probe.AttentionProbe()
+    encoded = family.encode(requests)
+    with torch.inference_mode(), direct(family, sizes=encoded.sizes):
+        family.model(**encoded.inputs)
+    each = np.stack([weights.numpy() for _, _, weights in sorted(direct.seen, key=lambda entry: entry[0])])
+    assert len(each) == 6
+    assert len(seen.spans) == 2
+    np.testing.assert_allclose(seen.attention, np.stack([each[:3].mean(0), each[3:].mean(0)]), rtol=1e-4, atol=1e-7)
+    method = find("fastv")(keep=4)
+    with torch.inference_mode(), method(family, sizes=encoded.sizes) as trace:
+        family.model(**encoded.inputs)
+    scores = np.stack([raw.numpy() for raw, _ in trace.scores[0]])
+    whole, keep = probe.first_cut(family, method, requests)
+    assert keep == 4
+    means = np.stack([scores[:3].mean(0), scores[3:].mean(0)])
+    np.testing.assert_allclose(whole.attention[:, 0, 0], means, rtol=1e-4, atol=1e-7)
+
+
 def test_a_methods_score_at_its_first_cut(checkpoint):
     """FastV's is the mean over heads of the layer before its cut; as many stay as it was told to keep."""
     family = adapter(str(checkpoint)).load(checkpoint)
