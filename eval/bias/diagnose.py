@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from eval.answering import early
 from eval.answering.checkpoints import digest_of
 from eval.bias import strength as bias
 from eval.bias.probe import Watched, watch
+from eval.bias.settings import FEWEST, DiagnosisSettings
 from eval.bias.strength import Measured
 from eval.core.embedded import EMBEDDED, named, world_of
 from eval.core.tables import say
@@ -34,32 +34,6 @@ HEAD_DRAWS = 200  # there are many heads
 FIT_SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
 REFITS = 40  # of a trend, for what its error does to a correlation
 BLANK = Image.new("RGB", (64, 64))  # stands where words are drawn; a square, so that nothing is padding
-# Five requests; everything but the stability over prompts is measured with the first.
-PROMPTS = (
-    "What colour is the circle?\nAnswer the question using a single word or phrase.",
-    "How many red shapes are there?\nAnswer the question using a single word or phrase.",
-    "What is written on the white sign?\nAnswer the question using a single word or phrase.",
-    "Is there a blue square in the image?\nAnswer the question using a single word or phrase.",
-    "What is the shape directly below the green ring?\nAnswer the question using a single word or phrase.",
-)
-
-
-@dataclass(frozen=True)
-class DiagnosisSettings:
-    """What is measured, and on which pictures."""
-
-    model: str | None = None  # None: the embedded model
-    video: bool = False  # clips instead of pictures
-    text_only: bool = False  # random words in the places of visual tokens: the language model's own bias
-    images: Path | None = None  # a folder of pictures, or of videos; None: the tiny world's
-    prompts: Path | None = None  # a text file, one request a line; the first is the main request
-    limit: int = 256  # how many pictures
-    keep: float = 0.11  # tokens that would be kept: a count, or a share below 1
-    layers: str | None = None  # as in 1,7,15; None: all
-    heads: bool = False  # also the rise of every head
-    device: str | None = None  # None: a GPU, where the machine has any
-    seed: int = 0  # another seed draws other pictures
-    batch_size: int = 8
 
 
 def diagnose(asked: DiagnosisSettings) -> dict[str, Any]:
@@ -68,9 +42,7 @@ def diagnose(asked: DiagnosisSettings) -> dict[str, Any]:
     model = named(asked.model or str(EMBEDDED["video" if asked.video else "image"]))
     family = adapter(model).load(model, device=device)
     shown, source = looked_at(asked, model)
-    prompts = PROMPTS if asked.prompts is None else tuple(filter(None, asked.prompts.read_text("utf-8").splitlines()))
-    if not prompts:
-        raise ValueError(f"--prompts {asked.prompts}: the file is empty; expected one request a line")
+    prompts = asked.requests()
     say(f"diagnose: {len(shown)} {kind(asked)}, {len(prompts)} prompts, {model} on {device}")
 
     def look(prompt: str, rotary: bool = True) -> Watched:
@@ -78,10 +50,10 @@ def diagnose(asked: DiagnosisSettings) -> dict[str, Any]:
         return watch(family, requests, rotary, asked.batch_size, asked.seed if asked.text_only else None)
 
     main = look(prompts[0])
-    if len(main.spans) < 4:
+    if len(main.spans) < FEWEST:
         raise ValueError(
             f"{len(main.spans)} {kind(asked)} are too few: a half fits the trend, the other half is measured. "
-            "Give at least 4"
+            f"Give at least {FEWEST}"
         )
     plain, others = look(prompts[0], rotary=False), [look(prompt).heads_mean for prompt in prompts[1:]]
     depth = main.attention.shape[1]
@@ -104,8 +76,6 @@ def diagnose(asked: DiagnosisSettings) -> dict[str, Any]:
 def looked_at(asked: DiagnosisSettings, model: str) -> tuple[Sequence[Any], str]:
     """The pictures or clips, and where they come from."""
     if asked.text_only:
-        if asked.video or asked.images is not None:
-            raise ValueError("--text-only looks at no picture; leave out --images and --video")
         return [BLANK] * asked.limit, "with words drawn at random in the places of visual tokens"
     if asked.images is not None:
         return list(of_folder(asked.images, asked.limit, asked.video)), f"{kind(asked)} of --images"

@@ -21,54 +21,29 @@ the noise floor of every number.
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from eval.answering import early
-from eval.answering.checkpoints import folder_of
+from eval.bias.settings import DiagnosisSettings
 from eval.commands import flags
-from eval.core.embedded import BARE, EMBEDDED, SMOL
 from eval.core.files import write_json
 from eval.core.tables import show
-
-FEWEST = 4  # pictures: two of either half
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The model, the pictures and requests, and what is measured on them."""
-    add = parser.add_argument
-    flags.add(parser, "model", "device")
-    add("--video", action="store_true", help="clips instead of pictures")
-    add("--text-only", action="store_true", help="random words for visual tokens: the bias of the language model")
-    add("--images", type=Path, help="folder of pictures, or of videos (default: the tiny world's)")
-    add("--prompts", type=Path, help="text file, one request a line; the first is the main request")
-    add("--limit", type=flags.positive, default=256, help="how many pictures")
-    add("--keep", type=float, default=0.11, help="tokens that would be kept: a count, or a share < 1")
-    add("--layers", help="which layers, as in 1,7,15 (default: all)")
-    add("--heads", action="store_true", help="also the rise of every head, before and after RoPE")
-    add("--out", type=Path, help="also write the result to this file, for `python -m eval figures`")
-    add("--seed", type=int, default=0, help="another seed draws other pictures")
-    flags.add(parser, "batch_size", help="pictures at once")
+    flags.add(parser, of=DiagnosisSettings)
+    parser.add_argument("--out", type=Path, help="also write the result to this file, for `python -m eval figures`")
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
     """Shows the tables of the diagnosis; returns its numbers, and writes them with --out."""
-    if args.model is not None:
-        folder_of(args.model)  # says what is wrong with it before torch is loaded
-    if args.limit < FEWEST:
-        raise ValueError(
-            f"--limit {args.limit}: half of the pictures fit the trend, the others measure; give at least {FEWEST}"
-        )
-    early.check_keep(int(args.keep) if args.keep >= 1 else args.keep)
-    if args.layers is not None and args.model not in (SMOL, BARE):  # these two are put together later
-        early.layers_named(args.layers, early.depth_of(args.model or str(EMBEDDED["video" if args.video else "image"])))
+    asked = flags.read(DiagnosisSettings, args)
 
     from eval.bias import diagnosis
-    from eval.bias.diagnose import DiagnosisSettings, diagnose
+    from eval.bias.diagnose import diagnose
 
-    asked = {field.name: getattr(args, field.name) for field in fields(DiagnosisSettings)}
-    result = diagnose(DiagnosisSettings(**asked))
+    result = diagnose(asked)
     for table in diagnosis.tables(result):
         show(table)
     if args.out is not None:

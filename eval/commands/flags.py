@@ -8,7 +8,7 @@ import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from debias import names
 from debias.names import one_of
@@ -20,6 +20,7 @@ from eval.serving.limits import Limits, Place
 from pruners import catalogue
 from pruners.catalogue import names as known
 
+T = TypeVar("T")
 FIELDS = {entry.name: entry for entry in dataclasses.fields(Settings)}
 LISTED = {"method": known(), "benchmarks": names.BENCHMARKS}  # what may stand behind a flag, and is in its help
 
@@ -41,6 +42,12 @@ def add(
         else:
             given.setdefault("type", device if name == "device" else KINDS.get(kind))
         parser.add_argument(f"--{prefix}{name.replace('_', '-')}", **given)
+
+
+def read(of: type[T], args: argparse.Namespace) -> T:
+    """The value whose fields the flags of `add` are; what is not given has its default."""
+    given = {entry.name: getattr(args, entry.name) for entry in dataclasses.fields(of) if entry.metadata}  # type: ignore[arg-type]
+    return refused(of, **{name: value for name, value in given.items() if value is not None})
 
 
 def running(parser: argparse.ArgumentParser) -> None:
@@ -101,7 +108,7 @@ def serving(parser: argparse.ArgumentParser) -> None:
 
 def served(args: argparse.Namespace, name: str) -> tuple[Settings, Limits, Place]:
     """What the flags of a server mean; a ValueError unless the packages of a server are installed."""
-    limits = Limits(**{entry.name: getattr(args, entry.name) for entry in dataclasses.fields(Limits)})
+    limits = read(Limits, args)
     place = Place(args.host, args.port, tuple(args.allow_host), tuple(args.media_host), args.key_variable)
     asked = settings(args, args.method, arms=[args.arm] if args.arm else ())
     missing = [package for package in ("starlette", "uvicorn") if importlib.util.find_spec(package) is None]

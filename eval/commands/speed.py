@@ -32,7 +32,7 @@ from eval.answering import early
 from eval.commands import flags
 from eval.core.fields import refused
 from eval.core.files import write_json
-from eval.speed.settings import NAMES, SpeedSettings
+from eval.speed.settings import SpeedSettings
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         from eval.speed.gpu.published import take
 
         return take(args.files)
-    asked = refused(settings, args)
+    asked = flags.read(SpeedSettings, args)
     if asked.builds and (device := early.surely(asked.device)) is not None:
         refused(asked.check_memory, device)
 
@@ -59,8 +59,3 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     if args.out is not None:
         write_json(args.out, result)
     return result
-
-
-def settings(args: argparse.Namespace) -> SpeedSettings:
-    """What the flags mean."""
-    return SpeedSettings(**{name: value for name in NAMES if (value := getattr(args, name)) is not None})

@@ -31,10 +31,10 @@ class Misuse(ValueError):
     """What flags ask for cannot be had, which is said before anything is begun: exit status 2."""
 
 
-def refused(work: Callable[..., T], *given: Any) -> T:
+def refused(work: Callable[..., T], *given: Any, **named: Any) -> T:
     """What the work returns; a ValueError of it is a Misuse."""
     try:
-        return work(*given)
+        return work(*given, **named)
     except ValueError as error:
         raise Misuse(str(error)) from None
 

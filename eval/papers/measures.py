@@ -21,8 +21,9 @@ from eval.answering.resolved import Resolved
 from eval.answering.store import decode
 from eval.bias import diagnosis
 from eval.bias import strength as bias
-from eval.bias.diagnose import DiagnosisSettings, diagnose
+from eval.bias.diagnose import diagnose
 from eval.bias.fitting import calibration
+from eval.bias.settings import DiagnosisSettings
 from eval.core.embedded import world_of
 from eval.core.tables import Table
 from eval.papers import artefacts

@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 from debias import Trend
 from debias.trends import EVERY, PUBLISHED, load
 from eval.answering.resolved import Resolved
-from eval.bias.diagnose import DiagnosisSettings, arms
+from eval.bias.diagnose import arms
 from eval.bias.diagnosis import bracket
 from eval.bias.fitting import calibration
 from eval.bias.probe import first_cut
+from eval.bias.settings import DiagnosisSettings
 from eval.bias.strength import Measured
 from eval.core.settings import QUESTIONS
 from eval.core.tables import Table, say

@@ -112,6 +112,8 @@ diagnose --layers 99
 diagnose --limit 3
 diagnose --keep -1
 diagnose --keep 0
+diagnose --text-only --video
+diagnose --prompts nothing.txt
 run --method pyramiddrop --layers 5 3 1
 run --trend unrotated --mode mask
 speed --precision int3
