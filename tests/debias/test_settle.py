@@ -31,7 +31,7 @@ def test_a_planted_trend_is_kept_as_it_was_fitted():
 def test_the_interval_is_that_of_the_slopes_of_the_resamples():
     found = settle(planted(0.02, 50, 0), draws=1)
     assert found.rates.shape == (2,)
-    assert found.rates[0] == found.fitted.rate != found.rates[1]  # in full precision
+    assert float(found.rates[0]) == found.fitted.rate != float(found.rates[1])  # in full precision
     whole, resample = (found.rates * (LENGTH - 1)).tolist()
     assert found.rise == pytest.approx((whole, resample, resample))
 

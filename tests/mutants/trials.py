@@ -227,22 +227,26 @@ class Plugin:
 
     @contextlib.contextmanager
     def mistaken(self, mutant: Mutant) -> Iterator[bool]:
-        """The function with the mistaken code; False where it cannot take it, because `super` has come or gone."""
+        """The function with the mistaken code, and those that an import made in it; False where one of them cannot take
+        it, because `super`, say, has come or gone.
+        """
         assert mutant.function is not None
-        wrong = next(part for part in parts(mutant.code()) if (part.co_name, part.co_firstlineno) == mutant.function)
-        there = self.functions[str(ROOT / mutant.path), mutant.function]
-        assert there, f"no such function: {mutant}"
-        right = there[0].__code__
-        if wrong.co_freevars != right.co_freevars:
+        file = str(ROOT / mutant.path)
+        wrong = next(part for part in parts(mutant.code()) if called(part) == mutant.function)
+        assert self.functions[file, mutant.function], f"no such function: {mutant}"
+        there = [(living, part) for part in parts(wrong) for living in self.functions.get((file, called(part)), ())]
+        right = [function.__code__ for function, _ in there]
+        same = all(part.co_freevars == code.co_freevars for (_, part), code in zip(there, right, strict=True))
+        if not same or len({id(function) for function, _ in there}) < len(there):  # two lambdas of one line
             yield False
             return
-        for function in there:
-            function.__code__ = wrong.replace(co_filename=right.co_filename)
+        for function, part in there:
+            function.__code__ = part.replace(co_filename=file)
         try:
             yield True
         finally:
-            for function in there:
-                function.__code__ = right
+            for (function, _), code in zip(there, right, strict=True):
+                function.__code__ = code
 
     def measure(self) -> None:
         known, modules = measured(self.items, self.paths, self.memory)
@@ -302,9 +306,12 @@ def functions(paths: Sequence[str]) -> dict[tuple[str, tuple[str, int]], list[Fu
     found: dict[tuple[str, tuple[str, int]], list[FunctionType]] = defaultdict(list)
     for thing in gc.get_objects():
         if type(thing) is FunctionType and thing.__code__.co_filename in paths:
-            code = thing.__code__
-            found[code.co_filename, (code.co_name, code.co_firstlineno)].append(thing)
+            found[thing.__code__.co_filename, called(thing.__code__)].append(thing)
     return found
+
+
+def called(code: CodeType) -> tuple[str, int]:
+    return code.co_name, code.co_firstlineno
 
 
 def parts(code: CodeType) -> Iterator[CodeType]:
