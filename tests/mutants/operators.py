@@ -24,6 +24,7 @@ PAIRS = ("min max", "any all", "amin amax", "argmin argmax", "floor ceil", "lowe
 STABLE = "stable"  # a keyword that is left alone: on a CPU every sort is stable, and only a GPU would show it
 NAMES = {a: b for pair in PAIRS for a, b in (pair.split(), reversed(pair.split()))}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+PASSED_OVER = ("lru_cache", "TypeVar", "add")  # calls; `add` is a parser's add_argument where a command has it so
 READERS = ("jit",)  # decorators that read a function's source text, and never run its code
 
 
@@ -174,7 +175,7 @@ class Finder(ast.NodeVisitor):
             and node.func.attr in ("add_argument", "add_argument_group")
         ):
             return True
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("lru_cache", "TypeVar"):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in PASSED_OVER:
             return True
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             return True

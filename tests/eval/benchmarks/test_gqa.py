@@ -77,6 +77,12 @@ def test_gqa(folder, answered):
     assert score.parts["distribution"] == 0
 
 
+def test_gqa_keeps_what_its_parts_are_of_and_the_boxes_of_our_own_data(folder):
+    kept = {"types": {"structural": "query"}, "semantic": [], "groups": {"global": None}, "boxes": [[0, 0, 9, 9]]}
+    samples = gqa(folder, {"201": {"question": "Is it?", "answer": "no", "imageId": "n1", **kept}})
+    assert samples[0].meta == {"question": "Is it?", **kept}
+
+
 def test_gqa_asks_what_is_balanced_or_does_not_say(folder):
     samples = gqa(folder, {"202": {"answer": "red", "isBalanced": False}, "203": {"answer": "boy"}})
     assert [sample.id for sample in samples] == ["201", "203"]

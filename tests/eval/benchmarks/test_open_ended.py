@@ -6,6 +6,7 @@ import pytest
 
 from eval.benchmarks import get
 from eval.benchmarks.judged import contained, contained_stems, exact, stem
+from eval.benchmarks.video import CLIPS
 from eval.scoring.judge import Verdict
 
 
@@ -167,13 +168,14 @@ def test_video_clips_are_looked_for_where_they_are_wanted_and_there(folder):
     assert get("msvd").load(folder.root)[0].video == home / "videos/abc_10_20.mp4"
 
 
-@pytest.mark.parametrize("ending", [".mp4", ".avi", ".mov", ".mkv", ".mpg"])
+@pytest.mark.parametrize("ending", [".mp4", ".avi", ".mov", ".mkv", ".webm", ".mpg"])
 def test_video_endings(folder, ending):
     video(folder)
     clip = folder / "GPT_Zero_Shot_QA/MSVD_Zero_Shot_QA/videos/abc_10_20.avi"
     clip.rename(clip.with_suffix(ending))
     found = get("msvd").load(folder.root)[0].video
-    assert found == clip.with_suffix(".mp4" if ending == ".mpg" else ending)
+    assert found == clip.with_suffix(".mp4" if ending in (".webm", ".mpg") else ending)
+    assert (ending in CLIPS) == (ending != ".mpg")
 
 
 def test_video_with_a_judge(folder, answered):
