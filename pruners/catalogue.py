@@ -91,8 +91,8 @@ def check_field(name: str, field: str) -> None:
 
 
 def title(name: str) -> str:
-    """The name of a method's class, as tables show it: "FastV"."""
-    return _class(named(name)).node.name
+    """The method's name as tables and figures show it: "FastV". It is the name of its class unless it says another."""
+    return str(declared(name, "title") or _class(named(name)).node.name)
 
 
 def declared(name: str, variable: str) -> Any:

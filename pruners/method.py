@@ -33,6 +33,7 @@ class Method:
     mode: ClassVar[str] = "gather"  # or "mask": columns are hidden, and ranked anew at every decoding step
     shrink_cache: ClassVar[bool] = False  # the cached keys and values of the layers below the cut are cut too
     reads: ClassVar[Reads] = "decoder"  # what makes the score: attention there, or "vision": in the tower; see arms.py
+    title: ClassVar[str | None] = None  # the method's name in tables and figures, where its class cannot have it
     of_clips: ClassVar[bool] = False  # the budget is shared among the frames of a clip
     views: ClassVar[Views] = "each"  # how View.vision comes where a picture has several views: each by itself, with its
     # share of the budget, or "together"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -205,12 +206,4 @@ def prior(
 
 def rounded(record: dict[str, Any]) -> dict[str, Any]:
     """A trend's record with four significant digits."""
-
-    def short(value: Any) -> Any:
-        if isinstance(value, float):
-            return float(f"{value:.4g}")
-        if isinstance(value, list):
-            return [short(entry) for entry in value]
-        return rounded(value) if isinstance(value, dict) else value
-
-    return {name: short(value) for name, value in record.items()}
+    return dict(json.loads(json.dumps(record), parse_float=lambda number: float(f"{float(number):.4g}")))

@@ -8,38 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.stats import rankdata
 
-from debias import Span, Trend
+from debias import Span
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Measured = tuple[float, float, float]  # value, and its 95 % interval
 DRAWS = 1000
 STEEPEST = 200.0  # of a tilt: everything at one end has no finite tilt
-
-
-@dataclass(frozen=True)
-class Strength:
-    """The exponential that fits a mean curve: amplitude * exp(rate * i)."""
-
-    rate: float  # per token
-    span: float  # rate * (tokens - 1): the log of last over first
-    r2: float
-
-
-def strength(scores: Array, ignore: Array | None = None) -> Strength:
-    """Of the mean curve; `ignore` marks positions to leave out (padding, sinks, frame CLS tokens)."""
-    mask = np.isnan(scores).all(0) if ignore is None else np.isnan(scores).all(0) | ignore
-    curve = np.nanmean(np.where(mask, 0, scores), 0)
-    trend = Trend.fit(torch.as_tensor(curve, dtype=torch.float64), ignore=torch.as_tensor(mask))
-    if trend.r2 is None:
-        raise ValueError("the fit gave no R^2")
-    return Strength(trend.rate, trend.rate * (scores.shape[1] - 1), trend.r2)
 
 
 def spearman(scores: Array, place: Array) -> Array:

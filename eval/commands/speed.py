@@ -46,7 +46,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def work(args: argparse.Namespace) -> dict[str, Any]:
     """Shows what was measured; returns the numbers, and writes them with --out."""
     if args.files:
-        from eval.speed.gpu.published import take
+        from eval.speed.gpu.pages import take
 
         return take(args.files)
     asked = flags.read(SpeedSettings, args)

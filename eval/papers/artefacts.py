@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from debias.names import one_of
 from eval.core.embedded import shipped
 from eval.core.files import toml
+from eval.core.settings import several
 from pruners.parts.budget import REFERENCE_TOKENS
 
 ARMS = ("none", "both")
@@ -80,26 +81,23 @@ class Product:
 
     def narrowed(self, words: Sequence[str]) -> Product:
         """The product with other values on some axes: "budgets=64,128", "layers=2,8", "ways=fitted,online"."""
-        product = self
+        ways = {way["name"]: way for way in self.ways}
+        known: dict[str, Sequence[str]] = {"methods": self.methods, "budgets": (), "layers": (), "ways": list(ways)}
+        chosen: dict[str, Any] = {}
         for word in words:
-            axis, equals, text = word.partition("=")
-            values = [value.strip() for value in text.split(",") if value.strip()]
-            if not equals or not values:
+            axis, _, text = word.partition("=")
+            values = several(text)
+            if not values:
                 raise ValueError(f"--axis {word}: expected AXIS=VALUES, such as budgets=64,128")
-            axis = one_of("axis", axis, ["methods", "budgets", "layers", "ways"])
-            if axis in ("budgets", "layers"):
-                if not all(value.isdecimal() and int(value) for value in values):
-                    raise ValueError(f"--axis {word}: expected whole numbers of at least 1")
-                numbers: dict[str, Any] = {axis: tuple(map(int, values))}
-                product = replace(product, **numbers)
-            elif axis == "methods":
-                product = replace(
-                    product, methods=tuple(one_of("method of this artefact", name, self.methods) for name in values)
-                )
+            if known[one_of("axis", axis, list(known))]:
+                chosen[axis] = tuple(one_of(f"{axis[:-1]} of this artefact", name, known[axis]) for name in values)
+            elif all(value.isdecimal() and int(value) for value in values):
+                chosen[axis] = tuple(map(int, values))
             else:
-                known = {way["name"]: way for way in self.ways}
-                product = replace(product, ways=tuple(known[one_of("way", name, list(known))] for name in values))
-        return product
+                raise ValueError(f"--axis {word}: expected whole numbers of at least 1")
+        if "ways" in chosen:
+            chosen["ways"] = tuple(map(ways.__getitem__, chosen["ways"]))
+        return replace(self, **chosen)
 
 
 @dataclass(frozen=True)
@@ -109,13 +107,12 @@ class Artefact:
     name: str
     title: str
     model: str
-    measure: str
     benchmarks: tuple[str, ...]
-    columns: tuple[str, ...]
     published: tuple[str, ...]
     runs: tuple[Planned, ...]
     folder: str  # of the runs, below --out
-
+    measure: str = "scores"
+    columns: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()  # published tables of methods that it does not run
     product: Product | None = None  # what the runs are the product of
 
@@ -153,7 +150,6 @@ class PublishedRow:
     arm: str
     facts: Mapping[str, Any]
     values: Mapping[str, float]
-    how: str
     gain: bool = False  # whether the values are differences of arm both and arm none
 
     def of(self, planned: Planned, arm: str) -> bool:
@@ -174,21 +170,13 @@ def artefacts() -> dict[str, Artefact]:
         runs = tuple(_planned(run, arms) for line in entry.get("runs", ()) for run in _each(line))
         if source != name:
             runs = tuple(run for run in by_name[source].runs if run.arms != ("unpruned",))
-        axes = entry.get("product")
-        product = None if axes is None else Product(**{axis: tuple(values) for axis, values in axes.items()})
-        by_name[name] = Artefact(
-            name,
-            entry["title"],
-            entry["model"],
-            entry.get("measure", "scores"),
-            tuple(entry["benchmarks"]),
-            tuple(entry.get("columns", ())),
-            tuple(entry["published"]),
-            runs if product is None else product.runs(),
-            source,
-            tuple(entry.get("beside", ())),
-            product,
-        )
+        product = None
+        if "product" in entry:
+            product = Product(**{axis: tuple(values) for axis, values in entry["product"].items()})
+            runs = product.runs()
+        plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value
+                 for key, value in entry.items() if key not in ("from", "arms", "runs", "product")}  # fmt: skip
+        by_name[name] = Artefact(name=name, runs=runs, folder=source, product=product, **plain)
     return by_name
 
 
@@ -238,9 +226,16 @@ def published(ids: tuple[str, ...]) -> list[PublishedRow]:
             if "mean" in row:
                 values[table["mean"]] = float(row["mean"])
             said = {key: row[key] for key in ("budget", "layer", "shallow") if key in row}
-            how, gain = row.get("how", table["how"]), table.get("kind") == "gain"
-            rows.append(PublishedRow(name, row["name"], row.get("arm", "none"), said, values, how, gain))
+            gain = table.get("kind") == "gain"
+            rows.append(PublishedRow(name, row["name"], row.get("arm", "none"), said, values, gain))
     return rows
+
+
+def published_rows(
+    known: Sequence[PublishedRow], planned: Planned, arm: str, cells: Callable[[PublishedRow], Iterable[Any]]
+) -> list[list[Any]]:
+    """Those of the `known` rows that are about this arm of this run, as rows of a table; cells: their numbers there."""
+    return [[planned.label, arm, f"published: {row.table}", *cells(row)] for row in known if row.of(planned, arm)]
 
 
 def beside(artefact: Artefact) -> list[PublishedRow]:

@@ -1,4 +1,5 @@
-"""Every method at several budgets: what debiasing changes, and what is left beside tokens chosen without looking.
+"""What debiasing changes: of every method at several budgets, beside tokens chosen without looking; run by run, beside
+the gains that were published; and by what the border shows.
 
 All differences are paired by question and averaged over the benchmarks; pictures are drawn whole, the same ones for
 every method, so that means over methods have intervals too.
@@ -7,7 +8,7 @@ every method, so that means over methods have intervals too.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,11 @@ import numpy as np
 from eval.bias.diagnosis import bracket
 from eval.bias.strength import Array, Measured, interval
 from eval.core.tables import Cell, Table
-from eval.papers import artefacts, ways
+from eval.papers import artefacts, measures, ways
+from eval.papers.artefacts import Planned
 from eval.papers.task import Task
-from eval.scoring import compare
+from eval.scoring import compare, verdict
+from eval.scoring.averages import AVERAGES
 from eval.scoring.contrast import LEVEL, SLOW_DRAWS, Contrast, apart, contrast, scale
 from eval.scoring.results import Scored
 from eval.scoring.verdict import MARK
@@ -26,14 +29,6 @@ from pruners import catalogue
 
 ARMS = ("none", "trend", "padding", "both")
 BASELINES = catalogue.baselines()
-
-
-@dataclass(frozen=True)
-class Side:
-    """One arm of one run."""
-
-    scored: Sequence[Scored]
-    arm: str
 
 
 def budgets(task: Task) -> list[Table]:
@@ -96,22 +91,22 @@ def debiased(scored: Sequence[Scored]) -> str:
 
 def versus(scored: Sequence[Scored], rivals: Mapping[str, Sequence[Scored] | None]) -> dict[str, Array]:
     """Resampled differences: to the method untouched, and to rivals that look at nothing."""
-    last = debiased(scored)
-    gaps = {"debias": gap(Side(scored, "none"), Side(scored, last))}
+    untouched, last = ways.alone(scored, "none"), ways.alone(scored, debiased(scored))
+    gaps = {"debias": gap(untouched, last)}
     for name, rival in rivals.items():
         if rival is not None:
-            gaps[f"none-{name}"] = gap(Side(rival, "none"), Side(scored, "none"))
-            gaps[f"debiased-{name}"] = gap(Side(rival, "padding"), Side(scored, last))
+            gaps[f"none-{name}"] = gap(ways.alone(rival, "none"), untouched)
+            gaps[f"debiased-{name}"] = gap(ways.alone(rival, "padding"), last)
     return gaps
 
 
-def gap(a: Side, b: Side) -> Array:
-    """b - a as measured, then of every resample: the mean over benchmarks."""
+def gap(first: Sequence[Scored], last: Sequence[Scored]) -> Array:
+    """last - first, each of one arm, as measured and then of every resample: the mean over benchmarks."""
     parts = []
-    for first, second in zip(a.scored, b.scored, strict=True):
-        benchmark = first.benchmark
-        result, drawn, _ = contrast(benchmark, first.samples, first.arms[a.arm], second.arms[b.arm], SLOW_DRAWS)
-        parts.append(np.concatenate([[result.delta], apart(drawn, result.benchmark)]) / scale(benchmark.name))
+    for entry, other in zip(first, last, strict=True):
+        (a,), (b,) = entry.arms.values(), other.arms.values()
+        result, drawn, _ = contrast(entry.benchmark, entry.samples, a, b, SLOW_DRAWS)
+        parts.append(np.concatenate([[result.delta], apart(drawn, result.benchmark)]) / scale(entry.benchmark.name))
     return np.asarray(np.mean(parts, axis=0))
 
 
@@ -144,3 +139,85 @@ def signed(measured: Measured) -> str:
     """A difference and its 95 % interval in words: +0.5 [0.1, 0.9]."""
     text = bracket(measured, 1)
     return text if text.startswith("-") else f"+{text}"
+
+
+def gains(task: Task) -> list[Table]:
+    """The scores of every run, and a second table of their differences: both (or padding) minus none."""
+    known = [row for row in artefacts.published(task.artefact.published) if row.gain]
+    rows: list[list[Any]] = []
+    drawn: dict[str, dict[float, Measured]] = {}
+    reported: dict[str, dict[float, float]] = {}
+    columns: list[str] = []
+    for planned, _, scored in task.finished():
+        if planned.arms == ("unpruned",):
+            continue
+        by_column = of_run(scored)
+        columns = columns or list(by_column)
+        rows.append([planned.label, "ours", *(signed(by_column[column]) for column in columns), asked(scored)])
+        place = varied(planned)
+        for column, measured in by_column.items() if place is not None else ():
+            drawn.setdefault(column, {})[place] = measured  # type: ignore[index]
+        for row in known:
+            if row.of(planned, "both"):
+                shown = [f"+{row.values[key]:.1f}" if key in row.values else None for key in columns]
+                rows.append([planned.label, f"published: {row.table}", *shown, None])
+                for column, value in row.values.items() if place is not None else ():
+                    reported.setdefault(column, {})[place] = value  # type: ignore[index]
+    if drawn:
+        label = "visual tokens kept, of 576" if task.artefact.runs[0].depth is None else "layer of the cut, of 32"
+        figure = charts.sweep(drawn, reported, label, "both − none, points")
+        drawings.save(figure, task.here / "figures" / "gains")
+    notes = ["debiased minus none, questions paired; in brackets 95 %: bootstrap over pictures. MME / 20."]
+    if not known:
+        notes.append("No gain of these runs is published as a number.")
+    title = f"{task.artefact.title}: differences"
+    return [*measures.scores(task), Table(title, ["run", "whose", *columns, "questions"], rows, notes)]
+
+
+def fillings(task: Task) -> list[Table]:
+    """The scores of every run, and every filling of the border, seen or silenced, against the first one, seen."""
+    sides: dict[str, list[Scored]] = {}
+    for planned, _, scored in task.finished():
+        for arm, word in (("none", "seen"), ("padding", "silenced")):
+            if one_arm := ways.alone(scored, arm):
+                sides[f"{planned.label}, {word}"] = one_arm
+    if not sides:
+        return measures.scores(task)
+    first, *others = sides
+    compared = ways.corrected(
+        {name: ways.against(sides[first], sides[name], (first, name), task.base.draws) for name in others}
+    )
+    rows: list[list[Any]] = [[name, *ways.cells_of(entry)] for name, entry in compared.items()]
+    strong = [place for place, entry in enumerate(compared.values()) if entry.differs]
+    notes = [
+        *(f"{name}: {verdict.against(entry, first)}" for name, entry in compared.items()),
+        "means over the benchmarks, paired by question, 95 %: bootstrap over pictures. "
+        f"{verdict.MARK}: p < {LEVEL:g} after Holm's correction "
+        f"over these {len(compared)}. could see: the smallest true difference that so many questions "
+        "show four times in five at that level.",
+    ]
+    if compared:
+        figure = charts.forest([replace(entry, benchmark=name) for name, entry in compared.items()])
+        drawings.save(figure, task.here / "figures" / "fillings")
+    head = ["border", f"− {first}, 95 %", "", "p (Holm)", "could see"]
+    return [*measures.scores(task), Table(f"{task.artefact.title}: differences", head, rows, notes, strong)]
+
+
+def of_run(scored: list[Scored]) -> dict[str, Measured]:
+    """Benchmark -> what debiasing changes, with its interval; and the mean over all, named as the recipe that it is."""
+    first, last = ways.alone(scored, "none"), ways.alone(scored, debiased(scored))
+    by_name = {a.benchmark.name: interval(gap([a], [b])) for a, b in zip(first, last, strict=True)}
+    whole = interval(gap(first, last))
+    return {**by_name, "avg10" if {*by_name} == {*AVERAGES["avg10"].members} else "mean": whole}
+
+
+def asked(scored: list[Scored]) -> int:
+    """How many questions all benchmarks together have."""
+    return sum(len(entry.samples) for entry in scored)
+
+
+def varied(planned: Planned) -> float | None:
+    """What a sweep varies: the depth of the cut, or the budget; None: the run belongs to no sweep."""
+    if planned.called == planned.label:
+        return None
+    return float(planned.depth if planned.depth is not None else planned.keep or 0)

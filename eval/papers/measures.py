@@ -1,4 +1,5 @@
-"""What an artefact measures: scores beside the published scores, biases, tokens in boxes, and what debiasing costs."""
+"""What an artefact measures: scores beside the published scores, biases, tokens in boxes, whether padding is a sink
+of attention, and what debiasing costs."""
 
 from __future__ import annotations
 
@@ -23,11 +24,12 @@ from eval.bias import diagnosis
 from eval.bias import strength as bias
 from eval.bias.diagnose import diagnose
 from eval.bias.fitting import calibration
+from eval.bias.probe import KINDS, Activations, activations
 from eval.bias.settings import DiagnosisSettings
 from eval.core.embedded import world_of
-from eval.core.tables import Table
-from eval.papers import artefacts
-from eval.papers.artefacts import REFCOCO
+from eval.core.tables import Cell, Table
+from eval.papers import artefacts, strengths
+from eval.papers.artefacts import REFCOCO, Planned, published_rows
 from eval.papers.task import Task
 from eval.reading.media import request
 from eval.scoring.averages import AVERAGES
@@ -55,18 +57,16 @@ def scores(task: Task) -> list[Table]:
             arm: values([entry for entry in scored if arm in entry.arms], arm) for arm in planned.arms
         }
     columns = [c for c in task.artefact.columns if c != "mme_total" or any(c in row.values for row in known)]
+    known = [row for row in known if row.values.keys() & set(columns)]
     rows: list[list[Any]] = []
     for planned in task.artefact.runs:
         for arm in planned.arms:
             mine = ours.get(planned.label, {}).get(arm, {})
             rows.append([planned.label, arm, "ours", *(mine.get(column) for column in columns), mine.get("tokens")])
-            rows += [
-                [planned.label, arm, f"published: {row.table}", *(row.values.get(column) for column in columns), None]
-                for row in known
-                if row.of(planned, arm) and task.artefact.shows(planned) and row.values.keys() & set(columns)
-            ]
+            if task.artefact.shows(planned):
+                rows += published_rows(known, planned, arm, lambda row: [*map(row.values.get, columns), None])
     rows += [
-        [row.label, "none", f"published: {row.table}", *(row.values.get(column) for column in columns), None]
+        [row.label, "none", f"published: {row.table}", *map(row.values.get, columns), None]
         for row in artefacts.beside(task.artefact)
     ]
     for name, figure in figures.together(loaded).items():
@@ -206,11 +206,7 @@ def iou(task: Task) -> list[Table]:
                 rows.append(
                     [planned.label, arm, "ours", *(diagnosis.bracket(m, 3) for m in (ours, by_chance)), len(mine)]
                 )
-            rows += [
-                [planned.label, arm, f"published: {row.table}", f"{row.values['token_box_iou']:.3f}", None, None]
-                for row in known
-                if row.of(planned, arm)
-            ]
+            rows += published_rows(known, planned, arm, lambda row: [f"{row.values['token_box_iou']:.3f}", None, None])
     if drawn:
         drawings.save(charts.boxes(drawn), task.here / "figures" / "token-box-iou")
     notes = [
@@ -244,6 +240,40 @@ def overlaps(scored: Any, arm: str, canvas: Any) -> list[tuple[str, float, float
             )
             measured.append((sample.group, mine, chance))
     return measured
+
+
+def sinks(task: Task) -> list[Table]:
+    """A table of layers for every filling of the border, and one figure of all."""
+    possible, left = strengths.each(task, hidden)
+    by_label = {planned.label: sink for planned, sink in possible}
+    drawings.save(drawings.activations(by_label), task.here / "figures" / "activations")
+    made = []
+    for label, sink in by_label.items():
+        rows: list[list[Cell]] = []
+        for layer, first in enumerate(sink.first):
+            padding, valid = (sink.at_sink[kind][:, layer] for kind in KINDS)
+            measured = (bias.mean(values) for values in (padding, valid, padding - valid))
+            largest = [int(sink.profile[kind][layer].argmax()) for kind in KINDS]
+            rows.append([layer, f"{first:.2f}", *map(diagnosis.bracket, measured), *largest])
+        head = ["layer", "first token", *KINDS, "padding - valid", "largest: padding", "largest: valid"]
+        notes = [
+            *left,
+            *artefacts.sources(task.artefact),
+            f"{len(sink.at_sink['padding'])} pictures with padding. Of what enters a layer: the larger of dimensions "
+            f"{' and '.join(map(str, sink.dimensions))}, over the root mean square of the hidden state; these are the "
+            "largest of the sequence's first token. In brackets 95 % over pictures. largest: the dimension with the "
+            "largest mean.",
+        ]
+        made.append(Table(f"{task.artefact.title} Border: {label}", head, rows, notes))
+    return made
+
+
+def hidden(task: Task, planned: Planned) -> Activations:
+    """Hidden states on the padded pictures of one run, by layer."""
+    with task.resolved(planned) as chosen:
+        shown: Any = (request(sample, talk) for talk, sample in strengths.pictures(task, chosen))
+        asked = [ask for ask in shown if len({*ask.images[0].size}) > 1]
+        return activations(chosen.adapter(task.media), asked[: task.base.limit or 64])
 
 
 def overhead(task: Task) -> list[Table]:

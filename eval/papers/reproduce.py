@@ -21,7 +21,7 @@ from eval.core.settings import Settings, command_line
 from eval.core.tables import Table, say
 from eval.evaluation import evaluate
 from eval.evaluation import planned as planned_run
-from eval.papers import artefacts, budgets, grid, measures, sinks, strengths, sweeps, ways
+from eval.papers import artefacts, budgets, grid, measures, strengths, ways
 from eval.papers.artefacts import REFCOCO, Artefact, Planned
 from eval.papers.task import Task
 
@@ -187,14 +187,16 @@ def prepare_prior(task: Task, planned: Planned, settings: Settings, out: Path) -
 
 
 def status(task: Task) -> dict[str, dict[str, Any]]:
-    """Of every run: how many answers there are, of how many; None where it was not begun."""
+    """Of every run: its state, how many answers there are, of how many (None: it was not begun), and its command."""
     states = {}
     for planned in task.artefact.runs:
         there, wanted = task.answers(planned)
         info = {} if wanted is None else Folder(task.folder(planned)).info()["benchmarks"]
         lacking = [name for name in task.benchmarks if name not in info]
+        done = wanted is not None and there >= wanted and not lacking
         typed = " ".join(map(shlex.quote, command_line(task.settings(planned))))
         states[planned.label] = {
+            "state": "done" if done else "not begun" if wanted is None else "open",
             "answers": there,
             "of": wanted,
             "benchmarks_to_come": lacking,
@@ -205,16 +207,11 @@ def status(task: Task) -> dict[str, dict[str, Any]]:
 
 def state_table(task: Task, states: Mapping[str, Mapping[str, Any]]) -> Table:
     """How far every run is, and the command that runs it; `states` as `status` gives them."""
-    rows = []
-    for planned in task.artefact.runs:
-        facts = states[planned.label]
-        done = facts["of"] is not None and facts["answers"] >= facts["of"] and not facts["benchmarks_to_come"]
-        state = "done" if done else "not begun" if facts["of"] is None else "open"
-        rows.append([planned.label, state, facts["answers"], facts["of"], facts["command"]])
+    columns = ("state", "answers", "of", "command")
+    rows = [[label, *(facts[column] for column in columns)] for label, facts in states.items()]
     if not rows:
-        rows.append(
-            [task.artefact.measure, "done" if (task.here / "artefact.json").exists() else "not begun", 0, 0, ""]
-        )
+        state = "done" if (task.here / "artefact.json").exists() else "not begun"
+        rows.append([task.artefact.measure, state, 0, 0, ""])
     return Table(task.artefact.title, ["run", "state", "answers", "of", "as a command"], rows)
 
 
@@ -222,12 +219,12 @@ def state_table(task: Task, states: Mapping[str, Mapping[str, Any]]) -> Table:
 ANSWERED = ("scores", "gains", "fillings", "budgets", "iou", "grid", "ways")
 MEASURES: dict[str, Callable[[Task], list[Table]]] = {
     "scores": measures.scores,
-    "gains": sweeps.gains,
-    "fillings": sweeps.fillings,
+    "gains": budgets.gains,
+    "fillings": budgets.fillings,
     "ways": ways.ways,
     "budgets": budgets.budgets,
     "strength": strengths.strength,
-    "sinks": sinks.sinks,
+    "sinks": measures.sinks,
     "grid": grid.grid,
     "bias": measures.bias_strengths,
     "layers": measures.layers,

@@ -22,7 +22,7 @@ from eval.bias.strength import Measured
 from eval.core.settings import QUESTIONS
 from eval.core.tables import Table, say
 from eval.papers import artefacts
-from eval.papers.artefacts import Planned
+from eval.papers.artefacts import Planned, published_rows
 from eval.papers.task import Task
 from eval.reading.media import request
 from eval.reading.sample import Sample
@@ -46,16 +46,7 @@ def strength(task: Task) -> list[Table]:
         drawn[planned.label] = by_arm
         for arm, by_kind in by_arm.items():
             rows.append([planned.label, arm, "ours", *(bracket(by_kind[kind]) for kind in KINDS)])
-            rows += [
-                [
-                    planned.label,
-                    arm,
-                    f"published: {row.table}",
-                    *(f"{row.values[kind]:.2f}" for kind in ("score", "kept")),
-                ]
-                for row in known
-                if row.of(planned, arm)
-            ]
+            rows += published_rows(known, planned, arm, lambda row: [f"{row.values[k]:.2f}" for k in ("score", "kept")])
         if (steep := released(planned.method)) is not None:
             low, high = steep
             shown = f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}"

@@ -16,6 +16,7 @@ from eval.scoring.contrast import alone, mean, scale
 from eval.scoring.results import Scored, results
 from eval.showing import charts, drawings
 from eval.showing.cells import square
+from pruners import catalogue
 
 
 def of_runs(folders: Sequence[Path], data: str | None = None) -> dict[str, Figure]:
@@ -70,6 +71,11 @@ def run_figures(scored: Sequence[Scored], info: Mapping[str, Any]) -> dict[str, 
     return made
 
 
+def method_of(info: Mapping[str, Any]) -> str:
+    """The name of a run's method, without its fields."""
+    return catalogue.title(str(info["settings"]["method"]).split("(")[0])
+
+
 def measured(scored: Sequence[Scored]) -> dict[str, dict[str, Measured]]:
     """benchmark -> arm -> value on the scale of 100, with its 95 % interval."""
     by_benchmark: dict[str, dict[str, Measured]] = {}
@@ -89,8 +95,7 @@ def together(runs: Mapping[Path, tuple[Mapping[str, Any], list[Scored]]]) -> dic
     budgets: dict[str, dict[str, list[tuple[float, float]]]] = {}
     unpruned = None
     for path, (info, scored) in runs.items():
-        setting = str(info["settings"]["method"])
-        method = setting.split("(")[0]
+        setting, method = str(info["settings"]["method"]), method_of(info)
         label = f"{method}\n{path.name}" if method in means else method
         for arm, (value, tokens) in arm_points(scored).items():
             if arm == "unpruned":

@@ -69,7 +69,7 @@ MOST = 12  # cards shown at first
 def title(info: Mapping[str, Any]) -> str:
     """What was run on what, in words."""
     models = [str(model).split()[0] for model in info["settings"].get("models", {}).values()]
-    return re.split(r"\(", info["settings"]["method"])[0] + (f" on {', '.join(models)}" if models else "")
+    return figures.method_of(info) + (f" on {', '.join(models)}" if models else "")
 
 
 def plain(value: Any) -> str:

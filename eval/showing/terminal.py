@@ -12,7 +12,7 @@ import re
 import select
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -28,7 +28,6 @@ CHUNK = 4096  # characters of kitty's protocol at once
 PANEL = 26  # columns of a picture in blocks
 COLOURS = 255  # of a sixel picture
 BAND = 6  # rows of pixels in one line of sixels
-CUBE = (0, 95, 135, 175, 215, 255)  # levels of the 216 colours that terminals of 256 colours share
 
 
 def kind(wanted: str = "auto", environment: Mapping[str, str] | None = None) -> str:
@@ -128,24 +127,18 @@ def _counted(values: Any) -> str:
 
 
 def blocks(picture: Image.Image, columns: int, many: bool = True) -> list[str]:
-    """The picture in lines of half blocks, each two pixels one above the other. many: of 16 million colours."""
+    """The picture in lines of half blocks, two pixels in each. many: of 16 million colours, else of 256."""
+    from rich.color import Color, ColorSystem
+    from rich.style import Style
+
     rows = max(1, round(picture.height * columns / picture.width / 2))
     pixels = np.asarray(picture.convert("RGB").resize((columns, 2 * rows), Image.Resampling.BOX))
-    colour = _true if many else _cube
+    known = ColorSystem.TRUECOLOR if many else ColorSystem.EIGHT_BIT
     lines = []
-    for above, below in zip(pixels[::2].tolist(), pixels[1::2].tolist(), strict=True):
-        cells = (f"\x1b[38;{colour(a)};48;{colour(b)}m▀" for a, b in zip(above, below, strict=True))
-        lines.append("".join(cells) + "\x1b[0m")
+    for pair in zip(pixels[::2].tolist(), pixels[1::2].tolist(), strict=True):
+        styles = (Style(color=Color.from_rgb(*a), bgcolor=Color.from_rgb(*b)) for a, b in zip(*pair, strict=True))
+        lines.append("".join(style.render("▀", color_system=known) for style in styles))
     return lines
-
-
-def _true(rgb: Sequence[int]) -> str:
-    return f"2;{rgb[0]};{rgb[1]};{rgb[2]}"
-
-
-def _cube(rgb: Sequence[int]) -> str:
-    red, green, blue = (min(range(6), key=lambda level: abs(CUBE[level] - value)) for value in rgb)
-    return f"5;{16 + 36 * red + 6 * green + blue}"
 
 
 def beside(pictures: Iterable[Image.Image], gap: int = 8) -> Image.Image:

@@ -32,22 +32,13 @@ class Architecture:
         return whole + 2 * self.vocabulary * self.width
 
 
-CLIP_LARGE = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "image_size": 336,
-    "patch_size": 14,
-}
-CLIP_TINY = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "image_size": 336,
-    "patch_size": 14,
-}
+def _tower(width: int, inner: int, layers: int, heads: int) -> dict[str, int]:
+    """The configuration of a CLIP tower for pictures of 336 pixels."""
+    sizes = {"hidden_size": width, "intermediate_size": inner, "num_hidden_layers": layers}
+    return {**sizes, "num_attention_heads": heads, "image_size": 336, "patch_size": 14}
+
+
+CLIP_LARGE, CLIP_TINY = _tower(1024, 4096, 24, 16), _tower(64, 128, 4, 4)
 SHAPES = {
     "tiny": Architecture(64, 128, 6, 4, 4, 1000, 576, CLIP_TINY),
     "mid": Architecture(512, 1376, 8, 8, 8, 1000, 576, CLIP_TINY),

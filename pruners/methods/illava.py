@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -47,6 +48,7 @@ class ILLaVA(Pruner):
     `silence_merge`: padding weighs nothing in the average. Off, it weighs by its place as upstream has it: most of all.
     """
 
+    title: ClassVar[str] = "iLLaVA"
     layer: int | None = None  # 8 of 32
     tower_keep: Budget = 284 / REFERENCE_TOKENS
     tower_layers: tuple[int, ...] | None = None  # 5, 6, 7, 8 of 24

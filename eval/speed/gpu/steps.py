@@ -151,11 +151,5 @@ def vllm(scale: Scale, out: Path) -> list[Part]:
     ]
 
 
-STEPS: dict[str, Callable[[Scale, Path], list[Part]]] = {
-    "smoke": smoke,
-    "speed": speed,
-    "forks": forks,
-    "throughput": throughput,
-    "train": train,
-    "vllm": vllm,
-}
+STEPS: dict[str, Callable[[Scale, Path], list[Part]]]
+STEPS = {step.__name__: step for step in (smoke, speed, forks, throughput, train, vllm)}

@@ -141,11 +141,5 @@ def named(row: Row) -> str:
     return f"{row['variant']}, batch {row['batch']}, {row['tokens']} tokens"
 
 
-JUDGES: dict[str, Callable[[dict[str, Any]], Lines]] = {
-    "smoke": smoke,
-    "speed": speed,
-    "forks": forks,
-    "throughput": throughput,
-    "train": train,
-    "vllm": vllm,
-}
+JUDGES: dict[str, Callable[[dict[str, Any]], Lines]]
+JUDGES = {judge.__name__: judge for judge in (smoke, speed, forks, throughput, train, vllm)}

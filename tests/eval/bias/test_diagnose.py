@@ -15,7 +15,7 @@ from debias import Padding, Span
 from eval import cli
 from eval.bias import diagnose, probe
 from eval.bias import strength as bias
-from eval.bias.activations import activations
+from eval.bias.probe import activations
 from pruners import find
 from pruners.models import adapter
 from pruners.models.request import Request

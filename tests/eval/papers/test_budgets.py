@@ -7,7 +7,7 @@ import pytest
 
 from eval.bias.strength import interval
 from eval.papers import budgets
-from eval.papers.budgets import Side
+from eval.papers.ways import alone
 from eval.scoring import compare
 from eval.scoring.contrast import SLOW_DRAWS
 from eval.scoring.results import results
@@ -17,7 +17,7 @@ def test_a_gap_is_the_average_difference_of_compare(answered):
     scored = results(answered)
     average = compare.within(scored, "none", SLOW_DRAWS)[-1]
     assert average.benchmark == "average"
-    found = interval(budgets.gap(Side(scored, "none"), Side(scored, "both")))
+    found = interval(budgets.gap(alone(scored, "none"), alone(scored, "both")))
     assert found == pytest.approx((average.delta, average.low, average.high))
     assert found[0] > 10
 

@@ -15,7 +15,7 @@ from eval.bias import fitting
 from eval.cli import main
 from eval.core.settings import Settings
 from eval.core.tables import between
-from eval.papers import artefacts, reproduce, strengths, sweeps
+from eval.papers import artefacts, budgets, reproduce, strengths
 from eval.papers.task import Task
 from eval.scoring import compare
 from eval.scoring.averages import AVERAGES
@@ -152,7 +152,7 @@ def test_steepness_of_released_weights():
 
 
 def test_gains_are_those_of_compare(answered):
-    found = sweeps.of_run(results(answered))
+    found = budgets.of_run(results(answered))
     assert list(found) == ["pope", "gqa", "mean"]
     contrasts = compare.within(results(answered), "none", SLOW_DRAWS)
     assert [one.delta for one in contrasts] == pytest.approx([measured[0] for measured in found.values()])
@@ -162,8 +162,8 @@ def test_every_filling_is_compared_with_the_first_one_seen(answered, tmp_path, m
     scored = [replace(one, arms={"none": one.arms["none"], "padding": one.arms["both"]}) for one in results(answered)]
     task = Task(replace(KNOWN["padding"], runs=KNOWN["padding"].runs[:2]), tmp_path, Settings(), ("pope", "gqa"))
     monkeypatch.setattr(Task, "finished", lambda self: [(planned, None, scored) for planned in self.artefact.runs])
-    monkeypatch.setattr(sweeps.measures, "scores", lambda _: [])
-    (table,) = sweeps.fillings(task)
+    monkeypatch.setattr(budgets.measures, "scores", lambda _: [])
+    (table,) = budgets.fillings(task)
     whole = compare.within(scored, "none", SLOW_DRAWS)[-1]
     silenced = between(whole.delta, whole.low, whole.high), f"{min(1.0, 3 * whole.p):.3f}"
     expected = {"mean, silenced": silenced, "constant, seen": ("+0.0 [0.0, 0.0]", "1.000")}

@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.stats import bootstrap
 
 from eval import benchmarks, cli
-from eval.bias.activations import Activations
+from eval.bias.probe import Activations
 from eval.reading.sample import Sample, Score
 from eval.scoring.contrast import alone
 from eval.scoring.results import Result
@@ -256,7 +256,11 @@ def test_radar_needs_three_methods_and_budget_two_points():
     settings = [f"{name}(keep={keep})" for name, keep in (("FastV", 1), ("HiMAP", 1), ("ILLaVA", 1))]
     runs = {Path(f"run-{n}"): ({"settings": {"method": text}}, scored) for n, text in enumerate(settings)}
     assert "radar" not in figures.together(dict(list(runs.items())[:2]))
-    assert set(figures.together(runs)) == {"radar"}
+    made = figures.together(runs)
+    assert set(made) == {"radar"}
+    assert {label.get_text().split("\n")[0] for label in made["radar"].axes[0].get_xticklabels()} == {
+        *("FastV", "HiMAP", "iLLaVA")  # as its authors write it; the class cannot be called so
+    }
     more = {Path("run-x"): ({"settings": {"method": "FastV(keep=2)"}}, scored_at(2))}
     assert set(figures.together({**runs, **more})) == {"budget"}  # two runs of a method have no one spoke
     same = {Path("run-x"): ({"settings": {"method": "FastV(layer=3)"}}, scored)}

@@ -21,7 +21,7 @@ from eval.commands import gpu
 from eval.core.tables import visible
 from eval.speed import waits
 from eval.speed.drawn import build
-from eval.speed.gpu import pages, published, running, steps, verdicts
+from eval.speed.gpu import pages, running, steps, verdicts
 from eval.speed.measure import Variant
 from eval.speed.settings import SpeedSettings
 from eval.speed.shapes import SHAPES
@@ -60,9 +60,9 @@ def test_every_step_can_be_rehearsed(step, clone, threads, monkeypatch, capsys):
     assert step in ("forks", "vllm") or set(lacking) <= {"flash attention", "fused kernels"}
     assert found["verdicts"]
     with pytest.raises(ValueError, match="was not measured on a GPU"):
-        published.take([clone / f"{step}.json"], clone)
+        pages.take([clone / f"{step}.json"], clone)
     (clone / f"{step}.json").write_text(json.dumps({**found, "rehearsal": False, "machine": MACHINE}))
-    assert published.take([clone / f"{step}.json"], clone) == {"steps": [step]}
+    assert pages.take([clone / f"{step}.json"], clone) == {"steps": [step]}
     shown, front = (clone / "docs" / "speed.md").read_text(), (clone / "README.md").read_text()
     for part in found["parts"]:
         assert ("result" in part) == (f"`{part['command']}` (" in shown)
@@ -187,12 +187,12 @@ def clone(tmp_path):
 
 
 def test_the_pages_say_what_was_measured_and_what_was_not():
-    found = published.kept()
-    for name, block in (("docs/speed.md", published.docs(found)), ("README.md", published.readme(found))):
+    found = pages.kept()
+    for name, block in (("docs/speed.md", pages.docs(found)), ("README.md", pages.readme(found))):
         page = (ROOT / name).read_text(encoding="utf-8")
-        placed = published.placed(page, published.MARKS, block, name)
+        placed = pages.placed(page, pages.MARKS, block, name)
         assert placed == page, f"{name} differs from assets/speed: import its files again"
-    assert found or published.NOTHING in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert found or pages.NOTHING in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_an_import_writes_tables_with_machine_and_command(clone):
@@ -200,16 +200,16 @@ def test_an_import_writes_tables_with_machine_and_command(clone):
     result["verdicts"] = verdicts.verdicts(result)
     path = clone / "smoke.json"
     path.write_text(json.dumps(result))
-    assert published.take([path], clone) == {"steps": ["smoke"]}
+    assert pages.take([path], clone) == {"steps": ["smoke"]}
     page, front = (clone / "docs" / "speed.md").read_text(), (clone / "README.md").read_text()
     assert "### smoke\n\nNVIDIA X, CUDA 13.0, torch 2, transformers 5, 2026-01-01, commit abc" in page
     assert "`python -m pytest` (2 s):" in page
     assert "Not yet measured on a GPU: speed, forks, throughput, train, vllm." in page
     assert "- `smoke` on NVIDIA X" in front
-    assert published.NOTHING not in page + front
+    assert pages.NOTHING not in page + front
     result["machine"] = {**MACHINE, "device": "NVIDIA Y"}
     path.write_text(json.dumps(result))
-    published.take([path], clone)  # the newer one takes its place
+    pages.take([path], clone)  # the newer one takes its place
     assert "NVIDIA X" not in (clone / "docs" / "speed.md").read_text()
 
 
@@ -227,9 +227,9 @@ def test_what_is_no_measurement_is_not_imported(clone, change, said, capsys, mon
     path.write_text(json.dumps({"step": "smoke", "rehearsal": False, "machine": MACHINE, "parts": [], "verdicts": [],
                                 **change}))  # fmt: skip
     before = (clone / "docs" / "speed.md").read_text()
-    monkeypatch.setattr(published, "ROOT", clone)
+    monkeypatch.setattr(pages, "ROOT", clone)
     with pytest.raises(ValueError, match=said):
-        published.take([path], clone)
+        pages.take([path], clone)
     assert (clone / "docs" / "speed.md").read_text() == before
     assert cli.main(["speed", "--import", str(clone / "none.json")]) == 1
     assert "none.json is no result of" in capsys.readouterr().err
