@@ -85,6 +85,10 @@ def test_the_mean_of_trends_has_the_mean_of_their_rates():
     assert (made.rate, made.source) == (0.2, "mean of the 2 rates of fastv")
 
 
+def test_nothing_is_done_where_a_debias_does_not_act():
+    assert Debias().terms(SCORE, SPAN) == (None, False, None, None)
+
+
 def test_a_mask_is_of_what_is_known_of_the_picture():
     debias = Debias(padding=Padding(0.5))
     assert debias.mask(SPAN) is None

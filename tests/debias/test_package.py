@@ -96,6 +96,7 @@ def test_a_warm_call_never_touches_the_disk(monkeypatch):
         (names.method, "PDrop", "pyramiddrop"),
         (names.method, "Pyramid-Drop", "pyramiddrop"),
         (names.method, "SparseVLMs", "sparsevlm"),
+        (names.method, "PruMerge+", "prumergeplus"),
         (names.method, "illava-vit", "illava"),
         (names.benchmark, "MME", "mme"),
         (names.benchmark, "mm-vet", "mmvet"),

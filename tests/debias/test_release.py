@@ -104,5 +104,18 @@ def test_what_the_release_does_not_run_is_refused():
     assert both.padding != MASKS["fastv", "padding"] == Debias.paper("fastv", arm="before", as_released=True).padding
 
 
+def test_where_the_release_places_pictures_and_which_masks_it_has():
+    assert {name: release.late for name, release in RELEASES.items()} == {
+        "fastv": 1, "tokencarve": 1, "himap": 0, "pyramiddrop": 0, "sparsevlm": 0
+    }  # fmt: skip
+    masks = {(name, arm): Debias.paper(name, None, arm, as_released=True).padding for name, arm in MASKS}
+    antialiased = Padding(0.5, "antialiased")
+    assert masks == {
+        ("fastv", "padding"): Padding(0.5, "cropped"),
+        ("sparsevlm", "padding"): antialiased,
+        ("sparsevlm", "both"): antialiased,
+    }
+
+
 def test_the_names_that_need_no_torch_are_those_of_the_release():
     assert sorted(names.RUN) == sorted(RELEASES)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from debias import Span, Trend, trends
-from debias.shape import rotation
+from debias.shape import Shape, rotation
 
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text())["curves"]
 # Rates as a second reading of the release gives them, to 5 digits.
@@ -219,6 +219,7 @@ def test_trends_are_values():
     a, b = Trend.exponential(0.25), Trend.exponential(0.25)
     assert a == b
     assert hash(a) == hash(b)
+    assert Trend.__hash__ is Shape.__hash__  # which is worked out once for each trend
     assert a != replace(a, length=5)
     assert Trend.table([1, 0.5]) != Trend.table([1, 0.4])
     assert repr(Trend.table([1, 0.5])) != repr(Trend.table([1, 0.4]))
