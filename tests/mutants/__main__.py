@@ -41,7 +41,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import fresh  # noqa: E402
-from operators import Mutant, listed, mutants  # noqa: E402
+from operators import Mutant, lacking, listed, mutants  # noqa: E402
 from trials import Collected  # noqa: E402
 
 # What is tested, and by which tests.
@@ -139,12 +139,19 @@ def equivalent() -> dict[str, str]:
 
 def tried(group: str, args: argparse.Namespace) -> Counter[str]:
     begun, known, found = time.monotonic(), equivalent(), chosen(group, args)
+    needs = {mutant.path: lacking(mutant.tree) for mutant in found}
+    found = [mutant for mutant in found if not needs[mutant.path]]
     tested = [mutant for mutant in found if args.known or mutant.name not in known]
     inside = [mutant for mutant in tested if mutant.function]
 
     def say(words: str) -> None:
         print(f"{group}, {time.monotonic() - begun:.0f} s: {words}", flush=True)
 
+    for path, package in needs.items():
+        if package:
+            say(f"{path} is passed over: it imports {package}, which is not installed")
+    if not found:
+        return Counter()
     with tempfile.TemporaryDirectory() as own:  # others' tests clear away what the common folder holds
         os.environ["PYTEST_DEBUG_TEMPROOT"] = own
         sys.dont_write_bytecode, sys.pycache_prefix = False, own  # every process compiles only the mistaken module

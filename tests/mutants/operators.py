@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from types import CodeType
 
 COMPARISONS = {
@@ -110,6 +111,14 @@ def listed(line: str) -> list[tuple[str, str]]:
     if name and re.fullmatch(r"\d+(,\d+)*", numbers):
         return [(f"{name} #{number}", why) for number in numbers.split(",")]
     return [(names, why)]
+
+
+def lacking(tree: ast.Module) -> str:
+    """A package that loading the module takes and that is not installed; empty: there is none."""
+    names = [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in tree.body if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+    roots = (name.partition(".")[0] for name in names)
+    return next((root for root in roots if find_spec(root) is None), "")
 
 
 class Finder(ast.NodeVisitor):

@@ -107,6 +107,16 @@ def test_a_mistake_is_what_a_decorator_reads_and_runs(operators, tmp_path, monke
     assert answers == {"return None": None, "2 / x": 2 / 3, "3": 9}
 
 
+def test_a_package_that_is_not_installed_is_named(operators):
+    for source, name in (
+        ("import torch\nfrom os import path\nfrom . import small", ""),
+        ("def late():\n    import nowhere", ""),
+        ("import torch, nowhere.at.all", "nowhere"),
+        ("from nowhere.at import all", "nowhere"),
+    ):
+        assert operators.lacking(ast.parse(source)) == name
+
+
 def test_nothing_is_measured_where_all_tests_are_remembered():
     spec = importlib.util.spec_from_file_location("measured_of_mutants", FILE.with_name("measured.py"))
     module = importlib.util.module_from_spec(spec)
