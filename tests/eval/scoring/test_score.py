@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -33,7 +34,14 @@ def test_an_answer_file_is_scored_without_pictures(tmp_path):
         "  size: vizwiz va",
     )
     assert counts == "  2 questions, 1 without an answer, 0 not understood"
+    assert "judged" not in as_text(score)
     assert "vizwiz val has 2 questions, the official set 4,319" in as_text(score)
+    whole = replace(score, missing=0, unjudged=("1.jpg",), info={})
+    assert as_text(whole).split("\n")[:3] == [
+        "vizwiz_val  50.00  (VQA accuracy)",
+        "  2 questions, 0 without an answer, 0 not understood",
+        "  1 answers were not judged and are left out",
+    ]
 
 
 def test_an_error_names_the_answer_file(tmp_path):
