@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from scipy.stats import bootstrap
 from torch import Tensor
 
+from eval.answering.backends import generate, greedy
 from eval.core.embedded import EMBEDDED, SMOL, named, origin
 from eval.core.settings import UNPRUNED
 from eval.core.tables import Table, between, show, tell_json
@@ -60,6 +60,11 @@ class PictureQuestion:
     text: str
     image: Image.Image
     answer: str
+
+    @property
+    def request(self) -> Request:
+        """As an adapter encodes it."""
+        return Request(self.text, [self.image])
 
 
 def questions(count: int) -> list[PictureQuestion]:
@@ -102,20 +107,16 @@ def ours(
     """(answers, kept tokens) of the transformers path."""
     said: list[list[int]] = []
     kept: Kept = {}
-    options = {"max_new_tokens": LONGEST, "do_sample": False}
+    config = greedy(family.model, LONGEST)
     for start in range(0, len(asking), at_once):
-        batch = family.encode(
-            [Request(question.text, [question.image]) for question in asking[start : start + at_once]]
-        )
-        with torch.inference_mode():
-            if pruning.pruner is None:
-                out = family.model.generate(**batch.inputs, **options)
-            else:
-                with pruning.pruner(family.model, pruning.debias, sizes=batch.sizes) as trace:
-                    out = family.model.generate(**batch.inputs, **options)
-                for question, stayed in zip(asking[start:], trace.kept[0], strict=False):
-                    kept[fingerprint(family.picture(question.image).inputs["pixel_values"])] = stayed.tolist()
-        said += [ended(family, row) for row in out[:, batch.inputs["input_ids"].shape[1] :].tolist()]
+        part = asking[start : start + at_once]
+        batch = family.encode([question.request for question in part])
+        pruned = None if pruning.pruner is None else pruning.pruner(family.model, pruning.debias, sizes=batch.sizes)
+        done = generate(family, batch, config, pruned)
+        said += [ended(family, row) for row in done.new.tolist()]
+        if done.trace is not None:
+            for question, stayed in zip(part, done.trace.kept[0], strict=True):
+                kept[fingerprint(family.picture(question.image).inputs["pixel_values"])] = stayed.tolist()
     return said, kept
 
 
@@ -156,7 +157,7 @@ def ended(family: Any, ids: Sequence[int]) -> list[int]:
 def prompt(family: Any, question: PictureQuestion) -> list[int]:
     """The ids as our adapter makes them, with one token for the picture, and without the marks that vLLM adds."""
     picture = int(family.model.config.image_token_id)
-    ids = family.encode([Request(question.text, [question.image])]).inputs["input_ids"][0].tolist()
+    ids = family.encode([question.request]).inputs["input_ids"][0].tolist()
     first = ids.index(picture)
     marks = family.tokenizer.convert_tokens_to_ids(["<img>", "</img>"]) if isinstance(family, InternVL) else []
     return [token for at, token in enumerate(ids) if token not in marks and (token != picture or at == first)]
