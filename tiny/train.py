@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from transformers import CLIPVisionModel
 
 from tiny import folder, meanings, tokenizer
-from tiny.drawn.drawing import draw
 from tiny.drawn.scenes import scene
 from tiny.model import PATCH
 from tiny.model import tower as tower_config
@@ -165,9 +164,8 @@ def bridge(run: Path, steps: int, device: str) -> None:
 
     def step_loss(step: int, share: float) -> tuple[torch.Tensor, float]:
         scenes = [scene(SEEDS["bridge"] + 32 * step + k, things=(3, 12), signs=(1, 3)) for k in range(32)]
-        images = torch.stack([sight.pixels(draw(s)) for s in scenes]).to(device)
         words = torch.tensor([lessons.word_ids(lessons.patch_words(s), student.tokens) for s in scenes], device=device)
-        truth = torch.tensor([sight.targets(s) for s in scenes], device=device)
+        images, truth = sight.shown(scenes, device)
         with torch.autocast(device, torch.bfloat16):
             seen = student.seen(images)
         loss = pull(seen, words, student) + 0.1 * naming(name_logits(seen, student), truth)

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 from eval.core.embedded import EMBEDDED
 from eval.harnesses.vllm import settings
@@ -189,3 +190,32 @@ def test_positions_match_those_of_the_whole_prompt_token_by_token(prunings):
         positions, ahead = model.get_mrope_input_positions(range(len(expected)), features)
         assert positions.tolist() == [expected] * 3
         assert ahead == at + 3 - len(expected)
+
+
+def test_the_bench_compares_each_setting_with_the_unpruned_model():
+    from eval.harnesses.vllm import bench
+
+    dice = random.Random(1)
+    base = [dice.uniform(0.8, 1.2) for _ in range(9)]
+    taken = {"plain": [(641, seconds) for seconds in base], "half": [(209, seconds / 2) for seconds in base]}
+    plain, half = bench.compared(taken, "plain", room=10_000)
+    assert (plain["setting"], plain["tokens"], plain["ttft_ratio"]) == ("plain", 641, 1)
+    assert (half["tokens"], half["requests"]) == (209, 10_000 // (209 + bench.ANSWER))
+    assert half["tokens_ratio"] == pytest.approx(209 / 641)
+    # rounds are drawn in pairs, so that a machine's drift cancels
+    assert [half[name] for name in ("ttft_ratio", "ttft_low", "ttft_high")] == pytest.approx([0.5] * 3)
+
+
+def test_the_bench_writes_a_checkpoint_without_weights_whose_processor_fits_the_tower(tmp_path):
+    from transformers import AutoConfig, LlavaProcessor
+
+    from eval.harnesses.vllm import bench
+    from eval.speed.shapes import SHAPES
+
+    bench.written(SHAPES["mid"], tmp_path)
+    config, processor = AutoConfig.from_pretrained(tmp_path), LlavaProcessor.from_pretrained(tmp_path)
+    assert config.architectures == ["LlavaForConditionalGeneration"]
+    assert config.text_config.vocab_size > max(config.image_token_id, 800)  # the words of its questions are below
+    batch = processor(text="<image>", images=Image.new("RGB", (40, 30)), return_tensors="pt")
+    assert batch["pixel_values"].shape[-1] == config.vision_config.image_size == 336
+    assert int((batch["input_ids"] == config.image_token_id).sum()) == config.image_seq_length == 576

@@ -36,11 +36,6 @@ class Lesson:
     seen: torch.Tensor
     skills: list[str]  # of every answer
 
-    @property
-    def length(self) -> int:
-        """Tokens in all rows."""
-        return self.positions.numel()
-
 
 def bare(turns: lessons.Asked) -> list[tuple[str, str, str]]:
     """(question, answer, skill); nine questions in ten without the benchmarks' request for a short answer."""

@@ -20,7 +20,6 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPVisionModel, LlavaForConditionalGeneration
 
-from tiny.drawn.drawing import draw
 from tiny.smol import folder as smol_folder
 from tiny.smol import model as smol
 from tiny.smol.lessons import IGNORE, SKILLS, Lesson, Teacher
@@ -40,9 +39,7 @@ WHOLE = {"before": 0.15, "after": 0.5}  # of the batches show all 576 patches, b
 
 def views(first: int, size: int, things: tuple[int, int], device: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Pictures, and what each of their patches shows."""
-    scenes = [smol_scene(seed, things) for seed in range(first, first + size)]
-    truth = torch.stack([torch.from_numpy(targets(s)) for s in scenes])
-    return torch.stack([sight.pixels(draw(s)) for s in scenes]).to(device), truth.to(device)
+    return sight.shown([smol_scene(seed, things) for seed in range(first, first + size)], device, targets)
 
 
 def grown(tower: CLIPVisionModel) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,11 +73,17 @@ class Names(nn.Module):
         return [head(seen) for head in self.heads]
 
 
+def shown(
+    scenes: Sequence[Scene], device: str, named: Callable[[Scene], Any] = targets
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures of scenes, and what each of their patches shows, as `named` has it."""
+    truth = torch.from_numpy(np.array([named(here) for here in scenes]))
+    return torch.stack([pixels(draw(here)) for here in scenes]).to(device), truth.to(device)
+
+
 def batch(first: int, size: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Pictures of `size` scenes from seed `first` on, and what their patches show."""
-    scenes = [scene(seed, things=(4, 14), signs=(1, 3)) for seed in range(first, first + size)]
-    truth = torch.tensor([targets(s) for s in scenes], device=device)
-    return torch.stack([pixels(draw(s)) for s in scenes]).to(device), truth
+    return shown([scene(seed, things=(4, 14), signs=(1, 3)) for seed in range(first, first + size)], device)
 
 
 def loss(names: list[torch.Tensor], truth: torch.Tensor, groups: Mapping[str, tuple[str, ...]]) -> torch.Tensor:
