@@ -20,6 +20,5 @@ def get(name: str) -> Benchmark:
     """The benchmark of this name; its class stands in the module of the same name, or in one that it shares."""
     one_of("benchmark", name, NAMES)
     module = import_module(f".{SHARED.get(name, name)}", __name__)
-    mine = (value for value in vars(module).values() if getattr(value, "__module__", "") == module.__name__)
-    kind = next(value for value in mine if isinstance(value, type) and issubclass(value, Benchmark))
-    return kind(name)
+    kinds = (value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Benchmark))
+    return next(kind for kind in kinds if kind.__module__ == module.__name__)(name)

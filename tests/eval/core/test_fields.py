@@ -2,7 +2,7 @@
 
 import pytest
 
-from eval.core.fields import Misuse, assembled, parse_fields
+from eval.core.fields import Misuse, assembled, parse_fields, refused
 from pruners import make
 from pruners.parts.mis import MIS
 from pruners.parts.scores import Scores
@@ -66,3 +66,11 @@ def test_a_misspelt_value_of_a_field_is_answered_with_those_there_are():
         parse_fields("deeplayer", ["--scores", "rato"])
     with pytest.raises(Misuse, match=r"no flag --scorse \(did you mean --scores\?\)"):
         parse_fields("deeplayer", ["--scorse", "ratio"])
+
+
+def test_a_value_error_is_a_misuse_and_everything_else_is_handed_on():
+    assert refused(int, "17", base=8) == 15
+    with pytest.raises(Misuse, match="invalid literal"):
+        refused(int, "x")
+    with pytest.raises(TypeError):
+        refused(int, [])

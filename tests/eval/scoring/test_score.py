@@ -127,6 +127,7 @@ OFFICIAL = {
 @pytest.mark.parametrize("name", NAMES)
 def test_how_it_is_asked(name):
     benchmark = get(name)
+    assert benchmark.name == name
     assert (benchmark.expected_n, benchmark.max_new_tokens, benchmark.conversation) == OFFICIAL[name]
     assert benchmark.media == ("video" if benchmark.conversation == "llava_v1" else "image")
 
