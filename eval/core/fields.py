@@ -52,7 +52,7 @@ def parse_fields(method: str, words: Sequence[str]) -> dict[str, Any]:
             known[_flag(f"{field.name}.{inner.name}")] = f"{field.name}.{inner.name}", inner
     parsed: dict[str, Any] = {}
     for flag, values in given:
-        plain = "--" + flag[2:].replace("no-", "", 1) if flag not in known and "no-" in flag else flag
+        plain = flag if flag in known else flag.replace("no-", "", 1)
         if plain not in known or (plain != flag and known[plain][1].annotation != "bool"):
             own = [flag for flag in known if "." not in flag]
             raise Misuse(f"{catalogue.title(method)} has no flag {flag}{nearest(flag, known)}; it has {', '.join(own)}")

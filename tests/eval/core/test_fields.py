@@ -19,6 +19,7 @@ from pruners.parts.suppression import Suppression
         ("deeplayer", "--scores.no-rope --selection topk", {"scores": Scores(rope=False), "selection": "topk"}),
         ("deeplayer", "--selection suppression", {"selection": Suppression()}),
         ("deeplayer", "--selection suppression --selection.radius 3", {"selection": Suppression(radius=3.0)}),
+        ("deeplayer", "--selection suppression --selection.strength 0.5", {"selection": Suppression(strength=0.5)}),
         (
             "deeplayer",
             "--selection.rule union --scores.kind ratio",
@@ -52,6 +53,8 @@ def test_flags_are_fields(method, words, expected):
         ("deeplayer", "--scores.shallow x", "--scores.shallow x: expected a whole number, as in --scores.shallow 2"),
         ("deeplayer", "--scores.no-eps", "DeepLayer has no flag --scores.no-eps (did you mean --scores.eps?); it has "
          "--keep, --layer, --scores, --selection, --prior"),
+        ("vispruner", "--no-no-silence-pool", "VisPruner has no flag --no-no-silence-pool (did you mean "
+         "--silence-pool?); it has --keep, --important-ratio, --silence-pool"),
         ("vispruner", "--silence-pool x", "--silence-pool x: expected no value"),
     ],
 )  # fmt: skip
