@@ -16,7 +16,7 @@ import torch
 
 from eval.core.tables import Table
 from eval.speed.drawn import Laid, prompt
-from eval.speed.measure import Stopwatch, Variant, conditions, in_turn
+from eval.speed.measure import Stopwatch, Variant, conditions, in_turn, varying
 from eval.speed.settings import SpeedSettings
 
 CACHES = ("dynamic", "static")
@@ -59,6 +59,7 @@ def measure(family: Laid, wanted: Sequence[Variant], batch: int, asked: SpeedSet
             "cache": cache,
             "batch": batch,
             "tokens": family.tokens,
+            "attention": variant.kernel,
             "decode_ms": statistics.median(ms),
             "decode_range_ms": [min(ms), max(ms)],
             "first_ms": first[variant, cache],
@@ -70,9 +71,10 @@ def measure(family: Laid, wanted: Sequence[Variant], batch: int, asked: SpeedSet
 
 def table(result: dict[str, Any]) -> Table:
     """Both caches of every variant."""
+    several = dict.fromkeys(["batch", *varying(result["rows"])])
     rows = [
-        [row["variant"], row["batch"], row["cache"], row["decode_ms"], "{:.2f}-{:.2f}".format(*row["decode_range_ms"]),
-         row["first_ms"] / 1e3, "yes" if row["same_tokens"] else "no"]
+        [row["variant"], *map(row.get, several), row["cache"], row["decode_ms"],
+         "{:.2f}-{:.2f}".format(*row["decode_range_ms"]), row["first_ms"] / 1e3, "yes" if row["same_tokens"] else "no"]
         for row in result["rows"]
     ]  # fmt: skip
     notes = [
@@ -80,5 +82,5 @@ def table(result: dict[str, Any]) -> Table:
         "static: generate(cache_implementation='static'), whose step is compiled; first: what the first answer took "
         "longer; equal: the same tokens as with the dynamic cache",
     ]
-    head = ["variant", "batch", "cache", "ms/token", "range", "first, s", "equal"]
+    head = ["variant", *several, "cache", "ms/token", "range", "first, s", "equal"]
     return Table(f"{result['shape']}: compiled decoding", head, rows, notes)

@@ -228,6 +228,11 @@ def conditions(result: dict[str, Any]) -> str:
     return ", ".join([result["device"], f"{result['threads']} thread(s)", *dtype, f"torch {result['torch']}"])
 
 
+def varying(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Of tokens, batch and attention, what is not the same in all rows of a result, so that its table shows it."""
+    return [name for name in ("tokens", "batch", "attention") if len({row[name] for row in rows}) > 1]
+
+
 def in_turn(work: Callable[[Key], Value], keys: Sequence[Key], rounds: int, warm: int = 1) -> dict[Key, list[Value]]:
     """What `work` gives for every key, interleaved to cancel drift; the first `warm` rounds do not count."""
     taken: dict[Key, list[Value]] = {key: [] for key in keys}

@@ -15,7 +15,7 @@ import torch
 from eval.core.tables import Table, say, show
 from eval.speed import authors, calls, compiled, parts, precision, waits
 from eval.speed.drawn import Laid, build, prompt
-from eval.speed.measure import Timed, Variant, conditions, fitting, machine, matrix_rate, measure, once
+from eval.speed.measure import Timed, Variant, conditions, fitting, machine, matrix_rate, measure, once, varying
 from eval.speed.settings import SpeedSettings
 from eval.speed.shapes import SHAPES
 
@@ -107,11 +107,11 @@ COLUMNS = {
 def table(result: Result) -> Table:
     """Prefill, decoding and memory; what is the same in all rows stands above them."""
     rows = result["rows"]
-    varying = [name for name in ("tokens", "batch", "attention") if len({row[name] for row in rows}) > 1]
+    several = varying(rows)
     memory = ["memory"] if any(row["memory"] is not None for row in rows) else []
-    columns = ["variant", *varying, *COLUMNS, *memory]
-    fixed = [f"{rows[0][name]} {name}" for name in ("tokens", "batch") if name not in varying]
-    how = "" if "attention" in varying else f", {rows[0]['attention']}"
+    columns = ["variant", *several, *COLUMNS, *memory]
+    fixed = [f"{rows[0][name]} {name}" for name in ("tokens", "batch") if name not in several]
+    how = "" if "attention" in several else f", {rows[0]['attention']}"
     how += ", one layer's weights in all" if result["shared_layers"] else ""
     how += f", every second row {result['ragged']} tokens shorter" if result["ragged"] else ""
     notes = [

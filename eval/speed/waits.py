@@ -25,7 +25,7 @@ import torch
 
 from eval.core.tables import Table
 from eval.speed.drawn import Laid, prompt
-from eval.speed.measure import Variant
+from eval.speed.measure import Variant, varying
 from eval.speed.settings import SpeedSettings
 
 # Read once, before the model starts on the prompt: its ids and its mask.
@@ -136,6 +136,9 @@ def measure(family: Laid, wanted: Sequence[Variant], batch: int, asked: SpeedSet
             {
                 "variant": variant.label,
                 "method": variant.method,
+                "batch": batch,
+                "tokens": family.tokens,
+                "attention": variant.kernel,
                 "ours": ours,
                 "unknown": unknown,
                 "theirs": sum(counts.values()) - sum(ours.values()),
@@ -152,9 +155,10 @@ def table(result: dict[str, Any]) -> Table:
     def listed(counts: dict[str, int]) -> str:
         return ", ".join(f"{at} x{times}" for at, times in counts.items()) or "–"
 
+    several = varying(result["rows"])
     rows = [
-        [row["variant"], listed(row["ours"]), listed(row["unknown"]), row["theirs"], row["in_layers"] or "none",
-         row["profiled"]]
+        [row["variant"], *map(row.get, several), listed(row["ours"]), listed(row["unknown"]), row["theirs"],
+         row["in_layers"] or "none", row["profiled"]]
         for row in result["rows"]
     ]  # fmt: skip
     notes = [
@@ -162,5 +166,5 @@ def table(result: dict[str, Any]) -> Table:
         "ours, unexpected and theirs (the model's own code): CUDA's warnings; in layers: in its error mode, between "
         "the decoder's first and last layer; profiled: waits that the profiler counts, of everybody",
     ]
-    head = ["variant", "ours", "unexpected", "theirs", "in layers", "profiled"]
+    head = ["variant", *several, "ours", "unexpected", "theirs", "in layers", "profiled"]
     return Table(f"{result['shape']}: who waits for the device", head, rows, notes)

@@ -15,6 +15,7 @@ import torch
 import pruners
 from eval import cli
 from eval.commands import speed
+from eval.speed import compiled
 from eval.speed import parts as speed_parts
 from eval.speed.drawn import Laid, build, prompt
 from eval.speed.measure import Timed, Variant, fitting, flops_of, measure, spread
@@ -256,3 +257,17 @@ def test_the_script_asks_for_what_there_is(tmp_path):
 def test_an_answer_too_short_to_tell_a_step_is_refused_before_a_model_is_built():
     with pytest.raises(ValueError, match="--decode 1: a step is told from the prefill"):
         SpeedSettings(compiled=True, decode=1)
+
+
+def test_tables_tell_lengths_and_kernels_apart_where_there_are_several(family):
+    asked = SpeedSettings(rounds=1, decode=2)
+    rows = [
+        row
+        for kernel in ("sdpa", "eager")
+        for row in compiled.measure(family, [Variant("fastv", 8, "none", kernel)], 1, asked)
+    ]
+    result = {"shape": "x", "device": "cpu", "threads": 1, "torch": "2", "rounds": 1, "decode": 2}
+    assert compiled.table({**result, "rows": rows[:2]}).head[:3] == ["variant", "batch", "cache"]
+    both = compiled.table({**result, "rows": rows})
+    assert both.head[:4] == ["variant", "batch", "attention", "cache"]
+    assert [row[2] for row in both.rows] == ["sdpa", "sdpa", "eager", "eager"]
