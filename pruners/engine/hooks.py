@@ -94,6 +94,7 @@ class Run:
         self.vision = Vision(pruner, family, debias, self.sizes) if watched else None
         limits.refuse_unsupported(family, self.state.kernel)
         limits.refuse_reading(self.debias, pruner)
+        limits.refuse_ranking(pruner, self.cuts)
         limits.refuse_sinks(self.debias, self.cuts)
         if debias.padding is not None and debias.padding.placed and family.pads and sizes is None:
             raise ValueError(
@@ -134,21 +135,21 @@ class Run:
         ids = kwargs.get("input_ids", args[0] if args else None)
         if ids is None:
             raise Unsupported("pruning finds images by their tokens: pass input_ids, not inputs_embeds")
-        cache = kwargs.get("past_key_values")
+        given = {name: kwargs[name] for name in self.adapter.media if kwargs.get(name) is not None}
+        cache, media = kwargs.get("past_key_values"), {**self.media, **given}
         ours = cache is state.cache
         if is_empty(cache, trusted=ours and ids.shape[1] == 1):
             warn_anew(None if state.cache is not None else state.ids, ids)
             self.watch.begin()
             self.trace.restart()
             self.trace.prefill.begin(ids.device)
-            given = {name: kwargs[name] for name in self.adapter.media if kwargs.get(name) is not None}
-            self.prefill(ids, kwargs.get("attention_mask"), {**self.media, **given})
+            self.prefill(ids, kwargs.get("attention_mask"), media)
             return None
         if not ours:
             raise Unsupported("the cache was filled outside this `with` block: start with an empty one inside it")
-        if ids.shape[1] > 1 and state.segments:
+        if ids.shape[1] > 1 and (state.segments or any(self.adapter.spans({"input_ids": ids.cpu(), **media}))):
             raise Unsupported(
-                "several tokens at once behind a pruned prompt are not supported: "
+                "several tokens at once on a filled cache are not supported where there is a picture or clip: "
                 "no chunked prefill, assisted decoding or second turn on the same cache"
             )
         self.trace.decode.begin(ids.device)
@@ -232,12 +233,13 @@ class Run:
         )
 
     def enter(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        state = self.state
-        state.cache = kwargs.get("past_key_values")
+        state, first = self.state, number == 0 and self.state.step == 0
+        if first:
+            state.cache = kwargs.get("past_key_values")  # which the model makes where it is given none
         if not state.segments:
             return None
         hidden = states_of(args, kwargs)
-        if number == 0 and state.step == 0:
+        if first:
             limits.refuse_cache(state.cache, state.kernel)
             state.like = hidden.new_empty(1, 1, 0)
             self.start(hidden)
@@ -390,9 +392,7 @@ class Run:
             queries = list(self.adapter.queries(attn, states[:, -1:]))
         else:
             rows = query_rows(cut, segment)
-            queries = [
-                self.adapter.queries(attn, row.index_select(0, at)) for row, at in zip(states, rows, strict=True)
-            ]
+            queries = [self.adapter.queries(attn, states[row].index_select(0, at)) for row, at in enumerate(rows)]
         kind = "last" if state.step else cut.rows
         held = states if cached is None else None
         return Look(self.adapter, attn, kind, rows, queries, tables, columns, valid, cached, held)

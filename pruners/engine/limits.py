@@ -59,6 +59,14 @@ def refuse_reading(debias: Debias, pruner: Method) -> None:
         )
 
 
+def refuse_ranking(pruner: Method, cuts: Sequence[Cut]) -> None:
+    if pruner.mode == "mask" and (pruner.prunes_tower() or any(cut.source == "same" for cut in cuts)):
+        raise Unsupported(
+            f"{pruner}: mode='mask' ranks all tokens again at every step, from keys in the cache. A cut that reads the "
+            "attention of its own layer, or tokens taken out inside the vision tower, need mode='gather'"
+        )
+
+
 def refuse_sinks(debias: Debias, cuts: Sequence[Cut]) -> None:
     first = cuts[0]
     if debias.padding is not None and not debias.padding.placed and (first.layer == 0 or first.source == "tower"):

@@ -92,8 +92,7 @@ class Prefix:
             out = layer(*args, **kwargs)
             held = state.cache.layers[number]
             static = hasattr(held, "max_cache_len")  # its tensors are written to again
-            parts = (part[:, :, : state.length].clone() if static else part for part in (held.keys, held.values))
-            keys, values = parts
+            keys, values = (part[:, :, : state.length].clone() if static else part for part in (held.keys, held.values))
             self.held[number] = keys, values
             self.hidden = out
             return out
@@ -105,6 +104,8 @@ class Prefix:
             }
             record(number, state.layers[number].self_attn, (), seen)
         self.reused += 1
+        if number < state.cuts[0].layer - 1:  # the next layer is replayed, too: only the shape of what it gets matters
+            return (entering,) if isinstance(self.hidden, tuple) else entering
         if isinstance(self.hidden, tuple):
             return tuple(map(self._chosen, self.hidden))
         return self._chosen(self.hidden)

@@ -100,7 +100,7 @@ def received(query: Tensor, key: Tensor, scale: float) -> Tensor:
     """[h, n] the mean weight that the queries [h, q, c] put on each key [h, n, c]; not all weights at once."""
     at_once = max(1, ROOM // (key.shape[0] * key.shape[1]))
     turned = key.float().transpose(1, 2)
-    total = key.new_zeros(key.shape[:2])
+    total = turned.new_zeros(key.shape[:2])  # float32, as what is added
     for part in query.split(at_once, 1):
         total = total + (part.float() @ turned * scale).softmax(-1).sum(1)
     return total / query.shape[1]

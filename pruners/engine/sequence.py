@@ -220,9 +220,10 @@ def real_columns(mask: Any, length: int) -> Tensor | None:
         mask = mask.get("full_attention")
     if mask is None:
         return None
-    if mask.dim() == 4:  # built for a static cache: what the last token sees
-        mask = mask[:, 0, -1, :length]
-    real: Tensor = (mask if mask.dtype == torch.bool else mask == 0 if mask.is_floating_point() else mask != 0).cpu()
+    if mask.dim() == 4:  # built for a static cache: what the last token sees, True or a 0 that is added to its score
+        seen = mask[:, 0, -1, :length]
+        mask = seen == 0 if seen.is_floating_point() else seen
+    real: Tensor = mask.bool().cpu()
     if bool(real.all()):
         return None
     if not bool((real[:, -1]).all()) or bool((real[:, :-1] & ~real[:, 1:]).any()):

@@ -128,6 +128,11 @@ class Vision:
         return patches(self.adapter, self.attn, *self.starts[image], self.spans[image])
 
     # -- pruning inside ------------------------------------------------------------------------------------------------
+    @property
+    def total(self) -> int:
+        """Patches of each image, before any is taken out."""
+        return self.tokens - int(self.tower.cls)
+
     def enter(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note what a layer gets."""
         self.entering = states_of(args, kwargs)
@@ -152,7 +157,7 @@ class Vision:
         assert self.debias.padding is not None
         if self.sizes is None or len(self.sizes) != images:
             raise ValueError(f"the vision tower got {images} pictures; expected one size for each, in `sizes`")
-        side = isqrt(self.tokens)  # the same with a CLS token as without
+        side = isqrt(self.total)
         return torch.stack([unpadded(self.debias.padding, Span(0, (side, side), size=size)) for size in self.sizes])
 
     def attend(self, attn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -177,7 +182,7 @@ class Vision:
                     layer=self.shrinking[stage],
                     stage=stage,
                     stages=len(self.shrinking),
-                    total=self.tokens - int(self.tower.cls),
+                    total=self.total,
                     hidden=middle[image],
                     query=heads(layer.self_attn, "q", normed[image]),
                     keys=heads(layer.self_attn, "k", normed[image]),

@@ -68,7 +68,7 @@ class Watch:
             self.handles.append(state.decoder.register_forward_pre_hook(self.on_decoder, with_kwargs=True))
 
     def step(self) -> None:
-        """What the layers get in this step of decoding, settled before they state."""
+        """What the layers get in this step of decoding, settled before they run."""
         if not self.resting:
             self.rest()
         for segment, changed in self.lent:

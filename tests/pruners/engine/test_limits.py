@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -57,33 +58,41 @@ def test_a_prefix_hands_on_the_rows_that_are_asked_for():
 
 @pytest.mark.parametrize("tupled", [False, True])  # what a layer returns, in some versions
 def test_a_row_of_a_padded_batch_is_replayed_by_itself(tupled):
+    """Of two layers; what the first hands on is not read, so that no rows are chosen of it."""
     prefix, decoder, ran, filled = Prefix(), object(), [], []
     states, tables = torch.arange(12.0).view(2, 3, 2), (torch.ones(1, 3, 2), torch.zeros(1, 3, 2))
 
     def run(rows, valid):
-        held = SimpleNamespace(keys=None, values=None)
-        cache = SimpleNamespace(layers=[held], update=lambda *given: filled.append(given))
-        segment, cuts = SimpleNamespace(valid=valid), [Cut(1, 1)]
+        held = [SimpleNamespace(keys=None, values=None) for _ in range(2)]
+        cache = SimpleNamespace(layers=held, update=lambda *given: filled.append(given))
+        segment, cuts = SimpleNamespace(valid=valid), [Cut(2, 1)]
         state = SimpleNamespace(step=0, segments=[segment], cache=cache, decoder=decoder, cuts=cuts, length=3)
 
-        def layer(hidden, **kwargs):
+        def layer(number, hidden, **kwargs):
             ran.append(rows)
-            held.keys, held.values = hidden[:, None], -hidden[:, None]
+            held[number].keys, held[number].values = hidden[:, None], -hidden[:, None]
             return (2 * hidden, None) if tupled else 2 * hidden
 
-        prefix.rows = torch.tensor(rows)
-        out = prefix._layer(state, print, 0, layer, states[rows], position_embeddings=tables)
-        assert torch.equal(out[0] if tupled else out, 2 * states[rows])
+        prefix.rows, entering = torch.tensor(rows), [states[rows]]
+        for number in (0, 1):
+            here = partial(layer, number)
+            out = prefix._layer(state, print, number, here, entering[-1], position_embeddings=tables)
+            assert isinstance(out, tuple) == tupled
+            entering.append(out[0] if tupled else out)
+        return entering
 
-    run([0, 1], torch.tensor([[False, True, True], [True, True, True]]))
-    run([1], None)  # all of it is real, as it was in the batch
-    assert ran == [[0, 1]]
-    keys, values, number = filled[0]
-    assert torch.equal(keys, states[[1], None])
-    assert torch.equal(values, -keys)
-    assert (number, prefix.reused) == (0, 1)
-    run([0], None)  # there it was padded
-    assert ran == [[0, 1], [0]]
+    assert torch.equal(run([0, 1], torch.tensor([[False, True, True], [True, True, True]]))[2], 4 * states)
+    first, second, last = run([1], None)  # all of it is real, as it was in the batch
+    assert second is first
+    assert torch.equal(last, 4 * states[[1]])
+    assert ran == [[0, 1]] * 2
+    for number, ((keys, values, at), factor) in enumerate(zip(filled, (1, 2), strict=True)):
+        assert torch.equal(keys, factor * states[[1], None])
+        assert torch.equal(values, -keys)
+        assert at == number
+    assert prefix.reused == 2
+    assert torch.equal(run([0], None)[2], 4 * states[[0]])  # there it was padded
+    assert ran == [[0, 1]] * 2 + [[0]] * 2
 
 
 def test_arms_that_have_no_layer_in_common_are_named():
@@ -237,6 +246,16 @@ def test_what_the_mechanism_cannot_do_is_refused():
     limits.refuse_reading(Debias(), SimpleNamespace(mode="mask"))
     with pytest.raises(limits.Unsupported, match="need mode='gather'"):
         limits.refuse_reading(unrotated, SimpleNamespace(mode="mask"))
+
+    def ranking(mode, prunes_tower, *sources):
+        method = SimpleNamespace(mode=mode, prunes_tower=lambda: prunes_tower)
+        limits.refuse_ranking(method, [Cut(2 + number, 1, source) for number, source in enumerate(sources)])
+
+    ranking("mask", False, "previous", "previous")
+    ranking("gather", True, "same")
+    for told in ((False, "previous", "same"), (True, "previous")):
+        with pytest.raises(limits.Unsupported, match="mode='mask' ranks all tokens again at every step"):
+            ranking("mask", *told)
     sinks = Debias(padding=Padding.sink())
     for debias, cut in ((sinks, Cut(1, 1)), (Debias(padding=Padding()), Cut(0, 1)), (Debias(), Cut(0, 1))):
         limits.refuse_sinks(debias, [cut])

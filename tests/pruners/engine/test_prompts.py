@@ -122,7 +122,13 @@ def test_what_cannot_be_done_exactly_is_refused(llava, builders, requests, run):
         out = llava.model(**encoded.inputs)
         llava.model(input_ids=torch.tensor([[5, 6]]), past_key_values=out.past_key_values)
 
+    def picture_in_a_second_part():
+        ids, shown = encoded.inputs["input_ids"], encoded.inputs["pixel_values"]
+        cache = llava.model(input_ids=ids[:, :1]).past_key_values
+        llava.model(input_ids=ids[:, 1:], pixel_values=shown, past_key_values=cache)
+
     refused("second turn", second_turn)
+    refused("where there is a picture", picture_in_a_second_part)
     right = dict(llava.encode(requests[:2]).inputs)
     right["attention_mask"] = right["attention_mask"].flip(1)
     refused("padding must be on the left", lambda: llava.model(**right))

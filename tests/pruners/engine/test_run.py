@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from spying import Told
 
 from debias import Debias, Padding, Reading, Trend
 from debias.release import Release
-from pruners.base import Pruner
 from pruners.cut import Cut
 from pruners.engine import hooks
 from pruners.engine.hooks import Run
 from pruners.engine.limits import Unsupported
-from pruners.engine.masks import segment_mask
-from pruners.engine.sequence import Segment
 
 PADDING = Debias(padding=Padding())
-
-
-@dataclass(frozen=True)
-class Told(Pruner):
-    """Cuts where it is told to."""
-
-    told: tuple[Cut, ...] = (Cut(2, 12), Cut(4, 0.25))
-
-    def cuts(self, layers):
-        return list(self.told)
 
 
 class Watching(Told):
@@ -45,42 +33,9 @@ def llava(get):
     return get("llava")
 
 
-@pytest.fixture(scope="module")
-def batch(llava, requests):
-    """Two questions about a picture each; the first one's row is padded."""
-    return llava.encode(requests[:2])
-
-
 def prompt(batch, beams=1):
     ids, mask = (batch.inputs[name].repeat_interleave(beams, 0) for name in ("input_ids", "attention_mask"))
     return ids, mask
-
-
-@pytest.fixture
-def made(llava, batch):
-    """made(pruner, debias) -> a run whose hooks are gone when the test ends."""
-    runs = []
-
-    def run(pruner=None, debias=PADDING):
-        runs.append(Run(pruner or Told(), llava, debias, batch.sizes))
-        return runs[-1]
-
-    yield run
-    for one in runs:
-        one.watch.remove()
-
-
-@pytest.fixture
-def begun(made, batch):
-    """begun(pruner, debias, beams) -> a run that has read the batch as a prompt."""
-
-    def run(pruner=None, debias=PADDING, beams=1, trends=None):
-        one = made(pruner, debias)
-        one.trends = trends
-        one.prefill(*prompt(batch, beams), {})
-        return one
-
-    return run
 
 
 # a block --------------------------------------------------------------------------------------------------------------
@@ -111,10 +66,17 @@ def test_a_run_keeps_of_a_debias_what_means_something_to_the_method(made, llava,
     with pytest.raises(ValueError, match="not on this model"):
         made(Choosy())
 
+    class Anew(Inside):
+        mode = "mask"
+
+    with pytest.raises(Unsupported, match="mode='mask' ranks all tokens again at every step"):
+        made(Anew())
+
 
 def test_what_a_run_installs_goes_with_it(made, llava, monkeypatch):
     """Methods of the model are watched only where a family's spans depend on what they are given."""
-    inner, names = llava.inner, ["get_image_features", "get_video_features"]
+    inner, names, own = llava.inner, ["get_image_features", "get_video_features"], []
+    monkeypatch.setattr(llava, "hooks", lambda state: [SimpleNamespace(remove=lambda: own.append(state))])
     monkeypatch.setattr(type(inner), names[1], lambda self, grid=None: grid, raising=False)
     for media in ((), ("grid",)):
         monkeypatch.setattr(llava, "media", media, raising=False)
@@ -125,6 +87,7 @@ def test_what_a_run_installs_goes_with_it(made, llava, monkeypatch):
         assert run.media == ({"grid": 5} if media else {})
         run.state.segments = ["some"]
         run.remove()
+        assert own.pop() is run.state  # the family's own hooks
         assert not set(names) & set(vars(inner))
         assert (run.state.segments, run.handles) == ([], [])
 
@@ -292,6 +255,10 @@ def test_a_run_knows_prompts_from_steps(made, monkeypatch):
     run.media["grid"] = "noted"
     assert run.begin((ids,), {"attention_mask": "mask"}) is None
     assert read.pop() == (ids, "mask", {"grid": "noted"})
+    monkeypatch.setattr(run.adapter, "media", ("grid", "more"), raising=False)
+    for given, media in ((None, "noted"), (5, 5)):
+        run.begin((ids,), {"grid": given})
+        assert read.pop()[2] == {"grid": media}
     with pytest.raises(Unsupported, match="pass input_ids, not inputs_embeds"):
         run.begin((), {})
     for static in (True, False):
@@ -324,13 +291,17 @@ def test_a_step_is_counted_by_what_the_cache_holds(begun):
             assert type(state.step) is int
             assert state.step == (number if static else step)
         assert len(state.given) == (8 if static else 0)
-        with pytest.raises(Unsupported, match="several tokens at once behind a pruned prompt"):
+        with pytest.raises(Unsupported, match="several tokens at once on a filled cache"):
             called(run, torch.ones(2, 2).long(), state.cache)
         state.segments = []  # no picture, nothing that could be wrong
         assert called(run, torch.ones(2, 2).long(), state.cache) is None
         assert state.step == (5 if static else 3)
         if static:
             assert state.given == [{}] * 8
+        picture = torch.full((2, 37), run.adapter.model.config.image_token_id)
+        picture[0], picture[1, 36] = 4, 4
+        with pytest.raises(Unsupported, match="not supported where there is a picture or clip"):
+            called(run, picture, state.cache)  # the text before it was read as a prompt without one
 
 
 def test_a_step_tells_the_model_where_it_stands_if_layer_0_is_cut(begun):
@@ -338,8 +309,9 @@ def test_a_step_tells_the_model_where_it_stands_if_layer_0_is_cut(begun):
     for columns in (None, torch.arange(9).expand(2, -1)):
         run = begun()
         state = run.state
-        state.segments = [replace(state.segments[0], length=9, columns=columns)]
-        state.cache = Cache(11, False)
+        first = replace(state.segments[0], length=9, columns=columns)
+        state.segments = [first, replace(first, start=1, columns=torch.arange(9).expand(2, -1))]
+        state.cache, state.like = Cache(11, False), torch.zeros(1, 1, 0)
         found = called(run, one, state.cache, other=1)
         if columns is None:
             assert found is None
@@ -348,50 +320,3 @@ def test_a_step_tells_the_model_where_it_stands_if_layer_0_is_cut(begun):
             assert (args, given["other"], given["input_ids"]) == ((), 1, one)
             assert given["position_ids"].tolist() == [[state.length + 2]] * 2
         assert called(run, one, state.cache, position_ids="told") is None
-
-
-# what the layers get --------------------------------------------------------------------------------------------------
-def test_a_layer_behind_a_cut_gets_its_segments_mask_and_tables(begun):
-    """However it is called; all else that it is given stays."""
-    run = begun()
-    state, first = run.state, run.state.segments[0]
-    columns = torch.stack([torch.arange(5, 12), torch.arange(3, 10)])
-    valid = torch.arange(7) > torch.tensor([[1], [-1]])
-    state.segments.append(Segment(2, 7, first.images, first.text, valid, columns))
-    hidden, tables = torch.randn(2, 7, 32), (torch.randn(1, state.length, 8), torch.randn(1, state.length, 8))
-    given = {"attention_mask": "own", "position_ids": "own", "position_embeddings": tables, "other": 5}
-    for step in (0, 1):
-        state.step, state.segments[1].mask, state.segments[1].rotary = step, None, None
-        assert run.enter(1, (hidden,), {**given, "past_key_values": "cache"}) is None
-        assert state.cache == "cache"
-        state.cache = None
-        args, changed = run.enter(3, (hidden, "more"), given)
-        assert args[0] is hidden
-        assert args[1:] == ("more",)
-        for name in ("attention_mask", "position_embeddings", "position_ids"):
-            assert name in changed
-        assert changed["position_ids"] is None
-        assert changed["other"] == 5
-        wanted = segment_mask(state.kernel, hidden, valid, 7 + step)
-        assert torch.equal(changed["attention_mask"], wanted)
-        for ours, table in zip(changed["position_embeddings"], tables, strict=True):
-            assert torch.equal(ours, table if step else table[0][columns])
-        args, again = run.enter(3, (), {**given, "hidden_states": hidden})
-        assert args == ()
-        assert again["hidden_states"] is hidden
-        assert again["attention_mask"] is changed["attention_mask"]
-    state.segments = []
-    assert run.enter(3, (hidden,), given) is None
-
-
-def test_a_layer_that_looks_at_itself_is_cut_where_it_lives(begun, monkeypatch):
-    asked = []
-    monkeypatch.setattr(hooks, "home", lambda layer, device: asked.append(layer) or device)
-    for source in ("previous", "same"):
-        run = begun(Told(1.0, (Cut(2, 12, source),)))
-        run.choose = lambda stage, cut, tokens, segment, hidden: hooks.Choice(tokens, torch.arange(12))
-        tables = run.adapter.rotary(torch.zeros(1), torch.arange(run.state.length)[None])
-        left = run.cut(0, torch.randn(2, run.state.length, 32), tables)
-        assert left.shape == (2, run.state.length - 24, 32)
-        assert asked == ([] if source == "previous" else [run.layers[2]])
-        assert run.state.looks == [{}]

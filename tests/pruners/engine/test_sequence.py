@@ -343,13 +343,13 @@ def test_rows_are_taken_of_their_own_states():
 def test_padding_of_a_prompt_is_read_from_any_mask():
     plain = torch.tensor([[0, 1, 1], [1, 1, 1]])
     wanted = plain.bool().tolist()
-    for mask in (plain, plain.bool(), {"full_attention": plain}):
+    for mask in (plain, plain.bool(), plain.float(), plain.half(), {"full_attention": plain}):
         assert sequence.real_columns(mask, 3).tolist() == wanted
     later = torch.ones(3, 5).triu(1) + (torch.nn.functional.pad(plain, (0, 2)) == 0)[:, None, None]
     seen = -1e9 * later
     assert sequence.real_columns(seen, 3).tolist() == wanted
     assert sequence.real_columns(seen == 0, 3).tolist() == wanted
-    for mask in (None, torch.ones(2, 3).long(), {"full_attention": None}, {}):
+    for mask in (None, torch.ones(2, 3).long(), torch.ones(2, 3), {"full_attention": None}, {}):
         assert sequence.real_columns(mask, 3) is None
     for right in ([[1, 1, 0]], [[1, 0, 1]], [[1, 1, 1], [0, 1, 0]], [[1, 1, 1], [0, 0, 0]]):
         with pytest.raises(limits.Unsupported, match="padding must be on the left"):
