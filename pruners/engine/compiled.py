@@ -46,6 +46,7 @@ class Compiled:
         model.get_compiled_call = self.get
 
     def get(self, config: Any) -> Any:
+        """What generate() calls for a step: the compiled step, or the model itself where no step repeats."""
         if self.state.pruner.mode == "mask":
             return self.model  # ranks anew at every step: there is no step that stays the same
         from transformers import CompileConfig
@@ -54,6 +55,7 @@ class Compiled:
         return self.step
 
     def step(self, **inputs: Any) -> Any:
+        """One step of decoding, compiled for the shapes that the inputs have."""
         _, inputs = self.begin((), inputs) or ((), inputs)
         out = self.made(inputs)(self.model, tuple(self.state.given), inputs)
         self.end()
@@ -72,6 +74,7 @@ class Compiled:
         return steps[key]
 
     def remove(self) -> None:
+        """Give the model its own compiled call back."""
         del self.model.get_compiled_call
 
 
@@ -79,6 +82,7 @@ def alone() -> Any:
     """The model's call under code of its own, since what is compiled is kept by code."""
 
     def step(model: Any, given: tuple[dict[str, Any], ...], inputs: dict[str, Any]) -> Any:
+        """One step of decoding, compiled for the shapes that the inputs have."""
         LENT.given = given
         out = model(**inputs)
         LENT.given = ()

@@ -25,17 +25,7 @@ from pruners.engine.limits import Unsupported, is_empty, warn_anew
 from pruners.engine.masks import segment_mask
 from pruners.engine.prefix import Prefix
 from pruners.engine.recorder import Recorder
-from pruners.engine.sequence import (
-    Choice,
-    Segment,
-    first_segment,
-    gather,
-    hide,
-    query_rows,
-    real_columns,
-    shrink,
-    take,
-)
+from pruners.engine.sequence import Choice, Segment, first_segment, gather, hide, query_rows, real_columns, shrink, take
 from pruners.engine.state import State
 from pruners.engine.trace import Trace
 from pruners.engine.vision import Vision, states_of
@@ -96,14 +86,11 @@ class Run:
         limits.refuse_reading(self.debias, pruner)
         limits.refuse_ranking(pruner, self.cuts)
         limits.refuse_sinks(self.debias, self.cuts)
-        if debias.padding is not None and debias.padding.placed and family.pads and sizes is None:
-            raise ValueError(
-                "this debias silences padding and needs the size of every image before padding: "
-                "pass sizes=[(width, height), ...]"
-            )
+        limits.refuse_unsized(self.debias, family, sizes)
 
     # -- installing ----------------------------------------------------------------------------------------------------
     def install(self) -> None:
+        """Set all hooks on the model."""
         inner = self.adapter.inner
         self.handles.append(inner.register_forward_pre_hook(self.on_model, with_kwargs=True))
         self.handles.append(inner.register_forward_hook(self.on_answer))
@@ -121,6 +108,7 @@ class Run:
             self.handles.append(Compiled(self.state, self.begin, self.end))
 
     def remove(self) -> None:
+        """Take all hooks off, and forget what the last prompt left."""
         for handle in self.handles:
             handle.remove()
         self.handles = []
@@ -128,9 +116,11 @@ class Run:
 
     # -- the model as a whole ------------------------------------------------------------------------------------------
     def on_model(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+        """Before the model: see `begin`."""
         return None if torch.compiler.is_compiling() else self.begin(args, kwargs)  # see pruners.engine.compiled
 
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+        """Read a new prompt's pictures, or ready the segments for a step; None, or the model's changed arguments."""
         state = self.state
         ids = kwargs.get("input_ids", args[0] if args else None)
         if ids is None:
@@ -170,10 +160,12 @@ class Run:
         return None
 
     def on_answer(self, module: Any, args: Any, output: Any) -> None:
+        """Behind the model: see `end`."""
         if not torch.compiler.is_compiling():
             self.end()
 
     def end(self) -> None:
+        """Close a step: stop its clock, and drop what belonged to it alone."""
         state = self.state
         (self.trace.decode if state.step else self.trace.prefill).end(state.decoder.device)
         if self.vision is not None:
@@ -216,6 +208,7 @@ class Run:
 
     # -- a layer -------------------------------------------------------------------------------------------------------
     def on_layer(self, number: int, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Before a layer: what it gets in place of its arguments, None to leave them."""
         given = LENT.given if torch.compiler.is_compiling() else self.state.given
         if given:
             return (args, {**kwargs, **given[number]}) if given[number] else None
@@ -233,6 +226,7 @@ class Run:
         )
 
     def enter(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Cut before this layer where it is due; the arguments for the tokens that stay, None to leave all as is."""
         state, first = self.state, number == 0 and self.state.step == 0
         if first:
             state.cache = kwargs.get("past_key_values")  # which the model makes where it is given none
@@ -262,11 +256,13 @@ class Run:
         return args, {**changed, "hidden_states": hidden}
 
     def on_attention(self, number: int, attn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Behind a layer's attention: see `record`."""
         if torch.compiler.is_compiling() or self.state.given or not self.state.segments:
             return
         self.record(number, attn, args, kwargs)
 
     def record(self, number: int, attn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note what the cuts that look at this layer will score."""
         state = self.state
         states = states_of(args, kwargs)
         cached = None if state.cache is None else state.cache.layers[number]
@@ -276,6 +272,7 @@ class Run:
                 state.looks[stage][number] = look
 
     def mask(self, segment: Segment, number: int, hidden: Tensor) -> Tensor | None:
+        """The attention mask of a segment at a layer, made once a step; None where the kernel needs none."""
         state = self.state
         if segment.mask is None:
             held = state.cache.layers[number] if state.cache is not None and number < len(state.cache.layers) else None
@@ -358,6 +355,7 @@ class Run:
         return choose(self.pruner, self.view(stage, cut, tokens, segment, hidden), dtype)
 
     def view(self, stage: int, cut: Cut, tokens: Tokens, segment: Segment, hidden: Tensor) -> View:
+        """What the method sees of one image's tokens at a cut; stage -1 is a look without a budget."""
         depth = len(self.layers)
         budget = self.pruner.counts(depth, tokens.span.total)[stage] if stage >= 0 else len(tokens)
         return View(
@@ -376,6 +374,7 @@ class Run:
         )
 
     def patches(self, tokens: Tokens) -> Patches | None:
+        """What the vision tower saw of an image; None where it is not read, or where places are unknown."""
         if self.vision is None or not self.pruner.watches_tower() or tokens.span.index is not None:
             return None
         return self.vision.patches(tokens.image)

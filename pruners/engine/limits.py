@@ -41,6 +41,7 @@ def checked(pruner: Method, layers: int) -> list[Cut]:
 
 
 def refuse_unsupported(family: Adapter, kernel: str) -> None:
+    """Raise where the decoder's attention is of a kind whose tokens cannot be taken out."""
     config = family.decoder.config
     types = getattr(config, "layer_types", None)
     if kernel not in KERNELS:
@@ -52,6 +53,7 @@ def refuse_unsupported(family: Adapter, kernel: str) -> None:
 
 
 def refuse_reading(debias: Debias, pruner: Method) -> None:
+    """Raise where scores before the rotary embedding are asked for, but only rotated keys are left to rank by."""
     if debias.reading is not None and not debias.reading.rope and pruner.mode == "mask":
         raise Unsupported(
             "mode='mask' ranks again at every step, from keys that are rotated already: scores before the rotary "
@@ -60,6 +62,7 @@ def refuse_reading(debias: Debias, pruner: Method) -> None:
 
 
 def refuse_ranking(pruner: Method, cuts: Sequence[Cut]) -> None:
+    """Raise where a method cannot rank anew at every step from the keys in the cache."""
     if pruner.mode == "mask" and (pruner.prunes_tower() or any(cut.source == "same" for cut in cuts)):
         raise Unsupported(
             f"{pruner}: mode='mask' ranks all tokens again at every step, from keys in the cache. A cut that reads the "
@@ -68,6 +71,7 @@ def refuse_ranking(pruner: Method, cuts: Sequence[Cut]) -> None:
 
 
 def refuse_sinks(debias: Debias, cuts: Sequence[Cut]) -> None:
+    """Raise where sinks are looked for in states that no decoder layer has made yet."""
     first = cuts[0]
     if debias.padding is not None and not debias.padding.placed and (first.layer == 0 or first.source == "tower"):
         raise ValueError(
@@ -76,12 +80,23 @@ def refuse_sinks(debias: Debias, cuts: Sequence[Cut]) -> None:
         )
 
 
+def refuse_unsized(debias: Debias, family: Adapter, sizes: Sequence[Any] | None) -> None:
+    """Raise where padding is to be silenced, but nothing says how large the pictures were before they were padded."""
+    if debias.padding is not None and debias.padding.placed and family.pads and sizes is None:
+        raise ValueError(
+            "this debias silences padding and needs the size of every image before padding: "
+            "pass sizes=[(width, height), ...]"
+        )
+
+
 def refuse_trends(trends: Sequence[Trend] | None, pictures: int) -> None:
+    """Raise unless there is one trend for each picture or clip of the batch."""
     if trends is not None and len(trends) != pictures:
         raise ValueError(f"the batch holds {pictures} pictures or clips, but {len(trends)} trends were given")
 
 
 def refuse_cache(cache: Any, kernel: str) -> None:
+    """Raise where tokens cannot be taken out of this kind of cache."""
     kinds = {type(layer).__name__ for layer in cache.layers} if cache is not None else set()
     if kinds - {"DynamicLayer", "StaticLayer"} or getattr(cache, "offloading", False):
         raise Unsupported(

@@ -32,6 +32,7 @@ class Prefix:
         self.forget()
 
     def forget(self) -> None:
+        """Drop the held layers, so that the next prompt is computed whole."""
         self.wanted: list[Any] = []  # what has to be equal: the model, the layers, and what layer 0 gets
         self.replaying = False
         self.chosen: Tensor | None = None  # `rows`, where only they are replayed

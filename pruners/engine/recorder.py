@@ -28,6 +28,7 @@ class Recorder:
         setattr(module, name, recording)
 
     def remove(self) -> None:
+        """Take the recorder off its module."""
         delattr(self.module, self.name)
 
 
@@ -39,6 +40,7 @@ class Detour:
         module.forward = forward
 
     def remove(self) -> None:
+        """Give the module back the forward that it had."""
         if self.before is None:
             del self.module.forward
         else:

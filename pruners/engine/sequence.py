@@ -66,10 +66,11 @@ class Choice:
 
     @property
     def place(self) -> Tensor:
+        """[m] which tokens of the cut the kept ones stand in for, and whose positions they have."""
         return self.kept if self.merged is None else self.merged.place
 
     @property
-    def own(self) -> Tensor | None:
+    def unmerged(self) -> Tensor | None:
         """[m] which of them are the image's own tokens; None: all."""
         mine = None if self.merged is None else self.merged.own
         before = None if self.tokens.own is None else self.tokens.own.index_select(0, self.place)
@@ -89,7 +90,7 @@ class Choice:
     def after(self, slots: Tensor, before: int) -> Tokens:
         """The image's tokens behind the cut."""
         raster = self.tokens.raster.index_select(0, self.place)
-        return replace(self.tokens, span=self.tokens.span.at(raster), slots=slots, own=self.own, before=before)
+        return replace(self.tokens, span=self.tokens.span.at(raster), slots=slots, own=self.unmerged, before=before)
 
 
 def gather(segment: Segment, choices: Sequence[Sequence[Choice]], start: int) -> tuple[Segment, Tensor]:

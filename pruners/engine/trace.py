@@ -22,15 +22,18 @@ class Clock:
         self.start: Any = None
 
     def begin(self, device: torch.device) -> None:
+        """Start the clock, without waiting for the device."""
         self.start = self._mark(device)
 
     def end(self, device: torch.device) -> None:
+        """Stop it, and keep the pair."""
         if self.start is not None:
             self.pairs.append((self.start, self._mark(device)))
             self.start = None
 
     @property
     def ms(self) -> list[float]:
+        """Milliseconds of every pair; waits for the device."""
         return [self._between(*pair) for pair in self.pairs]
 
     @staticmethod
@@ -63,11 +66,12 @@ class Image:
         """Raster indices behind a cut: of the image's own tokens, or of the places that new ones take."""
         choice = self.choices[stage]
         index = choice.tokens.raster.index_select(0, choice.place)
-        if choice.own is None:
+        if choice.unmerged is None:
             return index if own else index[:0]
-        return index[choice.own if own else ~choice.own]
+        return index[choice.unmerged if own else ~choice.unmerged]
 
     def counts(self, depth: int) -> dict[str, Any]:
+        """Tokens of this image after each cut and on average over `depth` layers, padding among them, as a record."""
         after = [len(choice.place) for choice in self.choices]
         edges = [0, *self.layers[: len(after)], depth]
         held = [len(self.tokens), *after]

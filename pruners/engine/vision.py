@@ -46,6 +46,7 @@ class Vision:
         self.forget()
 
     def forget(self) -> None:
+        """Drop everything of the last prompt."""
         self.seen: list[Seen] = []  # one for each run: over pictures, over clips
         self.starts: list[tuple[Seen, int]] = []  # per image of the batch, where in which run it begins
         self.glanced: list[tuple[int, Tensor]] = []  # (layer, normed input of its attention) of the run that goes on
@@ -58,6 +59,7 @@ class Vision:
         self.whole: Tensor | None = None  # [I, N] True where there is no padding
 
     def install(self) -> list[Any]:
+        """Hook the tower; the handles to remove again."""
         tower = self.tower
         handles = [tower.module.register_forward_pre_hook(self.begin)]
         for stage, number in enumerate(self.shrinking):
@@ -78,21 +80,26 @@ class Vision:
         return handles
 
     def attn(self, number: int) -> Any:
+        """The attention module of a layer."""
         return getattr(self.tower.layers[number], self.tower.attention)
 
     # -- reading -------------------------------------------------------------------------------------------------------
     def begin(self, module: Any, args: Any) -> None:
+        """Before the tower runs: forget the last prompt's runs."""
         if self.over or self.shrinking:
             self.forget()
         self.glanced = []
 
     def glance(self, number: int, attn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note what an attention gets that only scores by it need."""
         self.glanced.append((number, states_of(args, kwargs)))
 
     def look(self, attn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note a run: what the attention that the method reads gets."""
         self.seen.append(Seen(states_of(args, kwargs), kwargs.get("position_embeddings"), self.glanced))
 
     def keep_features(self, layer: Any, args: Any, output: Any) -> None:
+        """Note the output of the layer whose features the model takes."""
         self.features = first(output)
         if self.seen:
             self.seen[-1].features = self.features
@@ -161,6 +168,7 @@ class Vision:
         return torch.stack([unpadded(self.debias.padding, Span(0, (side, side), size=size)) for size in self.sizes])
 
     def attend(self, attn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Note what an attention got and made, for the merge behind it."""
         self.attended = states_of(args, kwargs), first(output)
 
     def shrink(self, stage: int, layer: Any, args: Any, output: Any) -> Any:
@@ -223,10 +231,12 @@ class Vision:
 
 
 def states_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The hidden states among a layer's arguments."""
     states: Tensor = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
     return states
 
 
 def first(output: Any) -> Tensor:
+    """The hidden states that a layer returned, alone or first of several."""
     states: Tensor = output[0] if isinstance(output, tuple) else output
     return states

@@ -79,6 +79,7 @@ class Watch:
         return args, {**kwargs, "attention_mask": self.mask(self.state.at(0))}
 
     def mask(self, segment: Segment) -> Tensor | None:
+        """The mask of a segment for this step: a slice of one that is made for many steps at once."""
         state, seen = self.state, segment.length + self.state.step
         made = self.masks.get(segment.start)
         if segment.start not in self.masks or (made is not None and made.shape[-1] < seen):
@@ -87,6 +88,7 @@ class Watch:
         return None if made is None else made[..., :seen]
 
     def rotary(self, segment: Segment) -> tuple[Tensor, Tensor]:
+        """(cos, sin) of a segment's next position: a slice of tables that are made for many steps at once."""
         state, made = self.state, self.tables.get(segment.start)
         if made is None or not 0 <= state.step - made[0] < made[-1].shape[1]:
             positions = segment.positions(state.step).to(state.like.device)
@@ -99,12 +101,15 @@ class Watch:
         return cos[:, state.step - first, None], sin[:, state.step - first, None]
 
     def remove(self) -> None:
+        """Take everything off the layers and the decoder."""
         for handle in reversed(self.handles):
             handle.remove()
         self.handles, self.lent, self.masks, self.tables, self.resting = [], [], {}, {}, False
 
 
 def lending(forward: Callable[..., Any], changed: dict[str, Any]) -> Callable[..., Any]:
+    """`forward` with some arguments replaced by `changed`."""
+
     def lent(*args: Any, **kwargs: Any) -> Any:
         return forward(*args, **{**kwargs, **changed})
 

@@ -311,7 +311,7 @@ def test_merged_tokens_take_the_places_that_were_theirs():
     place, mine = torch.tensor([3, 0, 1]), torch.tensor([True, False, True])
     choice = Choice(tokens, torch.tensor([0, 1]), Merged(torch.zeros(3, 2), place, mine))
     assert torch.equal(choice.place, place)
-    assert choice.own.tolist() == [True, False, False]  # the one at place 1 was no token of the image before
+    assert choice.unmerged.tolist() == [True, False, False]  # the one at place 1 was no token of the image before
     assert choice.order.tolist() == [4, 5, 6]  # side by side, in the method's order
     after = choice.after(torch.tensor([9, 8, 7]), 2)
     assert (after.span.raster().tolist(), after.slots.tolist(), after.before) == ([3, 0, 1], [9, 8, 7], 2)
@@ -319,12 +319,12 @@ def test_merged_tokens_take_the_places_that_were_theirs():
     tokens.contiguous = False
     assert choice.order.tolist() == [7, 4, 5]
     tokens.contiguous, tokens.own = True, None
-    assert choice.own.tolist() == mine.tolist()
+    assert choice.unmerged.tolist() == mine.tolist()
     choice.merged = None
-    assert choice.own is None
+    assert choice.unmerged is None
     assert choice.order.tolist() == [4, 5]
     tokens.own = torch.tensor([False, True, True, True])
-    assert choice.own.tolist() == [False, True]
+    assert choice.unmerged.tolist() == [False, True]
     many = Merged(torch.zeros(5, 2), torch.tensor([0, 1, 2, 3, 3]), torch.ones(5) > 0)
     with pytest.raises(ValueError, match="a merge made 5 tokens of 4; it may not add more than it drops"):
         Choice(tokens, torch.tensor([0]), many).order  # noqa: B018
