@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -117,6 +119,7 @@ def test_help_and_completion_load_no_torch():
     """Every command's help page and the completion of all of them, in one process that must stay without torch."""
     code = """
 import sys
+from collections import defaultdict
 from eval.cli import COMMANDS, main
 heavy = {"torch", "transformers", "matplotlib"}
 for words in ([], ["--help"], *([name, "--help"] for name in COMMANDS), ["completion", "bash"]):
@@ -150,3 +153,71 @@ def test_commands_are_imported_by_nothing_and_share_only_their_flags():
         used = {module for module in imports(ast.walk(tree), known) if module.startswith("eval.commands.")}
         shared = {"eval.commands.flags"} if path.parent.name == "commands" else set()
         assert used <= shared, f"{path.relative_to(ROOT)} imports {used - shared}"
+
+
+def classes():
+    """name -> every public class of that name, as (file, its statement)."""
+    known = defaultdict(list)
+    for path in files(*BELOW):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                known[node.name].append((str(path.relative_to(ROOT)), node))
+    return known
+
+
+def test_no_two_public_classes_share_a_name():
+    assert not {name: [path for path, _ in places] for name, places in classes().items() if len(places) > 1}
+
+
+def methods(node):
+    return {part.name: part for part in node.body if isinstance(part, ast.FunctionDef)}
+
+
+def described_above(name, node, known):
+    """Whether a method is described where it is first declared: in another class of ours, or by a library."""
+    for base in node.bases:
+        base = ast.unparse(base).partition("[")[0].rpartition(".")[2]
+        if base not in known and base not in {"Protocol", "ABC", "NamedTuple", *vars(builtins)}:
+            return True
+        for _, above in known.get(base, ()):
+            if name in methods(above) and ast.get_docstring(methods(above)[name]):
+                return True
+            if described_above(name, above, known):
+                return True
+    return False
+
+
+def is_part_of_another(function):
+    """Setters belong to their property, and overloads to what they overload."""
+    return any(ast.unparse(decorator).endswith(("setter", "overload")) for decorator in function.decorator_list)
+
+
+def undescribed(path, known):
+    """Public classes, their public methods, and public functions without a docstring."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if (
+            not isinstance(node, ast.ClassDef | ast.FunctionDef)
+            or node.name.startswith("_")
+            or is_part_of_another(node)
+        ):
+            continue
+        if not ast.get_docstring(node):
+            yield node.name
+        for name, method in methods(node).items() if isinstance(node, ast.ClassDef) else ():
+            bare = not (name.startswith("_") or ast.get_docstring(method) or is_part_of_another(method))
+            if bare and not described_above(name, node, known):
+                yield f"{node.name}.{name}"
+
+
+def test_every_public_class_and_function_has_a_docstring():
+    known = classes()
+    bare = [f"{path.relative_to(ROOT)} {name}" for path in files(*BELOW) for name in undescribed(path, known)]
+    assert not bare
+
+
+def test_no_function_has_a_name_that_says_nothing():
+    for path in files(*BELOW):
+        names = {
+            node.name for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.FunctionDef)
+        }
+        assert not names & {"one", "own", "pick", "there"}, path
