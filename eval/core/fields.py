@@ -73,19 +73,27 @@ def apart(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 
 def read(flag: str, field: Field, values: Sequence[str]) -> Any:
     """The value of a field, from what stands behind its flag."""
-    kinds = catalogue.kinds(field)
+    kinds = [kind for kind in catalogue.kinds(field) if not isinstance(kind, Class)]  # made by flags of their own
     if field.annotation == "bool" and not values:
         return True
-    for kind in kinds:
-        with suppress(ValueError):
-            return _value(kind, values)
-    default = field.default.strip("()'").replace("',", "").replace(",", "") or "..."
-    example = f", as in {flag} {default}" if default not in ("None", "True", "False") else ""
+    if found := _understood(kinds, values):
+        return found[0]
+    default = field.default.strip("'")
+    shown = default not in ("None", "True", "False") and _understood(kinds, [default])
+    example = f", as in {flag} {default}" if shown else ""
     expected = " or ".join(dict.fromkeys(filter(None, map(_called, kinds))))
     raise Misuse(f"{' '.join([flag, *values]) if values else f'{flag} without a value'}: expected {expected}{example}")
 
 
-def _value(kind: ast.expr | Class, values: Sequence[str]) -> Any:
+def _understood(kinds: Sequence[ast.expr], values: Sequence[str]) -> list[Any]:
+    """The values as the first kind that they are of; an empty list, where they are of no kind."""
+    for kind in kinds:
+        with suppress(ValueError):
+            return [_value(kind, values)]
+    return []
+
+
+def _value(kind: ast.expr, values: Sequence[str]) -> Any:
     """The values as this kind, or a ValueError."""
     if isinstance(kind, ast.Subscript) and ast.unparse(kind.value) == "tuple":
         inner = kind.slice.elts if isinstance(kind.slice, ast.Tuple) else [kind.slice]
@@ -93,11 +101,9 @@ def _value(kind: ast.expr | Class, values: Sequence[str]) -> Any:
         parts = [inner[0]] * len(values) if many else inner
         return tuple(_value(part, [value]) for part, value in zip(parts, values, strict=True))
     (value,) = values
-    if isinstance(kind, Class):
-        words: Mapping[str, Any] = {kind.node.name.lower(): kind.node.name.lower()}
-    elif isinstance(kind, ast.Subscript):  # Literal["one"], Literal["one", "two"]
+    if isinstance(kind, ast.Subscript):  # Literal["one"], Literal["one", "two"]
         listed = kind.slice.elts if isinstance(kind.slice, ast.Tuple) else [kind.slice]
-        words = {word: word for word in map(ast.literal_eval, listed)}
+        words: Mapping[str, Any] = {word: word for word in map(ast.literal_eval, listed)}
     elif ast.unparse(kind) in PLAIN:
         return PLAIN[ast.unparse(kind)](value)
     else:
@@ -107,10 +113,8 @@ def _value(kind: ast.expr | Class, values: Sequence[str]) -> Any:
     return words[value]
 
 
-def _called(kind: ast.expr | Class) -> str:
+def _called(kind: ast.expr) -> str:
     """A kind in words; nothing for what nobody types."""
-    if isinstance(kind, Class):
-        return kind.node.name.lower()
     said = ast.unparse(kind)
     words = {"int": "a whole number", "float": "a number", "str": "a word", "bool": "no value", "None": ""}
     if said in words:

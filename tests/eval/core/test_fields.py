@@ -1,8 +1,10 @@
 """A method's flags: plain fields, and fields that are values of their own."""
 
+import ast
+
 import pytest
 
-from eval.core.fields import Misuse, assembled, parse_fields, refused
+from eval.core.fields import Misuse, _called, assembled, parse_fields, refused
 from pruners import make
 from pruners.parts.mis import MIS
 from pruners.parts.scores import Scores
@@ -42,6 +44,13 @@ def test_flags_are_fields(method, words, expected):
     [
         ("fastv", "--keep abc", "--keep abc: expected a whole number or a number, as in --keep 128"),
         ("fastv", "--keep=abc", "--keep abc: expected a whole number or a number, as in --keep 128"),
+        ("illava", "--tower-keep x", "--tower-keep x: expected a whole number or a number"),  # no default to copy
+        ("deeplayer", "--layer x", "--layer x: expected a whole number"),
+        ("prumerge", "--adaptive x", "--adaptive x: expected no value"),
+        ("pyramiddrop", "--ratios x", "--ratios x: expected numbers"),
+        ("cdpruner", "--clip a b", "--clip a b: expected a word, as in --clip openai/clip-vit-large-patch14-336"),
+        ("d2pruner", "--prior.layer 3", "D2Pruner has no flag --prior.layer (did you mean --prior?); it has "
+         "--keep, --layer, --scores, --selection, --prior"),
         ("fastv", "--layer x", "--layer x: expected a whole number, as in --layer 2"),
         ("fastv", "--layer 1 2", "--layer 1 2: expected a whole number, as in --layer 2"),
         ("fastv", "--layer", "--layer without a value: expected a whole number, as in --layer 2"),
@@ -65,8 +74,12 @@ def test_a_wrong_flag_is_told_in_one_line(method, words, said):
 
 
 def test_a_misspelt_value_of_a_field_is_answered_with_those_there_are():
-    with pytest.raises(Misuse, match=r"^--scores rato: expected scores or raw or ratio or .*, as in --scores raw$"):
+    with pytest.raises(Misuse, match=r"^--scores rato: expected raw or ratio or .*, as in --scores raw$"):
         parse_fields("deeplayer", ["--scores", "rato"])
+    with pytest.raises(Misuse, match=r"^--scores scores: expected raw or ratio"):  # the name of the class is no value
+        parse_fields("deeplayer", ["--scores", "scores"])
+    with pytest.raises(Misuse, match=r"^--selection x: expected mis or topk or suppression, as in --selection mis$"):
+        parse_fields("deeplayer", ["--selection", "x"])
     with pytest.raises(Misuse, match=r"no flag --scorse \(did you mean --scores\?\)"):
         parse_fields("deeplayer", ["--scorse", "ratio"])
 
@@ -77,3 +90,15 @@ def test_a_value_error_is_a_misuse_and_everything_else_is_handed_on():
         refused(int, "x")
     with pytest.raises(TypeError):
         refused(int, [])
+
+
+def test_fields_come_from_python_as_well():
+    assert assembled("illava", {"tower-keep": 0.5, "tower_layers": [3]}) == make(
+        "illava", tower_keep=0.5, tower_layers=(3,)
+    )
+    with pytest.raises(ValueError, match=r"^fastv has no field keep with fields of its own \(shallow\)$"):
+        assembled("fastv", {"keep.shallow": 3})
+
+
+def test_a_kind_that_has_no_words_is_called_as_it_is_written():
+    assert _called(ast.parse("torch.dtype", mode="eval").body) == "torch.dtype"
