@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.scoring.box import find_box, iou, tidy, to_pixels
+from eval.scoring.box import find_box, from_pixels, iou, tidy, to_pixels
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,13 @@ def test_the_padded_square():
     assert to_pixels((0, 0.5, 1, 0.6), (100, 50), "square") == pytest.approx((0, 25, 100, 35))
     with pytest.raises(ValueError, match="expected the frame original or square, found 'round'"):
         to_pixels((0, 0, 1, 1), (1, 1), "round")
+
+
+@pytest.mark.parametrize("frame", ["square", "original"])
+@pytest.mark.parametrize("size", [(100, 60), (60, 100), (80, 80)])
+def test_a_box_comes_back_from_its_words(frame, size):
+    box = (10, 12, 40, 50)
+    assert to_pixels(from_pixels(box, size, frame), size, frame) == pytest.approx(box)
 
 
 def test_corners_are_put_in_order_and_inside():

@@ -9,16 +9,9 @@ from PIL import Image
 
 from eval import benchmarks
 from eval.reading.sample import make_row
-from eval.scoring.box import from_pixels, to_pixels
+from eval.scoring.box import from_pixels
 from eval.scoring.results import Scored, results, scored
 from eval.showing import cards, report
-
-
-@pytest.mark.parametrize("frame", ["square", "original"])
-@pytest.mark.parametrize("size", [(100, 60), (60, 100), (80, 80)])
-def test_a_box_comes_back_from_its_words(frame, size):
-    box = (10, 12, 40, 50)
-    assert to_pixels(from_pixels(box, size, frame), size, frame) == pytest.approx(box)
 
 
 def test_the_share_that_differs_is_that_of_all_questions(answered):
