@@ -56,13 +56,13 @@ class Words:
         parts = [ids[at : at + room] for at in range(0, max(len(ids), 1), room)]
         model = self.model.to(device)
         rows = [model.text_model(torch.tensor([[begin, *part, end]], device=device)).pooler_output for part in parts]
-        return torch.nn.functional.normalize(model.text_projection(torch.cat(rows)), dim=-1)
+        return torch.nn.functional.normalize(model.text_projection(torch.cat(rows)))
 
     def features_of_patches(self, features: Tensor) -> Tensor:
         """[N, P] of unit length: patches of the vision tower [N, C]."""
         model = self.model.to(features.device)
         projected = model.visual_projection(model.vision_model.post_layernorm(features.float()))
-        return torch.nn.functional.normalize(projected, dim=-1)
+        return torch.nn.functional.normalize(projected)
 
 
 @lru_cache(maxsize=2)

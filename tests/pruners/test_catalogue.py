@@ -14,6 +14,7 @@ import pytest
 
 from pruners import catalogue, methods
 from pruners.base import Pruner
+from pruners.written import path_of
 
 ROOT = Path(__file__).parents[2]
 NAMES = catalogue.names()
@@ -203,3 +204,10 @@ def test_public_names_are_there_when_they_are_asked_for():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.stdout == "module 'debias' has no attribute 'nothing'\n", done.stderr
+
+
+def test_a_modules_file_is_known_before_its_package_is_imported(monkeypatch):
+    home = Path(methods.__file__).parent
+    monkeypatch.delitem(sys.modules, "pruners.methods")
+    assert path_of("pruners.methods.fastv") == home / "fastv.py"
+    assert path_of("pruners.methods") == home / "__init__.py"

@@ -123,3 +123,10 @@ def test_families_without_clips_in_one_piece_are_refused_by_name(name, why, get)
 def test_a_temperature_must_be_above_zero():
     with pytest.raises(ValueError, match="temperature=0"):
         pruners.make("vidcom2", temperature=0)
+
+
+def test_families_without_clips_in_one_piece_are_refused(get):
+    start = "EVS shares a budget among the frames of a clip; models of type"
+    for name, why in (("llava", "llava take pictures, not clips"), ("internvl", "internvl have words between frames")):
+        with pytest.raises(ValueError, match=f"^{start} {why}$"):
+            pruners.make("evs").check(get(name))

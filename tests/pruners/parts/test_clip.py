@@ -1,6 +1,8 @@
 """CDPruner's relevance by CLIP's text tower, on a tiny random CLIP whose vision tower the model could have."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -102,3 +104,44 @@ def test_a_text_tower_of_another_model_is_refused(folder, get, llava, tmp_path):
     with pytest.raises(ValueError, match="model_type is 'llava'; expected 'clip'"):
         pruners.make("cdpruner", relevance="clip", clip=str(tmp_path)).check(get("llava"))
     assert words(folder) is words(folder)
+
+
+def test_a_text_tower_is_loaded_as_it_is_and_runs_no_code(folder, tmp_path, monkeypatch):
+    asked = {}
+    for kind in (transformers.AutoModel, transformers.AutoTokenizer):
+        load = kind.from_pretrained
+
+        def spied(*given, name=kind.__name__, load=load, **named):
+            asked[name] = named
+            return load(*given, **named)
+
+        monkeypatch.setattr(kind, "from_pretrained", spied)
+    tower = Words(folder)
+    safe = {"trust_remote_code": False}
+    assert asked == {"AutoTokenizer": safe, "AutoModel": {**safe, "dtype": torch.float32, "use_safetensors": True}}
+    assert not tower.model.training
+    assert not any(weight.requires_grad for weight in tower.model.parameters())
+    (tmp_path / "config.json").write_text((Path(folder) / "config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="an adapter for another model"):
+        Words(str(tmp_path))
+
+
+@torch.no_grad()
+def test_a_text_is_read_without_the_signs_that_a_tokenizer_adds(folder):
+    tower = Words(folder)
+    names = tower.tokenizer
+    expected = normalize(said(folder, ASKED[1]), dim=-1)
+
+    class Adding:
+        bos_token_id, eos_token_id = names.bos_token_id, names.eos_token_id
+
+        def __call__(self, text, add_special_tokens=True):
+            ids = names(text, add_special_tokens=False).input_ids
+            return SimpleNamespace(
+                input_ids=[self.bos_token_id, *ids, self.eos_token_id] if add_special_tokens else ids
+            )
+
+    tower.tokenizer = Adding()
+    torch.testing.assert_close(tower.features_of_text(ASKED[1], torch.device("cpu")), expected)
+    assert tower.features_of_text("", torch.device("cpu")).shape == (1, 16)
