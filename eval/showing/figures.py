@@ -72,8 +72,12 @@ def run_figures(scored: Sequence[Scored], info: Mapping[str, Any]) -> dict[str, 
 
 
 def method_of(info: Mapping[str, Any]) -> str:
-    """The name of a run's method, without its fields."""
-    return catalogue.title(str(info["settings"]["method"]).split("(")[0])
+    """The name of a run's method, without its fields; a method that is not here any more keeps the name it had."""
+    name = str(info["settings"]["method"]).partition("(")[0]
+    try:
+        return catalogue.title(name)
+    except ValueError:
+        return name
 
 
 def measured(scored: Sequence[Scored]) -> dict[str, dict[str, Measured]]:

@@ -14,7 +14,7 @@ import torch
 
 import pruners
 from eval import cli
-from eval.commands import speed
+from eval.commands import flags, speed
 from eval.speed import compiled
 from eval.speed import parts as speed_parts
 from eval.speed.drawn import Laid, build, prompt
@@ -245,7 +245,7 @@ def test_the_script_asks_for_what_there_is(tmp_path):
     assert {args.shape for args in runs} >= {name for name in SHAPES if name[-1] == "b"}
     assert {token for args in runs for token in args.tokens or ()} == {576, 2056, 2880, 3328}
     assert {method for args in runs for method in args.method.split(",")} == set(pruners.names())
-    assert all(list(variants(speed.settings(args))) for args in runs)
+    assert all(list(variants(flags.read(SpeedSettings, args))) for args in runs)
     assert (
         sum(args.debias for args in runs)
         == sum(args.parts for args in runs)
