@@ -129,7 +129,7 @@ def theirs(
     kept: Kept = {}
 
     def note(mine: Any, choice: Any) -> None:
-        place = choice.place if choice.own is None else choice.place[choice.own]
+        place = choice.place if choice.unmerged is None else choice.place[choice.unmerged]
         kept[fingerprint(mine["pixel_values"])] = choice.tokens.raster[place].tolist()
 
     requests = [
