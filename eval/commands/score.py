@@ -83,7 +83,7 @@ def as_text(score: Score) -> str:
     lines = [f"{score.name}  {score.value:.2f}  ({score.metric}{part})"]
     lines.append(f"  {score.n:,} questions, {score.missing:,} without an answer, {score.unparsed:,} not understood")
     if score.unjudged:
-        lines.append(f"  {len(score.unjudged):,} answers were not judged and are left out")
+        lines.append(f"  answers not judged, and left out: {len(score.unjudged):,}")
     lines += [f"  {name:<40} {value:8.2f}" for name, value in score.parts.items()]
     lines += [f"  {name}: {value}" for name, value in score.info.items()]
     return "\n".join(lines)

@@ -97,7 +97,7 @@ def unjudged(scored: Iterable[Scored]) -> int:
 def not_judged(count: int) -> str:
     """What it means that the judge gave no grade to so many answers."""
     return (
-        f"{count} answers were not judged: no reply of the judge was understood. Their questions are left out of every "
+        f"Answers not judged: {count}. No reply of the judge was understood; their questions are left out of every "
         "arm; start the same command again to ask once more."
     )
 

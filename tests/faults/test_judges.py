@@ -59,7 +59,7 @@ def test_what_was_not_judged_is_left_out_counted_and_asked_again(server, world, 
     server.answer = lambda to, way: honest(to, "page" if b"answer 3" in to.body else way)
     status, found, said = score(server, world, path, capsys)
     assert (status, found["value"], found["unjudged"], found["n"]) == (1, 50.0, 1, count - 1)
-    assert "1 answers were not judged" in said
+    assert "Answers not judged: 1." in said
     asked = server.asked
     server.answer = honest
     status, found, _ = score(server, world, path, capsys)
@@ -112,4 +112,4 @@ def test_arms_are_compared_on_the_questions_that_were_judged_in_all(server, worl
     assert {arm: result.score.n for arm, result in found.arms.items()} == dict.fromkeys(found.arms, len(samples) - 1)
     assert samples[2].key not in found.arms["none"].score.items
     assert compare.within([found], "none", 50)[0].n == len(samples) - 1
-    assert "1 answers were not judged" in "\n".join(compare.score_table("t", [found]).notes)
+    assert "Answers not judged: 1." in "\n".join(compare.score_table("t", [found]).notes)

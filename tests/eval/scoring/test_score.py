@@ -40,7 +40,7 @@ def test_an_answer_file_is_scored_without_pictures(tmp_path):
     assert as_text(whole).split("\n")[:3] == [
         "vizwiz_val  50.00  (VQA accuracy)",
         "  2 questions, 0 without an answer, 0 not understood",
-        "  1 answers were not judged and are left out",
+        "  answers not judged, and left out: 1",
     ]
 
 
